@@ -1,0 +1,45 @@
+"""What kind of callable was handed in as the application (ASGI statements 1 and 2)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from ..errors import ConfigError
+from .scope import Application, Receive, Scope, Send
+
+
+def single_callable(app: Any) -> Application:
+    """`app` as an ASGI 3 application: as it is, or wrapped if it is an ASGI 2 one, ``app(scope)`` returning ``(receive, send)``.
+
+    Raises ConfigError for what is no application, or a WSGI one.
+    """
+    if not callable(app):
+        raise ConfigError(f"The application must be an ASGI application, not {type(app).__name__} {app!r}.")
+    try:
+        signature = inspect.signature(app)
+    except (TypeError, ValueError):  # some extension types have none: they get the benefit of the doubt
+        return cast(Application, app)
+    if _takes(signature, 3):
+        return cast(Application, app)
+    if _takes(signature, 1):
+        return _wrap(app)
+    if _takes(signature, 2):
+        raise ConfigError(f"The application {app!r} looks like a WSGI application; wrap it in asgiref.wsgi.WsgiToAsgi or a2wsgi.")
+    raise ConfigError(f"The application {app!r} must take (scope, receive, send), not {signature}.")
+
+
+def _takes(signature: inspect.Signature, count: int) -> bool:
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True
+
+
+def _wrap(app: Callable[[Scope], Callable[[Receive, Send], Awaitable[None]]]) -> Application:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await app(scope)(receive, send)
+
+    return application

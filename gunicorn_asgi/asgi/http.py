@@ -1,0 +1,301 @@
+"""One HTTP exchange: the application's ``receive()`` and ``send()``, the order of messages, and how much body is due."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import IntEnum
+from typing import Any, Protocol
+
+from ..errors import ApplicationError, ClientDisconnected, is_disconnect
+from ..wire import Wire
+from .scope import Application, Message, Scope
+
+UNKNOWN = -1
+"""No ``content-length`` was declared."""
+
+DISCONNECT = "http.disconnect"
+
+
+class Phase(IntEnum):
+    """How far the response is. Only ever grows."""
+
+    WAITING = 0
+    """The application has sent nothing."""
+    STARTED = 1
+    """It has sent ``http.response.start``; the connection holds the head, nothing is written."""
+    STREAMING = 2
+    """The head is written, the body is not complete."""
+    COMPLETE = 3
+    """All is written, or it was given up: the connection no longer belongs to this exchange."""
+
+
+WAITING, STARTED, STREAMING, COMPLETE = Phase
+
+
+class Log(Protocol):
+    """What of Gunicorn's logger is used here."""
+
+    def error(self, message: str, *args: object, exc_info: BaseException | None = None) -> None: ...
+
+
+class Host(Protocol):
+    """What an exchange needs of the server."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+
+    @property
+    def log(self) -> Log: ...
+
+
+class HTTPStream:
+    """One request and its response, for whatever version of HTTP is below (see `wire`)."""
+
+    __slots__ = (
+        "_body_ended",
+        "_body_taken",
+        "_bodyless",
+        "_chunks",
+        "_clogged",
+        "_due",
+        "_expects_continue",
+        "_gone",
+        "_head_only",
+        "_host",
+        "_hung_up",
+        "_phase",
+        "_scope",
+        "_waiters",
+        "_wire",
+        "task",
+        "unread",
+    )
+
+    def __init__(self, wire: Wire, scope: Scope, has_body: bool, expects_continue: bool, host: Host) -> None:
+        # Set once.
+        self._wire = wire
+        self._host = host
+        self._scope = scope
+        self._head_only = scope["method"] == "HEAD"
+        self.task: asyncio.Task[None] | None = None
+        # The request.
+        self._chunks: list[bytes] = []
+        self.unread = 0
+        """Bytes of the body that wait for the application."""
+        self._body_ended = not has_body
+        self._body_taken = False
+        """The application was handed the last part of the body."""
+        self._expects_continue = expects_continue
+        # The response.
+        self._phase: Phase = WAITING
+        self._bodyless = False
+        self._due = UNKNOWN
+        """Bytes that the declared ``content-length`` still asks for."""
+        # The client.
+        self._gone = False
+        self._hung_up = False
+        self._clogged = False
+        self._waiters: list[asyncio.Future[None]] | None = None
+        """Made by the first who waits: most never do."""
+
+    def __repr__(self) -> str:
+        gone = " gone" if self._gone else ""
+        return f"<HTTPStream {self._scope.get('method')} {self._scope.get('path')!r} {self._phase.name}{gone}>"
+
+    # From the connection.
+
+    def feed(self, data: bytes) -> None:
+        self._chunks.append(data)
+        self.unread += len(data)
+        self._wake()
+
+    def feed_eof(self) -> None:
+        self._body_ended = True
+        self._wake()
+
+    def hang_up(self) -> None:
+        self._hung_up = True
+        self._wake()
+
+    def pause(self) -> None:
+        self._clogged = True
+
+    def resume(self) -> None:
+        self._clogged = False
+        self._wake()
+
+    def lost(self) -> None:
+        self._gone = True
+        self._clogged = False
+        self._chunks.clear()
+        self._wake()
+
+    def cancel(self) -> None:
+        self._gone = True
+        if self.task is not None:
+            self.task.cancel()
+
+    # The application.
+
+    async def run(self, app: Application) -> None:
+        """Call the application, and see to it that the exchange ends, however it does."""
+        try:
+            await app(self._scope, self.receive, self.send)
+        except (SystemExit, KeyboardInterrupt):
+            raise  # a signal handler's, on its way out of the worker
+        except asyncio.CancelledError:
+            if not self._gone:
+                self._fail("ASGI application was cancelled, handling request %s %s", None)
+            raise
+        except BaseException as error:
+            if not (is_disconnect(error) and self._gone):
+                self._fail("Error handling request %s %s", error)
+        else:
+            if self._phase < STREAMING and not self._gone:
+                self._fail("ASGI application returned without sending a response to %s %s", None)
+            elif self._phase is STREAMING and not self._gone:
+                self._fail("ASGI application returned without completing its response to %s %s", None)
+        finally:
+            self._end()
+
+    async def receive(self) -> Message:
+        """``http.request`` until the body is complete, then ``http.disconnect`` as soon as the response is, or the client gone."""
+        while not (self._gone or self._phase is COMPLETE):
+            if self._chunks or (self._body_ended and not self._body_taken):
+                return self._take()
+            if self._hung_up:
+                break
+            if self._expects_continue:
+                # RFC 9110, 10.1.1: only now that the content is wanted, and not behind a final status.
+                self._expects_continue = False
+                if self._phase < STREAMING and not self._body_ended:
+                    self._wire.inform(self, 100, ())
+            await self._wait()
+        return {"type": DISCONNECT}
+
+    async def send(self, message: Message) -> None:
+        """Send ``http.response.start`` or ``http.response.body``.
+
+        Waits while the client does not take what was sent. Raises ApplicationError for a message that is not allowed here, and
+        ClientDisconnected (an OSError) once the client is gone.
+        """
+        phase = self._phase
+        if phase is COMPLETE and not self._gone:
+            return  # statement 61: later messages are ignored
+        if self._gone:
+            raise ClientDisconnected("the client is gone")
+        try:
+            kind = message["type"]
+        except (TypeError, KeyError):
+            raise ApplicationError(f"a message must be a dict with a 'type', not {message!r}") from None
+        if kind == "http.response.body":
+            if phase is WAITING:
+                raise ApplicationError("expected 'http.response.start' before 'http.response.body'")
+            self._send_body(message, phase)
+            if self._clogged and self._phase is not COMPLETE:
+                await self._drain()
+        elif kind == "http.response.start":
+            if phase is not WAITING:
+                raise ApplicationError("'http.response.start' was sent before; expected 'http.response.body'")
+            self._send_start(message)
+        else:
+            raise ApplicationError(f"expected 'http.response.start' or 'http.response.body', not {kind!r}")
+
+    # Inside.
+
+    def _send_start(self, message: Message) -> None:
+        try:
+            status = message["status"]
+        except KeyError:
+            raise ApplicationError("'http.response.start' needs a 'status'") from None
+        if not isinstance(status, int) or not 100 <= status <= 999:
+            raise ApplicationError(f"'status' must be an int from 100 to 999, not {status!r}")
+        self._due = self._wire.head(self, status, message.get("headers", ()))
+        # RFC 9110, 6.4.1.
+        if status < 200 or status == 204 or status == 304 or self._head_only:
+            self._bodyless = True
+            self._due = UNKNOWN
+        self._phase = STARTED
+
+    def _send_body(self, message: Message, phase: Phase) -> None:
+        body = message.get("body", b"")
+        if type(body) is not bytes:
+            body = _as_bytes(body)
+        end = not message.get("more_body", False)
+        due = self._due
+        if due >= 0:
+            due -= len(body)
+            if due < 0:
+                raise ApplicationError(f"the body is {-due} bytes longer than its content-length")
+            self._due = due
+        if phase is STARTED:
+            self._phase = STREAMING
+            self._wire.respond(self, body, end, self._bodyless)
+        elif not self._bodyless:
+            self._wire.write(self, body, end)
+        if end:
+            if due > 0:
+                # Nobody may take it for whole: the connection ends short of the announced length (RFC 9112, 8).
+                self._wire.abort(self)
+                self._end()
+                raise ApplicationError(f"the body is {due} bytes shorter than its content-length")
+            self._end()
+
+    def _take(self) -> Message:
+        chunks, self._chunks = self._chunks, []
+        self.unread = 0
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if self._body_ended:
+            self._body_taken = True
+            return {"type": "http.request", "body": body, "more_body": False}
+        self._wire.credit(self)
+        return {"type": "http.request", "body": body, "more_body": True}
+
+    async def _wait(self) -> None:
+        """Wait until something has changed. Each caller has a future of its own, so that cancelling one does not concern the others."""
+        waiter = self._host.loop.create_future()
+        if self._waiters is None:
+            self._waiters = []
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.remove(waiter)
+
+    def _wake(self) -> None:
+        if self._waiters:
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    async def _drain(self) -> None:
+        while self._clogged:
+            await self._wait()
+        if self._gone:
+            raise ClientDisconnected("the client is gone")
+
+    def _fail(self, what: str, error: BaseException | None) -> None:
+        """The application did not finish: a clean 500 where nothing is written yet, otherwise an end that cannot be taken for one."""
+        self._host.log.error(what, self._scope.get("method"), self._scope.get("path"), exc_info=error)
+        if self._gone or self._phase is COMPLETE:
+            return
+        if self._phase < STREAMING:
+            body = b"Internal Server Error"
+            self._wire.head(self, 500, [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")])
+            self._wire.respond(self, body, True, self._head_only)
+        else:
+            self._wire.abort(self)
+
+    def _end(self) -> None:
+        if self._phase is not COMPLETE:
+            self._phase = COMPLETE
+            self._chunks.clear()
+            self._wire.finish(self)
+            self._wake()
+
+
+def _as_bytes(body: Any) -> bytes:
+    """Statement 75: other views of bytes are accepted, and copied, since they may change after ``send()`` has returned."""
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        return bytes(body)
+    raise ApplicationError(f"'body' must be bytes, not {type(body).__name__}")

@@ -1,0 +1,155 @@
+"""The lifespan of the application in one worker: startup, the shared state, shutdown (ASGI statements 104 to 116)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, Literal, Protocol
+
+from ..errors import ApplicationError, LifespanError
+from .scope import Application, Message, lifespan_scope
+
+
+class Log(Protocol):
+    """What of Gunicorn's logger is used here."""
+
+    def info(self, message: str, *args: object) -> None: ...
+
+    def warning(self, message: str, *args: object, exc_info: BaseException | None = None) -> None: ...
+
+    def error(self, message: str, *args: object, exc_info: BaseException | None = None) -> None: ...
+
+
+class Phase(Enum):
+    """What the application is expected to do next."""
+
+    NEW = "to be called"
+    STARTING = "to answer lifespan.startup"
+    RUNNING = "to wait for lifespan.shutdown"
+    STOPPING = "to answer lifespan.shutdown"
+    OVER = "nothing"
+
+
+class Lifespan:
+    """Calls the application with a lifespan scope and keeps it waiting between startup and shutdown.
+
+    `mode` is Gunicorn's ``asgi_lifespan``: ``on`` requires the protocol, ``auto`` does without where the application raises or
+    returns instead of answering, ``off`` never asks.
+    """
+
+    def __init__(self, app: Application, mode: Literal["auto", "on", "off"], log: Log) -> None:
+        self._app = app
+        self._mode = mode
+        self._log = log
+        self._state: dict[str, Any] = {}
+        self._phase = Phase.NEW
+        self._received = False
+        self._failure: str | None = None
+        self._answered = asyncio.Event()
+        self._shutdown = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def state(self) -> Mapping[str, Any] | None:
+        """What the application has put into its state, to be copied for every request; None if it speaks no lifespan."""
+        return self._state if self._phase is Phase.RUNNING else None
+
+    async def startup(self) -> None:
+        """Run the application's startup to its end, however long that takes. Raises LifespanError if the worker must not serve."""
+        if self._mode == "off":
+            return
+        self._task = asyncio.create_task(self._run(), name="lifespan")
+        try:
+            await self._answered.wait()
+        except asyncio.CancelledError:
+            await self._cancel()
+            raise
+        if self._failure is not None:
+            await self._cancel()
+            raise LifespanError(self._failure)
+
+    async def shutdown(self, timeout: float) -> None:
+        """Run the application's shutdown, for at most `timeout` seconds; what then still runs is cancelled and logged."""
+        if self._phase is not Phase.RUNNING or self._task is None:
+            await self._cancel()
+            return
+        self._phase = Phase.STOPPING
+        self._answered.clear()
+        self._shutdown.set()
+        try:
+            await asyncio.wait_for(self._answered.wait(), timeout)
+            # What stands behind the application's answer (its own clean-up) belongs to the shutdown.
+            await asyncio.wait({self._task}, timeout=timeout)
+        except asyncio.TimeoutError:
+            self._log.error("ASGI lifespan.shutdown was not complete after %.1f s", timeout)
+        await self._cancel()
+
+    async def _cancel(self) -> None:
+        task = self._task
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=1.0)
+
+    # The application.
+
+    async def _run(self) -> None:
+        try:
+            await self._app(lifespan_scope(self._state), self._receive, self._send)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            self._raised(error)
+        else:
+            self._returned()
+        finally:
+            self._phase = Phase.OVER if self._phase is not Phase.NEW else self._phase
+            self._answered.set()
+
+    def _raised(self, error: Exception) -> None:
+        if self._phase in (Phase.NEW, Phase.STARTING):
+            if self._mode == "on":
+                self._failure = f"ASGI lifespan.startup raised {error!r}"
+                self._log.error("ASGI lifespan.startup failed", exc_info=error)
+            elif self._received:
+                # Statement 108 says to go on; that it is meant this way is less likely than a fault in the startup.
+                self._log.warning("ASGI lifespan.startup raised; serving without lifespan (asgi_lifespan = auto)", exc_info=error)
+            else:
+                self._log.info("ASGI lifespan is not supported by the application")
+        elif self._failure is None:
+            self._log.error("ASGI lifespan raised", exc_info=error)
+
+    def _returned(self) -> None:
+        if self._phase in (Phase.NEW, Phase.STARTING):
+            if self._mode == "on":
+                self._failure = "the application returned from its lifespan before lifespan.startup.complete"
+            else:
+                self._log.info("ASGI lifespan is not supported by the application")
+
+    async def _receive(self) -> Message:
+        if self._phase is Phase.NEW:
+            self._phase = Phase.STARTING
+            self._received = True
+            return {"type": "lifespan.startup"}
+        await self._shutdown.wait()
+        return {"type": "lifespan.shutdown"}
+
+    async def _send(self, message: Message) -> None:
+        kind = message.get("type")
+        if kind in ("lifespan.startup.complete", "lifespan.startup.failed"):
+            if self._phase not in (Phase.NEW, Phase.STARTING):
+                raise ApplicationError(f"{kind!r} was not expected: the startup is over")
+            if kind == "lifespan.startup.complete":
+                self._phase = Phase.RUNNING
+            else:
+                self._phase = Phase.OVER
+                self._failure = "ASGI lifespan.startup failed: " + (message.get("message") or "no reason given")
+        elif kind in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
+            if self._phase is not Phase.STOPPING:
+                raise ApplicationError(f"{kind!r} was not expected: there was no lifespan.shutdown")
+            self._phase = Phase.OVER
+            if kind == "lifespan.shutdown.failed":
+                self._log.error("ASGI lifespan.shutdown failed: %s", message.get("message") or "no reason given")
+        else:
+            raise ApplicationError(f"expected a lifespan message, not {kind!r}")
+        self._answered.set()

@@ -1,0 +1,58 @@
+"""The only place that knows the keys of a scope (ASGI statements 3 to 5, 18 to 41, 105 and 154)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from ..wire import Header
+
+Scope = dict[str, Any]
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+Address = tuple[str, int | None]
+"""(host, port), or (path, None) of a unix socket."""
+
+SPEC_VERSION = "2.5"
+
+
+def http_scope(
+    http_version: str,
+    method: str,
+    scheme: str,
+    path: str,
+    raw_path: bytes,
+    query_string: bytes,
+    root_path: str,
+    headers: list[Header],
+    client: Address | None,
+    server: Address | None,
+    state: Mapping[str, Any] | None,
+) -> Scope:
+    """The scope of one request. Every mutable part of it is this request's own (statement 18)."""
+    scope: Scope = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": SPEC_VERSION},
+        "http_version": http_version,
+        "method": method,
+        "scheme": scheme,
+        "path": path,
+        "raw_path": raw_path,
+        "query_string": query_string,
+        "root_path": root_path,
+        "headers": headers,
+        "client": client,
+        "server": server,
+        "extensions": {},
+    }
+    if state is not None:
+        scope["state"] = dict(state)
+    return scope
+
+
+def lifespan_scope(state: dict[str, Any]) -> Scope:
+    """The scope of the lifespan, whose versions are a series of their own (statement 155)."""
+    return {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": state}

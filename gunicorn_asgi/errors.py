@@ -1,0 +1,56 @@
+"""Whose fault it was, and what the wire says about it.
+
+Four kinds of mistake meet in a server, and each has one answer:
+
+==========================  =====================  ==================================================
+raised                      fault of               answer
+==========================  =====================  ==================================================
+:class:`RequestError`       the client             its status, ``Connection: close``, one warning line
+:class:`ApplicationError`   the application        raised at the faulty ``send()``; then a 500 or an abort
+:class:`ClientDisconnected` nobody                 raised by ``send()``; caught again, not logged
+:class:`LifespanError`      the application        the worker does not serve
+:class:`ConfigError`        the operator           the boot stops with one sentence
+==========================  =====================  ==================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class RequestError(Exception):
+    """A request that may not be passed on to the application.
+
+    ``status`` is the answer that the RFC names for it, ``str(error)`` the reason for the log and for the body of the answer.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class ApplicationError(RuntimeError):
+    """The application broke a rule of ASGI; raised out of its own ``send()`` (asgi.rst, "Error Handling")."""
+
+
+class ClientDisconnected(OSError):
+    """The client is gone: there is nobody to send to (ASGI HTTP 2.4, "Disconnected Client").
+
+    The server catches it again when it leaves the application, and does not log it as an error.
+    """
+
+
+class LifespanError(Exception):
+    """``lifespan.startup`` failed, so that the worker must not serve."""
+
+
+class ConfigError(Exception):
+    """A setting or an option has a value that cannot work; ``str(error)`` is one sentence for the operator."""
+
+
+def is_disconnect(error: BaseException) -> bool:
+    """Whether `error` only says that the client is gone, also when a task group has wrapped it."""
+    if isinstance(error, ClientDisconnected):
+        return True
+    nested: Iterable[BaseException] = getattr(error, "exceptions", ())
+    return bool(nested) and all(map(is_disconnect, nested))

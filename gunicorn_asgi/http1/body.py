@@ -1,0 +1,124 @@
+"""Pure: where the body of a request ends, and what of it is content (RFC 9112, 6.2 and 7.1).
+
+A framing takes the data as it comes and hands back the content, if the body is now complete, and what stands behind it. It keeps no
+more than the one line it is in.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+
+from ..errors import RequestError
+
+Part = tuple[bytes, bool, bytes]
+"""(content, whether the body is complete, the data behind it)."""
+
+MAX_CHUNK_LINE = 1024
+"""Bytes of a chunk's size and extensions (RFC 9112, 7.1.1: a limit on the extensions is needed)."""
+
+# RFC 9112, 7.1: chunk-size [ chunk-ext ]; 15 hexadecimal digits are 10^18 bytes. An extension is a token with an optional value, a token or
+# a quoted string; "bad" white space may stand around ";" and "=" only, and not where it could hide in the size.
+TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
+CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})((?:[ \t]*;[ \t]*" + TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + TOKEN + rb"|" + QUOTED + rb"))?)*)")
+TRAILER_LINE = re.compile(TOKEN + rb":[\t \x21-\x7e\x80-\xff]*")
+
+
+class LengthFraming:
+    """A body of ``content-length`` bytes."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, length: int) -> None:
+        self.left = length
+
+    def feed(self, data: bytes) -> Part:
+        """Take what belongs to the body."""
+        left = self.left
+        if len(data) < left:
+            self.left = left - len(data)
+            return data, False, b""
+        self.left = 0
+        return data[:left], True, data[left:]
+
+
+class _Expected(Enum):
+    SIZE = "the line with a chunk's size"
+    DATA = "a chunk's data"
+    END = "the line's end behind a chunk's data"
+    TRAILER = "a trailer line, or the empty line that ends the body"
+
+
+class ChunkedFraming:
+    """A body in the chunked transfer coding. Trailers are checked and dropped: they must never become headers (RFC 9110, 6.5.1)."""
+
+    __slots__ = ("_expected", "_left", "_line", "_max_trailer_line", "_trailers_left")
+
+    left = -1  # nobody knows
+
+    def __init__(self, max_trailers: int, max_trailer_line: int) -> None:
+        self._expected = _Expected.SIZE
+        self._left = 0
+        self._line = b""
+        self._trailers_left = max_trailers
+        self._max_trailer_line = max_trailer_line
+
+    def feed(self, data: bytes) -> Part:
+        """Take what belongs to the body. Raises RequestError for any deviation from the grammar."""
+        content: list[bytes] = []
+        if self._line:
+            data, self._line = self._line + data, b""
+        position = 0
+        while True:
+            if self._expected is _Expected.DATA:
+                chunk = data[position : position + self._left]
+                content.append(chunk)
+                position += len(chunk)
+                self._left -= len(chunk)
+                if self._left:
+                    return b"".join(content), False, b""
+                self._expected = _Expected.END
+            end = self._line_end(data, position)
+            if end < 0:
+                self._line = data[position:]
+                return b"".join(content), False, b""
+            line = data[position:end]
+            position = end + 2
+            if self._read_line(line):
+                return b"".join(content), True, data[position:]
+
+    def _line_end(self, data: bytes, start: int) -> int:
+        """Where the line that begins at `start` ends, or -1 if that is not here yet."""
+        limit = {_Expected.SIZE: MAX_CHUNK_LINE, _Expected.END: 0}.get(self._expected, self._max_trailer_line)
+        end = data.find(b"\r\n", start, start + limit + 2)
+        if end < 0:
+            rest = data[start : start + limit + 2]
+            # RFC 9112, 2.2: a bare LF ends no line here, so waiting for more would be waiting for ever.
+            if len(rest) == limit + 2 or b"\n" in rest or (b"\r" in rest[:-1]) or (limit == 0 and rest not in (b"", b"\r")):
+                raise self._error()
+        return end
+
+    def _read_line(self, line: bytes) -> bool:
+        """Take one line without its end; True when it was the last of the body."""
+        if self._expected is _Expected.SIZE:
+            match = CHUNK_LINE.fullmatch(line)
+            if match is None:
+                raise self._error()
+            self._left = int(match[1], 16)
+            self._expected = _Expected.DATA if self._left else _Expected.TRAILER
+        elif self._expected is _Expected.END:
+            self._expected = _Expected.SIZE
+        else:
+            if not line:
+                return True
+            self._trailers_left -= 1
+            if TRAILER_LINE.fullmatch(line) is None or self._trailers_left < 0:
+                raise self._error()
+        return False
+
+    def _error(self) -> RequestError:
+        return RequestError(400, f"Invalid chunked body: expected {self._expected.value}")
+
+
+Framing = LengthFraming | ChunkedFraming

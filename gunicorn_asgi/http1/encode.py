@@ -1,0 +1,141 @@
+"""Pure: the head of a response as bytes, checked (RFC 9112, 4 and 5; RFC 9110, 5.5)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import NoReturn
+
+from ..errors import ApplicationError
+from ..wire import Header
+
+STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(100, 1000)}
+"""RFC 9112, 4: the space stays where there is no reason phrase."""
+STATUS_LINES.update({status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus})
+
+TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")
+VISIBLE = bytes(byte for byte in range(256) if byte in (9, 32) or (byte > 32 and byte != 127))
+"""What a field line may hold (RFC 9110, 5.5): visible characters, obs-text, space and tab."""
+
+# What is found in the application's fields, as a bit mask.
+DATE, SERVER, CLOSE = 1, 2, 4
+# Fields that are not simply passed on, as what `_NAMES` holds for their names.
+_PLAIN, _DATE, _SERVER, _LENGTH, _CONNECTION, _CODING = 0, 1, 2, 3, 4, 5
+_SPECIAL = {b"date": _DATE, b"server": _SERVER, b"content-length": _LENGTH, b"connection": _CONNECTION, b"transfer-encoding": _CODING}
+_NAMES: dict[bytes, int] = {}
+"""Names that were checked before. An application has few; the bound is against one that makes them up."""
+_MAX_NAMES = 1024
+
+Head = tuple[bytes, int, int]
+"""(field lines without those of the framing, ``content-length`` or -1, bit mask)."""
+
+
+def encode_fields(headers: Iterable[Header]) -> Head:
+    """The application's fields as lines, in their order.
+
+    Left out are those that the server answers for: ``content-length`` and ``connection`` (returned, as the number and CLOSE),
+    ``transfer-encoding`` (ASGI statement 56). Raises ApplicationError naming the field that is not valid.
+    """
+    parts: list[bytes] = []
+    count = found = 0
+    length = -1
+    try:
+        for name, value in headers:
+            kind = _NAMES.get(name)
+            if kind is None:
+                kind = _check_name(name)
+            if kind:
+                if kind == _LENGTH:
+                    length = _read_length(value, length)
+                    continue
+                if kind == _CODING:
+                    continue
+                if kind == _CONNECTION:
+                    value, found = _read_connection(value, found)
+                    if not value:
+                        continue
+                else:
+                    found |= kind
+            parts += (name, b": ", value, b"\r\n")
+            count += 1
+        lines = b"".join(parts)
+    except (TypeError, ValueError):
+        _explain(headers)
+    # One look at all of them: only the line ends may be left when everything visible is taken away.
+    if lines.translate(None, VISIBLE) != b"\r\n" * count:
+        _explain([(parts[i], parts[i + 2]) for i in range(0, len(parts), 4)])
+    return lines, length, found
+
+
+def _check_name(name: object) -> int:
+    if not isinstance(name, bytes):
+        raise TypeError
+    if TOKEN.fullmatch(name) is None:
+        raise ApplicationError(f"a header name must be a token (RFC 9110, 5.6.2), not {name!r}")
+    kind = _SPECIAL.get(name.lower(), _PLAIN)
+    if len(_NAMES) >= _MAX_NAMES:
+        _NAMES.clear()
+    _NAMES[name] = kind
+    return kind
+
+
+def _read_length(value: bytes, before: int) -> int:
+    if CONTENT_LENGTH.fullmatch(value) is None:
+        raise ApplicationError(f"content-length must be a number of bytes, not {value!r}")
+    length = int(value)
+    if before not in (-1, length):
+        raise ApplicationError(f"content-length is given twice, as {before} and {length}")
+    return length
+
+
+def _read_connection(value: bytes, found: int) -> tuple[bytes, int]:
+    """Take ``close`` and ``keep-alive``, which the server says itself, out of the options (RFC 9110, 7.6.1)."""
+    options = [option.strip(b" \t") for option in value.split(b",")]
+    if any(option.lower() == b"close" for option in options):
+        found |= CLOSE
+    return b", ".join(option for option in options if option.lower() not in (b"close", b"keep-alive", b"")), found
+
+
+def _explain(headers: Iterable[Header]) -> NoReturn:
+    for field in headers:
+        try:
+            name, value = field
+        except (TypeError, ValueError):
+            raise ApplicationError(f"a header must be a pair of a name and a value, not {field!r}") from None
+        for what, part in (("name", name), ("value", value)):
+            if not isinstance(part, (bytes, bytearray, memoryview)):
+                raise ApplicationError(f"a header {what} must be bytes, not {type(part).__name__} ({part!r})")
+        if bytes(value).translate(None, VISIBLE):
+            raise ApplicationError(f"the value of header {bytes(name)!r} has a control character: {bytes(value)!r}")
+    raise ApplicationError("headers must be an iterable of pairs of bytes")
+
+
+def chunk(data: bytes, end: bool) -> bytes:
+    """`data` in the chunked transfer coding, with the end of the body behind it if `end` (RFC 9112, 7.1)."""
+    if not data:
+        return b"0\r\n\r\n" if end else b""
+    return b"%x\r\n%b\r\n%b" % (len(data), data, b"0\r\n\r\n" if end else b"")
+
+
+def frame(version: str, status: int, declared: int, size: int, bodyless: bool) -> tuple[bytes, bool, bool]:
+    """How the body of a response is delimited (RFC 9112, 6).
+
+    `declared` is the application's content-length or -1, `size` the length of the whole body where it is known, or -1. Returns the
+    field line for it, whether the body is chunked, and whether only the end of the connection ends it.
+    """
+    if status < 200 or status == 204:
+        return b"", False, False  # RFC 9110, 8.6 and RFC 9112, 6.1: neither field
+    if declared >= 0:
+        return b"content-length: %d\r\n" % declared, False, False
+    if bodyless:
+        # What GET would have had, as far as that is known (RFC 9110, 9.3.2). A 304 says nothing of it.
+        if status == 304 or size == 0 or (size < 0 and version == "1.0"):
+            return b"", False, False
+        return (b"content-length: %d\r\n" % size if size > 0 else b"transfer-encoding: chunked\r\n"), False, False
+    if size >= 0:
+        return b"content-length: %d\r\n" % size, False, False
+    if version == "1.0":
+        return b"", False, True
+    return b"transfer-encoding: chunked\r\n", True, False

@@ -1,0 +1,44 @@
+"""httptools (llhttp) as a field parser."""
+
+from __future__ import annotations
+
+import httptools
+
+from ..errors import RequestError
+from ..wire import Header
+
+REQUEST = b"GET / "
+"""Stands before the fields in place of the real method and target: llhttp knows too few of them."""
+
+
+class _Fields:
+    """llhttp's callbacks for one field section. It is always whole, so a field is one call."""
+
+    __slots__ = ("complete", "fields")
+
+    def __init__(self) -> None:
+        self.fields: list[Header] = []
+        self.complete = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # llhttp has taken off the white space before the value, and leaves what is behind it.
+        self.fields.append((name.lower(), value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        self.complete = True
+
+
+def parse_fields(section: bytes) -> list[Header]:
+    """A :data:`~gunicorn_asgi.http1.parser.FieldParser`."""
+    sink = _Fields()
+    # A new parser each time (0.35 us): llhttp goes on to the body or closes as the fields say, which is decided elsewhere here.
+    parser = httptools.HttpRequestParser(sink)
+    try:
+        parser.feed_data(REQUEST + section)
+    except httptools.HttpParserUpgrade:
+        pass  # an Upgrade field: the section has been read to its end
+    except httptools.HttpParserError as error:
+        # Once the section is complete, what is left to complain about is the framing, which `request` judges for every parser.
+        if not sink.complete:
+            raise RequestError(400, f"Invalid HTTP header: {error}") from None
+    return sink.fields

@@ -1,0 +1,234 @@
+"""Listeners, live connections, the clock that sweeps them, and draining: all that the connections of one worker share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import ssl
+import sys
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from email.utils import formatdate
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .asgi.scope import Address, Application
+from .http1 import parser
+from .http1.connection import H1Connection
+from .http1.encode import DATE, SERVER
+from .http1.request import MAX_LINE, Rules
+from .proxy import peer_rules
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from gunicorn.sock import BaseSocket
+
+    from .access import Access
+
+
+class Log(Protocol):
+    """What of Gunicorn's logger is used by the server and its connections."""
+
+    def info(self, message: str, *args: object) -> None: ...
+
+    def warning(self, message: str, *args: object, exc_info: BaseException | None = None) -> None: ...
+
+    def error(self, message: str, *args: object, exc_info: BaseException | None = None) -> None: ...
+
+
+class Host(Protocol):
+    """What the server needs of Gunicorn's worker."""
+
+    nr: int
+    """Requests served, Gunicorn's own attribute."""
+    max_requests: int
+
+    def retire(self) -> None:
+        """``max_requests`` is reached."""
+
+
+class Listener:
+    """What all connections of one listening socket have in common."""
+
+    def __init__(self, sock: BaseSocket, scheme: str, root_path: str) -> None:
+        self.sock = sock
+        self.scheme = scheme
+        self.root_path = root_path
+        self.raw_root_path = root_path.encode()
+        self.address = _fixed_address(sock.sock.getsockname())
+
+
+def _fixed_address(name: Any) -> Address | None:
+    """The address that every connection has as its server, or None where the socket listens on several (a wildcard)."""
+    if isinstance(name, bytes):
+        name = name.decode("utf-8", "surrogateescape")
+    if isinstance(name, str):
+        return name, None  # ASGI statement 37: the path of a unix socket
+    return None if name[0] in ("0.0.0.0", "::") else (name[0], name[1])  # noqa: S104 # compared, not bound
+
+
+class Server:
+    """The side of a worker that serves connections."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        app: Application,
+        host: Host,
+        log: Log,
+        access: Access | None,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.settings = settings
+        self.app = app
+        self.host = host
+        self.log = log
+        self.access = access
+        self.loop = loop
+        self.state: Mapping[str, Any] | None = None
+        """What lifespan.startup left for the requests."""
+        self.rules = Rules(
+            parse_fields=parser.load(settings.http),
+            limit_line=settings.limit_request_line or MAX_LINE,
+            limit_fields=settings.limit_request_fields,
+            limit_field_size=settings.limit_request_field_size,
+            header_map=settings.header_map,
+            permit_unconventional_method=settings.permit_unconventional_http_method,
+            secure_scheme={},
+            forwarder_names=frozenset(),
+        )
+        self._peer_rules = peer_rules(self.rules, settings)
+        self.connections: set[H1Connection] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        """Applications that are still running, also behind a complete response."""
+        self.keep_alive = settings.keepalive_s > 0
+        """Whether a response may leave its connection open."""
+        self.now = 0.0
+        self.idle_deadline = 0.0
+        self.default_fields: tuple[bytes, bytes, bytes, bytes] = (b"", b"", b"", b"")
+        """The ``date`` and ``server`` lines, indexed by what of DATE | SERVER the application brought itself."""
+        self._context = contextvars.copy_context()
+        self.spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]] = (
+            self._spawn_eagerly if sys.version_info >= (3, 12) else self._spawn
+        )
+        self._listening: list[asyncio.Server] = []
+        self._draining = False
+        self._changed = asyncio.Event()
+        self.tick(1.0)
+
+    def rules_for(self, client: Address | None) -> Rules:
+        """What requests of this peer may look like."""
+        return self._peer_rules(client[0] if client else None)
+
+    # Accepting.
+
+    async def listen(self, sockets: Sequence[BaseSocket], ssl_context: ssl.SSLContext | None) -> None:
+        """Begin to accept on all of Gunicorn's `sockets`."""
+        scheme = "https" if ssl_context is not None else "http"
+        for sock in sockets:
+            listener = Listener(sock, scheme, self.settings.root_path)
+            # It calls listen(2) again, so the backlog has to be given again.
+            server = await self.loop.create_server(
+                partial(H1Connection, self, listener), sock=sock.sock, backlog=self.settings.backlog, ssl=ssl_context
+            )
+            self._listening.append(server)
+
+    def forget(self, connection: H1Connection) -> None:
+        """`connection` is closed, and its exchange over."""
+        self.connections.discard(connection)
+        if self._draining:
+            self._changed.set()
+
+    # Applications.
+
+    def _spawn_eagerly(self, exchange: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run an exchange in the server's own context, so that nothing leaks between requests. Starts it at once."""
+        task = asyncio.Task(exchange, loop=self.loop, context=self._context.copy(), eager_start=True)  # type: ignore[call-arg]  # 3.12
+        if not task.done():
+            self.tasks.add(task)
+            task.add_done_callback(self._task_done)
+        return task
+
+    def _spawn(self, exchange: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """The same for Python 3.10 and 3.11, which begin a task in the loop's next turn."""
+        task = self._context.copy().run(self.loop.create_task, exchange)
+        self.tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self.tasks.discard(task)
+        if self._draining:
+            self._changed.set()
+
+    # The clock.
+
+    def tick(self, interval: float) -> None:
+        """Refresh what is known about the time, and end what has waited too long. To be called about every `interval` seconds."""
+        self.now = now = self.loop.time()
+        # Deadlines are set on this clock, which is up to `interval` late: none may come early for it.
+        self.idle_deadline = now + self.settings.keepalive_s + interval
+        date = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode() if self.settings.date_header else b""
+        server = b"server: %b\r\n" % self.settings.server_header.encode() if self.settings.server_header else b""
+        fields = {0: date + server, DATE: server, SERVER: date, DATE | SERVER: b""}
+        self.default_fields = (fields[0], fields[1], fields[2], fields[3])
+        for connection in [connection for connection in self.connections if connection.deadline <= now]:
+            connection.expired()
+        if self._draining:
+            self._changed.set()
+
+    # Draining.
+
+    def retire(self) -> None:
+        """``max_requests`` is reached: this response and all later ones end their connections."""
+        if self.keep_alive or not self._draining:
+            self.keep_alive = False
+            self.host.retire()
+
+    def stop_listening(self) -> None:
+        """Accept no more. What was accepted is served on."""
+        for server in self._listening:
+            server.close()
+        self._listening.clear()
+
+    async def drain(self, seconds: float) -> None:
+        """Let what is running finish, for at most `seconds`; idle connections end at once. Then what is left hears it, and is ended."""
+        self._draining = True
+        self.keep_alive = False
+        self.stop_listening()
+        for connection in list(self.connections):
+            connection.drain()
+        notice = min(1.0, seconds / 4)
+        if not await self._until_idle(seconds - notice):
+            for connection in list(self.connections):
+                connection.hang_up()
+            if not await self._until_idle(notice):
+                self.log.warning(
+                    "%d connections and %d requests were still open at the end of the graceful timeout",
+                    len(self.connections),
+                    len(self.tasks),
+                )
+        await self.abort()
+
+    async def abort(self) -> None:
+        """End all that is still open: reset the connections, cancel the applications and give them a moment to clean up."""
+        self._draining = True
+        self.stop_listening()
+        for connection in list(self.connections):
+            connection.kill()
+        for task in list(self.tasks):
+            task.cancel()
+        await self._until_idle(0.5)
+
+    async def _until_idle(self, seconds: float) -> bool:
+        """Wait until no connection and no application is left. Returns whether that came within `seconds`."""
+        deadline = self.loop.time() + seconds
+        while self.connections or self.tasks:
+            left = deadline - self.loop.time()
+            if left <= 0:
+                return False
+            self._changed.clear()
+            waiter = asyncio.ensure_future(self._changed.wait())
+            await asyncio.wait({waiter}, timeout=left)
+            waiter.cancel()
+        return True

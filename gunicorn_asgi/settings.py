@@ -1,0 +1,254 @@
+"""Every setting and option, read once into one frozen object with the units in its names.
+
+Two sources: Gunicorn's own settings, wherever one says the same, and the options of this package for what Gunicorn has no setting
+for. Options come from ``Worker.configure(...)`` or from the environment, which wins, as with Gunicorn's own ``GUNICORN_CMD_ARGS``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import math
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from .errors import ConfigError
+from .http1 import parser
+
+if TYPE_CHECKING:
+    from gunicorn.config import Config
+
+ENVIRONMENT_PREFIX = "GUNICORN_ASGI_"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of this package. This list is the only place that documents them; README and types are checked against it."""
+
+    name: str
+    default: bool | float | str
+    parse: Callable[[str], bool | float | str]
+    """From the environment's string; raises ValueError."""
+    allowed: str
+    """What is allowed, for people: completes the sentence "must be ..."."""
+    check: Callable[[Any], bool]
+    help: str
+
+    @property
+    def variable(self) -> str:
+        """Its name in the environment."""
+        return ENVIRONMENT_PREFIX + self.name.upper()
+
+
+def _parse_bool(text: str) -> bool:
+    try:
+        return {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}[text.lower()]
+    except KeyError:
+        raise ValueError(text) from None
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
+def _is_header_value(value: object) -> bool:
+    return isinstance(value, str) and value.isascii() and (value == "" or value.isprintable()) and value == value.strip()
+
+
+def _choice(name: str, default: str, choices: tuple[str, ...], help_: str) -> Option:
+    return Option(name, default, str, "one of " + ", ".join(choices), lambda value: value in choices, help_)
+
+
+def _seconds(name: str, default: float, help_: str) -> Option:
+    return Option(name, default, float, "a number of seconds, 0 for no limit", _is_seconds, help_)
+
+
+def _switch(name: str, default: bool, help_: str) -> Option:
+    return Option(name, default, _parse_bool, "true or false", lambda value: isinstance(value, bool), help_)
+
+
+OPTIONS = (
+    _choice(
+        "http",
+        "auto",
+        ("auto", "httptools", "h11"),
+        "The parser of HTTP/1.1 header fields. `auto` is httptools where it is installed, otherwise h11. Both accept and refuse the same requests.",
+    ),
+    Option(
+        "server_header",
+        "gunicorn",
+        str,
+        "printable ASCII text, empty for no header",
+        _is_header_value,
+        "The `server` header of responses that do not bring their own; empty for none.",
+    ),
+    _switch("date_header", True, "Whether responses that do not bring their own get a `date` header (RFC 9110, 6.6.1)."),
+    _seconds(
+        "head_timeout",
+        10.0,
+        "Seconds for the head of a request to arrive, from its first byte, or from the connection for the first one. Then 408, or silence if nothing came.",
+    ),
+    _seconds(
+        "body_timeout",
+        30.0,
+        "Seconds without a byte of a request's body while the application waits for it. Then 408, or an abort if the response has begun.",
+    ),
+    _seconds(
+        "write_timeout", 60.0, "Seconds without any progress while the client does not read its response. Then the connection is reset."
+    ),
+)
+"""All options, in the order of the README."""
+
+
+class Options(TypedDict, total=False):
+    """The options as ``Worker.configure()`` takes them, for type checkers. Documented in `OPTIONS`."""
+
+    http: Literal["auto", "httptools", "h11"]
+    server_header: str
+    date_header: bool
+    head_timeout: float
+    body_timeout: float
+    write_timeout: float
+
+
+def read_options(configured: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
+    """All options with their values: the default, or what was configured, or what the environment says.
+
+    Raises ConfigError for a name that is none, and for a value that is not allowed.
+    """
+    known = {option.name: option for option in OPTIONS}
+    variables = {option.variable: option for option in OPTIONS}
+    values: dict[str, Any] = {option.name: option.default for option in OPTIONS}
+    for name, value in configured.items():
+        if name not in known:
+            raise ConfigError(f"Unknown option {name!r} in Worker.configure(){_nearest(name, known)}.")
+        values[name] = _checked(known[name], value, name)
+    for variable, text in environment.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX):
+            continue
+        if variable not in variables:
+            raise ConfigError(f"Unknown option {variable} in the environment{_nearest(variable, variables)}.")
+        option = variables[variable]
+        try:
+            value = option.parse(text)
+        except ValueError:
+            value = text
+        values[option.name] = _checked(option, value, variable)
+    return values
+
+
+def _nearest(name: str, known: Mapping[str, object]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+    return f"; the nearest known name is {near[0]}" if near else ""
+
+
+def _checked(option: Option, value: object, name: str) -> object:
+    if not option.check(value):
+        raise ConfigError(f"Invalid value for option {name}: {value!r} must be {option.allowed}.")
+    return value
+
+
+# What newer Gunicorns have a setting for, with the default of the newest: what counts on one that lacks it.
+GUNICORN_DEFAULTS: Mapping[str, Any] = {
+    "asgi_loop": "auto",
+    "asgi_lifespan": "auto",
+    "asgi_disconnect_grace_period": 3,
+    "root_path": "",
+}
+
+MAX_REQUEST_LINE = 8190  # Gunicorn's own bounds for its limit_request_*
+MAX_REQUEST_FIELDS = 32768
+DEFAULT_FIELD_SIZE = 8190
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that this package reads of its configuration."""
+
+    # Gunicorn's
+    asgi_loop: Literal["asyncio", "uvloop"]
+    asgi_lifespan: Literal["auto", "on", "off"]
+    backlog: int
+    casefold_http_method: bool
+    disconnect_grace_s: float
+    forwarded_allow_ips: tuple[str, ...]
+    forwarder_headers: frozenset[bytes]
+    graceful_timeout_s: float
+    header_map: Literal["drop", "refuse", "dangerous"]
+    keepalive_s: float
+    limit_request_field_size: int
+    limit_request_fields: int
+    limit_request_line: int
+    permit_unconventional_http_method: bool
+    root_path: str
+    secure_scheme_headers: Mapping[bytes, bytes]
+    # This package's
+    body_timeout_s: float
+    date_header: bool
+    head_timeout_s: float
+    http: Literal["httptools", "h11"]
+    server_header: str
+    write_timeout_s: float
+
+    @classmethod
+    def read(cls, cfg: Config, configured: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
+        """Read Gunicorn's `cfg` and the options. Raises ConfigError."""
+
+        def get(name: str) -> Any:
+            return getattr(cfg, name) if name in cfg.settings else GUNICORN_DEFAULTS[name]
+
+        options = read_options(configured, environment)
+        field_size, fields, line = cfg.limit_request_field_size, cfg.limit_request_fields, cfg.limit_request_line
+        return cls(
+            asgi_loop=_choose_loop(get("asgi_loop")),
+            asgi_lifespan=get("asgi_lifespan"),
+            backlog=cfg.backlog,
+            casefold_http_method=cfg.casefold_http_method,
+            disconnect_grace_s=get("asgi_disconnect_grace_period"),
+            forwarded_allow_ips=_as_tuple(cfg.forwarded_allow_ips),
+            forwarder_headers=frozenset(name.lower().encode("latin-1") for name in cfg.forwarder_headers),
+            graceful_timeout_s=cfg.graceful_timeout,
+            header_map=cfg.header_map,
+            keepalive_s=cfg.keepalive,
+            limit_request_field_size=field_size if field_size > 0 else DEFAULT_FIELD_SIZE,
+            limit_request_fields=fields if 0 < fields <= MAX_REQUEST_FIELDS else MAX_REQUEST_FIELDS,
+            limit_request_line=line if 0 <= line < MAX_REQUEST_LINE else MAX_REQUEST_LINE,
+            permit_unconventional_http_method=cfg.permit_unconventional_http_method,
+            root_path=get("root_path").rstrip("/"),
+            secure_scheme_headers={
+                name.lower().encode("latin-1"): value.encode("latin-1") for name, value in cfg.secure_scheme_headers.items()
+            },
+            body_timeout_s=_limit(options["body_timeout"]),
+            date_header=options["date_header"],
+            head_timeout_s=_limit(options["head_timeout"]),
+            http=_choose_parser(options["http"]),
+            server_header=options["server_header"],
+            write_timeout_s=_limit(options["write_timeout"]),
+        )
+
+
+def _limit(seconds: float) -> float:
+    return float(seconds) or math.inf
+
+
+def _as_tuple(value: str | list[str]) -> tuple[str, ...]:
+    return tuple(item.strip() for item in value.split(",")) if isinstance(value, str) else tuple(value)
+
+
+def _choose_loop(name: str) -> Literal["asyncio", "uvloop"]:
+    installed = importlib.util.find_spec("uvloop") is not None
+    if name == "uvloop" and not installed:
+        raise ConfigError("Invalid value for setting asgi_loop: 'uvloop' is not installed; allowed here are asyncio and auto.")
+    if name == "asyncio" or not installed or platform.python_implementation() != "CPython":
+        return "asyncio"
+    return "uvloop"
+
+
+def _choose_parser(name: str) -> Literal["httptools", "h11"]:
+    if name == "auto":
+        name = parser.available()
+    elif name == "httptools" and parser.available() != "httptools":
+        raise ConfigError("Invalid value for option http: 'httptools' is not installed; allowed here are h11 and auto.")
+    return "httptools" if name == "httptools" else "h11"

@@ -1,0 +1,89 @@
+"""The contract between a stream (one exchange, speaks ASGI) and its connection (speaks a protocol). Read this first.
+
+One request over HTTP/1.1, from the packet to the answer::
+
+    transport        connection                   stream                      application
+        | data_received  |                            |                            |
+        |--------------->| parse the head             |                            |
+        |                | feed(body), feed_eof()     |                            |
+        |                |--------------------------->|                            |
+        |                |        (only now:)         | app(scope, receive, send)  |
+        |                |                            |--------------------------->|
+        |                |      credit(n) <-----------| receive() -> http.request  |
+        |                |                            |                            |
+        |                | head(status, headers) <----| send(http.response.start)  |   checked, held, not written
+        |   one write    | respond(body, end) <-------| send(http.response.body)   |
+        |<---------------|                            |                            |
+        |                | finish() <-----------------| the response is complete   |
+        |                |                            |                            |
+
+A connection calls its streams and never awaits; a stream calls its connection and never awaits there either. Only a stream
+awaits, and only for two things: more of the request, and room to write.
+
+Nothing here is particular to a version of HTTP, so that one :class:`~gunicorn_asgi.asgi.http.HTTPStream` serves them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+Header = tuple[bytes, bytes]
+
+
+class Stream(Protocol):
+    """What a connection tells an exchange. All plain calls."""
+
+    def feed(self, data: bytes) -> None:
+        """A part of the request's body has arrived."""
+
+    def feed_eof(self) -> None:
+        """The request's body is complete."""
+
+    def hang_up(self) -> None:
+        """The client will not wait much longer, or the server will not: tell it an application that listens."""
+
+    def pause(self) -> None:
+        """What was sent is not leaving: ``send()`` waits."""
+
+    def resume(self) -> None:
+        """There is room to send again."""
+
+    def lost(self) -> None:
+        """The client is gone: ``receive()`` says so and ``send()`` raises."""
+
+    def cancel(self) -> None:
+        """The time is up: cancel the application."""
+
+
+class Wire(Protocol):
+    """What an exchange tells its connection. All plain calls; `stream` is the caller."""
+
+    def head(self, stream: Any, status: int, headers: Iterable[Header]) -> int:
+        """Check and hold the head of the response; write nothing yet.
+
+        Returns the ``content-length`` that the application declared, or -1. Raises ApplicationError. May be called again as long as
+        `respond` has not been: an exception in between still becomes a clean 500.
+        """
+
+    def respond(self, stream: Any, body: bytes, end: bool, bodyless: bool) -> None:
+        """Write the held head, and `body` behind it, in one write.
+
+        `end`: this is the whole body (a missing ``content-length`` becomes its length). `bodyless`: the answer may not carry a body
+        (HEAD, 1xx, 204, 304: RFC 9110, 6.4.1), `body` only lends its length.
+        """
+
+    def write(self, stream: Any, data: bytes, end: bool) -> None:
+        """Write a further part of the body, the last one with `end`."""
+
+    def inform(self, stream: Any, status: int, headers: Iterable[Header]) -> None:
+        """Write a 1xx head, where the version of the protocol has them."""
+
+    def credit(self, stream: Any) -> None:
+        """The application has taken all of the body that was here: more may come."""
+
+    def abort(self, stream: Any) -> None:
+        """End the response so that nobody can take it for whole."""
+
+    def finish(self, stream: Any) -> None:
+        """The exchange has ended, well or not: called exactly once."""

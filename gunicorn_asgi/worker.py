@@ -1,0 +1,270 @@
+"""The Gunicorn side: options, signals, the heartbeat, loading the application, exit codes, and when to drain."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import signal
+import ssl
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import gunicorn
+from gunicorn import sock
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers import base
+
+from . import access
+from .asgi.compat import single_callable
+from .asgi.lifespan import Lifespan
+from .errors import ConfigError, LifespanError
+from .server import Server
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from gunicorn.config import Config
+    from gunicorn.glogging import Logger
+    from typing_extensions import Self, Unpack
+
+    from .settings import Options
+
+QUICK_SECONDS = 1.0
+"""What lifespan.shutdown may take after QUIT and INT: the arbiter kills 2 s after it sent one of them during a drain."""
+RESPAWN_PAUSE_SECONDS = 1.0
+"""How long a respawned worker whose startup failed waits before it leaves, for the arbiter replaces it at once."""
+
+
+class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
+    """Serves an ASGI application: ``gunicorn -k gunicorn_asgi.Worker app:app``."""
+
+    options: ClassVar[Mapping[str, Any]] = {}
+    """What `configure` was given."""
+
+    @classmethod
+    def configure(cls, **options: Unpack[Options]) -> type[Self]:
+        """A subclass with other options, for ``worker_class`` in ``gunicorn.conf.py``. The options are listed in the README.
+
+        They are checked when Gunicorn starts, which stops with one sentence where one is unknown or its value not allowed.
+        """
+        return type(cls.__name__, (cls,), {"options": {**cls.options, **options}, "__module__": cls.__module__})
+
+    # In the master.
+
+    @classmethod
+    def check_config(cls, cfg: Config, log: Logger) -> None:
+        """Called once by the arbiter before it spawns workers: stops the boot if a setting or option cannot work."""
+        try:
+            Settings.read(cfg, cls.options, os.environ)
+        except ConfigError as error:
+            log.error("%s", error)
+            raise SystemExit(1) from None
+
+    # In the worker process.
+
+    def init_process(self) -> None:
+        """Become a worker; returns when its work is done."""
+        try:
+            self.settings = Settings.read(self.cfg, self.options, {**os.environ, **self.cfg.env})
+        except ConfigError as error:
+            self._refuse_to_boot(error)
+        self.loop = _new_loop(self.settings.asgi_loop)
+        # Before the application is imported and hooks run, which may ask for the current loop.
+        asyncio.set_event_loop(self.loop)
+        self._stopping: asyncio.Event | None = None
+        self._quick = False
+        self._stop_time = 0.0
+        super().init_process()
+
+    def _refuse_to_boot(self, error: Exception) -> None:
+        self.log.error("%s", error)
+        raise SystemExit(Arbiter.WORKER_BOOT_ERROR)
+
+    def run(self) -> None:
+        """Serve until told to stop. Leaves with SystemExit if the exit code is not 0."""
+        status = 0
+        try:
+            status = self.loop.run_until_complete(self._main())
+        finally:
+            with suppress(RuntimeError):  # left by an exception, with callbacks that still belong to it
+                self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.close()
+        # The arbiter repeats TERM. What comes while the interpreter winds up, with its own handlers gone, must not look like a crash.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if status:
+            sys.exit(status)
+
+    async def _main(self) -> int:
+        """Start up, serve, drain, shut down; returns the exit code."""
+        self._stopping = asyncio.Event()
+        if not self.alive:
+            return 0  # told to stop while the application was loaded
+        self.loop.add_reader(self.PIPE[0], self._on_pipe)
+        beat = asyncio.create_task(self._beat(), name="heartbeat")
+        try:
+            return await self._serve()
+        finally:
+            beat.cancel()
+            self.loop.remove_reader(self.PIPE[0])
+
+    async def _serve(self) -> int:
+        assert self._stopping is not None
+        try:
+            app = single_callable(self.wsgi)
+            context = self._ssl_context()
+            self._server = server = Server(self.settings, app, self, self.log, access.listen(self), self.loop)
+        except ConfigError as error:
+            self._refuse_to_boot(error)
+        lifespan = Lifespan(app, self.settings.asgi_lifespan, self.log)
+        startup = asyncio.create_task(lifespan.startup())
+        stop = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({startup, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if not startup.done():  # told to stop before the application was ready
+            startup.cancel()
+            await asyncio.wait({startup})
+            return 0
+        try:
+            startup.result()
+        except LifespanError as error:
+            stop.cancel()
+            return await self._startup_failed(error)
+        server.state = lifespan.state
+        await server.listen(self.sockets, context)
+        self._log_boot(context)
+        await stop
+        await self._stop(server, lifespan)
+        return 0
+
+    async def _startup_failed(self, error: LifespanError) -> int:
+        self.log.error("%s", error)
+        if self.age <= self.cfg.workers:
+            return int(Arbiter.WORKER_BOOT_ERROR)
+        # The arbiter halts on a boot error, and the healthy workers with it. One that was to replace another only fails for itself, and
+        # not in a tight loop.
+        self.log.error("Worker %s could not replace another; the next try is in %.0f s", self.pid, RESPAWN_PAUSE_SECONDS)
+        assert self._stopping is not None
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), RESPAWN_PAUSE_SECONDS)
+        return 1
+
+    async def _stop(self, server: Server, lifespan: Lifespan) -> None:
+        """Drain, then shut the application down, all before the arbiter loses its patience."""
+        graceful = self.settings.graceful_timeout_s
+        if self._quick:
+            await server.abort()
+            await lifespan.shutdown(QUICK_SECONDS)
+            return
+        # The arbiter counts from the moment before it sends the signal, and kills. Kept from it: a margin for our own steps, and
+        # time for lifespan.shutdown.
+        margin = min(0.5, graceful / 10)
+        reserve = min(3.0, graceful / 5)
+        end = self._stop_time + graceful - margin
+        drain = asyncio.create_task(server.drain(end - reserve - time.monotonic()))
+        quick = asyncio.create_task(self._until_quick())
+        await asyncio.wait({drain, quick}, return_when=asyncio.FIRST_COMPLETED)
+        quick.cancel()
+        if not drain.done():
+            drain.cancel()
+            await server.abort()
+        await lifespan.shutdown(QUICK_SECONDS if self._quick else max(end - time.monotonic(), margin))
+
+    async def _until_quick(self) -> None:
+        """Wait for QUIT or INT, which may come during a drain."""
+        assert self._stopping is not None
+        while not self._quick:
+            self._stopping.clear()
+            await self._stopping.wait()
+
+    def _ssl_context(self) -> ssl.SSLContext | None:
+        if not self.cfg.is_ssl:
+            return None
+        try:
+            context: ssl.SSLContext = sock.ssl_context(self.cfg)
+        except Exception as error:  # whatever OpenSSL, or the ssl_context hook, has to say: never plain HTTP instead
+            raise ConfigError(f"The TLS context cannot be made from certfile, keyfile and their like: {error!r}.") from error
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+
+    def _log_boot(self, context: ssl.SSLContext | None) -> None:
+        from . import __version__
+
+        self.log.info(
+            "gunicorn_asgi %s on Gunicorn %s, %s %s: loop %s, parser %s, protocols http/1.1%s",
+            __version__,
+            gunicorn.__version__,
+            platform.python_implementation(),
+            platform.python_version(),
+            self.settings.asgi_loop,
+            self.settings.http,
+            " over TLS" if context is not None else "",
+        )
+
+    # The heartbeat.
+
+    async def _beat(self) -> None:
+        """Tell the arbiter that the loop turns, at least four times in ``timeout``, and sweep the connections."""
+        # self.timeout is half of the setting; 0 is none.
+        interval = min(1.0, self.timeout / 2) if self.timeout else 1.0
+        while True:
+            self.notify()
+            server: Server | None = getattr(self, "_server", None)
+            if server is not None:
+                server.tick(interval)
+            if os.getppid() != self.ppid and not self._stopped:
+                self.log.info("Parent changed, shutting down: %s", self)
+                self._stop_soon()
+            await asyncio.sleep(interval)
+
+    # Signals. Their handlers are Python's, not the loop's: they run between two bytecodes even where the application blocks the loop.
+
+    @property
+    def _stopped(self) -> bool:
+        return self._stop_time != 0.0
+
+    def _stop_soon(self, quick: bool = False) -> None:
+        """Wake `_serve` to stop. The arbiter repeats TERM: only the first counts, and QUIT or INT after it."""
+        self.alive = False
+        self._quick = self._quick or quick
+        if not self._stopped:
+            self._stop_time = time.monotonic()
+        if self._stopping is not None:
+            with suppress(RuntimeError):  # the loop is closed: it has stopped
+                self.loop.call_soon_threadsafe(self._stopping.set)
+
+    def handle_exit(self, _sig: int, _frame: FrameType | None) -> None:
+        """TERM: drain."""
+        self._stop_soon()
+
+    def handle_quit(self, _sig: int, _frame: FrameType | None) -> None:
+        """QUIT and INT: leave quickly. A terminal sends INT to all, and then the arbiter QUIT: the hook runs once."""
+        if not self._quick:
+            self.cfg.worker_int(self)
+        if self._stopping is None:
+            sys.exit(0)  # the application is being loaded
+        self._stop_soon(quick=True)
+
+    def _on_pipe(self) -> None:
+        """Gunicorn's reloader thread has set `alive` and written to its pipe; on asyncio, signals write to it too."""
+        with suppress(BlockingIOError):
+            os.read(self.PIPE[0], 4096)
+        if not self.alive and not self._stopped:
+            self._stop_soon()
+
+    def retire(self) -> None:
+        """``max_requests`` is reached."""
+        if not self._stopped:
+            self.log.info("Autorestarting worker after current request.")
+            self._stop_soon()
+
+
+def _new_loop(name: str) -> asyncio.AbstractEventLoop:
+    if name == "uvloop":
+        import uvloop
+
+        return uvloop.new_event_loop()
+    return asyncio.new_event_loop()
