@@ -3,7 +3,7 @@
 gunicorn -k gunicorn_asgi.Worker app:app
 """
 
+from .version import __version__
 from .worker import Worker
 
-__version__ = "0.1.0"
 __all__ = ["Worker", "__version__"]

@@ -106,7 +106,7 @@ class Access:
         if self._calls_pre:
             try:
                 self._pre_request(self._worker, record)
-            except Exception as error:
+            except Exception as error:  # whatever the user's hook raises
                 self._log.exception("Exception in pre_request hook")
                 raise RequestError(500, "Internal Server Error") from error
         return record
@@ -120,7 +120,7 @@ class Access:
         if self._calls_post:
             try:
                 self._post_request(self._worker, record, environ, response)
-            except Exception:
+            except Exception:  # noqa: BLE001 # whatever it is that the hook raises
                 self._log.exception("Exception in post_request hook")
 
     def refused(self, head: bytes, status: int, sent: int, scheme: str, client: Address | None, server: Address | None) -> None:

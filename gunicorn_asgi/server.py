@@ -7,12 +7,13 @@ import contextvars
 import ssl
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from email.utils import formatdate
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .asgi.scope import Address, Application
+from .connection import Connection
 from .http1 import parser
 from .http1.connection import H1Connection
 from .http1.encode import DATE, SERVER
@@ -67,6 +68,19 @@ def _fixed_address(name: Any) -> Address | None:
     return None if name[0] in ("0.0.0.0", "::") else (name[0], name[1])  # noqa: S104 # compared, not bound
 
 
+Spawn = Callable[..., "asyncio.Task[None]"]
+"""(coroutine, context=...) -> task."""
+
+
+def _spawner(loop: asyncio.AbstractEventLoop) -> Spawn:
+    """How an application is started: at once from Python 3.12 on, before that in the loop's next turn."""
+    if sys.version_info >= (3, 12):
+        return partial(asyncio.Task, loop=loop, eager_start=True)
+    if sys.version_info >= (3, 11):
+        return loop.create_task
+    return lambda exchange, context: context.run(loop.create_task, exchange)
+
+
 class Server:
     """The side of a worker that serves connections."""
 
@@ -98,7 +112,7 @@ class Server:
             forwarder_names=frozenset(),
         )
         self._peer_rules = peer_rules(self.rules, settings)
-        self.connections: set[H1Connection] = set()
+        self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         """Applications that are still running, also behind a complete response."""
         self.keep_alive = settings.keepalive_s > 0
@@ -107,10 +121,9 @@ class Server:
         self.idle_deadline = 0.0
         self.default_fields: tuple[bytes, bytes, bytes, bytes] = (b"", b"", b"", b"")
         """The ``date`` and ``server`` lines, indexed by what of DATE | SERVER the application brought itself."""
-        self._context = contextvars.copy_context()
-        self.spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]] = (
-            self._spawn_eagerly if sys.version_info >= (3, 12) else self._spawn
-        )
+        self.context = contextvars.copy_context()
+        """Every exchange runs in a copy of it, so that nothing leaks from one to the next."""
+        self.spawn = _spawner(loop)
         self._listening: list[asyncio.Server] = []
         self._draining = False
         self._changed = asyncio.Event()
@@ -133,7 +146,7 @@ class Server:
             )
             self._listening.append(server)
 
-    def forget(self, connection: H1Connection) -> None:
+    def forget(self, connection: Connection) -> None:
         """`connection` is closed, and its exchange over."""
         self.connections.discard(connection)
         if self._draining:
@@ -141,20 +154,10 @@ class Server:
 
     # Applications.
 
-    def _spawn_eagerly(self, exchange: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run an exchange in the server's own context, so that nothing leaks between requests. Starts it at once."""
-        task = asyncio.Task(exchange, loop=self.loop, context=self._context.copy(), eager_start=True)  # type: ignore[call-arg]  # 3.12
-        if not task.done():
-            self.tasks.add(task)
-            task.add_done_callback(self._task_done)
-        return task
-
-    def _spawn(self, exchange: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """The same for Python 3.10 and 3.11, which begin a task in the loop's next turn."""
-        task = self._context.copy().run(self.loop.create_task, exchange)
+    def track(self, task: asyncio.Task[None]) -> None:
+        """Keep an exchange that is not done after its first step: the loop itself holds tasks only weakly."""
         self.tasks.add(task)
         task.add_done_callback(self._task_done)
-        return task
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
@@ -181,9 +184,8 @@ class Server:
 
     def retire(self) -> None:
         """``max_requests`` is reached: this response and all later ones end their connections."""
-        if self.keep_alive or not self._draining:
-            self.keep_alive = False
-            self.host.retire()
+        self.keep_alive = False
+        self.host.retire()
 
     def stop_listening(self) -> None:
         """Accept no more. What was accepted is served on."""

@@ -24,6 +24,7 @@ from .asgi.lifespan import Lifespan
 from .errors import ConfigError, LifespanError
 from .server import Server
 from .settings import Settings
+from .version import __version__
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -62,7 +63,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         try:
             Settings.read(cfg, cls.options, os.environ)
         except ConfigError as error:
-            log.error("%s", error)
+            log.error("%s", error)  # noqa: TRY400 # one sentence, no traceback
             raise SystemExit(1) from None
 
     # In the worker process.
@@ -82,7 +83,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         super().init_process()
 
     def _refuse_to_boot(self, error: Exception) -> None:
-        self.log.error("%s", error)
+        self.log.error("%s", error)  # one sentence, no traceback
         raise SystemExit(Arbiter.WORKER_BOOT_ERROR)
 
     def run(self) -> None:
@@ -191,8 +192,6 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         return context
 
     def _log_boot(self, context: ssl.SSLContext | None) -> None:
-        from . import __version__
-
         self.log.info(
             "gunicorn_asgi %s on Gunicorn %s, %s %s: loop %s, parser %s, protocols http/1.1%s",
             __version__,
@@ -264,7 +263,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
 def _new_loop(name: str) -> asyncio.AbstractEventLoop:
     if name == "uvloop":
-        import uvloop
+        import uvloop  # noqa: PLC0415 # may not be installed
 
         return uvloop.new_event_loop()
     return asyncio.new_event_loop()

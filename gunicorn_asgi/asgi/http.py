@@ -147,7 +147,7 @@ class HTTPStream:
             if not self._gone:
                 self._fail("ASGI application was cancelled, handling request %s %s", None)
             raise
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 # whatever leaves the application ends here, in the log
             if not (is_disconnect(error) and self._gone):
                 self._fail("Error handling request %s %s", error)
         else:
@@ -156,7 +156,8 @@ class HTTPStream:
             elif self._phase is STREAMING and not self._gone:
                 self._fail("ASGI application returned without completing its response to %s %s", None)
         finally:
-            self._end()
+            if self._phase is not COMPLETE:
+                self._end()
 
     async def receive(self) -> Message:
         """``http.request`` until the body is complete, then ``http.disconnect`` as soon as the response is, or the client gone."""
@@ -287,10 +288,11 @@ class HTTPStream:
             self._wire.abort(self)
 
     def _end(self) -> None:
-        if self._phase is not COMPLETE:
-            self._phase = COMPLETE
+        self._phase = COMPLETE
+        if self._chunks:
             self._chunks.clear()
-            self._wire.finish(self)
+        self._wire.finish(self)
+        if self._waiters:
             self._wake()
 
 

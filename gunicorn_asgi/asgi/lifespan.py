@@ -98,7 +98,7 @@ class Lifespan:
             await self._app(lifespan_scope(self._state), self._receive, self._send)
         except asyncio.CancelledError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 # whatever leaves the application; what it means is decided there
             self._raised(error)
         else:
             self._returned()

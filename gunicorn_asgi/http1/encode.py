@@ -53,11 +53,12 @@ def encode_fields(headers: Iterable[Header]) -> Head:
                 if kind == _CODING:
                     continue
                 if kind == _CONNECTION:
-                    value, found = _read_connection(value, found)
-                    if not value:
-                        continue
-                else:
-                    found |= kind
+                    options, found = _read_connection(value, found)
+                    if options:
+                        parts += (name, b": ", options, b"\r\n")
+                        count += 1
+                    continue
+                found |= kind
             parts += (name, b": ", value, b"\r\n")
             count += 1
         lines = b"".join(parts)
@@ -139,3 +140,17 @@ def frame(version: str, status: int, declared: int, size: int, bodyless: bool) -
     if version == "1.0":
         return b"", False, True
     return b"transfer-encoding: chunked\r\n", True, False
+
+
+def informational(status: int, headers: Iterable[Header]) -> bytes:
+    """A 1xx head (RFC 9110, 15.2). Raises ApplicationError."""
+    return b"".join((STATUS_LINES[status], encode_fields(headers)[0], b"\r\n"))
+
+
+def refusal(status: int, reason: str, head_only: bool, default_fields: bytes) -> tuple[bytes, int]:
+    """A whole response that refuses a request and announces the end of the connection, and the length of its body."""
+    body = reason.encode() + b"\n"
+    fields = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+    if head_only:
+        body = b""
+    return b"".join((STATUS_LINES[status], default_fields, fields, body)), len(body)

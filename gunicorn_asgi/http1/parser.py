@@ -29,7 +29,7 @@ def available() -> str:
 def load(name: str) -> FieldParser:
     """The parser called `name`: ``"httptools"`` or ``"h11"``."""
     if name == "httptools":
-        from .httptools_parser import parse_fields
+        from .httptools_parser import parse_fields  # noqa: PLC0415 # may not be installed
     else:
-        from .h11_parser import parse_fields
+        from .h11_parser import parse_fields  # noqa: PLC0415 # only what is used is loaded
     return parse_fields

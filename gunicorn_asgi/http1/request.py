@@ -105,7 +105,9 @@ def read_head(head: bytes, last: Fields | None, rules: Rules) -> Request:
     if target[:1] != b"/":
         return _read_other_form(method, target, last)
     raw_path, _, query = target.partition(b"?")
-    return method, decode_path(raw_path), raw_path, query, last
+    if len(raw_path) < len(text):
+        text = text[: len(raw_path)]
+    return method, decode_path(raw_path) if "%" in text else text, raw_path, query, last
 
 
 def check_partial_head(data: bytearray, before: int, rules: Rules) -> None:

@@ -1,0 +1,117 @@
+"""What the connections of every version of HTTP have in common: addresses, the transport's two brakes, and the deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import socket
+import struct
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .asgi.scope import Address
+    from .server import Listener, Server
+
+NEVER = math.inf
+
+
+class Connection(asyncio.Protocol):
+    """A client on a transport. The server's clock calls `expired` once `deadline` has passed: there is no timer per connection."""
+
+    __slots__ = (
+        "_client",
+        "_clogged",
+        "_listener",
+        "_lost",
+        "_reading_paused",
+        "_rules",
+        "_server",
+        "_server_address",
+        "_transport",
+        "_unsent",
+        "deadline",
+    )
+
+    _transport: asyncio.Transport
+
+    def __init__(self, server: Server, listener: Listener) -> None:
+        # Shared with the server.
+        self._server = server
+        self._listener = listener
+        # Set once, when the connection is made.
+        self._client: Address | None = None
+        self._server_address: Address | None = None
+        self._rules = server.rules
+        # The transport.
+        self._lost = False
+        self._reading_paused = False
+        self._clogged = False
+        """What was written does not leave: the transport's buffer is above its high mark."""
+        self._unsent = 0
+        """Bytes in that buffer when it was last looked at."""
+        self.deadline = NEVER
+        """On the loop's clock."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # always a full transport
+        server = self._server
+        self._transport = transport
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):  # a unix socket has none, or an empty string
+            self._client = (peer[0], peer[1])
+        self._rules = server.rules_for(self._client)
+        self._server_address = self._listener.address or _address(transport.get_extra_info("sockname"))
+        self.deadline = server.now + server.settings.head_timeout_s
+        server.connections.add(self)
+
+    def pause_writing(self) -> None:
+        self._clogged = True
+        self._unsent = self._transport.get_write_buffer_size()
+        self.deadline = self._server.now + self._server.settings.write_timeout_s
+
+    def resume_writing(self) -> None:
+        self._clogged = False
+
+    def _pause_reading(self) -> None:
+        if not self._reading_paused:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        if self._reading_paused:
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    def _is_stuck(self) -> bool:
+        """Whether nothing has left the transport's buffer since this was asked before, although something is in it."""
+        before, self._unsent = self._unsent, self._transport.get_write_buffer_size()
+        return not 0 < self._unsent < before
+
+    def _reset(self) -> None:
+        """Abort with a TCP reset, so that nobody takes what was received for the whole."""
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._transport.abort()
+
+    # For the server.
+
+    @abstractmethod
+    def expired(self) -> None:
+        """What was waited for until `deadline` has not come."""
+
+    @abstractmethod
+    def drain(self) -> None:
+        """The worker is to stop: an idle connection ends now, a busy one after its responses."""
+
+    @abstractmethod
+    def hang_up(self) -> None:
+        """The worker is about to stop: tell applications that listen."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """The worker stops now."""
+
+
+def _address(sockname: Any) -> Address | None:
+    return (sockname[0], sockname[1]) if isinstance(sockname, tuple) else None

@@ -1,0 +1,66 @@
+"""Pure: the writing side of a connection, that is one response at a time, from what the application sent to bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ..wire import Header
+from .encode import CLOSE, STATUS_LINES, chunk, encode_fields, frame
+
+
+class Response:
+    """The response to the current request. A connection has one, and uses it again and again."""
+
+    __slots__ = ("_chunked", "_declared", "_found", "_lines", "begun", "delimited", "keep_alive", "sent", "status")
+
+    def __init__(self) -> None:
+        # The head that the application sent, held until there is a body.
+        self.status = 0
+        self._lines = b""
+        self._declared = -1
+        self._found = 0
+        self._chunked = False
+        self.delimited = False
+        """Only the end of the connection ends this response."""
+        # Of the response before, until the connection begins a new one.
+        self.begun = False
+        """The head is written."""
+        self.keep_alive = False
+        """The connection stays open behind it, as far as this side is concerned."""
+        self.sent = 0
+        """Bytes of the body without its framing."""
+
+    def head(self, status: int, headers: Iterable[Header]) -> int:
+        """Check and hold a head; returns its ``content-length`` or -1. Raises ApplicationError."""
+        self._lines, self._declared, self._found = encode_fields(headers)
+        self.status = status
+        return self._declared
+
+    def begin(self, version: str, body: bytes, end: bool, bodyless: bool, keep_alive: bool, default_fields: tuple[bytes, ...]) -> bytes:
+        """The held head and the first part of the body, the whole of it if `end`.
+
+        `version` is the request's; `keep_alive` what request and connection allow; `default_fields` the lines for the fields that the
+        application left out, indexed by what it brought. The status line always says HTTP/1.1 (RFC 9110, 6.2).
+        """
+        status = self.status
+        found = self._found
+        framing, self._chunked, self.delimited = frame(version, status, self._declared, len(body) if end else -1, bodyless)
+        self.keep_alive = keep_alive = keep_alive and not (found & CLOSE or self.delimited or status < 200)
+        # RFC 9112, 9.3: what is not said means close to HTTP/1.0, and keep-alive to HTTP/1.1.
+        if not keep_alive:
+            framing += b"connection: close\r\n"
+        elif version == "1.0":
+            framing += b"connection: keep-alive\r\n"
+        if bodyless:
+            body = b""
+        else:
+            self.sent = len(body)
+            if self._chunked:
+                body = chunk(body, end)
+        self.begun = True
+        return b"".join((STATUS_LINES[status], self._lines, default_fields[found & 3], framing, b"\r\n", body))
+
+    def part(self, data: bytes, end: bool) -> bytes:
+        """A further part of the body, the last one if `end`."""
+        self.sent += len(data)
+        return chunk(data, end) if self._chunked else data

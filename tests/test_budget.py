@@ -1,0 +1,124 @@
+"""The cost budget of one keep-alive GET, in counts that do not vary between runs (see docs/design: "The cost budget").
+
+Speed that is measured in seconds belongs to `benchmarks/`. What is counted here are the causes of it: calls, writes, and what is put on the
+loop. A change that goes over the budget has to find the calls again elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from gunicorn.config import Config
+
+from gunicorn_asgi.http1.connection import H1Connection
+from gunicorn_asgi.server import Listener, Server
+from gunicorn_asgi.settings import Settings
+
+MAX_PYTHON_CALLS = 25
+MAX_C_CALLS = 30
+REQUEST = b"GET /hello HTTP/1.1\r\nHost: localhost:8000\r\n\r\n"
+
+
+class NullTransport(asyncio.Transport):
+    """A transport that goes nowhere. Keeps what was written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return {"peername": ("127.0.0.1", 40000), "sockname": ("127.0.0.1", 8000)}.get(name, default)
+
+    def write(self, data: bytes) -> None:  # type: ignore[override]
+        self.written.append(data)
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+class CountingLoop(asyncio.SelectorEventLoop):
+    """Counts what is scheduled on it."""
+
+    scheduled: Counter[str]
+
+    def call_soon(self, *args: Any, **kwargs: Any) -> Any:
+        self.scheduled["call_soon"] += 1
+        return super().call_soon(*args, **kwargs)
+
+    def call_at(self, *args: Any, **kwargs: Any) -> Any:
+        self.scheduled["timer"] += 1
+        return super().call_at(*args, **kwargs)
+
+    def create_future(self) -> Any:
+        self.scheduled["future"] += 1
+        return super().create_future()
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+    await send({"type": "http.response.body", "body": b"Hello, world!"})
+
+
+def measure(parser: str = "httptools") -> tuple[Counter[str], Counter[str], list[bytes]]:
+    """Counts of one keep-alive GET after others on the same connection: (calls by kind, scheduled by kind, writes)."""
+    loop = CountingLoop()
+    loop.scheduled = Counter()
+    scheduled: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
+    transport = NullTransport()
+
+    def profile(_frame: Any, event: str, arg: Any) -> None:
+        if event in {"call", "c_call"} and arg is not sys.setprofile:
+            calls[event] += 1
+
+    async def main() -> None:
+        settings = Settings.read(Config(), {"http": parser}, {})
+        host = SimpleNamespace(nr=0, max_requests=sys.maxsize, retire=lambda: None)
+        server = Server(settings, app, host, SimpleNamespace(), None, loop)  # type: ignore[arg-type]  # nothing is logged
+        listening = SimpleNamespace(sock=SimpleNamespace(getsockname=lambda: ("127.0.0.1", 8000)))
+        connection = H1Connection(server, Listener(listening, "http", ""))  # type: ignore[arg-type]
+        connection.connection_made(transport)
+        for _ in range(3):
+            connection.data_received(REQUEST)
+        transport.written.clear()
+        loop.scheduled.clear()
+        sys.setprofile(profile)
+        try:
+            connection.data_received(REQUEST)
+        finally:
+            sys.setprofile(None)
+            scheduled.update(loop.scheduled)
+
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+    return calls, scheduled, transport.written
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks start eagerly from Python 3.12 on")
+class TestKeepAliveGet:
+    def test_makes_few_python_calls(self) -> None:
+        calls, _, _ = measure()
+        assert calls["call"] <= MAX_PYTHON_CALLS, calls
+
+    def test_makes_few_c_calls(self) -> None:
+        calls, _, _ = measure()
+        assert calls["c_call"] <= MAX_C_CALLS, calls
+
+    def test_writes_once(self) -> None:
+        _, _, written = measure()
+        assert len(written) == 1
+        assert written[0].endswith(b"\r\n\r\nHello, world!")
+
+    def test_schedules_nothing(self) -> None:
+        _, scheduled, _ = measure()
+        assert not scheduled
