@@ -140,8 +140,9 @@ def read_options(configured: Mapping[str, Any], environment: Mapping[str, str]) 
 
 
 def _nearest(name: str, known: Mapping[str, object]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0)
-    return f"; the nearest known name is {near[0]}" if near else ""
+    by_case = {other.lower(): other for other in known}
+    near = difflib.get_close_matches(name.lower(), by_case, n=1, cutoff=0)
+    return f"; the nearest known name is {by_case[near[0]]}" if near else ""
 
 
 def _checked(option: Option, value: object, name: str) -> object:

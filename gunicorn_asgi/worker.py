@@ -73,10 +73,13 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         try:
             self.settings = Settings.read(self.cfg, self.options, {**os.environ, **self.cfg.env})
         except ConfigError as error:
-            self._refuse_to_boot(error)
+            self.log.error("%s", error)  # noqa: TRY400 # one sentence, no traceback
+            raise SystemExit(Arbiter.WORKER_BOOT_ERROR) from None
         self.loop = _new_loop(self.settings.asgi_loop)
         # Before the application is imported and hooks run, which may ask for the current loop.
         asyncio.set_event_loop(self.loop)
+        self.loop.set_exception_handler(self._on_loop_error)
+        self._server: Server | None = None
         self._stopping: asyncio.Event | None = None
         self._quick = False
         self._stop_time = 0.0
@@ -92,13 +95,21 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         try:
             status = self.loop.run_until_complete(self._main())
         finally:
-            with suppress(RuntimeError):  # left by an exception, with callbacks that still belong to it
-                self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-            self.loop.close()
+            self._close_loop()
         # The arbiter repeats TERM. What comes while the interpreter winds up, with its own handlers gone, must not look like a crash.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if status:
             sys.exit(status)
+
+    def _close_loop(self) -> None:
+        """As asyncio.run does: whatever the application has left running is cancelled, for a moment."""
+        tasks = asyncio.all_tasks(self.loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            self.loop.run_until_complete(asyncio.wait(tasks, timeout=QUICK_SECONDS / 2))
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+        self.loop.close()
 
     async def _main(self) -> int:
         """Start up, serve, drain, shut down; returns the exit code."""
@@ -107,6 +118,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             return 0  # told to stop while the application was loaded
         self.loop.add_reader(self.PIPE[0], self._on_pipe)
         beat = asyncio.create_task(self._beat(), name="heartbeat")
+        beat.add_done_callback(self._beat_done)
         try:
             return await self._serve()
         finally:
@@ -120,7 +132,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             context = self._ssl_context()
             self._server = server = Server(self.settings, app, self, self.log, access.listen(self), self.loop)
         except ConfigError as error:
-            self._refuse_to_boot(error)
+            self.log.error("%s", error)  # noqa: TRY400 # one sentence, no traceback
+            return int(Arbiter.WORKER_BOOT_ERROR)
         lifespan = Lifespan(app, self.settings.asgi_lifespan, self.log)
         startup = asyncio.create_task(lifespan.startup())
         stop = asyncio.create_task(self._stopping.wait())
@@ -211,13 +224,26 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         interval = min(1.0, self.timeout / 2) if self.timeout else 1.0
         while True:
             self.notify()
-            server: Server | None = getattr(self, "_server", None)
-            if server is not None:
-                server.tick(interval)
+            if self._server is not None:
+                self._server.tick(interval)
             if os.getppid() != self.ppid and not self._stopped:
                 self.log.info("Parent changed, shutting down: %s", self)
                 self._stop_soon()
             await asyncio.sleep(interval)
+
+    def _beat_done(self, beat: asyncio.Task[None]) -> None:
+        """Without a heartbeat the arbiter would kill: better to leave, and to say why."""
+        if not beat.cancelled() and beat.exception() is not None:
+            self.log.error("The heartbeat failed", exc_info=beat.exception())
+            self._stop_soon()
+
+    def _on_loop_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What asyncio would print: into Gunicorn's log. Of what the network does (a failed TLS handshake, a reset) only the fact."""
+        error = context.get("exception")
+        if isinstance(error, OSError):  # ssl.SSLError is one
+            self.log.debug("%s: %r", context["message"], error)
+        else:
+            self.log.error("%s", context["message"], exc_info=error)
 
     # Signals. Their handlers are Python's, not the loop's: they run between two bytecodes even where the application blocks the loop.
 

@@ -144,7 +144,7 @@ class HTTPStream:
         except (SystemExit, KeyboardInterrupt):
             raise  # a signal handler's, on its way out of the worker
         except asyncio.CancelledError:
-            if not self._gone:
+            if not self._gone and self._phase is not COMPLETE:
                 self._fail("ASGI application was cancelled, handling request %s %s", None)
             raise
         except BaseException as error:  # noqa: BLE001 # whatever leaves the application ends here, in the log

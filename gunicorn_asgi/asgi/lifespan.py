@@ -21,6 +21,10 @@ class Log(Protocol):
     def error(self, message: str, *args: object, exc_info: BaseException | None = None) -> None: ...
 
 
+CANCEL_SECONDS = 0.1
+"""How long an application that was cancelled may take to notice."""
+
+
 class Phase(Enum):
     """What the application is expected to do next."""
 
@@ -45,6 +49,7 @@ class Lifespan:
         self._state: dict[str, Any] = {}
         self._phase = Phase.NEW
         self._received = False
+        self._started = False
         self._failure: str | None = None
         self._answered = asyncio.Event()
         self._shutdown = asyncio.Event()
@@ -53,7 +58,7 @@ class Lifespan:
     @property
     def state(self) -> Mapping[str, Any] | None:
         """What the application has put into its state, to be copied for every request; None if it speaks no lifespan."""
-        return self._state if self._phase is Phase.RUNNING else None
+        return self._state if self._started else None
 
     async def startup(self) -> None:
         """Run the application's startup to its end, however long that takes. Raises LifespanError if the worker must not serve."""
@@ -71,25 +76,24 @@ class Lifespan:
 
     async def shutdown(self, timeout: float) -> None:
         """Run the application's shutdown, for at most `timeout` seconds; what then still runs is cancelled and logged."""
-        if self._phase is not Phase.RUNNING or self._task is None:
-            await self._cancel()
+        task = self._task
+        if task is None or task.done():
             return
-        self._phase = Phase.STOPPING
-        self._answered.clear()
-        self._shutdown.set()
-        try:
-            await asyncio.wait_for(self._answered.wait(), timeout)
-            # What stands behind the application's answer (its own clean-up) belongs to the shutdown.
-            await asyncio.wait({self._task}, timeout=timeout)
-        except asyncio.TimeoutError:
-            self._log.error("ASGI lifespan.shutdown was not complete after %.1f s", timeout)
+        if self._phase is Phase.RUNNING:
+            self._phase = Phase.STOPPING
+            self._answered.clear()
+            self._shutdown.set()
+            # The answer is not the end of it: what the application does behind it, its own clean-up, belongs to the shutdown.
+            await asyncio.wait({task}, timeout=timeout)
+            if not task.done():
+                self._log.error("ASGI lifespan.shutdown was not complete after %.1f s", timeout)
         await self._cancel()
 
     async def _cancel(self) -> None:
         task = self._task
         if task is not None and not task.done():
             task.cancel()
-            await asyncio.wait({task}, timeout=1.0)
+            await asyncio.wait({task}, timeout=CANCEL_SECONDS)
 
     # The application.
 
@@ -141,6 +145,7 @@ class Lifespan:
                 raise ApplicationError(f"{kind!r} was not expected: the startup is over")
             if kind == "lifespan.startup.complete":
                 self._phase = Phase.RUNNING
+                self._started = True
             else:
                 self._phase = Phase.OVER
                 self._failure = "ASGI lifespan.startup failed: " + (message.get("message") or "no reason given")
