@@ -21,6 +21,8 @@ class Log(Protocol):
     def error(self, message: str, *args: object, exc_info: BaseException | None = None) -> None: ...
 
 
+CLEANUP_SECONDS = 1.0
+"""How long an application may go on behind its answer to lifespan.shutdown."""
 CANCEL_SECONDS = 0.1
 """How long an application that was cancelled may take to notice."""
 
@@ -50,6 +52,8 @@ class Lifespan:
         self._phase = Phase.NEW
         self._received = False
         self._started = False
+        self._told = False
+        """lifespan.shutdown was received."""
         self._failure: str | None = None
         self._answered = asyncio.Event()
         self._shutdown = asyncio.Event()
@@ -83,10 +87,14 @@ class Lifespan:
             self._phase = Phase.STOPPING
             self._answered.clear()
             self._shutdown.set()
-            # The answer is not the end of it: what the application does behind it, its own clean-up, belongs to the shutdown.
-            await asyncio.wait({task}, timeout=timeout)
-            if not task.done():
+            answer = asyncio.ensure_future(self._answered.wait())
+            await asyncio.wait({answer}, timeout=timeout)
+            if not answer.done():
+                answer.cancel()
                 self._log.error("ASGI lifespan.shutdown was not complete after %.1f s", timeout)
+            else:
+                # Most applications return now, some clean up first.
+                await asyncio.wait({task}, timeout=min(timeout / 4, CLEANUP_SECONDS))
         await self._cancel()
 
     async def _cancel(self) -> None:
@@ -136,6 +144,9 @@ class Lifespan:
             self._received = True
             return {"type": "lifespan.startup"}
         await self._shutdown.wait()
+        if self._told:
+            await asyncio.Event().wait()  # for good: there is no third message
+        self._told = True
         return {"type": "lifespan.shutdown"}
 
     async def _send(self, message: Message) -> None:
