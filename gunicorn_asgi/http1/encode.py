@@ -99,8 +99,8 @@ def _read_connection(value: bytes, found: int) -> tuple[bytes, int]:
     return b", ".join(option for option in options if option.lower() not in (b"close", b"keep-alive", b"")), found
 
 
-def _explain(headers: Iterable[Header]) -> NoReturn:
-    for field in headers:
+def _explain(headers: object) -> NoReturn:
+    for field in headers if isinstance(headers, Iterable) else ():
         try:
             name, value = field
         except (TypeError, ValueError):
@@ -110,7 +110,7 @@ def _explain(headers: Iterable[Header]) -> NoReturn:
                 raise ApplicationError(f"a header {what} must be bytes, not {type(part).__name__} ({part!r})")
         if bytes(value).translate(None, VISIBLE):
             raise ApplicationError(f"the value of header {bytes(name)!r} has a control character: {bytes(value)!r}")
-    raise ApplicationError("headers must be an iterable of pairs of bytes")
+    raise ApplicationError(f"headers must be an iterable of pairs of bytes, not {headers!r}")
 
 
 def chunk(data: bytes, end: bool) -> bytes:
