@@ -102,7 +102,12 @@ class Connection(asyncio.Protocol):
 
     @abstractmethod
     def drain(self) -> None:
-        """The worker is to stop: an idle connection ends now, a busy one after its responses."""
+        """The worker is to stop: an idle connection ends now, a busy one after its response."""
+
+    @property
+    @abstractmethod
+    def is_busy(self) -> bool:
+        """Whether a response is owed."""
 
     @abstractmethod
     def hang_up(self) -> None:

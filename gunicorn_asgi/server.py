@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from .access import Access
 
 
+ABORT_SECONDS = 0.5
+"""How long applications that were cancelled may clean up."""
+
+
 class Log(Protocol):
     """What of Gunicorn's logger is used by the server and its connections."""
 
@@ -46,6 +50,9 @@ class Host(Protocol):
 
     def retire(self) -> None:
         """``max_requests`` is reached."""
+
+    def leave(self, code: int) -> None:
+        """The application, or a signal handler in the midst of it, wants the process to end."""
 
 
 class Listener:
@@ -185,7 +192,14 @@ class Server:
     def retire(self) -> None:
         """``max_requests`` is reached: this response and all later ones end their connections."""
         self.keep_alive = False
+        # At once, not when the worker gets to it: what is accepted now would only be sent away.
+        self.stop_listening()
         self.host.retire()
+
+    def leave(self, error: SystemExit | KeyboardInterrupt) -> None:
+        """Somebody called ``sys.exit()`` within an exchange. uvloop would swallow that where an exchange began in a callback of its transport."""
+        code = error.code if isinstance(error, SystemExit) else 1
+        self.host.leave(code if isinstance(code, int) else int(code is not None))
 
     def stop_listening(self) -> None:
         """Accept no more. What was accepted is served on."""
@@ -194,22 +208,28 @@ class Server:
         self._listening.clear()
 
     async def drain(self, seconds: float) -> None:
-        """Let what is running finish, for at most `seconds`; idle connections end at once. Then what is left hears it, and is ended."""
+        """Let what is running finish, for at most `seconds`. Then what is left hears it, and is ended.
+
+        An idle connection is not closed under the client's next request: for a moment it stays open, and a request that comes is
+        answered with ``Connection: close``.
+        """
         self._draining = True
         self.keep_alive = False
         self.stop_listening()
+        end = self.loop.time() + seconds
+        await self._until_idle(min(self.settings.lame_duck_s, seconds / 4))
         for connection in list(self.connections):
             connection.drain()
         notice = min(1.0, seconds / 4)
-        if not await self._until_idle(seconds - notice):
+        if not await self._until_idle(end - notice - self.loop.time()):
             for connection in list(self.connections):
                 connection.hang_up()
-            if not await self._until_idle(notice):
-                self.log.warning(
-                    "%d connections and %d requests were still open at the end of the graceful timeout",
-                    len(self.connections),
-                    len(self.tasks),
-                )
+            await self._until_idle(end - self.loop.time())
+        busy = sum(connection.is_busy for connection in self.connections)
+        if busy or self.tasks:
+            self.log.warning(
+                "%d responses were not complete, and %d applications running, at the end of graceful_timeout", busy, len(self.tasks)
+            )
         await self.abort()
 
     async def abort(self) -> None:
@@ -220,7 +240,7 @@ class Server:
             connection.kill()
         for task in list(self.tasks):
             task.cancel()
-        await self._until_idle(0.5)
+        await self._until_idle(ABORT_SECONDS)
 
     async def _until_idle(self, seconds: float) -> bool:
         """Wait until no connection and no application is left. Returns whether that came within `seconds`."""

@@ -61,8 +61,8 @@ def _choice(name: str, default: str, choices: tuple[str, ...], help_: str) -> Op
     return Option(name, default, str, "one of " + ", ".join(choices), lambda value: value in choices, help_)
 
 
-def _seconds(name: str, default: float, help_: str) -> Option:
-    return Option(name, default, float, "a number of seconds, 0 for no limit", _is_seconds, help_)
+def _seconds(name: str, default: float, help_: str, zero: str = ", 0 for no limit") -> Option:
+    return Option(name, default, float, "a number of seconds" + zero, _is_seconds, help_)
 
 
 def _switch(name: str, default: bool, help_: str) -> Option:
@@ -86,6 +86,12 @@ OPTIONS = (
     ),
     _switch("date_header", True, "Whether responses that do not bring their own get a `date` header (RFC 9110, 6.6.1)."),
     _seconds(
+        "lame_duck",
+        0.3,
+        "Seconds that idle keep-alive connections stay open when a worker stops. A request that comes in this time is answered with `Connection: close`, instead of being lost to a connection closed under it.",
+        zero="",
+    ),
+    _seconds(
         "head_timeout",
         10.0,
         "Seconds for the head of a request to arrive, from its first byte, or from the connection for the first one. Then 408, or silence if nothing came.",
@@ -108,6 +114,7 @@ class Options(TypedDict, total=False):
     http: Literal["auto", "httptools", "h11"]
     server_header: str
     date_header: bool
+    lame_duck: float
     head_timeout: float
     body_timeout: float
     write_timeout: float
@@ -190,6 +197,7 @@ class Settings:
     date_header: bool
     head_timeout_s: float
     http: Literal["httptools", "h11"]
+    lame_duck_s: float
     server_header: str
     write_timeout_s: float
 
@@ -225,6 +233,7 @@ class Settings:
             date_header=options["date_header"],
             head_timeout_s=_limit(options["head_timeout"]),
             http=_choose_parser(options["http"]),
+            lame_duck_s=options["lame_duck"],
             server_header=options["server_header"],
             write_timeout_s=_limit(options["write_timeout"]),
         )

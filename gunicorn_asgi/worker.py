@@ -9,7 +9,8 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +20,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers import base
 
 from . import access
-from .asgi.compat import single_callable
+from .asgi.compat import failing, single_callable
 from .asgi.lifespan import Lifespan
 from .errors import ConfigError, LifespanError
 from .server import Server
@@ -68,6 +69,18 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     # In the worker process.
 
+    def load_wsgi(self) -> None:
+        """Load the application. Under ``reload`` a syntax error is shown to whoever asks, until the file is mended."""
+        try:
+            self.wsgi = self.app.wsgi()
+        except SyntaxError as error:
+            if not self.cfg.reload:
+                raise
+            self.log.exception("The application cannot be loaded")
+            if self.reloader is not None and error.filename is not None:
+                self.reloader.add_extra_file(error.filename)
+            self.wsgi = failing("".join(traceback.format_exception(error)))
+
     def init_process(self) -> None:
         """Become a worker; returns when its work is done."""
         try:
@@ -82,6 +95,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         self._server: Server | None = None
         self._stopping: asyncio.Event | None = None
         self._quick = False
+        """QUIT or INT has come."""
+        self._exit_code = 0
         self._stop_time = 0.0
         super().init_process()
 
@@ -91,13 +106,13 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     def run(self) -> None:
         """Serve until told to stop. Leaves with SystemExit if the exit code is not 0."""
-        status = 0
         try:
-            status = self.loop.run_until_complete(self._main())
+            status = self.loop.run_until_complete(self._main()) or self._exit_code
         finally:
             self._close_loop()
-        # The arbiter repeats TERM. What comes while the interpreter winds up, with its own handlers gone, must not look like a crash.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        # The arbiter repeats itself. What comes while the interpreter winds up, with its handlers gone, must not look like a crash.
+        for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
         if status:
             sys.exit(status)
 
@@ -114,6 +129,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
     async def _main(self) -> int:
         """Start up, serve, drain, shut down; returns the exit code."""
         self._stopping = asyncio.Event()
+        self._is_quick = asyncio.Event()
         if not self.alive:
             return 0  # told to stop while the application was loaded
         self.loop.add_reader(self.PIPE[0], self._on_pipe)
@@ -167,32 +183,29 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         return 1
 
     async def _stop(self, server: Server, lifespan: Lifespan) -> None:
-        """Drain, then shut the application down, all before the arbiter loses its patience."""
-        graceful = self.settings.graceful_timeout_s
-        if self._quick:
-            await server.abort()
-            await lifespan.shutdown(QUICK_SECONDS)
-            return
+        """Drain, then shut the application down, all before the arbiter loses its patience. QUIT and INT cut either short."""
         # The arbiter counts from the moment before it sends the signal, and kills. Kept from it: a margin for our own steps, and
         # time for lifespan.shutdown.
+        graceful = self.settings.graceful_timeout_s
         margin = min(0.5, graceful / 10)
-        reserve = min(3.0, graceful / 5)
         end = self._stop_time + graceful - margin
-        drain = asyncio.create_task(server.drain(end - reserve - time.monotonic()))
-        quick = asyncio.create_task(self._until_quick())
-        await asyncio.wait({drain, quick}, return_when=asyncio.FIRST_COMPLETED)
-        quick.cancel()
-        if not drain.done():
-            drain.cancel()
+        await self._unless_quick(server.drain(end - min(3.0, graceful / 5) - time.monotonic()))
+        if self._is_quick.is_set():
             await server.abort()
-        await lifespan.shutdown(QUICK_SECONDS if self._quick else max(end - time.monotonic(), margin))
+        await self._unless_quick(lifespan.shutdown(max(end - time.monotonic(), margin)))
+        if self._is_quick.is_set():
+            await lifespan.shutdown(QUICK_SECONDS)
 
-    async def _until_quick(self) -> None:
-        """Wait for QUIT or INT, which may come during a drain."""
-        assert self._stopping is not None
-        while not self._quick:
-            self._stopping.clear()
-            await self._stopping.wait()
+    async def _unless_quick(self, step: Coroutine[Any, Any, None]) -> None:
+        """Run one step of stopping; cancel it when QUIT or INT comes."""
+        task = asyncio.ensure_future(step)
+        quick = asyncio.ensure_future(self._is_quick.wait())
+        await asyncio.wait({task, quick}, return_when=asyncio.FIRST_COMPLETED)
+        quick.cancel()
+        if task.cancel():
+            await asyncio.wait({task})
+        else:
+            task.result()
 
     def _ssl_context(self) -> ssl.SSLContext | None:
         if not self.cfg.is_ssl:
@@ -260,6 +273,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         if self._stopping is not None:
             with suppress(RuntimeError):  # the loop is closed: it has stopped
                 self.loop.call_soon_threadsafe(self._stopping.set)
+                if quick:
+                    self.loop.call_soon_threadsafe(self._is_quick.set)
 
     def handle_exit(self, _sig: int, _frame: FrameType | None) -> None:
         """TERM: drain."""
@@ -271,6 +286,17 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             self.cfg.worker_int(self)
         if self._stopping is None:
             sys.exit(0)  # the application is being loaded
+        self._stop_soon(quick=True)
+
+    def handle_abort(self, _sig: int, _frame: FrameType | None) -> None:
+        """ABRT: the arbiter has not seen a heartbeat for ``timeout``. Leaves from wherever the loop is stuck."""
+        self.cfg.worker_abort(self)
+        self.leave(1)
+        sys.exit(1)
+
+    def leave(self, code: int) -> None:
+        """End the process quickly with `code`."""
+        self._exit_code = code
         self._stop_soon(quick=True)
 
     def _on_pipe(self) -> None:

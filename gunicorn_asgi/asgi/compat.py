@@ -43,3 +43,20 @@ def _wrap(app: Callable[[Scope], Callable[[Receive, Send], Awaitable[None]]]) ->
         await app(scope)(receive, send)
 
     return application
+
+
+def failing(text: str) -> Application:
+    """An application that answers every request with 500 and `text`: for a developer whose file has a syntax error, under ``reload``."""
+    body = text.encode("utf-8", "replace")
+    headers = [(b"content-type", b"text/plain; charset=utf-8")]
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            for _ in range(2):
+                message = await receive()
+                await send({"type": message["type"] + ".complete"})
+        else:
+            await send({"type": "http.response.start", "status": 500, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+
+    return application

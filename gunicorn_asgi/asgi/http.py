@@ -47,6 +47,9 @@ class Host(Protocol):
     @property
     def log(self) -> Log: ...
 
+    def leave(self, error: SystemExit | KeyboardInterrupt) -> None:
+        """The process is to end."""
+
 
 class HTTPStream:
     """One request and its response, for whatever version of HTTP is below (see `wire`)."""
@@ -141,8 +144,8 @@ class HTTPStream:
         """Call the application, and see to it that the exchange ends, however it does."""
         try:
             await app(self._scope, self.receive, self.send)
-        except (SystemExit, KeyboardInterrupt):
-            raise  # a signal handler's, on its way out of the worker
+        except (SystemExit, KeyboardInterrupt) as error:
+            self._host.leave(error)  # a signal handler's, or the application's own
         except asyncio.CancelledError:
             if not self._gone and self._phase is not COMPLETE:
                 self._fail("ASGI application was cancelled, handling request %s %s", None)

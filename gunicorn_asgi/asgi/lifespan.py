@@ -87,6 +87,7 @@ class Lifespan:
             self._phase = Phase.STOPPING
             self._answered.clear()
             self._shutdown.set()
+        if self._phase is Phase.STOPPING:  # also if an earlier call was cancelled
             answer = asyncio.ensure_future(self._answered.wait())
             await asyncio.wait({answer}, timeout=timeout)
             if not answer.done():

@@ -192,7 +192,7 @@ class H1Connection(Connection):
             self._record = server.access.begin(
                 method, raw_path, query, fields.version, scheme, fields.headers, self._client, self._server_address
             )
-        if listener.root_path:
+        if listener.root_path and path != "*":
             path, raw_path = listener.root_path + path, listener.raw_root_path + raw_path
         scope = http_scope(
             fields.version,
@@ -456,6 +456,10 @@ class H1Connection(Connection):
         if self._reading is HEAD and not self._buffer:
             self._shut()
 
+    @property
+    def is_busy(self) -> bool:
+        return self._stream is not None
+
     def hang_up(self) -> None:
         if self._stream is not None:
             self._stream.hang_up()
@@ -466,6 +470,8 @@ class H1Connection(Connection):
             self._record_end()
         if self._lost:
             self._server.forget(self)
+        elif stream is None:
+            self._shut()  # nothing is cut short
         else:
             self._reading = CLOSED
             self._reset()

@@ -146,7 +146,7 @@ def _read_method(verb: bytes, rules: Rules) -> str:
         raise RequestError(400, "Invalid HTTP method: not a token")
     if not rules.permit_unconventional_method and (UNCONVENTIONAL.search(verb) or not 3 <= len(verb) <= 20):
         raise RequestError(400, f"Invalid HTTP method {verb.decode()!r}")
-    if verb == b"CONNECT":
+    if verb.upper() == b"CONNECT":
         # RFC 9110, 9.3.6 and 9.1: for proxies; what an origin server does not implement is answered with 501.
         raise RequestError(501, "CONNECT is not implemented")
     # ASGI statement 22: upper case in the scope. So `casefold_http_method` changes nothing here.
