@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import Enum
 from typing import TYPE_CHECKING
 
 from ..asgi.http import HTTPStream
@@ -15,35 +14,24 @@ from .body import ChunkedFraming, Framing, LengthFraming
 from .encode import informational, refusal
 from .request import Fields, check_partial_head, read_head
 from .response import Response
+from .states import (
+    BODY,
+    CLIENT_CLOSED_REQUEST,
+    CLOSED,
+    DONE,
+    HANG_UP_SECONDS,
+    HEAD,
+    HIGH_WATER,
+    LINGER,
+    LINGER_SECONDS,
+    MAX_DRAIN,
+    MAX_LINGER,
+    TURN,
+)
 
 if TYPE_CHECKING:
     from ..access import Record
     from ..server import Listener, Server
-
-HIGH_WATER = 65536
-"""Bytes of the body, or of requests behind the current one, that wait in memory before reading is paused."""
-MAX_DRAIN = 65536
-"""Bytes of a body that nobody read which are read and dropped to keep the connection; of a longer one, it is closed."""
-MAX_LINGER = 1048576
-"""Bytes that are read and dropped while a closing connection waits for the client to notice."""
-LINGER_SECONDS = 2.0
-HANG_UP_SECONDS = 1.0
-"""How long a client that has closed its side may wait for the response before an application that listens is told."""
-TURN = 32
-"""Pipelined requests that are answered before the loop gets to serve others."""
-
-
-class Reading(Enum):
-    """What the next bytes from the client are."""
-
-    HEAD = "the head of a request, and no exchange is going on"
-    BODY = "the body of the current request"
-    DONE = "a later request, which waits for the current one"
-    LINGER = "nothing that matters: the last response is written, and the client has not noticed"
-    CLOSED = "none: the transport is closed or closing"
-
-
-HEAD, BODY, DONE, LINGER, CLOSED = Reading
 
 
 class H1Connection(Connection):
@@ -507,7 +495,3 @@ class H1Connection(Connection):
         access = self._server.access
         if record is not None and access is not None:
             access.end(record, self._response.status if self._response.begun else CLIENT_CLOSED_REQUEST, self._response.sent)
-
-
-CLIENT_CLOSED_REQUEST = 499
-"""The status that nginx's log has made known for a client that went away before there was a response; never sent."""
