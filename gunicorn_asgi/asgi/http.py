@@ -14,6 +14,8 @@ UNKNOWN = -1
 """No ``content-length`` was declared."""
 
 DISCONNECT = "http.disconnect"
+PARTS_PER_TURN = 64
+"""Parts of a body that are sent without letting the loop turn."""
 
 
 class Phase(IntEnum):
@@ -63,10 +65,12 @@ class HTTPStream:
         "_due",
         "_expects_continue",
         "_gone",
-        "_head_only",
         "_host",
         "_hung_up",
+        "_method",
+        "_parts",
         "_phase",
+        "_raw_path",
         "_scope",
         "_waiters",
         "_wire",
@@ -79,7 +83,9 @@ class HTTPStream:
         self._wire = wire
         self._host = host
         self._scope = scope
-        self._head_only = scope["method"] == "HEAD"
+        # Kept because the application may change its scope.
+        self._method: str = scope["method"]
+        self._raw_path: bytes = scope["raw_path"]
         self.task: asyncio.Task[None] | None = None
         # The request.
         self._chunks: list[bytes] = []
@@ -94,6 +100,7 @@ class HTTPStream:
         self._bodyless = False
         self._due = UNKNOWN
         """Bytes that the declared ``content-length`` still asks for."""
+        self._parts = 0
         # The client.
         self._gone = False
         self._hung_up = False
@@ -103,7 +110,7 @@ class HTTPStream:
 
     def __repr__(self) -> str:
         gone = " gone" if self._gone else ""
-        return f"<HTTPStream {self._scope.get('method')} {self._scope.get('path')!r} {self._phase.name}{gone}>"
+        return f"<HTTPStream {self._method} {self._raw_path!r} {self._phase.name}{gone}>"
 
     # From the connection.
 
@@ -196,8 +203,13 @@ class HTTPStream:
             if phase is WAITING:
                 raise ApplicationError("expected 'http.response.start' before 'http.response.body'")
             self._send_body(message, phase)
-            if self._clogged and self._phase is not COMPLETE:
-                await self._drain()
+            if self._phase is STREAMING:
+                self._parts += 1
+                if self._clogged:
+                    await self._drain()
+                elif self._parts % PARTS_PER_TURN == 0:
+                    # A client that reads fast enough never makes an endless stream wait; the rest of the worker would.
+                    await asyncio.sleep(0)
         elif kind == "http.response.start":
             if phase is not WAITING:
                 raise ApplicationError("'http.response.start' was sent before; expected 'http.response.body'")
@@ -216,7 +228,7 @@ class HTTPStream:
             raise ApplicationError(f"'status' must be an int from 100 to 999, not {status!r}")
         self._due = self._wire.head(self, status, message.get("headers", ()))
         # RFC 9110, 6.4.1.
-        if status < 200 or status == 204 or status == 304 or self._head_only:
+        if status < 200 or status == 204 or status == 304 or self._method == "HEAD":
             self._bodyless = True
             self._due = UNKNOWN
         self._phase = STARTED
@@ -280,13 +292,13 @@ class HTTPStream:
 
     def _fail(self, what: str, error: BaseException | None) -> None:
         """The application did not finish: a clean 500 where nothing is written yet, otherwise an end that cannot be taken for one."""
-        self._host.log.error(what, self._scope.get("method"), self._scope.get("path"), exc_info=error)
+        self._host.log.error(what, self._method, self._raw_path.decode("latin-1"), exc_info=error)
         if self._gone or self._phase is COMPLETE:
             return
         if self._phase < STREAMING:
             body = b"Internal Server Error"
             self._wire.head(self, 500, [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")])
-            self._wire.respond(self, body, True, self._head_only)
+            self._wire.respond(self, body, True, self._method == "HEAD")
         else:
             self._wire.abort(self)
 
