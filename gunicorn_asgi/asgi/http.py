@@ -161,10 +161,8 @@ class HTTPStream:
             if not (is_disconnect(error) and self._gone):
                 self._fail("Error handling request %s %s", error)
         else:
-            if self._phase < STREAMING and not self._gone:
-                self._fail("ASGI application returned without sending a response to %s %s", None)
-            elif self._phase is STREAMING and not self._gone:
-                self._fail("ASGI application returned without completing its response to %s %s", None)
+            if self._phase is not COMPLETE and not self._gone:
+                self._unfinished()
         finally:
             if self._phase is not COMPLETE:
                 self._end()
@@ -289,6 +287,15 @@ class HTTPStream:
             await self._wait()
         if self._gone:
             raise ClientDisconnected("the client is gone")
+
+    def _unfinished(self) -> None:
+        """The application has returned, and its response is not complete."""
+        if self._hung_up:  # it was told http.disconnect, and has drawn the consequence
+            self._wire.abort(self)
+        elif self._phase is STREAMING:
+            self._fail("ASGI application returned without completing its response to %s %s", None)
+        else:
+            self._fail("ASGI application returned without sending a response to %s %s", None)
 
     def _fail(self, what: str, error: BaseException | None) -> None:
         """The application did not finish: a clean 500 where nothing is written yet, otherwise an end that cannot be taken for one."""

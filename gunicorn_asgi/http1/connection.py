@@ -346,7 +346,7 @@ class H1Connection(Connection):
         reading = self._reading
         if self._response.keep_alive and reading is DONE:
             self._await_next()
-        elif reading is CLOSED:
+        elif reading is CLOSED or reading is LINGER:
             if self._lost:
                 self._server.forget(self)
         elif self._response.keep_alive and reading is BODY and self._is_drainable():
@@ -471,7 +471,7 @@ class H1Connection(Connection):
     def _refuse(self, error: RequestError, head: bytes) -> None:
         """Answer a request that the application is not to see, and close. `head` is what came of it, where no exchange has begun."""
         server = self._server
-        stream, self._stream = self._stream, None
+        stream = self._stream
         if error.status != 500:
             ip = self._client[0] if self._client else ""
             server.log.warning("Invalid request from ip=%s: %s", ip, error)
@@ -488,7 +488,10 @@ class H1Connection(Connection):
         elif server.access is not None:
             server.access.refused(head, error.status, response.sent, self._listener.scheme, self._client, self._server_address)
         if stream is not None:
+            # For the application the client is gone; it is waited for as if the connection were lost.
             stream.lost()
+            if stream.task is None:
+                self._stream = None
 
     def _record_end(self) -> None:
         record, self._record = self._record, None
