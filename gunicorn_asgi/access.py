@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, ItemsView, Iterator, KeysView, Sequence, ValuesView
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -154,7 +154,9 @@ class Access:
         """A request was refused before it could be read: log what its first line says."""
         if not self._logs:
             return
-        words = head.partition(b"\r\n")[0][:MAX_LOGGED_LINE].decode("latin-1").split(" ")
+        # Escaped, or it could forge lines of the log.
+        line = head.partition(b"\r\n")[0][:MAX_LOGGED_LINE].decode("latin-1").encode("unicode_escape").decode("ascii")
+        words = line.split(" ")
         method, uri, protocol = words if len(words) == 3 else (words[0] or "-", "-", "-")
         record = Record(method, b"", b"", "1.1", scheme, [], client, server)
         record.uri, record.protocol = uri, protocol
@@ -193,7 +195,7 @@ def _writes_access_log(log: Logger) -> bool:
 class Atoms(dict[str, Any]):
     """What `Logger.atoms` and SafeAtoms make of an exchange, each atom when it is asked for.
 
-    Whoever looks at the mapping as a whole (a JSON formatter) finds all of them.
+    Whoever looks at the mapping as a whole (a JSON formatter) or changes it (a filter) finds all of them.
     """
 
     def __init__(self, log: Logger, record: Record, response: Response, duration: timedelta) -> None:
@@ -202,56 +204,67 @@ class Atoms(dict[str, Any]):
         self.record = record
         self.response = response
         self.duration = duration
+        self._is_filled = False
 
-    def __missing__(self, key: str) -> Any:
-        lower = key.lower()
+    def fill(self) -> None:
+        """Make all of them, Gunicorn's way."""
+        if not self._is_filled:
+            self._is_filled = True
+            dict.update(self, SafeAtoms(self.log.atoms(self.response, self.record, make_environ(self.record), self.duration)))
+
+    def __getitem__(self, key: str) -> Any:
+        if key[:1] == "{":
+            key = key.lower()
+        if self._is_filled:
+            return dict.get(self, key, "-")  # not our own `get`, which is the whole dict's
         if key in ATOMS:
             value = ATOMS[key](self)
-        elif lower[:1] == "{" and lower[-2:] in NAMED_ATOMS:
-            value = NAMED_ATOMS[lower[-2:]](self, lower[1:-2])
+        elif key[-2:] in NAMED_ATOMS:
+            value = NAMED_ATOMS[key[-2:]](self, key[1:-2])
         else:
             value = None
-        return "-" if value is None else value.replace('"', '\\"') if isinstance(value, str) else value
-
-    def fill(self) -> Atoms:
-        """Make all of them, Gunicorn's way."""
-        if not super().__len__():
-            self.update(SafeAtoms(self.log.atoms(self.response, self.record, make_environ(self.record), self.duration)))
-        return self
+        if value is None:
+            return "-"
+        return value.replace('"', '\\"') if isinstance(value, str) else value
 
     def __bool__(self) -> bool:
         return True  # which is all that logging wants to know
 
-    def __len__(self) -> int:
-        self.fill()
-        return super().__len__()
 
-    def __iter__(self) -> Iterator[str]:
-        self.fill()
-        return super().__iter__()
+def _filled(name: str) -> Callable[..., Any]:
+    method = getattr(dict, name)
 
-    def __contains__(self, key: object) -> bool:
+    def call(self: Atoms, *args: Any, **kwargs: Any) -> Any:
         self.fill()
-        return super().__contains__(key)
+        return method(self, *args, **kwargs)
 
-    def get(self, key: str, default: Any = None) -> Any:
-        self.fill()
-        return super().get(key, default)
+    return call
 
-    def keys(self) -> KeysView[str]:  # type: ignore[override]  # typeshed names the concrete class
-        self.fill()
-        return super().keys()
 
-    def values(self) -> ValuesView[Any]:  # type: ignore[override]
-        self.fill()
-        return super().values()
-
-    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]
-        self.fill()
-        return super().items()
-
-    def copy(self) -> dict[str, Any]:
-        return dict(self.items())
+for _name in [
+    "__contains__",
+    "__delitem__",
+    "__eq__",
+    "__ior__",
+    "__iter__",
+    "__len__",
+    "__or__",
+    "__repr__",
+    "__reversed__",
+    "__ror__",
+    "__setitem__",
+    "clear",
+    "copy",
+    "get",
+    "items",
+    "keys",
+    "pop",
+    "popitem",
+    "setdefault",
+    "update",
+    "values",
+]:
+    setattr(Atoms, _name, _filled(_name))
 
 
 def _user(atoms: Atoms) -> str:

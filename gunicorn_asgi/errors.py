@@ -49,8 +49,13 @@ class ConfigError(Exception):
 
 
 def is_disconnect(error: BaseException) -> bool:
-    """Whether `error` only says that the client is gone, also when a task group has wrapped it."""
+    """Whether `error` only says that the client is gone, also in a framework's words, or when a task group has wrapped it."""
     if isinstance(error, ClientDisconnected):
         return True
     nested: Iterable[BaseException] = getattr(error, "exceptions", ())
-    return bool(nested) and all(map(is_disconnect, nested))
+    if nested:
+        return all(map(is_disconnect, nested))
+    # Starlette turns ours into its own ClientDisconnect. By the name, since no framework is imported here; and not for any error that came up
+    # behind ours, which may be a fault in the application's clean-up.
+    origin = error.__cause__ or error.__context__
+    return origin is not None and "disconnect" in type(error).__name__.lower() and is_disconnect(origin)

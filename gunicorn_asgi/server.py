@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from .access import Access
 
 
-ABORT_SECONDS = 0.5
-"""How long applications that were cancelled may clean up."""
-
-
 class Log(Protocol):
     """What of Gunicorn's logger is used by the server and its connections."""
 
@@ -207,8 +203,8 @@ class Server:
             server.close()
         self._listening.clear()
 
-    async def drain(self, seconds: float) -> None:
-        """Let what is running finish, for at most `seconds`. Then what is left hears it, and is ended.
+    async def drain(self, seconds: float, abort_seconds: float) -> None:
+        """Let what is running finish, for at most `seconds`. Then what is left hears it, and is ended within `abort_seconds`.
 
         An idle connection is not closed under the client's next request: for a moment it stays open, and a request that comes is
         answered with ``Connection: close``.
@@ -230,17 +226,17 @@ class Server:
             self.log.warning(
                 "%d responses were not complete, and %d applications running, at the end of graceful_timeout", busy, len(self.tasks)
             )
-        await self.abort()
+        await self.abort(abort_seconds)
 
-    async def abort(self) -> None:
-        """End all that is still open: reset the connections, cancel the applications and give them a moment to clean up."""
+    async def abort(self, seconds: float) -> None:
+        """End all that is still open: reset the connections, cancel the applications and give them `seconds` to clean up."""
         self._draining = True
         self.stop_listening()
         for connection in list(self.connections):
             connection.kill()
         for task in list(self.tasks):
             task.cancel()
-        await self._until_idle(ABORT_SECONDS)
+        await self._until_idle(seconds)
 
     async def _until_idle(self, seconds: float) -> bool:
         """Wait until no connection and no application is left. Returns whether that came within `seconds`."""

@@ -122,7 +122,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         for task in tasks:
             task.cancel()
         if tasks:
-            self.loop.run_until_complete(asyncio.wait(tasks, timeout=QUICK_SECONDS / 2))
+            self.loop.run_until_complete(asyncio.wait(tasks, timeout=self._moment))
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()
 
@@ -184,17 +184,22 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     async def _stop(self, server: Server, lifespan: Lifespan) -> None:
         """Drain, then shut the application down, all before the arbiter loses its patience. QUIT and INT cut either short."""
-        # The arbiter counts from the moment before it sends the signal, and kills. Kept from it: a margin for our own steps, and
-        # time for lifespan.shutdown.
+        # The arbiter counts from the moment before it sends the signal, and kills. Kept from it: a margin for the arbiter's own steps, a
+        # moment for each of ours that ends what does not end by itself, and time for lifespan.shutdown.
         graceful = self.settings.graceful_timeout_s
-        margin = min(0.5, graceful / 10)
-        end = self._stop_time + graceful - margin
-        await self._unless_quick(server.drain(end - min(3.0, graceful / 5) - time.monotonic()))
+        moment = self._moment
+        end = self._stop_time + graceful - min(0.5, graceful / 10) - 2 * moment
+        await self._unless_quick(server.drain(end - min(3.0, graceful / 5) - moment - time.monotonic(), moment))
         if self._is_quick.is_set():
-            await server.abort()
-        await self._unless_quick(lifespan.shutdown(max(end - time.monotonic(), margin)))
+            await server.abort(moment)
+        await self._unless_quick(lifespan.shutdown(max(end - time.monotonic(), moment)))
         if self._is_quick.is_set():
             await lifespan.shutdown(QUICK_SECONDS)
+
+    @property
+    def _moment(self) -> float:
+        """Seconds that a cancelled task has to notice."""
+        return min(0.5, self.settings.graceful_timeout_s / 20)
 
     async def _unless_quick(self, step: Coroutine[Any, Any, None]) -> None:
         """Run one step of stopping; cancel it when QUIT or INT comes."""
