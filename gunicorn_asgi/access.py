@@ -199,7 +199,7 @@ class Atoms(dict[str, Any]):
     """
 
     def __init__(self, log: Logger, record: Record, response: Response, duration: timedelta) -> None:
-        super().__init__()
+        super().__init__(l="-")  # not empty: json looks at a dict's own size before it asks for the items
         self.log = log
         self.record = record
         self.response = response

@@ -287,7 +287,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     def handle_quit(self, _sig: int, _frame: FrameType | None) -> None:
         """QUIT and INT: leave quickly. A terminal sends INT to all, and then the arbiter QUIT: the hook runs once."""
-        if not self._quick:
+        first, self._quick = not self._quick, True  # before the hook, within which the other signal may come
+        if first:
             self.cfg.worker_int(self)
         if self._stopping is None:
             sys.exit(0)  # the application is being loaded
