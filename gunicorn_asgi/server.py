@@ -121,6 +121,7 @@ class Server:
         self.keep_alive = settings.keepalive_s > 0
         """Whether a response may leave its connection open."""
         self.now = 0.0
+        """The latest that it can be before the next tick: deadlines are set from it, and none comes early."""
         self.idle_deadline = 0.0
         self.default_fields: tuple[bytes, bytes, bytes, bytes] = (b"", b"", b"", b"")
         """The ``date`` and ``server`` lines, indexed by what of DATE | SERVER the application brought itself."""
@@ -171,9 +172,9 @@ class Server:
 
     def tick(self, interval: float) -> None:
         """Refresh what is known about the time, and end what has waited too long. To be called about every `interval` seconds."""
-        self.now = now = self.loop.time()
-        # Deadlines are set on this clock, which is up to `interval` late: none may come early for it.
-        self.idle_deadline = now + self.settings.keepalive_s + interval
+        now = self.loop.time()
+        self.now = now + interval
+        self.idle_deadline = self.now + self.settings.keepalive_s
         date = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode() if self.settings.date_header else b""
         server = b"server: %b\r\n" % self.settings.server_header.encode() if self.settings.server_header else b""
         fields = {0: date + server, DATE: server, SERVER: date, DATE | SERVER: b""}
