@@ -229,7 +229,7 @@ class Server:
             )
         await self.abort(abort_seconds)
 
-    async def abort(self, seconds: float) -> None:
+    async def abort(self, seconds: float = 0.5) -> None:
         """End all that is still open: reset the connections, cancel the applications and give them `seconds` to clean up."""
         self._draining = True
         self.stop_listening()
