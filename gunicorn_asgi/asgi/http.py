@@ -145,6 +145,11 @@ class HTTPStream:
         if self.task is not None:
             self.task.cancel()
 
+    @property
+    def awaits_body(self) -> bool:
+        """Whether the application waits for more of the body."""
+        return bool(self._waiters) and not self._body_ended
+
     # The application.
 
     async def run(self, app: Application) -> None:

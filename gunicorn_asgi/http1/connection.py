@@ -207,9 +207,13 @@ class H1Connection(Connection):
             self._reading = BODY
             self._awaits_continue = fields.expect_continue
             self._framing = LengthFraming(length) if length > 0 else ChunkedFraming(self._rules.limit_fields, self._rules.limit_field_size)
-            self.deadline = NEVER if fields.expect_continue else server.now + server.settings.body_timeout_s
+            self._set_deadline()
             if data:
                 data = self._read_body(data)
+            if self._half_closed and self._reading is BODY:
+                self._stream = None
+                self._shut()  # the rest will never come
+                return b""
         self._more = bool(data)
         host = server.host
         host.nr += 1
@@ -229,9 +233,6 @@ class H1Connection(Connection):
         if complete:
             self._framing = None
             self._reading = DONE
-            self.deadline = NEVER
-        else:
-            self.deadline = self._server.now + self._server.settings.body_timeout_s
         if stream is not None:
             if content:
                 stream.feed(content)
@@ -239,7 +240,7 @@ class H1Connection(Connection):
                 stream.feed_eof()
             elif stream.unread > HIGH_WATER:
                 self._pause_reading()
-                self.deadline = NEVER  # it is the application that is slow
+            self._set_deadline()
         elif complete:
             self._await_next()
         else:
@@ -258,6 +259,9 @@ class H1Connection(Connection):
             self._pause_reading()
 
     def _hold_head(self, data: bytes) -> None:
+        if self._half_closed:
+            self._shut()  # the rest will never come
+            return
         self._buffer += data
         self.deadline = self._server.now + self._server.settings.head_timeout_s
         self._check_partial_head(0)
@@ -324,8 +328,8 @@ class H1Connection(Connection):
 
     def credit(self, stream: HTTPStream) -> None:
         if self._reading_paused and self._reading is BODY:
-            self.deadline = self._server.now + self._server.settings.body_timeout_s
             self._resume_reading()
+            self._set_deadline()
 
     def abort(self, stream: HTTPStream) -> None:
         self._response.keep_alive = False
@@ -410,7 +414,7 @@ class H1Connection(Connection):
             self.deadline = server.now + server.settings.write_timeout_s
         elif self._reading is LINGER:
             self.deadline = server.now + LINGER_SECONDS
-        elif self._reading is BODY and not self._reading_paused:
+        elif self._reading is BODY and not self._reading_paused and not self._awaits_continue:
             self.deadline = server.now + server.settings.body_timeout_s
         elif self._half_closed and self._stream is not None:
             self.deadline = server.now + HANG_UP_SECONDS
@@ -432,8 +436,11 @@ class H1Connection(Connection):
                 self._set_deadline()
         elif reading is HEAD and self._buffer:
             self._refuse(RequestError(408, "The head of the request did not arrive in time"), bytes(self._buffer))
-        elif reading is BODY and stream is not None and not self._response.begun:
-            self._refuse(RequestError(408, "The body of the request did not arrive in time"), b"")
+        elif reading is BODY and stream is not None:
+            if stream.awaits_body:
+                self._refuse(RequestError(408, "The body of the request did not arrive in time"), b"")
+            else:
+                self._set_deadline()  # it is the application that takes its time
         elif reading is DONE:
             if stream is not None:
                 stream.hang_up()
@@ -478,6 +485,9 @@ class H1Connection(Connection):
         response = self._response
         if stream is not None and response.begun:
             self.abort(stream)
+        elif self._reading is BODY and stream is None:
+            self._close()  # the body of a request that was answered before: it gets no second answer
+            return
         else:
             data, response.sent = refusal(error.status, str(error), head[:5] == b"HEAD ", server.default_fields[0])
             response.status, response.begun = error.status, True
