@@ -16,6 +16,9 @@ class _Fields:
 
     __slots__ = ("complete", "fields")
 
+    # What llhttp offers besides, and httptools looks up each time: not to find it would take longer.
+    on_message_begin = on_url = on_body = on_message_complete = on_chunk_header = on_chunk_complete = on_status = None
+
     def __init__(self) -> None:
         self.fields: list[Header] = []
         self.complete = False

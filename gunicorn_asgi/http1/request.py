@@ -6,7 +6,7 @@ The same code for every field parser, so that two of them cannot read one reques
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address
@@ -182,17 +182,21 @@ def read_fields(section: bytes, rules: Rules) -> Fields:
     headers = rules.parse_fields(section)
     if len(headers) > rules.limit_fields:
         raise RequestError(431, f"More than {rules.limit_fields} header fields")
-    if UNDERSCORE in section and rules.header_map != "dangerous":
-        headers = _map_underscores(headers, rules)
     fields = Fields(section, version, headers)
     values: dict[bytes, list[bytes]] = {}
+    has_underscore = False
     for name, value in headers:
         if name in MEANINGFUL:
             values.setdefault(name, []).append(value)
-    _check_host(values.get(b"host", []), version)
-    fields.length = _read_framing(values.get(b"content-length", []), values.get(b"transfer-encoding", []), version)
-    fields.keep_alive = _read_connection(values.get(b"connection", []), version)
-    fields.expect_continue = _read_expect(values.get(b"expect", []), version) and fields.length != 0
+        elif UNDERSCORE in name:
+            has_underscore = True
+    if has_underscore and rules.header_map != "dangerous":
+        fields.headers = _map_underscores(headers, rules)
+    _check_host(values.get(b"host", ()), version)
+    fields.length = _read_framing(values.get(b"content-length", ()), values.get(b"transfer-encoding", ()), version)
+    fields.keep_alive = _read_connection(values.get(b"connection", ()), version)
+    if b"expect" in values:
+        fields.expect_continue = _read_expect(values[b"expect"], version) and fields.length != 0
     if rules.secure_scheme:
         fields.scheme = _read_scheme(headers, rules.secure_scheme)
     return fields
@@ -226,7 +230,7 @@ def _map_underscores(headers: list[Header], rules: Rules) -> list[Header]:
     return kept
 
 
-def _check_host(hosts: list[bytes], version: str) -> None:
+def _check_host(hosts: Sequence[bytes], version: str) -> None:
     # RFC 9112, 3.2: 400 for an HTTP/1.1 request without Host, and for any with more than one or with an invalid one.
     if len(hosts) > 1:
         raise RequestError(400, "More than one Host header field")
@@ -252,7 +256,7 @@ def _is_ipv6(address: bytes) -> bool:
     return True
 
 
-def _read_framing(lengths: list[bytes], codings: list[bytes], version: str) -> int:
+def _read_framing(lengths: Sequence[bytes], codings: Sequence[bytes], version: str) -> int:
     """RFC 9112, 6: the length of the body, or CHUNKED, or a refusal of whatever two recipients could read differently."""
     if codings:
         return _read_codings(codings, lengths, version)
@@ -264,7 +268,7 @@ def _read_framing(lengths: list[bytes], codings: list[bytes], version: str) -> i
     return int(lengths[0])
 
 
-def _read_codings(values: list[bytes], lengths: list[bytes], version: str) -> int:
+def _read_codings(values: Sequence[bytes], lengths: Sequence[bytes], version: str) -> int:
     if lengths:
         raise RequestError(400, "Both Transfer-Encoding and Content-Length")
     if version == "1.0":
@@ -279,19 +283,21 @@ def _read_codings(values: list[bytes], lengths: list[bytes], version: str) -> in
     return CHUNKED
 
 
-def _read_connection(values: list[bytes], version: str) -> bool:
+def _read_connection(values: Sequence[bytes], version: str) -> bool:
     """Whether the client allows a further request (RFC 9112, 9.3): ``close`` wins wherever it stands."""
+    if not values:
+        return version == "1.1"
     options = [option.strip(b" \t") for value in values for option in value.lower().split(b",")]
     if b"close" in options:
         return False
     return version == "1.1" or b"keep-alive" in options
 
 
-def _read_expect(values: list[bytes], version: str) -> bool:
+def _read_expect(values: Sequence[bytes], version: str) -> bool:
     """Whether the client waits for a 100 (RFC 9110, 10.1.1): HTTP/1.0 has none, and another expectation is refused."""
     if any(value.lower() != b"100-continue" for value in values):
         raise RequestError(417, "Expect other than 100-continue")
-    return bool(values) and version == "1.1"
+    return version == "1.1"
 
 
 def _read_scheme(headers: list[Header], secure_scheme: Mapping[bytes, bytes]) -> str | None:
