@@ -165,6 +165,8 @@ class H1Connection(Connection):
         else:
             if data and self._reading is not CLOSED:
                 self.data_received(data)
+            elif self._half_closed and self._reading is HEAD:
+                self._shut()
 
     def _begin(self, head: tuple[str, str, bytes, bytes, Fields], data: bytes) -> bytes:
         """Begin the exchange that `head` asks for, `data` being what came behind it; returns what of that is not this request's.
