@@ -1,0 +1,69 @@
+"""The ASGI applications that are measured: as little work as possible, so that what is left is the server's."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Message, Receive, Send], Awaitable[None]]
+
+HELLO = b"Hello, world!"
+LARGE = b"0123456789abcdef" * 4096
+"""64 KiB."""
+PART = b"0123456789abcdef" * 16
+"""256 bytes."""
+PARTS = 16
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+def _fixed(body: bytes, content_type: bytes) -> Application:
+    """An application that answers everything with `body`."""
+    headers = [(b"content-type", content_type), (b"content-length", b"%d" % len(body))]
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return app
+
+
+hello = _fixed(HELLO, b"text/plain; charset=utf-8")
+large = _fixed(LARGE, b"application/octet-stream")
+
+
+async def echo(scope: Message, receive: Receive, send: Send) -> None:
+    """Answers with the request's body."""
+    if scope["type"] == "lifespan":
+        await _lifespan(receive, send)
+        return
+    body = b""
+    more = True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    headers = [(b"content-type", b"application/octet-stream"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def streamed(scope: Message, receive: Receive, send: Send) -> None:
+    """Answers with PARTS messages of PART, and no ``content-length``."""
+    if scope["type"] == "lifespan":
+        await _lifespan(receive, send)
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/octet-stream")]})
+    for number in range(1, PARTS + 1):
+        await send({"type": "http.response.body", "body": PART, "more_body": number < PARTS})

@@ -1,0 +1,91 @@
+"""The virtual environment of the benchmarks: made once for each interpreter, made again when what is wanted in it changes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import NoReturn
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+REQUIREMENTS = HERE / "requirements.txt"
+INSIDE = "--inside"
+"""Tells a script that it runs in the environment already."""
+
+INSTALL_SECONDS = 900.0
+ASK_SECONDS = 30.0
+
+
+class SetupError(Exception):
+    """The environment cannot be made."""
+
+
+def enter(interpreter: str, script: str, arguments: Sequence[str]) -> NoReturn:
+    """Run `script` again, in the environment of `interpreter`, in place of this process. Raises SetupError."""
+    python = prepare(interpreter)
+    os.execv(python, [str(python), script, INSIDE, *arguments])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of every script that calls `enter`."""
+    parser.add_argument("--python", default=sys.executable, metavar="INTERPRETER", help="that the servers run on (default: this one)")
+    parser.add_argument(INSIDE, action="store_true", help=argparse.SUPPRESS)
+
+
+def prepare(interpreter: str) -> Path:
+    """Make the environment unless it is there; returns its interpreter. Raises SetupError."""
+    folder = HERE / ".venv" / _run([interpreter, "-c", TAG], ASK_SECONDS).strip()
+    python = folder / "bin" / "python"
+    stamp = folder / "installed.txt"
+    wanted = REQUIREMENTS.read_text()
+    if not stamp.exists() or stamp.read_text() != wanted:
+        print(f"Installing what is measured into {folder} ...", file=sys.stderr, flush=True)
+        _run([interpreter, "-m", "venv", "--clear", str(folder)], INSTALL_SECONDS)
+        _run([str(python), "-m", "pip", "install", "--quiet", "-r", str(REQUIREMENTS), "-e", str(ROOT)], INSTALL_SECONDS)
+        stamp.write_text(wanted)
+    return python
+
+
+TAG = (
+    "import platform, sysconfig; print(platform.python_implementation() + platform.python_version() + sysconfig.get_config_var('ABIFLAGS'))"
+)
+
+
+def _run(command: list[str], seconds: float) -> str:
+    try:
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SetupError(f"Cannot run {command[0]}: {error}") from error
+    if done.returncode:
+        raise SetupError(f"This failed with {done.returncode}: {' '.join(command)}\n{done.stdout.strip()}")
+    return done.stdout
+
+
+def facts() -> list[tuple[str, str]]:
+    """What all measurements depend on: the machine, the interpreter, the packages."""
+    return [
+        ("machine", f"{_processor()}, {os.cpu_count()} CPUs, {platform.system()} {platform.release()}"),
+        ("load average before", ", ".join(f"{load:.2f}" for load in os.getloadavg())),
+        ("Python", f"{platform.python_implementation()} {platform.python_version()} ({platform.python_compiler()})"),
+        ("checkout", _commit()),
+        ("packages", ", ".join(sorted({f"{found.name} {found.version}" for found in distributions()}, key=str.lower))),
+    ]
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _commit() -> str:
+    try:
+        return _run(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10"], ASK_SECONDS).strip()
+    except SetupError:
+        return "not a git checkout"

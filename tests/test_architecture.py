@@ -1,0 +1,165 @@
+"""Which room may know which: read from the imports, so that an arrow in the wrong direction is found when it is drawn."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import gunicorn_asgi
+
+PACKAGE = Path(gunicorn_asgi.__file__).parent
+NAME = "gunicorn_asgi"
+
+
+class Import(NamedTuple):
+    """One imported module."""
+
+    module: str
+    """Absolute: ``gunicorn_asgi.http1.encode``, ``asyncio``."""
+    only_types: bool
+    """Below ``if TYPE_CHECKING``."""
+
+
+def read_imports(source: str, module: str, is_package: bool) -> set[Import]:
+    """Everything that `source`, the module of that name, imports anywhere in it."""
+    parent = module.split(".") if is_package else module.split(".")[:-1]
+
+    def visit(node: ast.AST, only_types: bool) -> Iterator[Import]:
+        if isinstance(node, ast.Import):
+            yield from (Import(alias.name, only_types) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = parent[: len(parent) - node.level + 1] if node.level else []
+            origin = ".".join([*base, *filter(None, [node.module])])
+            yield Import(origin, only_types)
+            # `from . import access` may mean a module, too.
+            yield from (Import(f"{origin}.{alias.name}", only_types) for alias in node.names)
+        elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            for child in node.body:
+                yield from visit(child, True)
+            for child in node.orelse:
+                yield from visit(child, only_types)
+        else:
+            for child in ast.iter_child_nodes(node):
+                yield from visit(child, only_types)
+
+    return set(visit(ast.parse(source), False))
+
+
+def room_of(path: Path) -> str:
+    """``http1.encode``, or ``asgi`` for the package itself; the package at the top is ``__init__``."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+PATHS = {room_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+SOURCES = {room: path.read_text() for room, path in PATHS.items()}
+IMPORTS = {
+    room: read_imports(SOURCES[room], NAME if room == "__init__" else f"{NAME}.{room}", path.name == "__init__.py")
+    for room, path in PATHS.items()
+}
+
+
+def importers(module: str, with_types: bool = True) -> set[str]:
+    """The rooms that import `module` or anything in it."""
+    return {
+        room
+        for room, imports in IMPORTS.items()
+        if any((name == module or name.startswith(module + ".")) and (with_types or not only_types) for name, only_types in imports)
+    }
+
+
+def inside(*packages: str) -> set[str]:
+    """All rooms in these packages."""
+    return {room for room in SOURCES if room in packages or room.startswith(tuple(f"{package}." for package in packages))}
+
+
+def test_the_reading_of_imports_sees_every_form() -> None:
+    source = """
+import a.b
+from c import d
+if TYPE_CHECKING:
+    from . import e
+else:
+    import f
+def function():
+    from ..g import h
+"""
+    assert read_imports(source, "top.sub.module", False) == {
+        Import("a.b", False),
+        Import("c", False),
+        Import("c.d", False),
+        Import("top.sub", True),
+        Import("top.sub.e", True),
+        Import("f", False),
+        Import("top.g", False),
+        Import("top.g.h", False),
+    }
+    assert Import("top.sub.e", False) in read_imports("from . import e", "top.sub", True)
+
+
+def test_all_rooms_are_read() -> None:
+    assert {"__init__", "worker", "server", "asgi", "asgi.http", "http1.connection"} <= set(SOURCES)
+
+
+def test_gunicorn_is_known_in_four_rooms() -> None:
+    """The others get what they need from these. The server has the type of Gunicorn's sockets, nothing else."""
+    assert importers("gunicorn", with_types=False) <= {"worker", "settings", "access", "proxy"}
+    assert importers("gunicorn") <= {"worker", "settings", "access", "proxy", "server"}
+
+
+def test_nobody_knows_the_worker() -> None:
+    assert importers(f"{NAME}.worker") == {"__init__"}
+
+
+def test_only_the_worker_and_types_know_the_server() -> None:
+    assert importers(f"{NAME}.server", with_types=False) == {"worker"}
+
+
+PURE = {"errors", "wire", "version", "http1.body", "http1.encode", "http1.parser", "http1.request", "http1.response"}
+LOOPS_AND_TRANSPORTS = ("asyncio", "uvloop", "socket", "ssl", "selectors", f"{NAME}.connection", f"{NAME}.http1.connection")
+
+
+@pytest.mark.parametrize("module", LOOPS_AND_TRANSPORTS)
+def test_pure_rooms_know_no_loop_and_no_transport(module: str) -> None:
+    assert set(SOURCES) >= PURE
+    assert not importers(module) & PURE
+
+
+@pytest.mark.parametrize("module", [module for module in LOOPS_AND_TRANSPORTS if module != "asyncio"] + [f"{NAME}.http1", f"{NAME}.http2"])
+def test_the_side_of_the_application_knows_no_transport_and_no_version_of_http(module: str) -> None:
+    """It waits, so it has asyncio's futures; what it waits for it does not know."""
+    assert not importers(module) & inside("asgi")
+
+
+def test_versions_of_http_do_not_know_each_other() -> None:
+    assert not importers(f"{NAME}.http2") & inside("http1")
+    assert not importers(f"{NAME}.http1") & inside("http2")
+
+
+@pytest.mark.parametrize(
+    ("library", "room"),
+    [("httptools", "http1.httptools_parser"), ("h11", "http1.h11_parser"), ("hpack", None), ("h2", None), ("websockets", None)],
+)
+def test_a_protocol_library_is_known_in_one_room(library: str, room: str | None) -> None:
+    """So that it can be replaced there. A parser library reads field sections and nothing else (see `http1.parser`)."""
+    assert importers(library) == {room} if room else len(importers(library)) <= 1
+
+
+@pytest.mark.parametrize("parser", ["httptools_parser", "h11_parser"])
+def test_parsers_are_loaded_by_choice(parser: str) -> None:
+    """By `http1.parser`, in a function: neither library has to be installed for the other one to work."""
+    assert importers(f"{NAME}.http1.{parser}") == {"http1.parser"}
+    top_level = ast.parse(SOURCES["http1.parser"]).body
+    assert not any(isinstance(node, ast.ImportFrom) and (node.module or "").endswith(parser) for node in top_level)
+
+
+def test_only_streams_the_server_and_the_worker_await() -> None:
+    """A connection is plain calls, from the packet to the answer."""
+    rooms = {
+        room for room, source in SOURCES.items() if any(isinstance(node, ast.AsyncFunctionDef) for node in ast.walk(ast.parse(source)))
+    }
+    assert rooms <= inside("asgi") | {"server", "worker"}

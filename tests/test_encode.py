@@ -1,0 +1,256 @@
+"""The head of a response as bytes: RFC 9112, 4 to 6; RFC 9110, 5.5; ASGI statements 52 to 57, 64, 73 and 74."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gunicorn_asgi.errors import ApplicationError
+from gunicorn_asgi.http1.encode import CLOSE, DATE, SERVER, STATUS_LINES, chunk, encode_fields, frame
+
+
+@pytest.mark.parametrize(
+    ("headers", "lines"),
+    [
+        ([], b""),
+        ((), b""),
+        ([(b"a", b"b")], b"a: b\r\n"),
+        ([[b"a", b"b"]], b"a: b\r\n"),
+        (((b"a", b"b"), (b"c", b"")), b"a: b\r\nc: \r\n"),
+        ([(b"X-Caps", b"Kept")], b"X-Caps: Kept\r\n"),
+        ([(b"a", b"\xe9\x80\xff \t b")], b"a: \xe9\x80\xff \t b\r\n"),
+        ([(b"set-cookie", b"a"), (b"x", b"y"), (b"set-cookie", b"b")], b"set-cookie: a\r\nx: y\r\nset-cookie: b\r\n"),
+        ([(b"!#$%&'*+-.^_`|~", b"x")], b"!#$%&'*+-.^_`|~: x\r\n"),
+        ([(b"a", bytearray(b"b"))], b"a: b\r\n"),
+        ([(b"a", memoryview(b"b"))], b"a: b\r\n"),
+    ],
+)
+def test_fields_become_lines_in_their_order(headers: Any, lines: bytes) -> None:
+    """Statement 54: repeated fields are never joined."""
+    assert encode_fields(headers) == (lines, -1, 0)
+    assert encode_fields(field for field in headers) == (lines, -1, 0)
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ([(b"date", b"x")], (b"date: x\r\n", -1, DATE)),
+        ([(b"Server", b"x")], (b"Server: x\r\n", -1, SERVER)),
+        ([(b"DATE", b"x"), (b"server", b"y")], (b"DATE: x\r\nserver: y\r\n", -1, DATE | SERVER)),
+        ([(b"content-length", b"0")], (b"", 0, 0)),
+        ([(b"Content-Length", b"12")], (b"", 12, 0)),
+        ([(b"content-length", b"5"), (b"content-length", b"5")], (b"", 5, 0)),
+        ([(b"transfer-encoding", b"chunked")], (b"", -1, 0)),
+        ([(b"Transfer-Encoding", b"gzip\r\n\r\n")], (b"", -1, 0)),
+        ([(b"connection", b"close")], (b"", -1, CLOSE)),
+        ([(b"Connection", b" CLOSE ")], (b"", -1, CLOSE)),
+        ([(b"connection", b"keep-alive")], (b"", -1, 0)),
+        ([(b"connection", b"foo, close , bar")], (b"connection: foo, bar\r\n", -1, CLOSE)),
+        ([(b"connection", b"x-close")], (b"connection: x-close\r\n", -1, 0)),
+        ([(b"connection", b"keep-alive"), (b"connection", b"close")], (b"", -1, CLOSE)),
+        ([(b"connection", b"")], (b"", -1, 0)),
+    ],
+)
+def test_the_server_answers_for_framing_and_connection(headers: Any, expected: Any) -> None:
+    """Statements 56, 72 and 73."""
+    assert encode_fields(headers) == expected
+
+
+INVALID: dict[str, Any] = {
+    "str name": [("a", b"b")],
+    "str value": [(b"a", "b")],
+    "int value": [(b"a", 1)],
+    "None for the value": [(b"a", None)],
+    "None for the name": [(None, b"b")],
+    "unhashable name": [([b"a"], b"b")],
+    "one part": [(b"a",)],
+    "three parts": [(b"a", b"b", b"c")],
+    "a flat list": [b"aa", b"bb"],
+    "a flat list of str": ["ab"],
+    "None for a field": [None],
+    "None for all": None,
+    "a number for all": 5,
+    "a dict of str": {"a": "b"},
+    "empty name": [(b"", b"b")],
+    "pseudo header": [(b":status", b"200")],
+    "str content-length": [(b"content-length", "5")],
+    "int content-length": [(b"content-length", 5)],
+    "str connection": [(b"connection", "close")],
+    "content-length that is no number": [(b"content-length", b"5x")],
+    "empty content-length": [(b"content-length", b"")],
+    "negative content-length": [(b"content-length", b"-1")],
+    "signed content-length": [(b"content-length", b"+1")],
+    "list of content-lengths": [(b"content-length", b"5, 5")],
+    "spaced content-length": [(b"content-length", b" 5")],
+    "content-length with a line end": [(b"content-length", b"5\n")],
+    "two content-lengths": [(b"content-length", b"5"), (b"content-length", b"6")],
+    "line end in connection": [(b"connection", b"close, x\r\ny: z")],
+    **{f"{chr(c)!r} in the name": [(b"a" + bytes([c]) + b"b", b"c")] for c in b'\x00\t\n\r "(),/:;<=>?@[\\]{}\x7f\x80\xff'},
+    **{f"{chr(c)!r} in the value": [(b"a", b"b" + bytes([c]) + b"c")] for c in (*range(9), *range(10, 32), 127)},
+    "CRLF in the value": [(b"a", b"b\r\nset-cookie: c")],
+    "CRLF at the end of the value": [(b"a", b"b\r\n")],
+    "CRLF for the value": [(b"a", b"\r\n")],
+    "LF in a bytearray": [(b"a", bytearray(b"b\nc"))],
+}
+
+
+@pytest.mark.parametrize("headers", INVALID.values(), ids=INVALID.keys())
+@pytest.mark.parametrize("before", [False, True], ids=["first", "second"])
+def test_invalid_fields_raise(headers: Any, before: bool) -> None:
+    """Statements 11 and 55. Twice, for what was seen once must not pass for checked."""
+    if before and isinstance(headers, list):
+        headers = [(b"x", b"y"), *headers]
+    for _ in range(2):
+        with pytest.raises(ApplicationError):
+            encode_fields(headers)
+
+
+@pytest.mark.parametrize("headers", INVALID.values(), ids=INVALID.keys())
+def test_invalid_fields_raise_out_of_a_generator(headers: Any) -> None:
+    if isinstance(headers, (list, dict)):
+        with pytest.raises(ApplicationError):
+            encode_fields(field for field in headers)
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ([(b"x", b"y"), ("Content-Type", b"b")], ["name", "str", "'Content-Type'"]),
+        ([(b"x", b"y"), (b"a", "value")], ["value", "str", "'value'"]),
+        ([(b"x", b"y"), (b"bad name", b"b")], ["name", "b'bad name'"]),
+        ([(b"x", b"y"), (b"location", b"/\r\nfoo")], ["b'location'", "control", r"b'/\r\nfoo'"]),
+        ([(b"content-length", b"5x")], ["content-length", "b'5x'"]),
+    ],
+)
+def test_the_error_names_the_field(headers: Any, words: list[str]) -> None:
+    with pytest.raises(ApplicationError) as caught:
+        encode_fields(headers)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_names_are_remembered_within_a_bound() -> None:
+    from gunicorn_asgi.http1 import encode
+
+    for number in range(3000):
+        encode_fields([(b"x-%d" % number, b"a")])
+    assert len(encode._NAMES) <= encode._MAX_NAMES
+    assert encode_fields([(b"date", b"x"), (b"content-length", b"1")]) == (b"date: x\r\n", 1, DATE)
+
+
+ANY = st.binary(max_size=12) | st.sampled_from(
+    [b"connection", b"date", b"content-length", b"a", b"5", b"close", b"x\r\ny: z", b"\r\n", b"\n", b"\r"]
+)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.lists(st.tuples(ANY, ANY), max_size=5))
+def test_no_line_end_ever_gets_into_a_line(headers: list[tuple[bytes, bytes]]) -> None:
+    try:
+        lines, length, _ = encode_fields(headers)
+    except ApplicationError:
+        return
+    assert length >= -1
+    assert b"\x00" not in lines
+    split = lines.split(b"\r\n")
+    assert split.pop() == b""
+    assert len(split) <= len(headers)
+    for line in split:
+        assert b"\r" not in line
+        assert b"\n" not in line
+        name, separator, _ = line.partition(b": ")
+        assert separator
+        assert name in [name for name, _ in headers]
+
+
+def test_every_status_from_100_to_999_has_a_line() -> None:
+    """Statement 74; RFC 9112, 4: the space stays where there is no reason phrase."""
+    assert sorted(STATUS_LINES) == list(range(100, 1000))
+    assert STATUS_LINES[200] == b"HTTP/1.1 200 OK\r\n"
+    assert STATUS_LINES[418] == b"HTTP/1.1 418 I'm a Teapot\r\n"
+    assert STATUS_LINES[599] == b"HTTP/1.1 599 \r\n"
+    assert STATUS_LINES[999] == b"HTTP/1.1 999 \r\n"
+
+
+@pytest.mark.parametrize(
+    ("data", "end", "expected"),
+    [
+        (b"", False, b""),
+        (b"", True, b"0\r\n\r\n"),
+        (b"hello", False, b"5\r\nhello\r\n"),
+        (b"x" * 26, True, b"1a\r\n" + b"x" * 26 + b"\r\n0\r\n\r\n"),
+    ],
+)
+def test_a_chunk_is_never_mistaken_for_the_end(data: bytes, end: bool, expected: bytes) -> None:
+    """RFC 9112, 7.1: an empty part writes nothing, for a chunk of size zero is the end."""
+    assert chunk(data, end) == expected
+
+
+NONE = (b"", False, False)
+CHUNKED = (b"transfer-encoding: chunked\r\n", True, False)
+DELIMITED = (b"", False, True)
+
+
+def length(number: int) -> tuple[bytes, bool, bool]:
+    return b"content-length: %d\r\n" % number, False, False
+
+
+@pytest.mark.parametrize(
+    ("version", "status", "declared", "size", "bodyless", "expected"),
+    [
+        # the application's own length
+        ("1.1", 200, 5, -1, False, length(5)),
+        ("1.0", 200, 5, -1, False, length(5)),
+        ("1.1", 200, 5, 5, False, length(5)),
+        ("1.1", 200, 0, 0, False, length(0)),
+        # a whole body
+        ("1.1", 200, -1, 5, False, length(5)),
+        ("1.0", 200, -1, 5, False, length(5)),
+        ("1.1", 200, -1, 0, False, length(0)),
+        # a stream
+        ("1.1", 200, -1, -1, False, CHUNKED),
+        ("1.0", 200, -1, -1, False, DELIMITED),
+        # RFC 9110, 8.6; RFC 9112, 6.1: never in 1xx and 204
+        ("1.1", 204, -1, 0, True, NONE),
+        ("1.1", 204, 5, 5, True, NONE),
+        ("1.1", 204, -1, -1, True, NONE),
+        ("1.0", 204, -1, -1, True, NONE),
+        ("1.1", 103, 5, -1, True, NONE),
+        # 304 keeps what it was given, and makes nothing up
+        ("1.1", 304, 5, 0, True, length(5)),
+        ("1.1", 304, -1, 0, True, NONE),
+        ("1.1", 304, -1, 5, True, NONE),
+        # HEAD: what GET would have had
+        ("1.1", 200, 5, 0, True, length(5)),
+        ("1.1", 200, -1, 5, True, length(5)),
+        ("1.1", 200, -1, 0, True, NONE),
+        ("1.1", 200, -1, -1, True, (b"transfer-encoding: chunked\r\n", False, False)),
+        ("1.0", 200, -1, -1, True, NONE),
+    ],
+)
+def test_framing(version: str, status: int, declared: int, size: int, bodyless: bool, expected: Any) -> None:
+    """RFC 9112, 6; statements 57 and 64."""
+    assert frame(version, status, declared, size, bodyless) == expected
+
+
+@pytest.mark.parametrize("status", [200, 204, 304, 404, 103, 999])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("declared", [-1, 0, 5])
+@pytest.mark.parametrize("size", [-1, 0, 5])
+@pytest.mark.parametrize("head", [False, True])
+def test_framing_is_never_ambiguous(version: str, status: int, declared: int, size: int, head: bool) -> None:
+    bodyless = head or status < 200 or status in (204, 304)
+    line, is_chunked, is_delimited = frame(version, status, declared, size, bodyless)
+    assert line.count(b"\r\n") <= 1
+    assert not (is_chunked and is_delimited)
+    if bodyless:
+        assert not is_chunked
+        assert not is_delimited
+    else:
+        # exactly one way to find the end
+        assert is_chunked + is_delimited + line.startswith(b"content-length: ") == 1
+    if version == "1.0":
+        assert b"transfer-encoding" not in line

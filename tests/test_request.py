@@ -1,0 +1,378 @@
+"""The head of a request as functions: RFC 9112, 2 to 6; RFC 9110, 5 to 10; ASGI statements 21 to 33 and 40.
+
+Over the wire the same is in `test_http1_requests`; here are the tables that are too long for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from gunicorn_asgi.errors import RequestError
+from gunicorn_asgi.http1 import parser as parsers
+from gunicorn_asgi.http1.request import (
+    CHUNKED,
+    MAX_LINE,
+    Fields,
+    Rules,
+    check_authority,
+    check_partial_head,
+    decode_path,
+    read_fields,
+    read_head,
+)
+
+
+@pytest.fixture
+def rules(parser: str) -> Rules:
+    return make_rules(parser)
+
+
+def make_rules(parser: str = "h11", **changes: Any) -> Rules:
+    rules = Rules(
+        parse_fields=parsers.load(parser),
+        limit_line=4094,
+        limit_fields=100,
+        limit_field_size=8190,
+        header_map="drop",
+        permit_unconventional_method=False,
+        secure_scheme={},
+        forwarder_names=frozenset(),
+    )
+    return replace(rules, **changes)
+
+
+def head(line: bytes, *fields: bytes) -> bytes:
+    return b"\r\n".join((line, *fields, b"", b""))
+
+
+def status_of(data: bytes, rules: Rules, last: Fields | None = None) -> int:
+    """Of the refusal; 200 if there is none."""
+    try:
+        read_head(data, last, rules)
+    except RequestError as error:
+        return error.status
+    return 200
+
+
+# Authorities.
+
+AUTHORITIES = [
+    b"a", b"example.com", b"example.com:80", b"example.com:", b"example.com:0", b"example.com:65535", b"EXAMPLE.com", b"a.", b"a-b", b"a_b",
+    b"127.0.0.1", b"127.0.0.1:8000", b"999.999.999.999", b"[::1]", b"[::1]:8000", b"[::1]:", b"[2001:DB8::ff]", b"[::ffff:1.2.3.4]",
+    b"xn--caf-dma.example", b"caf%C3%A9", b"a~b", b"a!$&'()*+,;=b", b"localhost:08000",
+]  # fmt: skip
+
+NO_AUTHORITIES = [
+    b"", b" ", b":80", b":", b"a b", b"a:80 ", b"a:b", b"a:-1", b"a:+1", b"a:80:80", b"a:65536", b"a:99999", b"a:100000", b"a:\xb2", b"a: 80",
+    b"user@a", b"user:pass@a", b"@a", b"a/", b"a/b", b"/", b"http://a", b"a?b", b"a#b", b"a\\b", b'"a"', b"<a>", b"a%", b"a%4", b"a%zz", b"a^b", b"a`b",
+    b"a|b", b"{a}", b"::1", b"[::1", b"::1]", b"[::1]a", b"a[::1]", b"[]", b"[::g]", b"[1.2.3.4]", b"[::1%25eth0]", b"[fe80::1%eth0]", b"[v1.x]",
+    b"[::1]]", b"[[::1]]", b"[::1]:65536", b"[:::1]", b"[1::2::3]", b"[12345::]", b"a\x00", b"a\t", b"a\r", b"a\n", b"a\x7f", b"caf\xc3\xa9", b"\xff", b"a,b:1,c",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("authority", AUTHORITIES)
+def test_a_valid_authority_is_accepted(authority: bytes) -> None:
+    """RFC 3986, 3.2.2 and 3.2.3."""
+    check_authority(authority)
+
+
+@pytest.mark.parametrize("authority", NO_AUTHORITIES)
+def test_what_is_no_authority_is_refused_with_400(authority: bytes) -> None:
+    """RFC 9112, 3.2; RFC 9110, 4.2.4: no userinfo."""
+    with pytest.raises(RequestError) as caught:
+        check_authority(authority)
+    assert caught.value.status == 400
+
+
+# Paths.
+
+
+@pytest.mark.parametrize(
+    ("raw", "path"),
+    [
+        (b"/", "/"),
+        (b"/a/b", "/a/b"),
+        (b"/a%20b", "/a b"),
+        (b"/%41", "/A"),
+        (b"/caf%C3%A9", "/café"),
+        (b"/%c3%a9", "/é"),
+        (b"/%F0%9F%98%80", "/\U0001f600"),
+        (b"/a%2Fb", "/a/b"),
+        (b"/%25", "/%"),
+        (b"/%2525", "/%25"),
+        (b"/a%00b", "/a\0b"),
+        (b"/%0D%0A", "/\r\n"),
+        (b"/%", "/%"),
+        (b"/%z", "/%z"),
+        (b"/%4", "/%4"),
+        (b"/%zz%41", "/%zzA"),
+        (b"/%u0041", "/%u0041"),
+        (b"/a+b", "/a+b"),
+        (b"/%FF", "/\ufffd"),
+        (b"/%C3", "/\ufffd"),
+        (b"/%ED%A0%80", "/\ufffd\ufffd\ufffd"),
+        (b"/..//./a", "/..//./a"),
+        (b"//a", "//a"),
+        (b"/a;b=c", "/a;b=c"),
+    ],
+)
+def test_the_path_is_decoded_and_nothing_else(raw: bytes, path: str) -> None:
+    """Statements 24 and 25."""
+    assert decode_path(raw) == path
+
+
+@given(st.binary().map(lambda data: b"/" + bytes(byte & 0x7F for byte in data)))
+def test_any_path_is_decoded_to_what_utf_8_can_hold(raw: bytes) -> None:
+    decode_path(raw).encode()
+
+
+# The memo of the section before.
+
+
+HEADS = st.tuples(
+    st.sampled_from([b"GET", b"POST", b"OPTIONS", b"FOO", b"get", b"CONNECT", b"G T", b""]),
+    st.sampled_from([b"/", b"/a?b", b"*", b"http://h/p", b"http://", b"/#", b"a"]),
+    st.sampled_from(
+        [
+            head(b"HTTP/1.1", b"Host: a"),
+            head(b"HTTP/1.1", b"Host: a", b"Content-Length: 5", b"Expect: 100-continue"),
+            head(b"HTTP/1.1", b"Host: a", b"Transfer-Encoding: chunked", b"Connection: close"),
+            head(b"HTTP/1.0", b"Connection: keep-alive"),
+            head(b"HTTP/1.1"),
+            head(b"HTTP/2.0", b"Host: a"),
+            head(b"HTTP/1.1", b"Host: a", b"Expect: x"),
+        ]
+    ),
+).map(b" ".join)
+
+
+def outcome(data: bytes, last: Fields | None, rules: Rules) -> tuple[Any, Fields | None]:
+    try:
+        method, path, raw_path, query, fields = read_head(data, last, rules)
+    except RequestError as error:
+        return (error.status, str(error)), last
+    meaning = (fields.version, fields.headers, fields.length, fields.keep_alive, fields.expect_continue, fields.scheme)
+    return (method, path, raw_path, query, *meaning), fields
+
+
+@settings(deadline=None)
+@given(st.lists(HEADS, min_size=1, max_size=6))
+@example([b"GET http://h/p HTTP/1.1\r\nHost: a\r\n\r\n", b"GET /p HTTP/1.1\r\nHost: a\r\n\r\n"])
+def test_a_request_is_read_the_same_whatever_came_before_it(parser: str, heads: list[bytes]) -> None:
+    rules = make_rules(parser)
+    last: Fields | None = None
+    for data in heads:
+        with_last, last = outcome(data, last, rules)
+        assert with_last == outcome(data, None, rules)[0]
+
+
+def test_an_equal_section_is_not_parsed_again(rules: Rules) -> None:
+    first = read_head(head(b"GET /a HTTP/1.1", b"Host: a"), None, rules)[4]
+    assert read_head(head(b"POST /b?c HTTP/1.1", b"Host: a"), first, rules)[4] is first
+    assert read_head(head(b"GET /a HTTP/1.1", b"Host: b"), first, rules)[4] is not first
+
+
+@given(st.binary(max_size=80))
+def test_a_refusal_is_the_only_way_to_fail(parser: str, data: bytes) -> None:
+    status_of(data.replace(b"\r\n\r\n", b"") + b"\r\n\r\n", make_rules(parser))
+
+
+# Field sections.
+
+
+@pytest.mark.parametrize(
+    ("lines", "length"),
+    [
+        ((), 0),
+        ((b"Content-Length: 0",), 0),
+        ((b"Content-Length: 5",), 5),
+        ((b"Content-Length: 0005",), 5),
+        ((b"Content-Length: 999999999999999999",), 999999999999999999),
+        ((b"Transfer-Encoding: chunked",), CHUNKED),
+        ((b"Transfer-Encoding: CHUNKED",), CHUNKED),
+    ],
+)
+def test_the_length_of_the_body(rules: Rules, lines: tuple[bytes, ...], length: int) -> None:
+    assert read_fields(head(b"HTTP/1.1", b"Host: a", *lines), rules).length == length
+
+
+@pytest.mark.parametrize(
+    ("version", "lines", "keep_alive"),
+    [
+        (b"1.1", (), True),
+        (b"1.0", (), False),
+        (b"1.1", (b"Connection: close",), False),
+        (b"1.1", (b"Connection: CLOSE",), False),
+        (b"1.1", (b"Connection: foo, close\t, bar",), False),
+        (b"1.1", (b"Connection: foo", b"Connection: Close"), False),
+        (b"1.1", (b"Connection: keep-alive, close",), False),
+        (b"1.1", (b"Connection: x-close",), True),
+        (b"1.1", (b"Connection: foo",), True),
+        (b"1.1", (b"Connection:",), True),
+        (b"1.0", (b"Connection: keep-alive",), True),
+        (b"1.0", (b"Connection: foo, Keep-Alive",), True),
+        (b"1.0", (b"Connection: keep-alive", b"Connection: close"), False),
+        (b"1.0", (b"Keep-Alive: timeout=5",), False),
+        (b"1.1", (b"Keep-Alive: timeout=5",), True),
+        (b"1.1", (b"Proxy-Connection: close",), True),
+    ],
+)
+def test_whether_the_client_allows_a_further_request(rules: Rules, version: bytes, lines: tuple[bytes, ...], keep_alive: bool) -> None:
+    """RFC 9112, 9.3; statement 72."""
+    assert read_fields(head(b"HTTP/" + version, b"Host: a", *lines), rules).keep_alive is keep_alive
+
+
+@pytest.mark.parametrize(
+    ("lines", "expects"),
+    [
+        ((b"Content-Length: 5", b"Expect: 100-continue"), True),
+        ((b"Transfer-Encoding: chunked", b"Expect: 100-Continue"), True),
+        ((b"Content-Length: 0", b"Expect: 100-continue"), False),
+        ((b"Expect: 100-continue",), False),
+        ((b"Content-Length: 5",), False),
+    ],
+)
+def test_whether_a_100_is_waited_for(rules: Rules, lines: tuple[bytes, ...], expects: bool) -> None:
+    """RFC 9110, 10.1.1: not without content, and not in HTTP/1.0."""
+    assert read_fields(head(b"HTTP/1.1", b"Host: a", *lines), rules).expect_continue is expects
+    if b"Transfer" not in b"".join(lines):
+        assert read_fields(head(b"HTTP/1.0", b"Host: a", *lines), rules).expect_continue is False
+
+
+@pytest.mark.parametrize(
+    "name", [b"A_B", b"a_b", b"_", b"X_Forwarded_For", b"SCRIPT_NAME", b"Content_Length", b"Transfer_Encoding", b"Host_"]
+)
+def test_header_map(parser: str, name: bytes) -> None:
+    """Gunicorn's setting: an underscore could hide a field from a proxy."""
+    data = head(b"HTTP/1.1", b"Host: a", name + b": 5", b"X: y")
+    plain = [(b"host", b"a"), (b"x", b"y")]
+    whole = [(b"host", b"a"), (name.lower(), b"5"), (b"x", b"y")]
+    assert read_fields(data, make_rules(parser, header_map="drop")).headers == plain
+    assert read_fields(data, make_rules(parser, header_map="dangerous")).headers == whole
+    with pytest.raises(RequestError) as caught:
+        read_fields(data, make_rules(parser, header_map="refuse"))
+    assert caught.value.status == 400
+    for header_map in ("drop", "refuse"):
+        for names in (frozenset({name.lower()}), frozenset({b"*"})):
+            trusted = make_rules(parser, header_map=header_map, forwarder_names=names)
+            assert read_fields(data, trusted).headers == whole
+
+
+def test_an_underscore_never_makes_a_field_that_means_something(rules: Rules) -> None:
+    fields = read_fields(
+        head(b"HTTP/1.1", b"Host: a", b"Content_Length: 5", b"Transfer_Encoding: chunked"), replace(rules, header_map="dangerous")
+    )
+    assert fields.length == 0
+
+
+SECURE = {b"x-forwarded-proto": b"https", b"x-forwarded-ssl": b"on"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "scheme"),
+    [
+        ((), None),
+        ((b"X-Forwarded-Proto: https",), "https"),
+        ((b"X-Forwarded-Proto: http",), "http"),
+        ((b"X-Forwarded-Proto: HTTPS",), "http"),
+        ((b"X-Forwarded-Ssl: on",), "https"),
+        ((b"X-Forwarded-Ssl: on", b"X-Forwarded-Proto: https"), "https"),
+        ((b"X-Forwarded-Ssl: on", b"X-Forwarded-Proto: http"), 400),
+        ((b"X-Forwarded-Proto: https", b"X-Forwarded-Proto: http"), 400),
+    ],
+)
+def test_secure_scheme_headers(parser: str, lines: tuple[bytes, ...], scheme: str | int | None) -> None:
+    """As Gunicorn reads them, for a trusted peer; statement 23."""
+    data = head(b"HTTP/1.1", b"Host: a", *lines)
+    assert read_fields(data, make_rules(parser)).scheme is None
+    trusted = make_rules(parser, secure_scheme=SECURE)
+    if scheme == 400:
+        assert status_of(b"GET / " + data, trusted) == 400
+    else:
+        assert read_fields(data, trusted).scheme == scheme
+
+
+# Limits.
+
+
+def test_limit_request_line(parser: str) -> None:
+    """414 for one byte over; the line's end does not count, as in Gunicorn."""
+    rules = make_rules(parser, limit_line=40)
+    line = b"GET /" + b"x" * (40 - len(b"GET / HTTP/1.1")) + b" HTTP/1.1"
+    assert len(line) == 40
+    assert status_of(head(line, b"Host: a"), rules) == 200
+    assert status_of(head(line.replace(b"/x", b"/xx"), b"Host: a"), rules) == 414
+
+
+def test_limit_request_fields(parser: str) -> None:
+    rules = make_rules(parser, limit_fields=5)
+    assert status_of(head(b"GET / HTTP/1.1", b"Host: a", *[b"a: b"] * 4), rules) == 200
+    assert status_of(head(b"GET / HTTP/1.1", b"Host: a", *[b"a: b"] * 5), rules) == 431
+
+
+def test_limit_request_field_size(parser: str) -> None:
+    """431 for one byte over; the line's end counts, as in Gunicorn."""
+    rules = make_rules(parser, limit_field_size=40)
+    line = b"a: " + b"x" * (40 - len(b"a: \r\n"))
+    for lines in ([b"Host: a", line], [line, b"Host: a"], [b"Host: a", line, b"b: c"]):
+        assert status_of(head(b"GET / HTTP/1.1", *lines), rules) == 200
+        longer = [each.replace(b"a: x", b"a: xx") for each in lines]
+        assert status_of(head(b"GET / HTTP/1.1", *longer), rules) == 431
+
+
+def check(data: bytes, rules: Rules, before: int = 0) -> int:
+    try:
+        check_partial_head(bytearray(data), before, rules)
+    except RequestError as error:
+        return error.status
+    return 0
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"G", 0),
+        (b"GET /", 0),
+        (b"GET / HTTP/1.1\r", 0),
+        (b"GET / HTTP/1.1\r\n", 0),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n", 0),
+        (b"GET / HTTP/1.1\r\nHost: a\r\n\r", 0),
+        (b"\r", 0),
+        (b"\rG", 400),
+        (b"\n", 400),
+        (b" ", 400),
+        (b"\x00", 400),
+        (b"\x16\x03\x01", 400),  # a TLS ClientHello
+        (b"GET / HTTP/1.1\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: a\n", 400),
+    ],
+)
+def test_what_can_become_no_head_is_refused_before_it_is_whole(rules: Rules, data: bytes, status: int) -> None:
+    assert check(data, rules) == status
+    # however it has come
+    assert max(check(data[: end + 1], rules, end) for end in range(len(data))) == status
+
+
+def test_a_partial_head_is_refused_as_soon_as_it_is_over_a_limit(parser: str) -> None:
+    rules = make_rules(parser, limit_line=40, limit_field_size=30, limit_fields=3)
+    assert check(b"x" * 40, rules) == 0
+    assert check(b"x" * 42, rules) == 414
+    assert check(b"GET / HTTP/1.1\r\n" + b"x" * 30, rules) == 0
+    assert check(b"GET / HTTP/1.1\r\n" + b"x" * 31, rules) == 431
+    assert check(b"GET / HTTP/1.1\r\n" + b"a: 3456789012345678901234567\r\n" * 6, rules) == 431
+    assert check(b"x" * MAX_LINE, make_rules(parser, limit_line=MAX_LINE)) == 0
+
+
+@given(st.integers(0, 60), st.lists(st.integers(0, 40), max_size=5))
+def test_a_partial_head_is_never_refused_that_would_be_accepted_whole(target: int, values: list[int]) -> None:
+    rules = make_rules(limit_line=50, limit_field_size=30, limit_fields=4)
+    data = head(b"GET /" + b"x" * target + b" HTTP/1.1", b"Host: a", *(b"a: " + b"x" * value for value in values))
+    if status_of(data, rules) == 200:
+        for end in range(1, len(data)):
+            assert check(data[:end], rules, end - 1) == 0
+            assert check(data[:end], rules) == 0

@@ -1,0 +1,339 @@
+"""Every setting and option: what is read, from where, and what stops the boot (see `gunicorn_asgi.settings`)."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+import signal
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+from gunicorn.config import Config
+from gunicorn.http import message
+from process import SETTINGS, Gunicorn
+
+from gunicorn_asgi import Worker, settings
+from gunicorn_asgi.errors import ConfigError
+from gunicorn_asgi.http1 import parser
+from gunicorn_asgi.settings import GUNICORN_DEFAULTS, OPTIONS, Options, Settings, read_options
+
+
+def read(configured: dict[str, Any] | None = None, environment: dict[str, str] | None = None, **gunicorn: Any) -> Settings:
+    cfg = Config()
+    for name, value in gunicorn.items():
+        cfg.set(name, value)
+    return Settings.read(cfg, configured or {}, environment or {})
+
+
+# Options.
+
+
+def test_every_option_has_its_default_unless_it_is_given() -> None:
+    assert read_options({}, {}) == {
+        "http": "auto",
+        "server_header": "gunicorn",
+        "date_header": True,
+        "lame_duck": 0.3,
+        "head_timeout": 10.0,
+        "body_timeout": 30.0,
+        "write_timeout": 60.0,
+    }
+
+
+def test_the_typed_options_are_the_documented_options() -> None:
+    assert set(get_type_hints(Options)) == {option.name for option in OPTIONS}
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_every_option_says_what_it_is_and_allows_its_own_default(option: settings.Option) -> None:
+    assert option.check(option.default)
+    assert option.help
+    assert option.variable == f"GUNICORN_ASGI_{option.name.upper()}"
+
+
+ALLOWED = [
+    ("http", "h11", "h11", "h11"),
+    ("http", "httptools", "httptools", "httptools"),
+    ("http", "auto", "auto", "auto"),
+    ("server_header", "", "", ""),
+    ("server_header", "me/1.0 (x)", "me/1.0 (x)", "me/1.0 (x)"),
+    ("date_header", False, "false", False),
+    ("date_header", False, "0", False),
+    ("date_header", False, "No", False),
+    ("date_header", False, "OFF", False),
+    ("date_header", True, "true", True),
+    ("date_header", True, "1", True),
+    ("date_header", True, "Yes", True),
+    ("date_header", True, "on", True),
+    ("head_timeout", 0, "0", 0),
+    ("head_timeout", 2.5, "2.5", 2.5),
+    ("body_timeout", 7, "7", 7),
+    ("write_timeout", 0.25, ".25", 0.25),
+    ("lame_duck", 0, "0", 0),
+]
+
+
+@pytest.mark.parametrize(("name", "given", "text", "expected"), ALLOWED)
+def test_an_option_is_the_same_from_the_configuration_and_from_the_environment(name: str, given: Any, text: str, expected: Any) -> None:
+    assert read_options({name: given}, {})[name] == expected
+    value = read_options({}, {f"GUNICORN_ASGI_{name.upper()}": text})[name]
+    assert value == expected
+    assert isinstance(value, type(expected)) or isinstance(expected, int)
+
+
+REFUSED: list[tuple[str, Any, str]] = [
+    ("http", "h12", "h12"),
+    ("http", None, ""),
+    ("http", 1, "AUTO"),
+    ("server_header", 1, "a\nb"),
+    ("server_header", " padded", "padded "),
+    ("server_header", "ü", "ü"),
+    ("server_header", "a\r\nb: c", "a\x00"),
+    ("date_header", 1, "2"),
+    ("date_header", "true", ""),
+    ("head_timeout", -1, "-1"),
+    ("head_timeout", "1", "soon"),
+    ("head_timeout", True, "1s"),
+    ("body_timeout", math.inf, "inf"),
+    ("body_timeout", math.nan, "nan"),
+    ("write_timeout", None, ""),
+]
+
+
+@pytest.mark.parametrize(("name", "given", "text"), REFUSED)
+def test_a_value_that_is_not_allowed_is_refused_with_name_value_and_what_is_allowed(name: str, given: Any, text: str) -> None:
+    allowed = next(option.allowed for option in OPTIONS if option.name == name)
+    variable = f"GUNICORN_ASGI_{name.upper()}"
+    with pytest.raises(ConfigError) as configured:
+        read_options({name: given}, {})
+    assert str(configured.value) == f"Invalid value for option {name}: {given!r} must be {allowed}."
+    with pytest.raises(ConfigError, match=f"option {variable}: ") as environment:
+        read_options({}, {variable: text})
+    assert str(environment.value).endswith(f" must be {allowed}.")
+    # The value as it was written, or what it was read as.
+    assert repr(text) in str(environment.value) or repr(float(text)) in str(environment.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("htp", "http"), ("server_headr", "server_header"), ("header_timeout", "head_timeout"), ("HTTP", "http")]
+)
+def test_an_unknown_option_is_refused_with_the_nearest_known_name(name: str, nearest: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_options({name: "x"}, {})
+    assert str(caught.value) == f"Unknown option {name!r} in Worker.configure(); the nearest known name is {nearest}."
+
+
+def test_an_unknown_variable_with_our_prefix_is_refused_with_the_nearest_known_name() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_options({}, {"GUNICORN_ASGI_HTPP": "h11", "GUNICORN_CMD_ARGS": "", "PATH": "/bin"})
+    assert str(caught.value) == "Unknown option GUNICORN_ASGI_HTPP in the environment; the nearest known name is GUNICORN_ASGI_HTTP."
+
+
+def test_the_environment_wins_over_the_configuration() -> None:
+    assert read_options({"http": "httptools", "head_timeout": 1}, {"GUNICORN_ASGI_HTTP": "h11"})["http"] == "h11"
+
+
+def test_a_bad_configured_value_is_refused_also_where_the_environment_wins() -> None:
+    with pytest.raises(ConfigError):
+        read_options({"http": "h12"}, {"GUNICORN_ASGI_HTTP": "h11"})
+
+
+def test_configure_returns_a_subclass_that_adds_its_options_to_those_of_its_base() -> None:
+    first = Worker.configure(http="h11", date_header=False)
+    second = first.configure(date_header=True, head_timeout=3)
+    assert issubclass(second, first)
+    assert issubclass(first, Worker)
+    assert second.__name__ == "Worker"
+    assert Worker.options == {}
+    assert first.options == {"http": "h11", "date_header": False}
+    assert second.options == {"http": "h11", "date_header": True, "head_timeout": 3}
+
+
+# Settings.
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        read().http = "h11"  # type: ignore[misc]
+
+
+def test_no_timeout_is_infinity() -> None:
+    options = {"head_timeout": 0, "body_timeout": 0, "write_timeout": 0}
+    result = read(options)
+    assert (result.head_timeout_s, result.body_timeout_s, result.write_timeout_s) == (math.inf, math.inf, math.inf)
+
+
+def test_settings_of_gunicorn_are_taken_over() -> None:
+    result = read(
+        backlog=7,
+        casefold_http_method=True,
+        forwarded_allow_ips="10.0.0.1,::1",
+        forwarder_headers="Script_Name,PATH_INFO",
+        graceful_timeout=11,
+        header_map="refuse",
+        keepalive=13,
+        permit_unconventional_http_method=True,
+        secure_scheme_headers={"X-Forwarded-Proto": "https"},
+    )
+    assert result.backlog == 7
+    assert result.casefold_http_method
+    assert result.forwarded_allow_ips == ("10.0.0.1", "::1")
+    assert result.forwarder_headers == {b"script_name", b"path_info"}
+    assert result.graceful_timeout_s == 11
+    assert result.header_map == "refuse"
+    assert result.keepalive_s == 13
+    assert result.permit_unconventional_http_method
+    assert result.secure_scheme_headers == {b"x-forwarded-proto": b"https"}
+
+
+@pytest.mark.parametrize("name", GUNICORN_DEFAULTS)
+def test_a_gunicorn_that_lacks_a_setting_gets_the_default_of_the_newest(name: str) -> None:
+    cfg = Config()
+    newest = Settings.read(cfg, {}, {})
+    if name in cfg.settings:
+        assert cfg.settings[name].default == GUNICORN_DEFAULTS[name]
+        del cfg.settings[name]
+    assert Settings.read(cfg, {}, {}) == newest
+
+
+@pytest.mark.skipif("root_path" not in SETTINGS, reason="this Gunicorn has no root_path")
+@pytest.mark.parametrize(("given", "expected"), [("", ""), ("/", ""), ("/api", "/api"), ("/api/v1/", "/api/v1")])
+def test_root_path_has_no_slash_at_its_end(given: str, expected: str) -> None:
+    assert read(root_path=given).root_path == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(0, 0), (1, 1), (4094, 4094), (8189, 8189), (8190, message.MAX_REQUEST_LINE), (100000, message.MAX_REQUEST_LINE)],
+)
+def test_limit_request_line_has_gunicorns_bound(given: int, expected: int) -> None:
+    assert read(limit_request_line=given).limit_request_line == expected
+
+
+@pytest.mark.parametrize(("given", "expected"), [(0, message.MAX_HEADERS), (1, 1), (32768, 32768), (32769, message.MAX_HEADERS)])
+def test_limit_request_fields_has_gunicorns_bound(given: int, expected: int) -> None:
+    assert read(limit_request_fields=given).limit_request_fields == expected
+
+
+@pytest.mark.parametrize(("given", "expected"), [(0, message.DEFAULT_MAX_HEADERFIELD_SIZE), (1, 1), (100000, 100000)])
+def test_limit_request_field_size_has_gunicorns_bound(given: int, expected: int) -> None:
+    assert read(limit_request_field_size=given).limit_request_field_size == expected
+
+
+def without(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    """As if `module` was not installed."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == module else find(name, *rest))
+
+
+@pytest.mark.skipif("asgi_loop" not in SETTINGS, reason="this Gunicorn has no asgi_loop")
+def test_the_loop_is_uvloop_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("uvloop")
+    assert read().asgi_loop == read(asgi_loop="uvloop").asgi_loop == "uvloop"
+    assert read(asgi_loop="asyncio").asgi_loop == "asyncio"
+    without(monkeypatch, "uvloop")
+    assert read().asgi_loop == "asyncio"
+    with pytest.raises(ConfigError, match="asgi_loop: 'uvloop' is not installed; allowed here are asyncio and auto"):
+        read(asgi_loop="uvloop")
+
+
+def test_the_parser_is_httptools_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parser, "available", lambda: "httptools")
+    assert read().http == "httptools"
+    assert read({"http": "h11"}).http == "h11"
+    assert read({"http": "httptools"}).http == "httptools"
+    monkeypatch.setattr(parser, "available", lambda: "h11")
+    assert read().http == "h11"
+    with pytest.raises(ConfigError, match="option http: 'httptools' is not installed; allowed here are h11 and auto"):
+        read({"http": "httptools"})
+
+
+def test_every_duration_has_its_unit_in_its_name() -> None:
+    names = [field.name for field in fields(Settings) if "timeout" in field.name or "grace" in field.name or "keepalive" in field.name]
+    assert names
+    assert all(name.endswith("_s") for name in names)
+
+
+# From the outside of a running Gunicorn.
+
+
+def parser_of(server: Gunicorn) -> str:
+    found = re.search(r"parser (\w+)", server.wait_for("gunicorn_asgi .* on Gunicorn")[0])
+    assert found is not None
+    return found[1]
+
+
+def test_configure_in_the_configuration_file_reaches_the_worker(tmp_path: Path) -> None:
+    with Gunicorn(tmp_path, options={"http": "h11", "server_header": "mine", "date_header": False}) as server:
+        assert parser_of(server) == "h11"
+        headers = server.get("/hello").headers
+        assert headers["server"] == "mine"
+        assert "date" not in headers
+        assert server.stop() == 0
+
+
+def test_an_option_in_the_environment_reaches_the_worker_and_wins(tmp_path: Path) -> None:
+    env = {"GUNICORN_ASGI_HTTP": "h11", "GUNICORN_ASGI_SERVER_HEADER": ""}
+    with Gunicorn(tmp_path, env=env, options={"http": "auto", "server_header": "mine"}) as server:
+        assert parser_of(server) == "h11"
+        assert "server" not in server.get("/hello").headers
+
+
+def test_an_option_given_with_env_on_the_command_line_reaches_the_worker_and_wins(tmp_path: Path) -> None:
+    args = ("--env", "GUNICORN_ASGI_HTTP=h11", "--env", "GUNICORN_ASGI_SERVER_HEADER=theirs")
+    env = {"GUNICORN_ASGI_SERVER_HEADER": "ours"}
+    with Gunicorn(tmp_path, args=args, env=env, options={"http": "auto"}) as server:
+        assert parser_of(server) == "h11"
+        assert server.get("/hello").headers["server"] == "theirs"
+
+
+def test_the_worker_is_found_by_its_entry_point(tmp_path: Path) -> None:
+    with Gunicorn(tmp_path, worker_class="egg:gunicorn_asgi#main") as server:
+        assert server.get("/hello").text == "hello\n"
+
+
+def test_the_worker_is_found_by_its_name(tmp_path: Path) -> None:
+    with Gunicorn(tmp_path, worker_class="gunicorn_asgi.Worker") as server:
+        assert server.get("/hello").text == "hello\n"
+
+
+STOPS = [
+    ({"options": {"htpp": "h11"}}, "Unknown option 'htpp' in Worker.configure(); the nearest known name is http."),
+    ({"options": {"http": "h12"}}, "Invalid value for option http: 'h12' must be one of auto, httptools, h11."),
+    (
+        {"env": {"GUNICORN_ASGI_HEAD_TIME": "1"}},
+        "Unknown option GUNICORN_ASGI_HEAD_TIME in the environment; the nearest known name is GUNICORN_ASGI_HEAD_TIMEOUT.",
+    ),
+    (
+        {"env": {"GUNICORN_ASGI_DATE_HEADER": "maybe"}},
+        "Invalid value for option GUNICORN_ASGI_DATE_HEADER: 'maybe' must be true or false.",
+    ),
+    (
+        {"args": ("--env", "GUNICORN_ASGI_BODY_TIMEOUT=-1")},
+        "Invalid value for option GUNICORN_ASGI_BODY_TIMEOUT: -1.0 must be a number of seconds, 0 for no limit.",
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "sentence"), STOPS, ids=["unknown", "value", "variable", "variable value", "--env"])
+def test_a_bad_option_stops_the_boot_with_one_sentence(tmp_path: Path, given: dict[str, Any], sentence: str) -> None:
+    with Gunicorn(tmp_path, wait=False, **given) as server:
+        assert server.wait() == 1
+        errors = server.lines(r"\[(WARNING|ERROR|CRITICAL)\]")
+        assert len(errors) == 1
+        assert errors[0].endswith(f"[ERROR] {sentence}")
+        assert "Traceback" not in server.log + server.output
+        assert server.workers() == []
+
+
+def test_an_option_that_became_bad_before_a_hup_stops_gunicorn_with_one_sentence(tmp_path: Path) -> None:
+    # The master checks at boot only: here it is the new worker that finds it.
+    with Gunicorn(tmp_path) as server:
+        server.configure(raw_env=["GUNICORN_ASGI_HTTP=h12"])
+        server.kill(signal.SIGHUP)
+        assert server.wait() == 3
+        assert server.lines(r"\[ERROR\] Invalid value for option GUNICORN_ASGI_HTTP: 'h12' must be one of auto, httptools, h11\.$")
+        assert "Traceback" not in server.log + server.output

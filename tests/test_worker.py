@@ -1,0 +1,786 @@
+"""The worker in a running Gunicorn: loops, listeners, signals, the heartbeat, draining and exit codes (see `gunicorn_asgi.worker`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from process import (
+    GUNICORN_VERSION,
+    LOOPS,
+    NOTE,
+    PARSERS,
+    SETTINGS,
+    Connection,
+    Gunicorn,
+    is_alive,
+    poll,
+    trusting_context,
+    wait_until_gone,
+)
+
+from gunicorn_asgi.asgi.compat import single_callable
+from gunicorn_asgi.errors import ConfigError
+
+HOOKS = (
+    NOTE
+    + """
+def worker_int(worker):
+    note("worker_int")
+
+def worker_abort(worker):
+    note("worker_abort")
+
+def worker_exit(server, worker):
+    note("worker_exit")
+"""
+)
+SOON = 8.0
+"""Seconds that are long for what happens at once, and short beside the graceful timeouts of these tests."""
+
+
+@pytest.fixture(params=LOOPS)
+def loop(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+
+# Boot.
+
+
+@pytest.mark.parametrize("parser", PARSERS)
+def test_one_line_at_boot_says_what_runs(tmp_path: Path, loop: str, parser: str) -> None:
+    with Gunicorn(tmp_path, asgi_loop=loop, options={"http": parser}) as server:
+        [line] = server.wait_for("gunicorn_asgi")
+        assert re.search(
+            rf"\[INFO\] gunicorn_asgi \d+\.\d+\S* on Gunicorn \d\S+, \w+ 3\.\d+\.\d\S*: loop {loop}, parser {parser}, protocols http/1\.1$",
+            line,
+        )
+        assert (server.get("/loop").text == "uvloop.Loop") == (loop == "uvloop")
+        assert server.stop() == 0
+        assert not server.lines(r"\[(WARNING|ERROR|CRITICAL)\]")
+        assert server.output == ""
+
+
+def test_an_asgi_2_application_is_served(tmp_path: Path) -> None:
+    with Gunicorn(tmp_path, "legacy:ASGI2") as server:
+        assert server.get("/").text == "GET ['started']"
+
+
+def test_an_object_with_an_asynchronous_call_is_served(tmp_path: Path) -> None:
+    with Gunicorn(tmp_path, "legacy:framework") as server:
+        assert server.get("/").text == "framework\n"
+
+
+@pytest.mark.parametrize(
+    ("app", "sentence"),
+    [
+        ("wsgi", r"The application <function wsgi at \w+> looks like a WSGI application; wrap it in asgiref\.wsgi\.WsgiToAsgi or a2wsgi\."),
+        ("no_arguments", r"The application <function no_arguments at \w+> must take \(scope, receive, send\), not \(\)\."),
+    ],
+)
+def test_what_is_no_asgi_application_stops_the_boot_with_one_sentence(tmp_path: Path, app: str, sentence: str) -> None:
+    with Gunicorn(tmp_path, f"legacy:{app}", wait=False) as server:
+        assert server.wait() == 3
+        assert server.lines(rf"\[ERROR\] {sentence}$")
+        assert "Traceback" not in server.log
+
+
+def test_a_syntax_error_in_the_application_stops_the_boot(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("async def app(:\n")
+    with Gunicorn(tmp_path, "broken:app", wait=False, pythonpath=str(tmp_path)) as server:
+        assert server.wait() == 3
+        assert "SyntaxError" in server.log
+
+
+def test_single_callable_gives_what_has_no_signature_the_benefit_of_the_doubt() -> None:
+    class Extension:
+        __signature__ = "none"
+
+        def __call__(self) -> None:
+            raise AssertionError
+
+    app = Extension()
+    assert single_callable(app) is app
+
+
+def test_single_callable_refuses_what_cannot_be_called() -> None:
+    with pytest.raises(ConfigError, match=r"^The application must be an ASGI application, not str 'main:app'\.$"):
+        single_callable("main:app")
+
+
+# Listeners.
+
+
+def test_a_unix_socket_has_no_client_and_its_path_for_the_server(tmp_path: Path, loop: str) -> None:
+    path = f"{tmp_path}/socket"
+    with Gunicorn(tmp_path, bind=f"unix:{path}", asgi_loop=loop) as server:
+        scope = server.get("/scope").json()
+        assert (scope["client"], scope["server"], scope["scheme"]) == (None, [path, None], "http")
+
+
+@pytest.mark.skipif(GUNICORN_VERSION < (25, 0), reason="this Gunicorn has no abstract unix sockets")
+def test_an_abstract_unix_socket_is_served(tmp_path: Path) -> None:
+    with Gunicorn(tmp_path, bind=f"unix:\0gunicorn-asgi-test-{os.getpid()}") as server, server.connect() as client:
+        client.get("/scope")
+        scope = json.loads(client.read_response()[2])
+        assert (scope["client"], scope["server"]) == (None, [server.address, None])
+        # Gunicorn itself stumbles over it when it stops, so the worker is left to notice that its master is gone.
+        [worker] = server.workers()
+        server.kill(signal.SIGKILL)
+        server.wait()
+        wait_until_gone(worker)
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+def test_ipv6_addresses_are_pairs(tmp_path: Path) -> None:
+    with Gunicorn(tmp_path, bind="[::1]:0") as server, httpx.Client() as client:
+        host, port = server.address
+        scope = client.get(f"http://[{host}]:{port}/scope").json()
+        assert scope["server"] == ["::1", port]
+        assert scope["client"][0] == "::1"
+        assert len(scope["client"]) == 2
+
+
+def test_a_wildcard_is_not_the_server_that_a_client_came_to(tmp_path: Path) -> None:
+    with Gunicorn(tmp_path, bind="0.0.0.0:0") as server:
+        port = server.address[1]
+        assert httpx.get(f"http://127.0.0.1:{port}/scope").json()["server"] == ["127.0.0.1", port]
+        assert httpx.get(f"http://127.0.0.2:{port}/scope").json()["server"] == ["127.0.0.2", port]
+
+
+def test_every_bind_is_served_and_has_its_own_address(tmp_path: Path) -> None:
+    path = f"{tmp_path}/socket"
+    with Gunicorn(tmp_path, bind=["127.0.0.1:0", "127.0.0.1:0", f"unix:{path}"]) as server:
+        assert len(server.addresses) == 2
+        for host, port in server.addresses:
+            assert httpx.get(f"http://{host}:{port}/scope").json()["server"] == [host, port]
+        with httpx.Client(transport=httpx.HTTPTransport(uds=path)) as client:
+            assert client.get("http://test/scope").json()["server"] == [path, None]
+
+
+def test_workers_with_reuse_port_listen_for_themselves(tmp_path: Path) -> None:
+    with socket.socket() as reservation:  # it does not listen, so nothing is sent to it
+        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reservation.bind(("127.0.0.1", 0))
+        bind = f"127.0.0.1:{reservation.getsockname()[1]}"
+        with Gunicorn(tmp_path, bind=bind, reuse_port=True, workers=2) as server:
+            seen: set[str] = set()
+
+            def both() -> bool:
+                seen.add(server.get("/pid").text)
+                return len(seen) == 2
+
+            poll(both, "an answer from each worker")
+            assert server.stop() == 0
+
+
+def test_a_preloaded_application_runs_on_the_loops_of_the_workers(tmp_path: Path, loop: str) -> None:
+    with Gunicorn(tmp_path, preload_app=True, workers=2, asgi_loop=loop) as server:
+        pid = int(server.get("/pid").text)
+        assert pid in server.workers()
+        assert [event for event in server.events if event.startswith("loaded")] == [f"loaded {server.pid}"]
+        assert len([event for event in server.events if event.startswith("startup")]) == 2
+
+
+@pytest.mark.skipif("root_path" not in SETTINGS, reason="this Gunicorn has no root_path")
+@pytest.mark.parametrize("root_path", ["/api", "/api/"])
+def test_root_path_is_in_the_scope_and_before_the_path(tmp_path: Path, root_path: str) -> None:
+    with Gunicorn(tmp_path, root_path=root_path) as server:
+        scope = server.get("/a/scope").json()
+        assert (scope["root_path"], scope["path"], scope["raw_path"]) == ("/api", "/api/a/scope", "/api/a/scope")
+
+
+# TLS.
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    directory = tmp_path_factory.mktemp("certificate")
+    key, cert = str(directory / "key.pem"), str(directory / "cert.pem")
+    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    subprocess.run([*new, "-subj", "/CN=localhost", "-keyout", key, "-out", cert], check=True, capture_output=True)
+    return {"keyfile": key, "certfile": cert}
+
+
+def test_tls_is_served_and_its_scheme_is_https(tmp_path: Path, loop: str, certificate: dict[str, str]) -> None:
+    with Gunicorn(tmp_path, asgi_loop=loop, **certificate) as server:
+        assert server.lines("protocols http/1.1 over TLS$")
+        with server.client() as client:
+            assert client.get("/scope").json()["scheme"] == "https"
+            assert client.post("/echo", content=b"x" * 300_000).content == b"x" * 300_000
+        with server.connect() as raw, trusting_context().wrap_socket(raw.sock) as sock:
+            assert (sock.version() or "") >= "TLSv1.2"
+            secure = Connection(sock)
+            secure.get("/hello", "Connection: close\r\n")
+            assert secure.read_all().endswith(b"\r\n\r\nhello\n")
+        # Plain HTTP gets no HTTP.
+        with server.connect() as raw:
+            raw.get("/hello")
+            assert b"HTTP" not in raw.read_all()
+        assert server.get("/hello").status_code == 200
+        assert server.stop() == 0
+        assert not server.lines("Traceback|ERROR")
+
+
+def test_the_ssl_context_hook_makes_the_context(tmp_path: Path, certificate: dict[str, str]) -> None:
+    config = NOTE + "\ndef ssl_context(config, default):\n    note('ssl_context')\n    return default()\n"
+    with Gunicorn(tmp_path, config=config, **certificate) as server:
+        assert server.get("/hello").status_code == 200
+        assert "ssl_context" in server.events
+
+
+@pytest.mark.parametrize("broken", ["certfile", "keyfile", "hook"])
+def test_a_tls_context_that_cannot_be_made_stops_the_boot_and_is_never_plain_http(
+    tmp_path: Path, certificate: dict[str, str], broken: str
+) -> None:
+    config = ""
+    settings = dict(certificate)
+    if broken == "hook":
+        config = "def ssl_context(config, default):\n    raise ValueError('no context today')\n"
+    else:
+        settings[broken] = str(tmp_path / "broken.pem")
+        (tmp_path / "broken.pem").write_text("-----BEGIN NONSENSE-----\n")
+    with Gunicorn(tmp_path, config=config, wait=False, **settings) as server:
+        server.wait_for("Booting worker")
+        answer = b""
+        try:
+            with server.connect() as raw:
+                raw.get("/hello")
+                answer = raw.read_all()
+        except OSError:
+            pass
+        assert answer == b""
+        assert server.wait() == 3
+        assert server.lines(r"\[ERROR\] The TLS context cannot be made from certfile, keyfile and their like: .*\.$")
+        assert not server.lines("on Gunicorn|Traceback")
+
+
+# TERM.
+
+
+def test_term_drains(tmp_path: Path, loop: str) -> None:
+    """All of it in one run: the running request ends, the idle connections do at once, nobody else is accepted, and what comes after."""
+    with (
+        Gunicorn(tmp_path, asgi_loop=loop, config=HOOKS, keepalive=60) as server,
+        server.connect() as running,
+        server.connect() as beginning,
+        server.connect() as idle,
+        server.connect() as silent,
+    ):
+        running.begin_upload("/duplex")
+        running.read_until(b"begun\n\r\n")
+        beginning.send(b"GET /hello HTTP/1.1\r\nHo")
+        idle.get("/hello")
+        assert idle.read_response()[0] == 200
+        server.kill(signal.SIGTERM)
+        # Connections without a request end at once.
+        assert idle.read_all() == b""
+        assert silent.read_all() == b""
+        server.wait_until_refused()
+        # A request that is being received is served, and told that its connection ends.
+        beginning.send(b"st: test\r\n\r\n")
+        status, headers, body = beginning.read_response()
+        assert (status, headers["connection"], body) == (200, "close", b"hello\n")
+        assert beginning.read_all() == b""
+        # A request that is being answered runs to its end.
+        running.chunk(b"more")
+        assert running.read_until(b"more\r\n")
+        assert server.running
+        assert "shutdown" not in server.events
+        running.chunk(b"")
+        assert running.read_all() == b"0\r\n\r\n"
+        assert server.wait() == 0
+        assert server.events[-5:] == ["duplex end", "shutdown", "shut down", "worker_exit", "atexit"]
+        assert not server.lines(r"was sent|ERROR|WARNING|Traceback")
+
+
+def test_term_without_requests_ends_at_once(tmp_path: Path, loop: str) -> None:
+    with Gunicorn(tmp_path, asgi_loop=loop, keepalive=60, graceful_timeout=60) as server, server.connect() as idle, server.connect():
+        idle.get("/hello")
+        idle.read_response()
+        clock = Clock()
+        assert server.stop() == 0
+        assert clock.seconds < SOON
+        assert not server.lines("was sent")
+
+
+def test_a_request_that_comes_in_the_lame_duck_time_is_answered_and_told_that_its_connection_ends(tmp_path: Path, loop: str) -> None:
+    with Gunicorn(tmp_path, asgi_loop=loop, keepalive=60, options={"lame_duck": 4}) as server, server.connect() as idle:
+        idle.get("/hello")
+        assert idle.read_response()[1]["connection"] is None
+        with server.connect() as other:
+            other.begin_upload("/duplex")
+            other.read_until(b"begun\n\r\n")
+            server.kill(signal.SIGTERM)
+            server.wait_until_refused()
+            other.chunk(b"")
+            other.read_all()
+        idle.get("/hello")
+        status, headers, body = idle.read_response()
+        assert (status, headers["connection"], body) == (200, "close", b"hello\n")
+        assert idle.read_all() == b""
+        assert server.wait() == 0
+
+
+def test_term_repeated_is_term_once(tmp_path: Path, loop: str) -> None:
+    with Gunicorn(tmp_path, asgi_loop=loop, config=HOOKS) as server, server.connect() as running:
+        [worker] = server.workers()
+        running.begin_upload("/duplex")
+        running.read_until(b"begun\n\r\n")
+        server.kill(signal.SIGTERM)
+        for part in (b"one", b"two", b"three"):
+            os.kill(worker, signal.SIGTERM)
+            running.chunk(part)
+            running.read_until(part + b"\r\n")
+        running.chunk(b"")
+        assert running.read_all() == b"0\r\n\r\n"
+        poll(lambda: [os.kill(worker, signal.SIGTERM)] if is_alive(worker) else [True])
+        assert server.wait() == 0
+        assert server.events.count("shutdown") == 1
+        assert server.events.count("worker_exit") == 1
+        assert "worker_int" not in server.events
+        assert not server.lines("was sent")
+
+
+def test_an_application_that_listens_hears_of_the_end_in_time_and_completes_its_response(tmp_path: Path) -> None:
+    with Gunicorn(tmp_path, graceful_timeout=3) as server, server.connect() as client:
+        client.get("/listening")
+        client.read_until(b"begun\n\r\n")
+        server.kill(signal.SIGTERM)
+        assert client.read_all() == b"6\r\nended\n\r\n0\r\n\r\n"
+        assert server.wait() == 0
+        assert server.events[-4:] == ["http.disconnect", "shutdown", "shut down", "atexit"]
+        assert not server.lines("was sent|WARNING|ERROR")
+
+
+def test_a_request_that_never_ends_is_cancelled_before_the_arbiter_kills(tmp_path: Path, loop: str) -> None:
+    with Gunicorn(tmp_path, asgi_loop=loop, config=HOOKS, graceful_timeout=3) as server, server.connect() as client:
+        client.get("/stuck")
+        client.read_until(b"begun\n\r\n")
+        clock = Clock()
+        assert server.stop() == 0
+        assert clock.seconds > 1
+        # It does not look whole.
+        assert client.read_all() == b""
+        assert server.events[-6:] == ["http.disconnect", "cancelled", "shutdown", "shut down", "worker_exit", "atexit"]
+        assert server.lines(r"\[WARNING\] 1 responses were not complete, and 1 applications running, at the end of graceful_timeout$")
+        assert not server.lines("was sent")
+
+
+def test_an_application_that_refuses_to_be_cancelled_cannot_hold_the_worker(tmp_path: Path, loop: str) -> None:
+    with Gunicorn(tmp_path, asgi_loop=loop, config=HOOKS, graceful_timeout=3) as server, server.connect() as client:
+        client.get("/deaf")
+        client.read_until(b"begun\n\r\n")
+        assert server.stop() == 0
+        assert [event for event in server.events if event != "cancelled"][-3:] == ["shut down", "worker_exit", "atexit"]
+        assert not server.lines("was sent")
+
+
+def test_a_client_that_does_not_read_cannot_hold_the_worker(tmp_path: Path) -> None:
+    with Gunicorn(tmp_path, config=HOOKS, graceful_timeout=3) as server, server.connect() as client:
+        client.send(b"POST /echo HTTP/1.1\r\nHost: test\r\nContent-Length: 20000000\r\n\r\n")
+        for _ in range(20):
+            client.send(b"x" * 1_000_000)
+        client.read_until(b"\r\n\r\n")
+        assert server.stop() == 0
+        assert server.events[-3:] == ["shut down", "worker_exit", "atexit"]
+        assert not server.lines("was sent")
+
+
+def test_lifespan_shutdown_comes_after_the_last_response(tmp_path: Path) -> None:
+    with Gunicorn(tmp_path) as server, server.connect() as client:
+        client.begin_upload("/upload")
+        server.wait_for_event("upload begun")
+        server.kill(signal.SIGTERM)
+        server.wait_for("Handling signal: term")
+        client.chunk(b"all")
+        client.chunk(b"")
+        assert client.read_response()[2] == b"all"
+        assert server.wait() == 0
+        assert server.events[-4:] == ["upload read", "shutdown", "shut down", "atexit"]
+
+
+def test_term_while_the_application_is_imported_is_obeyed_when_it_is(tmp_path: Path) -> None:
+    with Gunicorn(tmp_path, "importing:app", env={"TEST_IMPORT_SECONDS": "1"}, config=HOOKS, wait=False) as server:
+        server.wait_for_event("importing")
+        assert server.stop() == 0
+        assert server.events == ["importing", "worker_exit"]
+        assert not server.lines("was sent|on Gunicorn|ERROR")
+
+
+# QUIT and INT.
+
+
+def test_quit_while_the_application_is_imported_leaves_at_once(tmp_path: Path) -> None:
+    with Gunicorn(tmp_path, "importing:app", env={"TEST_IMPORT_SECONDS": "3600"}, config=HOOKS, wait=False) as server:
+        server.wait_for_event("importing")
+        clock = Clock()
+        assert server.stop(signal.SIGQUIT) == 0
+        assert clock.seconds < SOON
+        assert server.events == ["importing", "worker_int", "worker_exit"]
+        assert not server.lines("was sent|on Gunicorn|ERROR")
+
+
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGINT])
+def test_quit_and_int_leave_quickly(tmp_path: Path, loop: str, number: int) -> None:
+    with Gunicorn(tmp_path, asgi_loop=loop, config=HOOKS, graceful_timeout=60) as server, server.connect() as client:
+        client.get("/stuck")
+        client.read_until(b"begun\n\r\n")
+        clock = Clock()
+        assert server.stop(number) == 0
+        assert clock.seconds < SOON
+        assert client.read_all() == b""
+        assert [event for event in server.events if event != "http.disconnect"][-6:] == [
+            "worker_int",
+            "cancelled",
+            "shutdown",
+            "shut down",
+            "worker_exit",
+            "atexit",
+        ]
+        assert not server.lines("was sent|ERROR")
+
+
+def test_ctrl_c_calls_worker_int_once(tmp_path: Path, loop: str) -> None:
+    # A terminal sends INT to the master and the workers, and then the master QUIT to the workers.
+    with Gunicorn(tmp_path, asgi_loop=loop, config=HOOKS, workers=2) as server:
+        os.killpg(server.pid, signal.SIGINT)
+        assert server.wait() == 0
+        assert server.events.count("worker_int") == 2
+        assert server.events.count("shut down") == 2
+        assert server.events.count("worker_exit") == 2
+        assert not server.lines("was sent|ERROR|Traceback")
+
+
+def test_a_slow_lifespan_shutdown_is_bounded_after_quit(tmp_path: Path) -> None:
+    with Gunicorn(tmp_path, config=HOOKS, graceful_timeout=60, env={"TEST_SHUTDOWN_SECONDS": "3600"}) as server:
+        clock = Clock()
+        assert server.stop(signal.SIGQUIT) == 0
+        assert clock.seconds < SOON
+        assert server.events[-3:] == ["shutdown", "worker_exit", "atexit"]
+        assert server.lines(r"\[ERROR\] ASGI lifespan.shutdown was not complete after 1\.0 s$")
+
+
+def test_int_ends_a_drain(tmp_path: Path, loop: str) -> None:
+    with (
+        Gunicorn(tmp_path, asgi_loop=loop, config=HOOKS, graceful_timeout=60) as server,
+        server.connect() as client,
+        server.connect() as idle,
+    ):
+        idle.get("/hello")
+        idle.read_response()
+        client.get("/stuck")
+        client.read_until(b"begun\n\r\n")
+        server.kill(signal.SIGTERM)
+        assert idle.read_all() == b""  # it drains
+        clock = Clock()
+        os.killpg(server.pid, signal.SIGINT)
+        assert server.wait() == 0
+        assert clock.seconds < SOON
+        assert server.events.count("worker_int") == 1
+        assert server.events[-5:] == ["cancelled", "shutdown", "shut down", "worker_exit", "atexit"]
+        assert not server.lines("was sent")
+
+
+@pytest.mark.skipif(GUNICORN_VERSION < (25, 0), reason="this Gunicorn does not hear INT while it stops")
+def test_int_to_the_master_ends_a_drain_with_a_slow_shutdown_before_it_kills(tmp_path: Path) -> None:
+    env = {"TEST_SHUTDOWN_SECONDS": "3600"}
+    with Gunicorn(tmp_path, config=HOOKS, graceful_timeout=60, env=env) as server, server.connect() as client, server.connect() as idle:
+        idle.get("/hello")
+        idle.read_response()
+        client.get("/stuck")
+        client.read_until(b"begun\n\r\n")
+        server.kill(signal.SIGTERM)
+        assert idle.read_all() == b""
+        assert server.stop(signal.SIGINT) == 0
+        assert server.events[-4:] == ["cancelled", "shutdown", "worker_exit", "atexit"]
+        assert not server.lines("was sent")
+
+
+def test_quit_during_the_lifespan_shutdown_of_a_drain_ends_it(tmp_path: Path) -> None:
+    env = {"TEST_SHUTDOWN_SECONDS": "3600"}
+    with Gunicorn(tmp_path, config=HOOKS, graceful_timeout=60, env=env) as server:
+        [worker] = server.workers()
+        server.kill(signal.SIGTERM)
+        server.wait_for_event("shutdown")
+        clock = Clock()
+        os.kill(worker, signal.SIGQUIT)
+        assert server.wait() == 0
+        assert clock.seconds < SOON
+        assert server.events[-2:] == ["worker_exit", "atexit"]
+
+
+def test_a_worker_that_was_told_to_quit_is_replaced(tmp_path: Path) -> None:
+    with Gunicorn(tmp_path, config=HOOKS) as server:
+        [first] = server.workers()
+        os.kill(first, signal.SIGQUIT)
+        server.wait_for("on Gunicorn", 2)
+        assert server.get("/pid").text != str(first)
+        assert server.events.count("worker_int") == 1
+
+
+# ABRT and the heartbeat.
+
+
+def test_a_blocked_loop_is_aborted_with_its_hook_and_the_worker_replaced(tmp_path: Path, loop: str) -> None:
+    with Gunicorn(tmp_path, asgi_loop=loop, config=HOOKS, timeout=1) as server, server.connect() as client:
+        [first] = server.workers()
+        client.get("/block?seconds=3600")
+        server.wait_for_event("block begun")
+        server.wait_for("on Gunicorn", 2)
+        assert client.read_all() == b""
+        assert not is_alive(first)
+        assert server.get("/hello").text == "hello\n"
+        assert server.lines("WORKER TIMEOUT")
+        assert server.lines(rf"Worker \(pid:{first}\) exited with code 1")
+        events = [event for event in server.events if event.startswith("worker_")]
+        assert events == ["worker_abort", "worker_exit"]
+        assert not server.lines("SIGKILL|SIGABRT")
+
+
+def test_the_heartbeat_goes_on_in_slow_requests_and_in_the_drain_and_the_shutdown(tmp_path: Path, loop: str) -> None:
+    env = {"TEST_SHUTDOWN_SECONDS": "2.5"}
+    with Gunicorn(tmp_path, asgi_loop=loop, timeout=1, env=env) as server, server.connect() as client:
+        [first] = server.workers()
+        client.get("/slow?seconds=2.5")
+        assert client.read_response()[2] == b"slow\n"
+        client.get("/slow?seconds=2.5")
+        server.wait_for_event("slow begun", 2)
+        # To the worker, for the master does not look at heartbeats while it stops itself.
+        os.kill(first, signal.SIGTERM)
+        assert client.read_response()[2] == b"slow\n"
+        server.wait_for("on Gunicorn", 2)
+        assert server.events.count("shut down") == 1
+        assert not server.lines("WORKER TIMEOUT|was sent|ERROR")
+
+
+def test_a_heartbeat_that_fails_ends_the_worker_and_says_why(tmp_path: Path) -> None:
+    config = (
+        HOOKS
+        + """
+def post_worker_init(worker):
+    def notify():
+        raise ValueError("no heartbeat")
+
+    if worker.age == 1:
+        worker.notify = notify
+"""
+    )
+    with Gunicorn(tmp_path, config=config, wait=False) as server:
+        server.wait_for(r"\[ERROR\] The heartbeat failed$")
+        server.wait_for("^ValueError: no heartbeat$")
+        server.wait_for("Booting worker", 2)
+        assert server.get("/hello").text == "hello\n"
+        assert server.events.count("worker_exit") == 1
+        assert server.stop() == 0
+
+
+# What the application does to the loop.
+
+
+def test_an_error_in_a_callback_of_the_application_is_logged_and_harms_no_request(tmp_path: Path, loop: str) -> None:
+    with Gunicorn(tmp_path, asgi_loop=loop) as server, server.client() as client:
+        assert client.get("/callback").text == "called\n"
+        server.wait_for(r"\[ERROR\] Exception in callback")
+        server.wait_for("^ValueError: in a callback$")
+        assert client.get("/hello").text == "hello\n"
+        assert server.output == ""
+
+
+def test_sys_exit_in_a_request_ends_the_worker_with_its_code(tmp_path: Path, loop: str) -> None:
+    with Gunicorn(tmp_path, asgi_loop=loop, config=HOOKS) as server, server.connect() as client:
+        [first] = server.workers()
+        client.get("/leave")
+        client.read_all()
+        wait_until_gone(first)
+        server.wait_for("on Gunicorn", 2)
+        assert server.lines(rf"Worker \(pid:{first}\) exited with code 7")
+        assert server.events.count("worker_exit") == 1
+        assert not server.lines("Traceback")
+        assert server.stop() == 0
+
+
+# Other signals, and the parent.
+
+
+def test_usr1_reopens_the_logs_and_disturbs_no_request(tmp_path: Path, loop: str) -> None:
+    access_log = tmp_path / "access.log"
+    with Gunicorn(tmp_path, asgi_loop=loop, accesslog=str(access_log)) as server, server.connect() as running, server.client() as client:
+        [worker] = server.workers()
+        running.begin_upload("/duplex")
+        running.read_until(b"begun\n\r\n")
+        client.get("/hello?before")
+        poll(lambda: "/hello?before" in access_log.read_text())
+        for path in (access_log, server.error_log):
+            path.rename(f"{path}.1")
+        server.kill(signal.SIGUSR1)
+        poll(lambda: access_log.exists() and server.error_log.exists())
+        # The master reopens them too, so that they are there does not say that the worker has: the next line does.
+
+        def written() -> bool:
+            client.get("/hello?after")
+            return "/hello?after" in access_log.read_text()
+
+        poll(written)
+        assert "/hello?before" not in access_log.read_text()
+        running.chunk(b"more")
+        running.chunk(b"")
+        assert running.read_all().startswith(b"4\r\nmore\r\n0\r\n\r\n")
+        assert server.stop() == 0
+        assert server.lines(rf"Worker exiting \(pid: {worker}\)")
+
+
+def test_hup_replaces_the_workers_with_new_settings_while_the_old_finish(tmp_path: Path, loop: str) -> None:
+    with Gunicorn(tmp_path, asgi_loop=loop, raw_env=["GREETING=one"]) as server, server.connect() as running:
+        [first] = server.workers()
+        assert server.get("/environ?name=GREETING").text == "one"
+        running.begin_upload("/duplex")
+        running.read_until(b"begun\n\r\n")
+        server.configure(raw_env=["GREETING=two", "GUNICORN_ASGI_SERVER_HEADER=second"])
+        server.kill(signal.SIGHUP)
+        server.wait_for("on Gunicorn", 2)
+
+        def replaced() -> httpx.Response | None:
+            response = server.get("/environ?name=GREETING")
+            return response if response.text == "two" else None
+
+        assert poll(replaced).headers["server"] == "second"
+        assert is_alive(first)
+        running.chunk(b"more")
+        running.chunk(b"")
+        assert running.read_all() == b"4\r\nmore\r\n0\r\n\r\n"
+        wait_until_gone(first)
+        assert server.running
+        assert len(server.workers()) == 1
+        assert not server.lines("was sent|ERROR")
+
+
+@pytest.mark.parametrize("what", ["idle", "busy"])
+def test_a_worker_whose_master_is_gone_leaves(tmp_path: Path, loop: str, what: str) -> None:
+    with Gunicorn(tmp_path, asgi_loop=loop, config=HOOKS, graceful_timeout=2) as server, server.connect() as client:
+        [worker] = server.workers()
+        if what == "busy":
+            client.get("/stuck")
+            client.read_until(b"begun\n\r\n")
+        server.kill(signal.SIGKILL)
+        server.wait(5)
+        wait_until_gone(worker)
+        assert server.events[-3:] == ["shut down", "worker_exit", "atexit"]
+        assert server.lines("Parent changed, shutting down")
+
+
+# max_requests.
+
+
+def test_max_requests_replaces_the_worker_and_loses_no_request(tmp_path: Path, loop: str) -> None:
+    with Gunicorn(tmp_path, asgi_loop=loop, max_requests=4, max_requests_jitter=3, keepalive=60) as server, server.client() as client:
+        pids: list[str] = []
+        closed = 0
+        for _ in range(60):
+            response = client.get("/pid")
+            assert response.status_code == 200
+            pids.append(response.text)
+            closed += response.headers.get("connection") == "close"
+        # In runs of 4 to 7 requests.
+        runs = [pids.count(pid) for pid in dict.fromkeys(pids)]
+        assert all(4 <= run <= 7 for run in runs[:-1])
+        assert closed in (len(runs) - 1, len(runs))
+        assert len(server.lines(r"Autorestarting worker after current request\.$")) == closed
+        assert not server.lines("was sent|ERROR|WARNING")
+
+
+def test_max_requests_is_logged_once_and_what_runs_beside_the_last_request_finishes(tmp_path: Path) -> None:
+    with Gunicorn(tmp_path, max_requests=2) as server, server.connect() as running, server.connect() as client:
+        running.begin_upload("/duplex")
+        running.read_until(b"begun\n\r\n")
+        client.send(b"GET /pid HTTP/1.1\r\nHost: test\r\n\r\n" * 3)
+        answer = client.read_all()
+        # The pipelined ones behind the one that closes are not answered: the client sends them again.
+        assert answer.count(b"HTTP/1.1 200 OK") == 1
+        assert answer.count(b"connection: close") == 1
+        running.chunk(b"more")
+        running.chunk(b"")
+        assert running.read_all() == b"4\r\nmore\r\n0\r\n\r\n"
+        server.wait_for("on Gunicorn", 2)
+        assert len(server.lines("Autorestarting worker")) == 1
+
+
+# Reloading.
+
+
+@pytest.fixture
+def reloading(tmp_path: Path) -> Iterator[tuple[Gunicorn, Path]]:
+    path = tmp_path / "changing.py"
+    path.write_text(APP.format(text="one"))
+    with Gunicorn(tmp_path, "changing:app", pythonpath=str(tmp_path), reload=True, reload_engine="poll") as server:
+        assert server.get("/").text == "one"
+        yield server, path
+
+
+APP = """
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    await send({{"type": "http.response.start", "status": 200}})
+    await send({{"type": "http.response.body", "body": b"{text}"}})
+"""
+
+
+def change(path: Path, text: str) -> None:
+    """Write `path` so that its modification is seen whatever the clock of the file system."""
+    before = path.stat().st_mtime
+    path.write_text(text)
+    os.utime(path, (before + 10, before + 10))
+
+
+def answers(server: Gunicorn, text: str) -> None:
+    def answered() -> bool:
+        try:
+            return text in server.get("/").text
+        except httpx.TransportError:  # between two workers
+            return False
+
+    poll(answered, f"the answer {text!r}")
+
+
+def test_reload_serves_the_changed_application(reloading: tuple[Gunicorn, Path]) -> None:
+    server, path = reloading
+    change(path, APP.format(text="two"))
+    answers(server, "two")
+    assert server.lines("Worker reloading")
+    assert not server.lines("was sent|ERROR")
+
+
+def test_reload_survives_a_syntax_error(reloading: tuple[Gunicorn, Path]) -> None:
+    server, path = reloading
+    change(path, "async def app(:\n")
+    answers(server, "SyntaxError")
+    assert server.get("/").status_code == 500
+    change(path, APP.format(text="two"))
+    answers(server, "two")
