@@ -164,7 +164,7 @@ else:
 class InProcess:
     """What `serve` hands out."""
 
-    def __init__(self, loop: Any, server: Server, log: Log, host: Host, address: tuple[str, int]) -> None:
+    def __init__(self, loop: Any, server: Server, log: Log, host: Host, address: Any) -> None:
         self.loop = loop
         self.server = server
         self.log = log
@@ -295,9 +295,10 @@ def serve(
     state: dict[str, Any] | None = None,
     access: Any = None,
     max_requests: int = sys.maxsize,
+    bind: tuple[str, int] | str = ("127.0.0.1", 0),
     **settings: Any,
 ) -> Iterator[InProcess]:
-    """Serve `app` until the block ends. Then nothing may be left: no task, no connection, no error that nobody expected.
+    """Serve `app` on `bind`, an address or the path of a unix socket, until the block ends. Then nothing may be left: no task, no connection, no error that nobody expected.
 
     The httptools half of the suite runs on uvloop, the h11 half on asyncio, as without the compiled dependencies.
     """
@@ -305,7 +306,8 @@ def serve(
     complaints: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: complaints.append(context))
     thread = threading.Thread(target=_run_loop, args=(loop,), name="server", daemon=True)
-    listening = Listening(socket.create_server(("127.0.0.1", 0)))
+    family = socket.AF_UNIX if isinstance(bind, str) else socket.AF_INET6 if ":" in bind[0] else socket.AF_INET
+    listening = Listening(socket.create_server(bind, family=family))
     log, host = Log(), Host(max_requests)
     thread.start()
 
@@ -407,13 +409,15 @@ CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]+")
 class Client:
     """A raw connection. Reads responses by the grammar and accepts nothing beside it."""
 
-    def __init__(self, address: tuple[str, int], receive_buffer: int = 0) -> None:
-        self.sock = socket.socket()
+    def __init__(self, address: Any, receive_buffer: int = 0) -> None:
+        unix = isinstance(address, str)
+        self.sock = socket.socket(socket.AF_UNIX if unix else socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.settimeout(WAIT)
         self.sock.connect(address)
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not unix:
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.buffer = bytearray()
 
     @property

@@ -8,8 +8,10 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextvars
+import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -517,6 +519,21 @@ def test_an_application_that_ignores_a_disconnect_is_cancelled_after_the_grace_p
         server.wait_until(server.is_idle)
 
 
+@pytest.mark.parametrize(("error", "code"), [(SystemExit(3), 3), (SystemExit(), 0), (SystemExit("bye"), 1), (KeyboardInterrupt(), 1)])
+def test_an_application_that_exits_ends_the_process(parser: str, error: BaseException, code: int) -> None:
+    """As it would anywhere else; the loop goes on until the worker has left in order."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise error
+
+    with serve(app, parser) as server:
+        client = server.connect()
+        client.send(GET)
+        client.read_rest()
+        server.wait_until(lambda: server.host.left)
+        assert server.host.left == [code]
+
+
 def test_log_lines_cannot_be_forged_by_a_path(parser: str) -> None:
     """The path is the client's: decoded, it may have line ends in it (CWE-117)."""
 
@@ -678,6 +695,59 @@ def test_the_types_in_a_scope_are_those_of_the_specification(parser: str) -> Non
         assert all(type(name) is bytes and type(value) is bytes for name, value in scope["headers"])
         assert type(scope["client"][1]) is int
         assert type(scope["server"][1]) is int
+
+
+def test_a_unix_socket_has_no_client_and_a_path_for_the_server(parser: str, tmp_path: Path) -> None:
+    """Statements 36 and 37; its peer is trusted, as in Gunicorn."""
+    path = str(tmp_path / "socket")
+    with serve(mirror, parser, bind=path, forwarded_allow_ips="10.0.0.1") as server:
+        client = server.connect()
+        client.send(request("GET", "/", b"X-Forwarded-Proto: https"))
+        scope = ast.literal_eval(client.read_response().body.decode())
+        assert (scope["client"], scope["server"], scope["scheme"]) == (None, (path, None), "https")
+        client.send(b"bad\r\n\r\n")
+        assert client.read_response().status == 400
+        (line,) = server.log.take("warning")
+        assert line.text.startswith("Invalid request from ip=: ")
+
+
+def test_a_response_that_breaks_off_on_a_unix_socket(parser: str, tmp_path: Path) -> None:
+    """It has no reset; the end of the connection is all that can be said."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(part(b"half"))
+        raise ValueError
+
+    with serve(app, parser, bind=str(tmp_path / "socket")) as server:
+        client = server.connect()
+        client.send(b"GET / HTTP/1.0\r\n\r\n")
+        with suppress(ConnectionResetError):
+            client.read_rest()
+        server.log.take("error")
+
+
+@pytest.mark.parametrize(("address", "to"), [("0.0.0.0", "127.0.0.1"), ("::1", "::1"), ("::", "::1")])
+def test_the_server_is_the_address_that_the_client_has_reached(parser: str, address: str, to: str) -> None:
+    """Statements 36 and 37, also where the socket listens on all addresses."""
+    if ":" in to and not has_ipv6():
+        pytest.skip("no IPv6 here")
+    with serve(mirror, parser, bind=(address, 0)) as server:
+        port = server.address[1]
+        server.address = (to, port)
+        client = server.connect()
+        client.send(GET)
+        scope = ast.literal_eval(client.read_response().body.decode())
+        assert scope["server"] == (to, port)
+        assert scope["client"] == client.name[:2]
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
 
 
 # Back-pressure, as the application sees it.

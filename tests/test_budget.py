@@ -1,4 +1,4 @@
-"""The cost budget of one keep-alive GET, in counts that do not vary between runs (see docs/design: "The cost budget").
+"""The cost budget of one keep-alive GET, in counts that do not vary between runs (docs/architecture.md, "The cost budget").
 
 Speed that is measured in seconds belongs to `benchmarks/`. What is counted here are the causes of it: calls, writes, and what is put on the
 loop. A change that goes over the budget has to find the calls again elsewhere.

@@ -13,7 +13,7 @@ from gunicorn.glogging import Logger
 from inprocess import GET, TICK, Flag, Host, Log, Truncated, answer, hello, mirror, read_body, request, serve
 
 from gunicorn_asgi.access import Access
-from gunicorn_asgi.errors import ClientDisconnected
+from gunicorn_asgi.errors import ClientDisconnected, RequestError
 from gunicorn_asgi.http1.connection import HIGH_WATER, MAX_DRAIN
 from gunicorn_asgi.worker import Worker
 
@@ -345,7 +345,8 @@ def test_a_client_that_reads_nothing_is_reset_after_write_timeout(parser: str) -
             client.read_rest()
 
 
-def test_a_client_that_reads_slowly_is_not_reset(parser: str) -> None:
+@pytest.mark.parametrize("fields", [[], [b"Connection: close"]], ids=["kept", "closing"])
+def test_a_client_that_reads_slowly_is_not_reset(parser: str, fields: list[bytes]) -> None:
     size = 8 * 1024 * 1024
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -353,8 +354,7 @@ def test_a_client_that_reads_slowly_is_not_reset(parser: str) -> None:
 
     with serve(app, parser, write_timeout=60) as server:
         client = server.connect(receive_buffer=8192)
-        client.send(GET)
-        server.wait_until(lambda: server.server.connections)
+        client.send(request("GET", "/", *fields))
         server.wait_clogged()
         before = server.unsent()
         for _ in range(3):
@@ -654,6 +654,39 @@ def test_an_application_that_does_not_listen_may_take_its_time_for_a_half_closed
         server.settle()
         gate.go.set()
         assert client.read_response().body == b"/slow"
+
+
+def test_the_application_hears_of_a_half_closed_client_that_reads_again(parser: str) -> None:
+    """While the client takes nothing, that is what is timed."""
+    heard, sent = Flag(), Flag()
+    received: list[bytes] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        listener = asyncio.ensure_future(receive())
+        await send(START)
+        for _ in range(200):
+            await send(part(b"x" * 65536))
+        sent.set()
+        assert (await listener)["type"] == "http.disconnect"
+        heard.set()
+        await send(part(b"end", False))
+
+    with serve(app, parser) as server:
+        client = server.connect(receive_buffer=8192)
+        client.send(GET)
+        server.wait_clogged()
+        client.send_eof()
+        server.wait_half_closed()
+        server.advance(5)
+        reader = threading.Thread(target=lambda: received.append(client.read_response().body))
+        reader.start()
+        sent.wait()
+        server.settle()
+        server.advance(5)
+        heard.wait()
+        reader.join()
+        assert received[0].endswith(b"xend")
 
 
 @pytest.mark.parametrize(
@@ -957,6 +990,51 @@ def test_the_end_of_the_graceful_time_resets_what_is_left(parser: str) -> None:
         assert len(server.log.take("warning")) == 1
 
 
+def test_the_end_of_the_graceful_time_cancels_what_ignores_a_lost_client(parser: str) -> None:
+    recorder, gate, cancelled = Recorder(), Gate(), Flag()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await gate(scope, receive, send)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    with serve(app, parser, access=recorder) as server:
+        client = server.connect()
+        client.send(GET)
+        gate.called.wait()
+        client.reset()
+        server.wait_lost()
+        server.run(server.server.drain(0.2, 0.5))
+        cancelled.wait()
+        assert recorder.ended == [(499, 0)]
+        server.log.take("warning")
+
+
+def test_a_drain_within_a_response_ends_its_connection(parser: str) -> None:
+    """Though its head had promised to keep it."""
+    go = Flag()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(part(b"half"))
+        await go.reached()
+        await send(part(b"whole", False))
+
+    with serve(app, parser, lame_duck=0) as server:
+        client = server.connect()
+        client.send(GET)
+        response = client.read_head()
+        assert response.values(b"connection") == []
+        drained = asyncio.run_coroutine_threadsafe(server.server.drain(100, 0.5), server.loop)
+        server.wait_until(lambda: not server.server.keep_alive)
+        go.set()
+        assert client.read_rest() == b"4\r\nhalf\r\n5\r\nwhole\r\n0\r\n\r\n"
+        client.close()
+        drained.result(10)
+
+
 def test_a_listening_application_hears_that_the_graceful_time_ends(parser: str) -> None:
     listener = Listener()
     with serve(listener, parser) as server:
@@ -986,7 +1064,11 @@ class Recorder:
         self.ended: list[tuple[int, int]] = []
         self.refusals: list[tuple[bytes, int]] = []
 
+    fails = False
+
     def begin(self, method, raw_path, query, version, scheme, headers, client, server):
+        if self.fails:
+            raise RequestError(500, "Internal Server Error")
         self.begun += 1
         return Record()
 
@@ -1093,6 +1175,18 @@ def test_a_client_that_goes_away_before_the_response_is_logged_as_499(parser: st
         client.reset()
         server.wait_until(server.is_idle)
         assert recorder.ended == [(499, 0)]
+
+
+def test_a_pre_request_hook_that_raises_is_a_500(parser: str) -> None:
+    """The operator's fault, not the client's: no warning of an invalid request."""
+    recorder = Recorder()
+    recorder.fails = True
+    with serve(hello, parser, access=recorder) as server:
+        client = server.connect()
+        client.send(GET * 2)
+        assert client.read_response().status == 500
+        assert client.read_rest() == b""
+        assert not server.log.lines
 
 
 def test_the_state_of_a_connection_can_be_read(parser: str) -> None:
