@@ -210,7 +210,8 @@ class Atoms(dict[str, Any]):
         """Make all of them, Gunicorn's way."""
         if not self._is_filled:
             self._is_filled = True
-            dict.update(self, SafeAtoms(self.log.atoms(self.response, self.record, make_environ(self.record), self.duration)))
+            atoms = SafeAtoms(self.log.atoms(self.response, self.record, make_environ(self.record), self.duration))
+            dict.update(self, {key: _printable(value) for key, value in atoms.items()})
 
     def __getitem__(self, key: str) -> Any:
         if key[:1] == "{":
@@ -225,10 +226,17 @@ class Atoms(dict[str, Any]):
             value = None
         if value is None:
             return "-"
-        return value.replace('"', '\\"') if isinstance(value, str) else value
+        return _printable(value.replace('"', '\\"')) if isinstance(value, str) else value
 
     def __bool__(self) -> bool:
         return True  # which is all that logging wants to know
+
+
+def _printable(value: Any) -> Any:
+    """Without what could forge lines or steer a terminal: a decoded path may hold any character."""
+    if isinstance(value, str) and not value.isprintable():
+        return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in value)
+    return value
 
 
 def _filled(name: str) -> Callable[..., Any]:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from .server import Listener, Server
 
 NEVER = math.inf
+MAX_TLS_WRITE = 65536
+"""Bytes that are given to TLS at once."""
+TCP_GONE = (7, 8)
+"""The states CLOSE and CLOSE_WAIT of the kernel's tcp_info."""
 
 
 class Connection(asyncio.Protocol):
@@ -81,6 +85,23 @@ class Connection(asyncio.Protocol):
         if self._reading_paused:
             self._reading_paused = False
             self._transport.resume_reading()
+
+    def _write(self, data: bytes) -> None:
+        if len(data) > MAX_TLS_WRITE and self._listener.scheme == "https":
+            # TLS hands on at once what it has encrypted, and then knows no more of it. In pieces, it is stopped by the transport below when
+            # that has enough, and its own buffer shows what waits.
+            view = memoryview(data)
+            for start in range(0, len(view), MAX_TLS_WRITE):
+                self._transport.write(view[start : start + MAX_TLS_WRITE])
+        else:
+            self._transport.write(data)
+
+    def _is_gone(self) -> bool:
+        """Whether the peer has reset or closed, which a transport that does not read would not notice. Linux only; otherwise False."""
+        sock = self._transport.get_extra_info("socket")
+        if sock is None or sock.family == socket.AF_UNIX or not hasattr(socket, "TCP_INFO"):
+            return False
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in TCP_GONE
 
     def _is_stuck(self) -> bool:
         """Whether nothing has left the transport's buffer since this was asked before, although something is in it."""

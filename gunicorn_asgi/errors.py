@@ -1,6 +1,6 @@
 """Whose fault it was, and what the wire says about it.
 
-Four kinds of mistake meet in a server, and each has one answer:
+What goes wrong in a server is of a few kinds, and each has one answer:
 
 ==========================  =====================  ==================================================
 raised                      fault of               answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import ssl
 import sys
 import time
@@ -120,7 +121,7 @@ class Server:
         """Applications that are still running, also behind a complete response."""
         self.keep_alive = settings.keepalive_s > 0
         """Whether a response may leave its connection open."""
-        self.now = 0.0
+        self.now = math.inf
         """The latest that it can be before the next tick: deadlines are set from it, and none comes early."""
         self.idle_deadline = 0.0
         self.default_fields: tuple[bytes, bytes, bytes, bytes] = (b"", b"", b"", b"")
@@ -173,16 +174,20 @@ class Server:
     def tick(self, interval: float) -> None:
         """Refresh what is known about the time, and end what has waited too long. To be called about every `interval` seconds."""
         now = self.loop.time()
+        late = now - self.now
         self.now = now + interval
         self.idle_deadline = self.now + self.settings.keepalive_s
         date = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode() if self.settings.date_header else b""
         server = b"server: %b\r\n" % self.settings.server_header.encode() if self.settings.server_header else b""
         fields = {0: date + server, DATE: server, SERVER: date, DATE | SERVER: b""}
         self.default_fields = (fields[0], fields[1], fields[2], fields[3])
+        if late > interval / 4:
+            # Something has blocked the loop. Meanwhile nobody could be served, and what came is read only behind this (uvloop runs timers
+            # first): the time does not count.
+            for connection in self.connections:
+                connection.deadline += late
         for connection in [connection for connection in self.connections if connection.deadline <= now]:
             connection.expired()
-        if self._draining:
-            self._changed.set()
 
     # Draining.
 
@@ -196,6 +201,8 @@ class Server:
     def leave(self, error: SystemExit | KeyboardInterrupt) -> None:
         """Somebody called ``sys.exit()`` within an exchange. uvloop would swallow that where an exchange began in a callback of its transport."""
         code = error.code if isinstance(error, SystemExit) else 1
+        if code is not None and not isinstance(code, int):
+            self.log.error("sys.exit: %s", code)  # what the interpreter would print
         self.host.leave(code if isinstance(code, int) else int(code is not None))
 
     def stop_listening(self) -> None:

@@ -10,6 +10,7 @@ import difflib
 import importlib.util
 import math
 import platform
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from gunicorn.config import Config
 
 ENVIRONMENT_PREFIX = "GUNICORN_ASGI_"
+KUBERNETES = re.compile(ENVIRONMENT_PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
+"""What Kubernetes puts into the environment for a Service that is called gunicorn-asgi: no options of ours."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ def read_options(configured: Mapping[str, Any], environment: Mapping[str, str]) 
             raise ConfigError(f"Unknown option {name!r} in Worker.configure(){_nearest(name, known)}.")
         values[name] = _checked(known[name], value, name)
     for variable, text in environment.items():
-        if not variable.startswith(ENVIRONMENT_PREFIX):
+        if not variable.startswith(ENVIRONMENT_PREFIX) or KUBERNETES.fullmatch(variable):
             continue
         if variable not in variables:
             raise ConfigError(f"Unknown option {variable} in the environment{_nearest(variable, variables)}.")

@@ -9,7 +9,7 @@ One request over HTTP/1.1, from the packet to the answer::
         |                |--------------------------->|                            |
         |                |        (only now:)         | app(scope, receive, send)  |
         |                |                            |--------------------------->|
-        |                |      credit(n) <-----------| receive() -> http.request  |
+        |                |      credit() <------------| receive() -> http.request  |
         |                |                            |                            |
         |                | head(status, headers) <----| send(http.response.start)  |   checked, held, not written
         |   one write    | respond(body, end) <-------| send(http.response.body)   |

@@ -128,8 +128,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     async def _main(self) -> int:
         """Start up, serve, drain, shut down; returns the exit code."""
-        self._stopping = asyncio.Event()
         self._is_quick = asyncio.Event()
+        self._stopping = asyncio.Event()
         if not self.alive:
             return 0  # told to stop while the application was loaded
         self.loop.add_reader(self.PIPE[0], self._on_pipe)

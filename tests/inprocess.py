@@ -34,6 +34,7 @@ except ImportError:  # the h11 half of the suite runs anywhere
 WAIT = 10.0
 """Seconds after which something that was waited for counts as never coming. No test depends on it unless it fails."""
 TICK = 0.1
+STEP = 1.0
 
 T = TypeVar("T")
 
@@ -193,7 +194,12 @@ class InProcess:
         self.call(self._advance, seconds)
 
     def _advance(self, seconds: float) -> None:
-        self.loop.ahead += seconds
+        # In steps of a second, for a clock that jumps is taken for a loop that was blocked.
+        self.server.tick(STEP)
+        while seconds > 0:
+            self.loop.ahead += min(STEP, seconds)
+            seconds -= STEP
+            self.server.tick(STEP)
         self.server.tick(TICK)
 
     def settle(self) -> None:
@@ -238,15 +244,15 @@ class InProcess:
 
     def wait_unread(self, size: int) -> None:
         """That much of the body waits for the application."""
-        self._wait_connection(lambda connection: connection._stream.unread >= size)
+        self._wait_connection(lambda connection: connection._stream and connection._stream.unread >= size)
 
     def wait_body_ended(self) -> None:
         """The last of the body is here."""
-        self._wait_connection(lambda connection: connection._stream._body_ended)
+        self._wait_connection(lambda connection: connection._stream and connection._stream._body_ended)
 
     def wait_body_left(self, size: int) -> None:
         """That much of a body with a length is still to come."""
-        self._wait_connection(lambda connection: connection._framing.left == size)
+        self._wait_connection(lambda connection: connection._framing and connection._framing.left == size)
 
     def held(self) -> int:
         """Bytes that wait for their turn."""

@@ -532,6 +532,8 @@ def test_an_application_that_exits_ends_the_process(parser: str, error: BaseExce
         client.read_rest()
         server.wait_until(lambda: server.host.left)
         assert server.host.left == [code]
+        if error.args == ("bye",):
+            assert "bye" in str(server.log.take("error"))
 
 
 def test_log_lines_cannot_be_forged_by_a_path(parser: str) -> None:

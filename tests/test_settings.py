@@ -337,3 +337,17 @@ def test_an_option_that_became_bad_before_a_hup_stops_gunicorn_with_one_sentence
         assert server.wait() == 3
         assert server.lines(r"\[ERROR\] Invalid value for option GUNICORN_ASGI_HTTP: 'h12' must be one of auto, httptools, h11\.$")
         assert "Traceback" not in server.log + server.output
+
+
+def test_what_kubernetes_says_of_a_service_of_this_name_is_no_option() -> None:
+    environment = {
+        "GUNICORN_ASGI_SERVICE_HOST": "10.0.0.1",
+        "GUNICORN_ASGI_SERVICE_PORT": "80",
+        "GUNICORN_ASGI_SERVICE_PORT_HTTP": "80",
+        "GUNICORN_ASGI_PORT": "tcp://10.0.0.1:80",
+        "GUNICORN_ASGI_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "GUNICORN_ASGI_PORT_80_TCP_ADDR": "10.0.0.1",
+    }
+    assert read_options({}, environment) == read_options({}, {})
+    with pytest.raises(ConfigError, match="GUNICORN_ASGI_PORTS"):
+        read_options({}, {"GUNICORN_ASGI_PORTS": "1"})

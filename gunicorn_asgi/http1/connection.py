@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,9 @@ from .states import (
 if TYPE_CHECKING:
     from ..access import Record
     from ..server import Listener, Server
+
+
+EMPTY_LINES = re.compile(rb"(?:\r\n)+")
 
 
 class H1Connection(Connection):
@@ -145,8 +149,8 @@ class H1Connection(Connection):
         while data and self._reading is HEAD:
             end = data.find(b"\r\n\r\n") + 4
             if end < 4 or data[0] == 13:
-                if data[:2] == b"\r\n":  # RFC 9112, 2.2: an empty line before a request is ignored
-                    data = data[2:]
+                if data[:2] == b"\r\n":  # RFC 9112, 2.2: empty lines before a request are ignored
+                    data = EMPTY_LINES.sub(b"", data, count=1)
                     continue
                 if end < 4:
                     self._hold_head(data)
@@ -259,6 +263,7 @@ class H1Connection(Connection):
         self._buffer += data
         if len(self._buffer) > HIGH_WATER:
             self._pause_reading()
+            self._set_deadline()
 
     def _hold_head(self, data: bytes) -> None:
         if self._half_closed:
@@ -312,12 +317,12 @@ class H1Connection(Connection):
             and not (self._reading is BODY and end and not self._is_drainable())
             and not (self._half_closed and not self._more and not self._buffer)
         )
-        self._transport.write(self._response.begin(fields.version, body, end, bodyless, keep_alive, server.default_fields))
+        self._write(self._response.begin(fields.version, body, end, bodyless, keep_alive, server.default_fields))
 
     def write(self, stream: HTTPStream, data: bytes, end: bool) -> None:
         data = self._response.part(data, end)
-        if data:
-            self._transport.write(data)
+        if data and not self._transport.is_closing():  # asyncio complains of every write behind a failed one
+            self._write(data)
 
     def inform(self, stream: HTTPStream, status: int, headers: Iterable[Header]) -> None:
         if status == 100:
@@ -326,7 +331,7 @@ class H1Connection(Connection):
             self._awaits_continue = False
             self._set_deadline()
         if self._fields is not None and self._fields.version != "1.0":
-            self._transport.write(informational(status, headers))
+            self._write(informational(status, headers))
 
     def credit(self, stream: HTTPStream) -> None:
         if self._reading_paused and self._reading is BODY:
@@ -358,7 +363,7 @@ class H1Connection(Connection):
         elif self._response.keep_alive and reading is BODY and self._is_drainable():
             self._drop_left = MAX_DRAIN
             self._resume_reading()
-            self.deadline = self._server.now + self._server.settings.body_timeout_s
+            self._set_deadline()
         else:
             self._close()
 
@@ -388,9 +393,13 @@ class H1Connection(Connection):
         if expected or self._half_closed or not self._transport.can_write_eof():
             self._shut()
             return
+        try:
+            self._transport.write_eof()
+        except OSError:  # asyncio's: the client has reset the connection, and that is not known yet
+            self._shut()
+            return
         self._reading = LINGER
         self._drop_left = MAX_LINGER
-        self._transport.write_eof()
         self._resume_reading()
         self._set_deadline()
 
@@ -405,6 +414,7 @@ class H1Connection(Connection):
     def _shut(self) -> None:
         """Close as soon as all is sent; `expired` sees to it that this has an end."""
         self._reading = CLOSED
+        self._unsent = self._transport.get_write_buffer_size()
         self._transport.close()
         self._set_deadline()
 
@@ -418,7 +428,7 @@ class H1Connection(Connection):
             self.deadline = server.now + LINGER_SECONDS
         elif self._reading is BODY and not self._reading_paused and not self._awaits_continue:
             self.deadline = server.now + server.settings.body_timeout_s
-        elif self._half_closed and self._stream is not None:
+        elif self._reading is DONE and self._stream is not None and (self._half_closed or self._reading_paused):
             self.deadline = server.now + HANG_UP_SECONDS
         else:
             self.deadline = NEVER
@@ -444,8 +454,10 @@ class H1Connection(Connection):
             else:
                 self._set_deadline()  # it is the application that takes its time
         elif reading is DONE:
-            if stream is not None:
+            if stream is not None and (self._half_closed or self._is_gone()):
                 stream.hang_up()
+            else:
+                self._set_deadline()
         else:
             self._shut()
 
@@ -493,7 +505,7 @@ class H1Connection(Connection):
         else:
             data, response.sent = refusal(error.status, str(error), head[:5] == b"HEAD ", server.default_fields[0])
             response.status, response.begun = error.status, True
-            self._transport.write(data)
+            self._write(data)
             self._close()
         if self._record is not None:
             self._record_end()
