@@ -6,6 +6,7 @@ import asyncio
 import math
 import socket
 import struct
+import sys
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +31,10 @@ class Connection(asyncio.Protocol):
         "_lost",
         "_reading_paused",
         "_rules",
+        "_seen",
         "_server",
         "_server_address",
         "_transport",
-        "_unsent",
         "deadline",
     )
 
@@ -52,8 +53,8 @@ class Connection(asyncio.Protocol):
         self._reading_paused = False
         self._clogged = False
         """What was written does not leave: the transport's buffer is above its high mark."""
-        self._unsent = 0
-        """Bytes in that buffer when it was last looked at."""
+        self._seen = 0
+        """What `_look` saw when that was last asked."""
         self.deadline = NEVER
         """On the loop's clock."""
 
@@ -70,7 +71,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._clogged = True
-        self._unsent = self._transport.get_write_buffer_size()
+        self._seen = self._look()
         self.deadline = self._server.now + self._server.settings.write_timeout_s
 
     def resume_writing(self) -> None:
@@ -99,19 +100,30 @@ class Connection(asyncio.Protocol):
     def _is_gone(self) -> bool:
         """Whether the peer has reset or closed, which a transport that does not read would not notice. Linux only; otherwise False."""
         sock = self._transport.get_extra_info("socket")
-        if sock is None or sock.family == socket.AF_UNIX or not hasattr(socket, "TCP_INFO"):
+        if sys.platform != "linux" or sock is None or sock.family == socket.AF_UNIX:
             return False
         return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in TCP_GONE
 
+    def _look(self) -> int:
+        """A number that changes whenever something of what was written leaves."""
+        if self._listener.scheme == "https":
+            # What TLS has encrypted is out of its sight, so the kernel has to say: tcpi_bytes_acked of its tcp_info.
+            sock = self._transport.get_extra_info("socket")
+            if sys.platform == "linux" and sock is not None and sock.family != socket.AF_UNIX:
+                info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
+                if len(info) == 128:
+                    return int(struct.unpack_from("=Q", info, 120)[0])
+        return self._transport.get_write_buffer_size()
+
     def _is_stuck(self) -> bool:
-        """Whether nothing has left the transport's buffer since this was asked before, although something is in it."""
-        before, self._unsent = self._unsent, self._transport.get_write_buffer_size()
-        return not 0 < self._unsent < before
+        """Whether nothing has left since this was asked before."""
+        before, self._seen = self._seen, self._look()
+        return self._seen == before
 
     def _reset(self) -> None:
-        """Abort with a TCP reset, so that nobody takes what was received for the whole."""
+        """Abort with a TCP reset, so that nobody takes what was received for the whole. (TLS shows that by itself.)"""
         sock = self._transport.get_extra_info("socket")
-        if sock is not None and sock.family != socket.AF_UNIX:
+        if self._listener.scheme == "http" and sock is not None and sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 

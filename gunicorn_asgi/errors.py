@@ -15,8 +15,6 @@ raised                      fault of               answer
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 
 class RequestError(Exception):
     """A request that may not be passed on to the application.
@@ -52,8 +50,8 @@ def is_disconnect(error: BaseException) -> bool:
     """Whether `error` only says that the client is gone, also in a framework's words, or when a task group has wrapped it."""
     if isinstance(error, ClientDisconnected):
         return True
-    nested: Iterable[BaseException] = getattr(error, "exceptions", ())
-    if nested:
+    nested = getattr(error, "exceptions", None)
+    if nested and isinstance(nested, (tuple, list)):  # a group's; other exceptions may call something else so
         return all(map(is_disconnect, nested))
     # Starlette turns ours into its own ClientDisconnect. By the name, since no framework is imported here; and not for any error that came up
     # behind ours, which may be a fault in the application's clean-up.

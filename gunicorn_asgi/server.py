@@ -37,6 +37,8 @@ class Log(Protocol):
 
     def error(self, message: str, *args: object, exc_info: BaseException | None = None) -> None: ...
 
+    def exception(self, message: str, *args: object) -> None: ...
+
 
 class Host(Protocol):
     """What the server needs of Gunicorn's worker."""
@@ -70,6 +72,25 @@ def _fixed_address(name: Any) -> Address | None:
     if isinstance(name, str):
         return name, None  # ASGI statement 37: the path of a unix socket
     return None if name[0] in ("0.0.0.0", "::") else (name[0], name[1])  # noqa: S104 # compared, not bound
+
+
+def _tls_arguments(settings: Settings, context: ssl.SSLContext | None) -> dict[str, Any]:
+    """What create_server takes for TLS: a handshake is a part of the head's time, a shutdown flushes what was written."""
+    if context is None:
+        return {}
+    arguments: dict[str, Any] = {"ssl": context, "ssl_handshake_timeout": min(settings.head_timeout_s, LONG_SECONDS)}
+    if sys.version_info >= (3, 11) or settings.asgi_loop == "uvloop":
+        arguments["ssl_shutdown_timeout"] = min(settings.write_timeout_s, LONG_SECONDS)
+    return arguments
+
+
+LONG_SECONDS = 86400.0
+"""Stands for no limit where a loop wants a number."""
+
+
+def _close(listening: list[asyncio.Server]) -> None:
+    for server in listening:
+        server.close()
 
 
 Spawn = Callable[..., "asyncio.Task[None]"]
@@ -143,11 +164,12 @@ class Server:
     async def listen(self, sockets: Sequence[BaseSocket], ssl_context: ssl.SSLContext | None) -> None:
         """Begin to accept on all of Gunicorn's `sockets`."""
         scheme = "https" if ssl_context is not None else "http"
+        tls = _tls_arguments(self.settings, ssl_context)
         for sock in sockets:
             listener = Listener(sock, scheme, self.settings.root_path)
             # It calls listen(2) again, so the backlog has to be given again.
             server = await self.loop.create_server(
-                partial(H1Connection, self, listener), sock=sock.sock, backlog=self.settings.backlog, ssl=ssl_context
+                partial(H1Connection, self, listener), sock=sock.sock, backlog=self.settings.backlog, **tls
             )
             self._listening.append(server)
 
@@ -187,7 +209,11 @@ class Server:
             for connection in self.connections:
                 connection.deadline += late
         for connection in [connection for connection in self.connections if connection.deadline <= now]:
-            connection.expired()
+            try:
+                connection.expired()
+            except Exception:  # the fault of one connection must not end the heartbeat
+                self.log.exception("Error at the deadline of a connection")
+                connection.deadline = math.inf
 
     # Draining.
 
@@ -207,9 +233,15 @@ class Server:
 
     def stop_listening(self) -> None:
         """Accept no more. What was accepted is served on."""
-        for server in self._listening:
-            server.close()
-        self._listening.clear()
+        listening, self._listening = self._listening, []
+        if self.settings.asgi_loop == "asyncio":
+            # It has accepted more than it has made transports for, and would drop those. They are made in its next turn.
+            for server in listening:
+                for sock in server.sockets:
+                    self.loop.remove_reader(sock.fileno())
+            self.loop.call_soon(self.loop.call_soon, _close, listening)
+        else:
+            _close(listening)
 
     async def drain(self, seconds: float, abort_seconds: float) -> None:
         """Let what is running finish, for at most `seconds`. Then what is left hears it, and is ended within `abort_seconds`.

@@ -151,8 +151,10 @@ def read_options(configured: Mapping[str, Any], environment: Mapping[str, str]) 
 
 def _nearest(name: str, known: Mapping[str, object]) -> str:
     by_case = {other.lower(): other for other in known}
-    near = difflib.get_close_matches(name.lower(), by_case, n=1, cutoff=0)
-    return f"; the nearest known name is {by_case[near[0]]}" if near else ""
+    near = difflib.get_close_matches(name.lower(), by_case, n=1, cutoff=0.7 if name.startswith(ENVIRONMENT_PREFIX) else 0.4)
+    if near:
+        return f"; the nearest known name is {by_case[near[0]]}"
+    return "; known are " + ", ".join(known)
 
 
 def _checked(option: Option, value: object, name: str) -> object:
@@ -182,7 +184,6 @@ class Settings:
     asgi_loop: Literal["asyncio", "uvloop"]
     asgi_lifespan: Literal["auto", "on", "off"]
     backlog: int
-    casefold_http_method: bool
     disconnect_grace_s: float
     forwarded_allow_ips: tuple[str, ...]
     forwarder_headers: frozenset[bytes]
@@ -217,7 +218,6 @@ class Settings:
             asgi_loop=_choose_loop(get("asgi_loop")),
             asgi_lifespan=get("asgi_lifespan"),
             backlog=cfg.backlog,
-            casefold_http_method=cfg.casefold_http_method,
             disconnect_grace_s=get("asgi_disconnect_grace_period"),
             forwarded_allow_ips=_as_tuple(cfg.forwarded_allow_ips),
             forwarder_headers=frozenset(name.lower().encode("latin-1") for name in cfg.forwarder_headers),

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 QUICK_SECONDS = 1.0
 """What lifespan.shutdown may take after QUIT and INT: the arbiter kills 2 s after it sent one of them during a drain."""
+RELOAD_SECONDS = 2.0
+"""What is left to running requests under ``reload``."""
 RESPAWN_PAUSE_SECONDS = 1.0
 """How long a respawned worker whose startup failed waits before it leaves, for the arbiter replaces it at once."""
 
@@ -100,10 +102,6 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         self._stop_time = 0.0
         super().init_process()
 
-    def _refuse_to_boot(self, error: Exception) -> None:
-        self.log.error("%s", error)  # one sentence, no traceback
-        raise SystemExit(Arbiter.WORKER_BOOT_ERROR)
-
     def run(self) -> None:
         """Serve until told to stop. Leaves with SystemExit if the exit code is not 0."""
         try:
@@ -117,7 +115,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             sys.exit(status)
 
     def _close_loop(self) -> None:
-        """As asyncio.run does: whatever the application has left running is cancelled, for a moment."""
+        """Cancel whatever the application has left running, give it a moment, and close."""
         tasks = asyncio.all_tasks(self.loop)
         for task in tasks:
             task.cancel()
@@ -148,8 +146,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             context = self._ssl_context()
             self._server = server = Server(self.settings, app, self, self.log, access.listen(self), self.loop)
         except ConfigError as error:
-            self.log.error("%s", error)  # noqa: TRY400 # one sentence, no traceback
-            return int(Arbiter.WORKER_BOOT_ERROR)
+            return await self._boot_failed(error)
         lifespan = Lifespan(app, self.settings.asgi_lifespan, self.log)
         startup = asyncio.create_task(lifespan.startup())
         stop = asyncio.create_task(self._stopping.wait())
@@ -162,7 +159,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             startup.result()
         except LifespanError as error:
             stop.cancel()
-            return await self._startup_failed(error)
+            return await self._boot_failed(error)
         server.state = lifespan.state
         await server.listen(self.sockets, context)
         self._log_boot(context)
@@ -170,7 +167,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         await self._stop(server, lifespan)
         return 0
 
-    async def _startup_failed(self, error: LifespanError) -> int:
+    async def _boot_failed(self, error: Exception) -> int:
         self.log.error("%s", error)
         if self.age <= self.cfg.workers:
             return int(Arbiter.WORKER_BOOT_ERROR)
@@ -189,6 +186,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         graceful = self.settings.graceful_timeout_s
         moment = self._moment
         end = self._stop_time + graceful - min(0.5, graceful / 10) - 2 * moment
+        if self.cfg.reload:
+            # A developer waits, and has saved a file: a stream that never ends must not hold the new code up.
+            end = min(end, self._stop_time + RELOAD_SECONDS)
         await self._unless_quick(server.drain(end - min(3.0, graceful / 5) - moment - time.monotonic(), moment))
         if self._is_quick.is_set():
             await server.abort(moment)
@@ -288,17 +288,21 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
     def handle_quit(self, _sig: int, _frame: FrameType | None) -> None:
         """QUIT and INT: leave quickly. A terminal sends INT to all, and then the arbiter QUIT: the hook runs once."""
         first, self._quick = not self._quick, True  # before the hook, within which the other signal may come
-        if first:
-            self.cfg.worker_int(self)
-        if self._stopping is None:
-            sys.exit(0)  # the application is being loaded
-        self._stop_soon(quick=True)
+        try:
+            if first:
+                self.cfg.worker_int(self)
+        finally:
+            if self._stopping is None:
+                sys.exit(0)  # the application is being loaded
+            self._stop_soon(quick=True)
 
     def handle_abort(self, _sig: int, _frame: FrameType | None) -> None:
         """ABRT: the arbiter has not seen a heartbeat for ``timeout``. Leaves from wherever the loop is stuck."""
-        self.cfg.worker_abort(self)
-        self.leave(1)
-        sys.exit(1)
+        try:
+            self.cfg.worker_abort(self)
+        finally:
+            self.leave(1)
+            sys.exit(1)
 
     def leave(self, code: int) -> None:
         """End the process quickly with `code`."""

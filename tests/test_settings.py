@@ -169,7 +169,6 @@ def test_no_timeout_is_infinity() -> None:
 def test_settings_of_gunicorn_are_taken_over() -> None:
     result = read(
         backlog=7,
-        casefold_http_method=True,
         forwarded_allow_ips="10.0.0.1,::1",
         forwarder_headers="Script_Name,PATH_INFO",
         graceful_timeout=11,
@@ -179,7 +178,6 @@ def test_settings_of_gunicorn_are_taken_over() -> None:
         secure_scheme_headers={"X-Forwarded-Proto": "https"},
     )
     assert result.backlog == 7
-    assert result.casefold_http_method
     assert result.forwarded_allow_ips == ("10.0.0.1", "::1")
     assert result.forwarder_headers == {b"script_name", b"path_info"}
     assert result.graceful_timeout_s == 11

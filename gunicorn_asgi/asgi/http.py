@@ -67,13 +67,13 @@ class HTTPStream:
         "_gone",
         "_host",
         "_hung_up",
-        "_method",
         "_parts",
         "_phase",
         "_raw_path",
         "_scope",
         "_waiters",
         "_wire",
+        "method",
         "task",
         "unread",
     )
@@ -84,7 +84,7 @@ class HTTPStream:
         self._host = host
         self._scope = scope
         # Kept because the application may change its scope.
-        self._method: str = scope["method"]
+        self.method: str = scope["method"]
         self._raw_path: bytes = scope["raw_path"]
         self.task: asyncio.Task[None] | None = None
         # The request.
@@ -110,7 +110,7 @@ class HTTPStream:
 
     def __repr__(self) -> str:
         gone = " gone" if self._gone else ""
-        return f"<HTTPStream {self._method} {self._raw_path!r} {self._phase.name}{gone}>"
+        return f"<HTTPStream {self.method} {self._raw_path!r} {self._phase.name}{gone}>"
 
     # From the connection.
 
@@ -231,7 +231,7 @@ class HTTPStream:
             raise ApplicationError(f"'status' must be an int from 100 to 999, not {status!r}")
         self._due = self._wire.head(self, status, message.get("headers", ()))
         # RFC 9110, 6.4.1.
-        if status < 200 or status == 204 or status == 304 or self._method == "HEAD":
+        if status < 200 or status == 204 or status == 304 or self.method == "HEAD":
             self._bodyless = True
             self._due = UNKNOWN
         self._phase = STARTED
@@ -304,13 +304,13 @@ class HTTPStream:
 
     def _fail(self, what: str, error: BaseException | None) -> None:
         """The application did not finish: a clean 500 where nothing is written yet, otherwise an end that cannot be taken for one."""
-        self._host.log.error(what, self._method, self._raw_path.decode("latin-1"), exc_info=error)
+        self._host.log.error(what, self.method, self._raw_path.decode("latin-1"), exc_info=error)
         if self._gone or self._phase is COMPLETE:
             return
         if self._phase < STREAMING:
             body = b"Internal Server Error"
             self._wire.head(self, 500, [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")])
-            self._wire.respond(self, body, True, self._method == "HEAD")
+            self._wire.respond(self, body, True, self.method == "HEAD")
         else:
             self._wire.abort(self)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ from .states import (
     LINGER,
     LINGER_SECONDS,
     MAX_DRAIN,
+    MAX_EMPTY_LINES,
     MAX_LINGER,
     TURN,
 )
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from ..server import Listener, Server
 
 
-EMPTY_LINES = re.compile(rb"(?:\r\n)+")
-
-
 class H1Connection(Connection):
     """A client on a socket. Requests are answered one after the other, in their order (RFC 9112, 9.3.2)."""
 
@@ -45,6 +42,7 @@ class H1Connection(Connection):
         "_awaits_continue",
         "_buffer",
         "_drop_left",
+        "_empty_lines",
         "_fields",
         "_framing",
         "_half_closed",
@@ -66,6 +64,8 @@ class H1Connection(Connection):
         """Data of later requests stands behind the current one, which `_serve` goes on with."""
         self._fields: Fields | None = None
         """Of the current request, or of the last one."""
+        self._empty_lines = 0
+        """Empty lines before the next request."""
         self._half_closed = False
         self._drop_left = 0
         """Bytes to be dropped before giving up, where nobody reads them."""
@@ -149,8 +149,9 @@ class H1Connection(Connection):
         while data and self._reading is HEAD:
             end = data.find(b"\r\n\r\n") + 4
             if end < 4 or data[0] == 13:
-                if data[:2] == b"\r\n":  # RFC 9112, 2.2: empty lines before a request are ignored
-                    data = EMPTY_LINES.sub(b"", data, count=1)
+                if data[:2] == b"\r\n" and self._empty_lines < MAX_EMPTY_LINES:  # RFC 9112, 2.2: at least one is to be ignored
+                    self._empty_lines += 1
+                    data = data[2:]
                     continue
                 if end < 4:
                     self._hold_head(data)
@@ -181,6 +182,7 @@ class H1Connection(Connection):
         server = self._server
         listener = self._listener
         self._fields = fields
+        self._empty_lines = 0
         scheme = fields.scheme or listener.scheme
         if server.access is not None:
             self._record = server.access.begin(
@@ -304,7 +306,7 @@ class H1Connection(Connection):
 
     def head(self, stream: HTTPStream, status: int, headers: Iterable[Header]) -> int:
         if self._record is not None:
-            headers = self._record.response_headers = list(headers)
+            headers = self._record.response_headers = list(headers) if isinstance(headers, Iterable) else headers
         return self._response.head(status, headers)
 
     def respond(self, stream: HTTPStream, body: bytes, end: bool, bodyless: bool) -> None:
@@ -414,7 +416,7 @@ class H1Connection(Connection):
     def _shut(self) -> None:
         """Close as soon as all is sent; `expired` sees to it that this has an end."""
         self._reading = CLOSED
-        self._unsent = self._transport.get_write_buffer_size()
+        self._seen = self._look()
         self._transport.close()
         self._set_deadline()
 
@@ -459,11 +461,21 @@ class H1Connection(Connection):
             else:
                 self._set_deadline()
         else:
-            self._shut()
+            self._shut_idle()
+
+    def _shut_idle(self) -> None:
+        """Close where nothing is owed: for TLS, its peer has a moment to answer."""
+        self._shut()
+        self.deadline = self._server.now + LINGER_SECONDS
 
     def drain(self) -> None:
-        if self._reading is HEAD and not self._buffer:
-            self._shut()
+        if self._reading is HEAD:
+            if self._buffer:  # a request is on its way, but that of a client that dribbles is not waited for
+                self.deadline = min(self.deadline, self._server.now + LINGER_SECONDS)
+            else:
+                self._shut_idle()
+        elif self._reading is BODY and self._stream is None:
+            self._close()
 
     @property
     def is_busy(self) -> bool:
@@ -480,7 +492,7 @@ class H1Connection(Connection):
         if self._lost:
             self._server.forget(self)
         elif stream is None:
-            self._shut()  # nothing is cut short
+            self._reset() if self._transport.get_write_buffer_size() else self._shut()
         else:
             self._reading = CLOSED
             self._reset()
@@ -503,7 +515,9 @@ class H1Connection(Connection):
             self._close()  # the body of a request that was answered before: it gets no second answer
             return
         else:
-            data, response.sent = refusal(error.status, str(error), head[:5] == b"HEAD ", server.default_fields[0])
+            data, response.sent = refusal(
+                error.status, str(error), head[:5] == b"HEAD " or (stream is not None and stream.method == "HEAD"), server.default_fields[0]
+            )
             response.status, response.begun = error.status, True
             self._write(data)
             self._close()

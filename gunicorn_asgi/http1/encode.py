@@ -22,7 +22,7 @@ VISIBLE = bytes(byte for byte in range(256) if byte in (9, 32) or (byte > 32 and
 # What is found in the application's fields, as a bit mask.
 DATE, SERVER, CLOSE = 1, 2, 4
 # Fields that are not simply passed on, as what `_NAMES` holds for their names.
-_PLAIN, _DATE, _SERVER, _LENGTH, _CONNECTION, _CODING = 0, 1, 2, 3, 4, 5
+_PLAIN, _DATE, _SERVER, _LENGTH, _CONNECTION, _CODING = 0, DATE, SERVER, 3, 4, 5  # the first two are found as what they are
 _SPECIAL = {b"date": _DATE, b"server": _SERVER, b"content-length": _LENGTH, b"connection": _CONNECTION, b"transfer-encoding": _CODING}
 _NAMES: dict[bytes, int] = {}
 """Names that were checked before. An application has few; the bound is against one that makes them up."""
@@ -93,7 +93,7 @@ def _read_length(value: bytes, before: int) -> int:
 
 def _read_connection(value: bytes, found: int) -> tuple[bytes, int]:
     """Take ``close`` and ``keep-alive``, which the server says itself, out of the options (RFC 9110, 7.6.1)."""
-    options = [option.strip(b" \t") for option in value.split(b",")]
+    options = [option.strip(b" \t") for option in b"".join((value,)).split(b",")]
     if any(option.lower() == b"close" for option in options):
         found |= CLOSE
     return b", ".join(option for option in options if option.lower() not in (b"close", b"keep-alive", b"")), found
@@ -106,7 +106,7 @@ def _explain(headers: object) -> NoReturn:
         except (TypeError, ValueError):
             raise ApplicationError(f"a header must be a pair of a name and a value, not {field!r}") from None
         for what, part in (("name", name), ("value", value)):
-            if not isinstance(part, (bytes, bytearray, memoryview)):
+            if not isinstance(part, bytes if what == "name" else (bytes, bytearray, memoryview)):
                 raise ApplicationError(f"a header {what} must be bytes, not {type(part).__name__} ({part!r})")
         if bytes(value).translate(None, VISIBLE):
             raise ApplicationError(f"the value of header {bytes(name)!r} has a control character: {bytes(value)!r}")

@@ -13,6 +13,8 @@ MAX_LINGER = 1048576
 LINGER_SECONDS = 2.0
 HANG_UP_SECONDS = 1.0
 """How long a client that has closed its side may wait for the response before an application that listens is told."""
+MAX_EMPTY_LINES = 8
+"""Empty lines before a request that are ignored."""
 TURN = 32
 """Pipelined requests that are answered before the loop gets to serve others."""
 
