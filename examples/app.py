@@ -3,7 +3,7 @@
 curl localhost:8000/                                     a greeting
 curl localhost:8000/state                                what lifespan.startup has prepared
 curl -N localhost:8000/stream                            ten lines, one every 0.2 s
-curl -T big.iso localhost:8000/echo -o copy.iso          an upload sent back while it arrives; memory stays flat
+curl -T README.md localhost:8000/echo                    an upload sent back while it arrives: memory stays flat, however big it is
 """
 
 from __future__ import annotations

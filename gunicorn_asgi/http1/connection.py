@@ -319,7 +319,10 @@ class H1Connection(Connection):
             and not (self._reading is BODY and end and not self._is_drainable())
             and not (self._half_closed and not self._more and not self._buffer)
         )
-        self._write(self._response.begin(fields.version, body, end, bodyless, keep_alive, server.default_fields))
+        data, large = self._response.begin(fields.version, body, end, bodyless, keep_alive, server.default_fields)
+        self._transport.write(data)
+        if large:
+            self._write(large)
 
     def write(self, stream: HTTPStream, data: bytes, end: bool) -> None:
         data = self._response.part(data, end)

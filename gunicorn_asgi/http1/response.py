@@ -8,6 +8,10 @@ from ..wire import Header
 from .encode import CLOSE, STATUS_LINES, chunk, encode_fields, frame
 
 
+LARGE = 16384
+"""Bytes from which on a body is not copied behind its head: two writes are cheaper then."""
+
+
 class Response:
     """The response to the current request. A connection has one, and uses it again and again."""
 
@@ -36,8 +40,10 @@ class Response:
         self.status = status
         return self._declared
 
-    def begin(self, version: str, body: bytes, end: bool, bodyless: bool, keep_alive: bool, default_fields: tuple[bytes, ...]) -> bytes:
-        """The held head and the first part of the body, the whole of it if `end`.
+    def begin(
+        self, version: str, body: bytes, end: bool, bodyless: bool, keep_alive: bool, default_fields: tuple[bytes, ...]
+    ) -> tuple[bytes, bytes]:
+        """The held head and the first part of the body, the whole of it if `end`: as one piece, and a second one if that is too large to copy.
 
         `version` is the request's; `keep_alive` what request and connection allow; `default_fields` the lines for the fields that the
         application left out, indexed by what it brought. The status line always says HTTP/1.1 (RFC 9110, 6.2).
@@ -58,7 +64,10 @@ class Response:
             if self._chunked:
                 body = chunk(body, end)
         self.begun = True
-        return b"".join((STATUS_LINES[status], self._lines, default_fields[found & 3], framing, b"\r\n", body))
+        large = b""
+        if len(body) >= LARGE:
+            body, large = b"", body
+        return b"".join((STATUS_LINES[status], self._lines, default_fields[found & 3], framing, b"\r\n", body)), large
 
     def part(self, data: bytes, end: bool) -> bytes:
         """A further part of the body, the last one if `end`."""
