@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from ..wire import Header
 from .encode import CLOSE, STATUS_LINES, chunk, encode_fields, frame
 
-
 LARGE = 16384
 """Bytes from which on a body is not copied behind its head: two writes are cheaper then."""
 
