@@ -253,6 +253,8 @@ class Server:
         self.keep_alive = False
         self.stop_listening()
         end = self.loop.time() + seconds
+        for _ in range(3):
+            await asyncio.sleep(0)  # what asyncio has accepted becomes a connection
         await self._until_idle(min(self.settings.lame_duck_s, seconds / 4))
         for connection in list(self.connections):
             connection.drain()

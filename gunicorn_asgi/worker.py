@@ -185,11 +185,12 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         # moment for each of ours that ends what does not end by itself, and time for lifespan.shutdown.
         graceful = self.settings.graceful_timeout_s
         moment = self._moment
-        end = self._stop_time + graceful - min(0.5, graceful / 10) - 2 * moment
+        span = graceful - min(0.5, graceful / 10) - 2 * moment
         if self.cfg.reload:
             # A developer waits, and has saved a file: a stream that never ends must not hold the new code up.
-            end = min(end, self._stop_time + RELOAD_SECONDS)
-        await self._unless_quick(server.drain(end - min(3.0, graceful / 5) - moment - time.monotonic(), moment))
+            span = min(span, RELOAD_SECONDS)
+        end = self._stop_time + span
+        await self._unless_quick(server.drain(end - min(3.0, span / 5) - moment - time.monotonic(), moment))
         if self._is_quick.is_set():
             await server.abort(moment)
         await self._unless_quick(lifespan.shutdown(max(end - time.monotonic(), moment)))

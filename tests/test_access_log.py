@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import logging
@@ -398,6 +399,14 @@ def test_a_request_that_cannot_be_read_has_one_line_and_cannot_forge_another(lin
     assert len(columns) == len(NAMES)
     assert columns[NAMES.index("s")] == "400"
     assert '"' not in columns[NAMES.index("r")].replace('\\"', "")
+
+
+def test_a_decoded_path_or_a_user_cannot_forge_a_line(lines: Lines) -> None:
+    user = base64.b64encode(b"me\nforged:password").decode()
+    lines.server.get("/a%0a%1bb/hello?forging", headers={"authorization": f"Basic {user}"})
+    line = lines.one("?forging")
+    assert line["U"] == "/a\\x0a\\x1bb/hello"
+    assert line["u"] == "me\\x0aforged"
 
 
 def test_a_pre_request_hook_that_raises_has_a_line_that_names_the_request(tmp_path: Path) -> None:

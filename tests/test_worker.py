@@ -249,6 +249,54 @@ def test_tls_is_served_and_its_scheme_is_https(tmp_path: Path, loop: str, certif
         assert not server.lines("Traceback|ERROR")
 
 
+def test_a_slow_client_gets_all_of_its_response_over_tls(tmp_path: Path, loop: str, certificate: dict[str, str]) -> None:
+    """What TLS has encrypted is out of its sight: it must not be taken for sent, nor its connection for idle."""
+    size = 6_000_000
+    environment = {"GUNICORN_ASGI_WRITE_TIMEOUT": "1"}
+    with Gunicorn(tmp_path, asgi_loop=loop, keepalive=1, env=environment, **certificate) as server, server.connect() as raw:
+        raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        with trusting_context().wrap_socket(raw.sock) as sock:
+            Connection(sock).get(f"/large?size={size}")
+            received, begun = 0, time.monotonic()
+            while received < size:
+                data = sock.recv(65536)
+                assert data, f"cut off after {received} bytes"
+                received += len(data)
+                # A steady rate over several times keepalive and write_timeout, as a slow line has it.
+                time.sleep(max(0.0, received / 1_500_000 - (time.monotonic() - begun)))
+
+
+def test_an_idle_tls_client_does_not_hold_a_drain(tmp_path: Path, loop: str, certificate: dict[str, str]) -> None:
+    """A pooled connection that nobody looks at does not answer TLS' good-bye."""
+    with (
+        Gunicorn(tmp_path, asgi_loop=loop, keepalive=60, graceful_timeout=60, **certificate) as server,
+        server.connect() as raw,
+        trusting_context().wrap_socket(raw.sock) as sock,
+    ):
+        Connection(sock).get("/hello")
+        assert sock.recv(65536)
+        begun = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - begun < 20
+        assert "shutdown" in server.events
+
+
+def test_what_was_accepted_before_listening_stops_is_answered(tmp_path: Path, loop: str) -> None:
+    """asyncio accepts several at once, and makes connections of them in its next turn."""
+    with Gunicorn(tmp_path, asgi_loop=loop, keepalive=60, max_requests=3) as server, server.connect() as last, server.connect() as blocking:
+        last.get("/hello")
+        last.read_response()
+        blocking.get("/block?seconds=0.5")
+        server.wait_for_event("block begun")
+        waiting = [server.connect() for _ in range(10)]
+        for client in waiting:
+            client.get("/hello")
+        last.get("/hello")  # reaches max_requests
+        for client in waiting:
+            assert client.read_response()[0] == 200
+            client.sock.close()
+
+
 def test_the_ssl_context_hook_makes_the_context(tmp_path: Path, certificate: dict[str, str]) -> None:
     config = NOTE + "\ndef ssl_context(config, default):\n    note('ssl_context')\n    return default()\n"
     with Gunicorn(tmp_path, config=config, **certificate) as server:
@@ -775,6 +823,16 @@ def test_reload_serves_the_changed_application(reloading: tuple[Gunicorn, Path])
     answers(server, "two")
     assert server.lines("Worker reloading")
     assert not server.lines("was sent|ERROR")
+
+
+def test_reload_does_not_wait_for_an_endless_stream(reloading: tuple[Gunicorn, Path]) -> None:
+    server, path = reloading
+    change(path, APP.format(text="two") + "    await __import__('asyncio').Event().wait()\n")
+    answers(server, "two")
+    begun = time.monotonic()
+    change(path, APP.format(text="three"))
+    answers(server, "three")
+    assert time.monotonic() - begun < 20  # graceful_timeout is 30
 
 
 def test_reload_survives_a_syntax_error(reloading: tuple[Gunicorn, Path]) -> None:

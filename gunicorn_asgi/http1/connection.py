@@ -46,6 +46,7 @@ class H1Connection(Connection):
         "_fields",
         "_framing",
         "_half_closed",
+        "_is_owing",
         "_more",
         "_reading",
         "_record",
@@ -67,6 +68,8 @@ class H1Connection(Connection):
         self._empty_lines = 0
         """Empty lines before the next request."""
         self._half_closed = False
+        self._is_owing = True
+        """A part of a response may still be on its way: False once an idle connection is closed."""
         self._drop_left = 0
         """Bytes to be dropped before giving up, where nobody reads them."""
         # The exchange being answered.
@@ -419,6 +422,7 @@ class H1Connection(Connection):
     def _shut(self) -> None:
         """Close as soon as all is sent; `expired` sees to it that this has an end."""
         self._reading = CLOSED
+        self._is_owing = True
         self._seen = self._look()
         self._transport.close()
         self._set_deadline()
@@ -446,7 +450,7 @@ class H1Connection(Connection):
             if stream is not None:
                 stream.cancel()
         elif self._clogged or reading is CLOSED:
-            if self._is_stuck():
+            if not self._is_owing or self._is_stuck():
                 self._reading = CLOSED
                 self._reset()
             else:
@@ -469,6 +473,7 @@ class H1Connection(Connection):
     def _shut_idle(self) -> None:
         """Close where nothing is owed: for TLS, its peer has a moment to answer."""
         self._shut()
+        self._is_owing = False
         self.deadline = self._server.now + LINGER_SECONDS
 
     def drain(self) -> None:

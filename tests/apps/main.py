@@ -179,6 +179,10 @@ async def nothing(scope, receive, send):
     pass
 
 
+async def large(scope, receive, send, size="1000000"):
+    await respond(send, b"x" * int(size))
+
+
 async def chunks(scope, receive, send):
     await respond(send, "one,", more=True)
     await send({"type": "http.response.body", "body": b"two,", "more_body": True})
@@ -228,7 +232,7 @@ async def loop(scope, receive, send):
 ROUTES = {
     function.__name__: function
     for function in (
-        block, callback, chunks, count, deaf, duplex, echo, environ, error, hello, keys, late_error, leave, listening, loop, nothing, pid, silent,
+        block, callback, chunks, count, deaf, duplex, echo, environ, error, hello, keys, large, late_error, leave, listening, loop, nothing, pid, silent,
         slow, stuck, upload,
     )
 }  # fmt: skip
