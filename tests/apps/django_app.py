@@ -1,6 +1,7 @@
 """Django in one module: asynchronous views behind a synchronous middleware."""
 
 import asyncio
+import gc
 
 from django.conf import settings
 
@@ -21,6 +22,10 @@ from events import note  # noqa: E402
 
 async def json(request):
     return JsonResponse({"greeting": "hello", "query": request.GET.dict(), "client": request.META["REMOTE_ADDR"]})
+
+
+async def collect(request):
+    return JsonResponse({"collected": gc.collect()})
 
 
 async def stream(request):
@@ -67,6 +72,7 @@ def error(request):
 
 urlpatterns = [
     path("json", json),
+    path("collect", collect),
     path("stream", stream),
     path("endless", endless),
     path("upload", upload),
