@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
             bench_env.enter(options.python, __file__, arguments)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda number, _frame: sys.exit(128 + number))  # so that what was started is ended
-        write(options, shlex.join(["python3", "benchmarks/run.py", *(argument for argument in arguments if argument != bench_env.INSIDE)]))
+        write(options, command_line(arguments))
     except bench_env.SetupError as error:
         print(error, file=sys.stderr)
         return 1
@@ -88,6 +88,15 @@ def _select(known: Sequence[Named], names: str | None) -> list[Named]:
     if unknown:
         raise ValueError(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(item.name for item in known)}")
     return [item for item in known if item.name in wanted]
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """The command that anybody could give to have the same measured: the interpreter by its name, not by where it lies here."""
+    words = [argument for argument in arguments if argument != bench_env.INSIDE]
+    if "--python" in words:
+        where = words.index("--python")
+        del words[where : where + 2]
+    return shlex.join([f"python{sys.version_info.major}.{sys.version_info.minor}", "benchmarks/run.py", *words])
 
 
 def missing() -> str:
