@@ -97,19 +97,24 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.write(data)
 
+    def _tcp_socket(self) -> Any:
+        """The loop's view of the socket, or None where it is no TCP one."""
+        sock = self._transport.get_extra_info("socket")
+        return None if sock is None or sock.family == socket.AF_UNIX else sock
+
     def _is_gone(self) -> bool:
         """Whether the peer has reset or closed, which a transport that does not read would not notice. Linux only; otherwise False."""
-        sock = self._transport.get_extra_info("socket")
-        if sys.platform != "linux" or sock is None or sock.family == socket.AF_UNIX:
+        sock = self._tcp_socket()
+        if sys.platform != "linux" or sock is None:
             return False
-        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in TCP_GONE
+        return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in TCP_GONE)
 
     def _look(self) -> int:
         """A number that changes whenever something of what was written leaves."""
         if self._listener.scheme == "https":
             # What TLS has encrypted is out of its sight, so the kernel has to say: tcpi_bytes_acked of its tcp_info.
-            sock = self._transport.get_extra_info("socket")
-            if sys.platform == "linux" and sock is not None and sock.family != socket.AF_UNIX:
+            sock = self._tcp_socket()
+            if sys.platform == "linux" and sock is not None:
                 info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
                 if len(info) == 128:
                     return int(struct.unpack_from("=Q", info, 120)[0])
@@ -122,8 +127,8 @@ class Connection(asyncio.Protocol):
 
     def _reset(self) -> None:
         """Abort with a TCP reset, so that nobody takes what was received for the whole. (TLS shows that by itself.)"""
-        sock = self._transport.get_extra_info("socket")
-        if self._listener.scheme == "http" and sock is not None and sock.family != socket.AF_UNIX:
+        sock = self._tcp_socket()
+        if self._listener.scheme == "http" and sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 

@@ -116,7 +116,7 @@ class Lifespan:
         else:
             self._returned()
         finally:
-            self._phase = Phase.OVER if self._phase is not Phase.NEW else self._phase
+            self._phase = Phase.OVER
             self._answered.set()
 
     def _raised(self, error: Exception) -> None:

@@ -10,6 +10,7 @@ import re
 from enum import Enum
 
 from ..errors import RequestError
+from .grammar import TOKEN_PATTERN
 
 Part = tuple[bytes, bool, bytes]
 """(content, whether the body is complete, the data behind it)."""
@@ -19,10 +20,11 @@ MAX_CHUNK_LINE = 1024
 
 # RFC 9112, 7.1: chunk-size [ chunk-ext ]; 15 hexadecimal digits are 10^18 bytes. An extension is a token with an optional value, a token or
 # a quoted string; "bad" white space may stand around ";" and "=" only, and not where it could hide in the size.
-TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
-CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})((?:[ \t]*;[ \t]*" + TOKEN + rb"(?:[ \t]*=[ \t]*(?:" + TOKEN + rb"|" + QUOTED + rb"))?)*)")
-TRAILER_LINE = re.compile(TOKEN + rb":[\t \x21-\x7e\x80-\xff]*")
+CHUNK_LINE = re.compile(
+    rb"([0-9A-Fa-f]{1,15})((?:[ \t]*;[ \t]*" + TOKEN_PATTERN + rb"(?:[ \t]*=[ \t]*(?:" + TOKEN_PATTERN + rb"|" + QUOTED + rb"))?)*)"
+)
+TRAILER_LINE = re.compile(TOKEN_PATTERN + rb":[\t \x21-\x7e\x80-\xff]*")
 
 
 class LengthFraming:

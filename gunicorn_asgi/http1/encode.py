@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import NoReturn
 
 from ..errors import ApplicationError
 from ..wire import Header
+from .grammar import CONTENT_LENGTH, TOKEN
 
 STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(100, 1000)}
 """RFC 9112, 4: the space stays where there is no reason phrase."""
 STATUS_LINES.update({status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus})
 
-TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")
 VISIBLE = bytes(byte for byte in range(256) if byte in (9, 32) or (byte > 32 and byte != 127))
 """What a field line may hold (RFC 9110, 5.5): visible characters, obs-text, space and tab."""
 

@@ -15,6 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 from ..errors import RequestError
 from ..wire import Header
+from .grammar import CONTENT_LENGTH, TOKEN
 from .parser import FieldParser
 
 UNDERSCORE = ord("_")
@@ -23,15 +24,12 @@ UNDERSCORE = ord("_")
 CHUNKED = -1
 """``Fields.length`` of a body in the chunked transfer coding."""
 
-TOKEN = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 TOKEN_BYTES = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 UNCONVENTIONAL = re.compile(rb"[a-z#]")
 VERSION = re.compile(rb"HTTP/\d\.\d")
 ABSOLUTE_FORM = re.compile(rb"(?i:https?)://([^/?#]*)([^?#]*)(\?[^#]*)?")
 # RFC 3986, 3.2.2 and 3.2.3, without the userinfo that RFC 9110, 4.2.4, forbids; the inside of brackets is checked by ipaddress.
 AUTHORITY = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::(\d{0,5}))?")
-# 18 digits are a body of 10^18 bytes: more is an attack on somebody's integer (RFC 9112, 6.3, and 9110, 8.6).
-CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")
 
 
 MAX_LINE = 65536
