@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gunicorn.sock import BaseSocket
 
     from .access import Access
+    from .asgi.http import HTTPStream
 
 
 class Log(Protocol):
@@ -149,7 +150,7 @@ class Server:
         """The ``date`` and ``server`` lines, indexed by what of DATE | SERVER the application brought itself."""
         self.context = contextvars.copy_context()
         """Every exchange runs in a copy of it, so that nothing leaks from one to the next."""
-        self.spawn = _spawner(loop)
+        self._spawn = _spawner(loop)
         self._listening: list[asyncio.Server] = []
         self._draining = False
         self._changed = asyncio.Event()
@@ -181,10 +182,17 @@ class Server:
 
     # Applications.
 
-    def track(self, task: asyncio.Task[None]) -> None:
-        """Keep an exchange that is not done after its first step: the loop itself holds tasks only weakly."""
-        self.tasks.add(task)
-        task.add_done_callback(self._task_done)
+    def start(self, stream: HTTPStream) -> None:
+        """Start an exchange: count its request, and run the application for it in a task of its own."""
+        host = self.host
+        host.nr += 1
+        if host.nr >= host.max_requests:
+            self.retire()
+        stream.task = task = self._spawn(stream.run(self.app), context=self.context.copy())
+        if not task.done():
+            # Not done after its first step: the loop itself holds tasks only weakly.
+            self.tasks.add(task)
+            task.add_done_callback(self._task_done)
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..asgi.http import HTTPStream
 from ..asgi.scope import http_scope
-from ..connection import NEVER, Connection
+from ..connection import CLOSED, LINGER, LINGER_SECONDS, NEVER, Connection, Ending
 from ..errors import RequestError
 from ..wire import Header
 from .body import ChunkedFraming, Framing, LengthFraming
@@ -17,17 +17,14 @@ from .response import Response
 from .states import (
     BODY,
     CLIENT_CLOSED_REQUEST,
-    CLOSED,
     DONE,
     HANG_UP_SECONDS,
     HEAD,
     HIGH_WATER,
-    LINGER,
-    LINGER_SECONDS,
     MAX_DRAIN,
     MAX_EMPTY_LINES,
-    MAX_LINGER,
     TURN,
+    Reading,
 )
 
 if TYPE_CHECKING:
@@ -41,18 +38,18 @@ class H1Connection(Connection):
     __slots__ = (
         "_awaits_continue",
         "_buffer",
-        "_drop_left",
+        "_drain_left",
         "_empty_lines",
         "_fields",
         "_framing",
         "_half_closed",
-        "_is_owing",
         "_more",
-        "_reading",
         "_record",
         "_response",
         "_stream",
     )
+
+    _reading: Reading | Ending
 
     def __init__(self, server: Server, listener: Listener) -> None:
         super().__init__(server, listener)
@@ -68,10 +65,8 @@ class H1Connection(Connection):
         self._empty_lines = 0
         """Empty lines before the next request."""
         self._half_closed = False
-        self._is_owing = True
-        """A part of a response may still be on its way: False once an idle connection is closed."""
-        self._drop_left = 0
-        """Bytes to be dropped before giving up, where nobody reads them."""
+        self._drain_left = 0
+        """Bytes to be dropped, of a body that nobody reads, before giving up."""
         # The exchange being answered.
         self._stream: HTTPStream | None = None
         self._record: Record | None = None
@@ -105,28 +100,19 @@ class H1Connection(Connection):
             self._drop(len(data))
 
     def eof_received(self) -> bool:
-        reading = self._reading
-        if reading is DONE and self._listener.scheme == "http":
-            # The request is whole, so it gets its response, though nobody may be there to read it (RFC 9112, 9.6). TLS cannot do this.
-            self._half_closed = True
-            if self._stream is not None and not self._clogged:
-                self.deadline = self._server.now + HANG_UP_SECONDS
-            return True
-        self._reading = CLOSED
-        self._set_deadline()
-        return False
+        if self._reading is not DONE or self._listener.scheme != "http":
+            return super().eof_received()
+        # The request is whole, so it gets its response, though nobody may be there to read it (RFC 9112, 9.6). TLS cannot do this.
+        self._half_closed = True
+        if self._stream is not None and not self._clogged:
+            self.deadline = self._server.now + HANG_UP_SECONDS
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._reading = CLOSED
-        self._lost = True
-        stream = self._stream
-        if stream is None:
-            self._server.forget(self)
-            self.deadline = NEVER
-            return
-        self._response.keep_alive = False
-        self.deadline = self._server.now + self._server.settings.disconnect_grace_s
-        stream.lost()
+        super().connection_lost(exc)
+        if self._stream is not None:
+            self._response.keep_alive = False
+            self._stream.lost()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -137,7 +123,6 @@ class H1Connection(Connection):
         super().resume_writing()
         if self._reading is CLOSED:
             return
-        self._set_deadline()
         if self._stream is not None:
             self._stream.resume()
         elif self._reading is DONE:
@@ -226,13 +211,7 @@ class H1Connection(Connection):
                 self._shut()  # the rest will never come
                 return b""
         self._more = bool(data)
-        host = server.host
-        host.nr += 1
-        if host.nr >= host.max_requests:
-            server.retire()
-        stream.task = task = server.spawn(stream.run(server.app), context=server.context.copy())
-        if not task.done():
-            server.track(task)
+        server.start(stream)
         return data
 
     def _read_body(self, data: bytes) -> bytes:
@@ -255,7 +234,9 @@ class H1Connection(Connection):
         elif complete:
             self._await_next()
         else:
-            self._drop(len(content))
+            self._drain_left -= len(content)
+            if self._drain_left < 0:
+                self._close()
         return data
 
     def _hold(self, data: bytes) -> None:
@@ -351,7 +332,6 @@ class H1Connection(Connection):
         if self._reading is CLOSED:
             return
         if self._response.delimited:
-            self._reading = CLOSED
             self._reset()  # an ordinary end would make it look whole
         else:
             self._shut()
@@ -369,7 +349,7 @@ class H1Connection(Connection):
             if self._lost:
                 self._server.forget(self)
         elif self._response.keep_alive and reading is BODY and self._is_drainable():
-            self._drop_left = MAX_DRAIN
+            self._drain_left = MAX_DRAIN
             self._resume_reading()
             self._set_deadline()
         else:
@@ -395,67 +375,27 @@ class H1Connection(Connection):
         return self._framing is not None and self._framing.left <= MAX_DRAIN and not self._awaits_continue
 
     def _close(self) -> None:
-        """Close so that the client gets all that was written (RFC 9112, 9.6): no reset while it may still be sending."""
+        """Close behind what is written, whatever else the client has sent or still sends."""
         self._buffer.clear()
         expected = self._reading is DONE and self._fields is not None and not self._fields.keep_alive
-        if expected or self._half_closed or not self._transport.can_write_eof():
+        if expected or self._half_closed:
             self._shut()
-            return
-        try:
-            self._transport.write_eof()
-        except OSError:  # asyncio's: the client has reset the connection, and that is not known yet
-            self._shut()
-            return
-        self._reading = LINGER
-        self._drop_left = MAX_LINGER
-        self._resume_reading()
-        self._set_deadline()
-
-    def _drop(self, size: int) -> None:
-        self._drop_left -= size
-        if self._drop_left < 0:
-            if self._reading is LINGER:
-                self._shut()
-            else:
-                self._close()
-
-    def _shut(self) -> None:
-        """Close as soon as all is sent; `expired` sees to it that this has an end."""
-        self._reading = CLOSED
-        self._is_owing = True
-        self._seen = self._look()
-        self._transport.close()
-        self._set_deadline()
+        else:
+            self._linger()
 
     # Deadlines.
 
-    def _set_deadline(self) -> None:
-        server = self._server
-        if self._clogged or self._reading is CLOSED:
-            self.deadline = server.now + server.settings.write_timeout_s
-        elif self._reading is LINGER:
-            self.deadline = server.now + LINGER_SECONDS
-        elif self._reading is BODY and not self._reading_paused and not self._awaits_continue:
-            self.deadline = server.now + server.settings.body_timeout_s
-        elif self._reading is DONE and self._stream is not None and (self._half_closed or self._reading_paused):
-            self.deadline = server.now + HANG_UP_SECONDS
-        else:
-            self.deadline = NEVER
+    def _patience(self) -> float:
+        if self._reading is BODY and not self._reading_paused and not self._awaits_continue:
+            return self._server.settings.body_timeout_s
+        if self._reading is DONE and self._stream is not None and (self._half_closed or self._reading_paused):
+            return HANG_UP_SECONDS
+        return NEVER
 
-    def expired(self) -> None:
+    def _overdue(self) -> None:
         reading = self._reading
         stream = self._stream
-        self.deadline = NEVER
-        if self._lost:
-            if stream is not None:
-                stream.cancel()
-        elif self._clogged or reading is CLOSED:
-            if not self._is_owing or self._is_stuck():
-                self._reading = CLOSED
-                self._reset()
-            else:
-                self._set_deadline()
-        elif reading is HEAD and self._buffer:
+        if reading is HEAD and self._buffer:
             self._refuse(RequestError(408, "The head of the request did not arrive in time"), bytes(self._buffer))
         elif reading is BODY and stream is not None:
             if stream.awaits_body:
@@ -470,11 +410,11 @@ class H1Connection(Connection):
         else:
             self._shut_idle()
 
-    def _shut_idle(self) -> None:
-        """Close where nothing is owed: for TLS, its peer has a moment to answer."""
-        self._shut()
-        self._is_owing = False
-        self.deadline = self._server.now + LINGER_SECONDS
+    # For the server.
+
+    @property
+    def is_busy(self) -> bool:
+        return self._stream is not None
 
     def drain(self) -> None:
         if self._reading is HEAD:
@@ -485,27 +425,19 @@ class H1Connection(Connection):
         elif self._reading is BODY and self._stream is None:
             self._close()
 
-    @property
-    def is_busy(self) -> bool:
-        return self._stream is not None
-
     def hang_up(self) -> None:
         if self._stream is not None:
             self._stream.hang_up()
 
     def kill(self) -> None:
-        stream, self._stream = self._stream, None
+        super().kill()
+        self._stream = None
         if self._record is not None:
             self._record_end()
-        if self._lost:
-            self._server.forget(self)
-        elif stream is None:
-            self._reset() if self._transport.get_write_buffer_size() else self._shut()
-        else:
-            self._reading = CLOSED
-            self._reset()
-        if stream is not None:
-            stream.cancel()
+
+    def _cancel(self) -> None:
+        if self._stream is not None:
+            self._stream.cancel()
 
     # Refusals and the log.
 
