@@ -8,8 +8,11 @@ import socket
 import struct
 import sys
 from abc import abstractmethod
+from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
+
+from .wire import Stream
 
 if TYPE_CHECKING:
     from .asgi.scope import Address
@@ -100,11 +103,16 @@ class Connection(asyncio.Protocol):
         self._clogged = True
         self._seen = self._look()
         self.deadline = self._server.now + self._server.settings.write_timeout_s
+        for stream in self._streams():
+            stream.pause()
 
     def resume_writing(self) -> None:
         self._clogged = False
-        if self._reading is not CLOSED:
-            self._set_deadline()
+        if self._reading is CLOSED:
+            return
+        self._set_deadline()
+        for stream in self._streams():
+            stream.resume()
 
     def eof_received(self) -> bool:
         self._reading = CLOSED
@@ -114,11 +122,14 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._reading = CLOSED
         self._lost = True
-        if self.is_busy:
-            self.deadline = self._server.now + self._server.settings.disconnect_grace_s
-        else:
+        streams = self._streams()
+        if not streams:
             self._server.forget(self)
             self.deadline = NEVER
+            return
+        self.deadline = self._server.now + self._server.settings.disconnect_grace_s
+        for stream in streams:
+            stream.lost()
 
     # Reading and writing.
 
@@ -229,7 +240,8 @@ class Connection(asyncio.Protocol):
         """What was waited for until `deadline` has not come."""
         self.deadline = NEVER
         if self._lost:
-            self._cancel()
+            for stream in self._streams():
+                stream.cancel()
         elif self._clogged or self._reading is CLOSED:
             if not self._is_owing or self._is_stuck():
                 self._reset()
@@ -251,33 +263,36 @@ class Connection(asyncio.Protocol):
         """That has not come, and the connection is open."""
 
     @abstractmethod
-    def _cancel(self) -> None:
-        """Cancel the applications that the connection still waits for."""
+    def _streams(self) -> Sequence[Stream]:
+        """The exchanges that are not over."""
 
     # For the server.
 
     @property
-    @abstractmethod
     def is_busy(self) -> bool:
         """Whether a response is owed."""
+        return bool(self._streams())
 
     @abstractmethod
     def drain(self) -> None:
         """The worker is to stop: an idle connection ends now, a busy one after its response."""
 
-    @abstractmethod
     def hang_up(self) -> None:
         """The worker is about to stop: tell applications that listen."""
+        for stream in self._streams():
+            stream.hang_up()
 
     def kill(self) -> None:
         """The worker stops now."""
+        streams = self._streams()
         if self._lost:
             self._server.forget(self)
-        elif self.is_busy or self._transport.get_write_buffer_size():
+        elif streams or self._transport.get_write_buffer_size():
             self._reset()
         else:
             self._shut()
-        self._cancel()
+        for stream in streams:
+            stream.cancel()
 
 
 def _address(sockname: Any) -> Address | None:

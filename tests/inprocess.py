@@ -240,7 +240,7 @@ class InProcess:
 
     def wait_buffered(self, size: int = 1) -> None:
         """That much of a later request, or of the beginning of one, is here."""
-        self._wait_connection(lambda connection: len(connection._buffer) >= size)
+        self._wait_connection(lambda connection: len(connection._inbox.data) >= size)
 
     def wait_unread(self, size: int) -> None:
         """That much of the body waits for the application."""
@@ -256,7 +256,7 @@ class InProcess:
 
     def held(self) -> int:
         """Bytes that wait for their turn."""
-        return self.call(lambda: sum(len(connection._buffer) for connection in self.server.connections))
+        return self.call(lambda: sum(len(connection._inbox.data) for connection in self.server.connections))
 
     def unsent(self) -> int:
         """Bytes in the transport's buffer."""

@@ -11,21 +11,11 @@ from ..connection import CLOSED, LINGER, LINGER_SECONDS, NEVER, Connection, Endi
 from ..errors import RequestError
 from ..wire import Header
 from .body import ChunkedFraming, Framing, LengthFraming
-from .encode import informational, refusal
-from .request import Fields, check_partial_head, read_head
+from .encode import informational
+from .inbox import Inbox
+from .request import Fields, read_head
 from .response import Response
-from .states import (
-    BODY,
-    CLIENT_CLOSED_REQUEST,
-    DONE,
-    HANG_UP_SECONDS,
-    HEAD,
-    HIGH_WATER,
-    MAX_DRAIN,
-    MAX_EMPTY_LINES,
-    TURN,
-    Reading,
-)
+from .states import BODY, CLIENT_CLOSED_REQUEST, DONE, HANG_UP_SECONDS, HEAD, HIGH_WATER, MAX_DRAIN, TURN, Reading
 
 if TYPE_CHECKING:
     from ..access import Record
@@ -37,12 +27,11 @@ class H1Connection(Connection):
 
     __slots__ = (
         "_awaits_continue",
-        "_buffer",
         "_drain_left",
-        "_empty_lines",
         "_fields",
         "_framing",
         "_half_closed",
+        "_inbox",
         "_more",
         "_record",
         "_response",
@@ -56,14 +45,11 @@ class H1Connection(Connection):
         # The reading side.
         self._reading = HEAD
         self._framing: Framing | None = None
-        self._buffer = bytearray()
-        """The beginning of a head (HEAD), or what came behind the current request (DONE)."""
+        self._inbox = Inbox()
         self._more = False
         """Data of later requests stands behind the current one, which `_serve` goes on with."""
         self._fields: Fields | None = None
         """Of the current request, or of the last one."""
-        self._empty_lines = 0
-        """Empty lines before the next request."""
         self._half_closed = False
         self._drain_left = 0
         """Bytes to be dropped, of a body that nobody reads, before giving up."""
@@ -82,8 +68,8 @@ class H1Connection(Connection):
     def data_received(self, data: bytes) -> None:
         reading = self._reading
         if reading is HEAD:
-            if self._buffer:
-                self._read_partial_head(data)
+            if self._inbox.data:
+                self._hold_head(data)
             else:
                 self._serve(data)
         elif reading is BODY:
@@ -109,23 +95,12 @@ class H1Connection(Connection):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._response.keep_alive = False
         super().connection_lost(exc)
-        if self._stream is not None:
-            self._response.keep_alive = False
-            self._stream.lost()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        if self._stream is not None:
-            self._stream.pause()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._reading is CLOSED:
-            return
-        if self._stream is not None:
-            self._stream.resume()
-        elif self._reading is DONE:
+        if self._reading is DONE and self._stream is None:
             self._await_next()
 
     # Reading.
@@ -137,8 +112,7 @@ class H1Connection(Connection):
         while data and self._reading is HEAD:
             end = data.find(b"\r\n\r\n") + 4
             if end < 4 or data[0] == 13:
-                if data[:2] == b"\r\n" and self._empty_lines < MAX_EMPTY_LINES:  # RFC 9112, 2.2: at least one is to be ignored
-                    self._empty_lines += 1
+                if self._inbox.passes_empty_line(data):
                     data = data[2:]
                     continue
                 if end < 4:
@@ -146,7 +120,7 @@ class H1Connection(Connection):
                     break
             if turn == TURN:
                 self._reading = DONE
-                self._buffer += data
+                self._inbox.hold(data)
                 server.loop.call_soon(self._serve_buffered)
                 break
             turn += 1
@@ -170,7 +144,7 @@ class H1Connection(Connection):
         server = self._server
         listener = self._listener
         self._fields = fields
-        self._empty_lines = 0
+        self._inbox.empty_lines = 0
         scheme = fields.scheme or listener.scheme
         if server.access is not None:
             self._record = server.access.begin(
@@ -246,45 +220,32 @@ class H1Connection(Connection):
             return
         if self._reading is not DONE:
             return
-        self._buffer += data
-        if len(self._buffer) > HIGH_WATER:
+        if self._inbox.hold(data):
             self._pause_reading()
             self._set_deadline()
 
     def _hold_head(self, data: bytes) -> None:
+        """Keep the beginning of a head until it is whole."""
         if self._half_closed:
             self._shut()  # the rest will never come
             return
-        self._buffer += data
-        self.deadline = self._server.now + self._server.settings.head_timeout_s
-        self._check_partial_head(0)
-
-    def _read_partial_head(self, data: bytes) -> None:
-        buffer = self._buffer
-        before = len(buffer)
-        buffer += data
-        if buffer.find(b"\r\n\r\n", max(0, before - 3)) >= 0 or buffer[:2] == b"\r\n":
-            self._serve(self._take_buffer())
-        else:
-            self._check_partial_head(before)
-
-    def _check_partial_head(self, before: int) -> None:
+        inbox = self._inbox
+        if not inbox.data:
+            self.deadline = self._server.now + self._server.settings.head_timeout_s
         try:
-            check_partial_head(self._buffer, before, self._rules)
+            is_whole = inbox.add_to_head(data, self._rules)
         except RequestError as error:
-            self._refuse(error, bytes(self._buffer))
+            self._refuse(error, bytes(inbox.data))
+            return
+        if is_whole:
+            self._serve(inbox.take())
 
     def _serve_buffered(self) -> None:
         """Go on with the requests that wait, once nothing is being answered."""
         if self._reading is DONE and self._stream is None and not self._clogged:
             self._reading = HEAD
             self._resume_reading()
-            self._serve(self._take_buffer())
-
-    def _take_buffer(self) -> bytes:
-        data = bytes(self._buffer)
-        self._buffer.clear()
-        return data
+            self._serve(self._inbox.take())
 
     # For the stream (see `wire`).
 
@@ -301,7 +262,7 @@ class H1Connection(Connection):
             fields.keep_alive
             and server.keep_alive
             and not (self._reading is BODY and end and not self._is_drainable())
-            and not (self._half_closed and not self._more and not self._buffer)
+            and not (self._half_closed and not self._more and not self._inbox.data)
         )
         data, large = self._response.begin(fields.version, body, end, bodyless, keep_alive, server.default_fields)
         self._transport.write(data)
@@ -362,7 +323,7 @@ class H1Connection(Connection):
         if self._clogged:
             return  # the next response has to wait until this one leaves; `resume_writing` comes back here
         self.deadline = self._server.idle_deadline
-        if self._buffer:
+        if self._inbox.data:
             # Not from here: this may be within the task of the exchange that has just ended.
             self._server.loop.call_soon(self._serve_buffered)
             return
@@ -376,14 +337,17 @@ class H1Connection(Connection):
 
     def _close(self) -> None:
         """Close behind what is written, whatever else the client has sent or still sends."""
-        self._buffer.clear()
+        self._inbox.data.clear()
         expected = self._reading is DONE and self._fields is not None and not self._fields.keep_alive
         if expected or self._half_closed:
             self._shut()
         else:
             self._linger()
 
-    # Deadlines.
+    # For the base, and through it for the server.
+
+    def _streams(self) -> tuple[HTTPStream, ...]:
+        return () if self._stream is None else (self._stream,)
 
     def _patience(self) -> float:
         if self._reading is BODY and not self._reading_paused and not self._awaits_continue:
@@ -395,8 +359,8 @@ class H1Connection(Connection):
     def _overdue(self) -> None:
         reading = self._reading
         stream = self._stream
-        if reading is HEAD and self._buffer:
-            self._refuse(RequestError(408, "The head of the request did not arrive in time"), bytes(self._buffer))
+        if reading is HEAD and self._inbox.data:
+            self._refuse(RequestError(408, "The head of the request did not arrive in time"), bytes(self._inbox.data))
         elif reading is BODY and stream is not None:
             if stream.awaits_body:
                 self._refuse(RequestError(408, "The body of the request did not arrive in time"), b"")
@@ -410,34 +374,20 @@ class H1Connection(Connection):
         else:
             self._shut_idle()
 
-    # For the server.
-
-    @property
-    def is_busy(self) -> bool:
-        return self._stream is not None
-
     def drain(self) -> None:
         if self._reading is HEAD:
-            if self._buffer:  # a request is on its way, but that of a client that dribbles is not waited for
+            if self._inbox.data:  # a request is on its way, but that of a client that dribbles is not waited for
                 self.deadline = min(self.deadline, self._server.now + LINGER_SECONDS)
             else:
                 self._shut_idle()
         elif self._reading is BODY and self._stream is None:
             self._close()
 
-    def hang_up(self) -> None:
-        if self._stream is not None:
-            self._stream.hang_up()
-
     def kill(self) -> None:
         super().kill()
         self._stream = None
         if self._record is not None:
             self._record_end()
-
-    def _cancel(self) -> None:
-        if self._stream is not None:
-            self._stream.cancel()
 
     # Refusals and the log.
 
@@ -455,10 +405,8 @@ class H1Connection(Connection):
             self._close()  # the body of a request that was answered before: it gets no second answer
             return
         else:
-            data, response.sent = refusal(
-                error.status, str(error), head[:5] == b"HEAD " or (stream is not None and stream.method == "HEAD"), server.default_fields[0]
-            )
-            response.status, response.begun = error.status, True
+            bodyless = head[:5] == b"HEAD " or (stream is not None and stream.method == "HEAD")
+            data = response.refuse(error, bodyless, server.default_fields[0])
             self._write(data)
             self._close()
         if self._record is not None:
