@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from pathlib import Path
 
 
 async def app(scope, receive, send):
@@ -11,7 +12,7 @@ async def app(scope, receive, send):
     os.umask(umask)
     inside = {
         "pid": os.getpid(),
-        "cwd": os.getcwd(),
+        "cwd": str(Path.cwd()),
         "environ": dict(os.environ),
         "gid": os.getgid(),
         "groups": sorted(os.getgroups()),
