@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process import APPS, BOOT_LINE, PARSERS, SETTINGS, Gunicorn, is_alive, poll, wait_until_gone
+from process import APPS, BOOT_LINE, NOTE, PARSERS, SETTINGS, Gunicorn, is_alive, poll, wait_until_gone
 
 NOBODY = "nobody"
 
@@ -128,6 +128,38 @@ def test_the_file_of_the_heartbeat_is_in_worker_tmp_dir(tmp_path: Path) -> None:
         files = [str(file.readlink()) for file in Path(f"/proc/{worker}/fd").iterdir() if file.is_symlink()]
         assert len([file for file in files if file.startswith(f"{place}/wgunicorn-")]) == 1
         assert list(place.iterdir()) == []
+
+
+def test_the_application_may_come_from_a_factory_with_arguments(tmp_path: Path) -> None:
+    (tmp_path / "here.py").write_text(
+        "from inside import app\n\ndef create(name, *, mode):\n    assert (name, mode) == ('a', 2)\n    return app\n"
+    )
+    with Gunicorn(tmp_path, "here:create('a', mode=2)", chdir=str(tmp_path)) as server:
+        assert inside(server)["pid"] in server.workers()
+
+
+# The master.
+
+
+def test_the_hooks_of_the_master_are_called(tmp_path: Path) -> None:
+    arguments = {"on_starting": 1, "when_ready": 1, "nworkers_changed": 3, "pre_fork": 2, "on_reload": 1, "child_exit": 2, "on_exit": 1}
+    config = NOTE + "".join(f"\ndef {name}({', '.join('abc'[:count])}):\n    note({name!r})\n" for name, count in arguments.items())
+
+    def seen() -> list[str]:
+        return [event for event in server.events if event in arguments]
+
+    with Gunicorn(tmp_path, config=config) as server:
+        assert seen() == ["nworkers_changed", "on_starting", "when_ready", "pre_fork"]
+        [first] = server.workers()
+        server.kill(signal.SIGHUP)
+        wait_until_gone(first)
+        poll(lambda: "child_exit" in seen())
+        assert seen()[4:] == ["nworkers_changed", "on_reload", "pre_fork", "child_exit"]
+        server.kill(signal.SIGTTIN)
+        server.wait_for(BOOT_LINE, 3)
+        assert seen()[8:] == ["nworkers_changed", "pre_fork"]
+        assert server.stop() == 0
+        assert "on_exit" in seen()[10:]
 
 
 # A daemon.
