@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from . import checks
 from .errors import ConfigError
 from .http1 import parser
 
@@ -213,6 +214,7 @@ class Settings:
             return getattr(cfg, name) if name in cfg.settings else GUNICORN_DEFAULTS[name]
 
         options = read_options(configured, environment)
+        checks.refuse(cfg)
         field_size, fields, line = cfg.limit_request_field_size, cfg.limit_request_fields, cfg.limit_request_line
         return cls(
             asgi_loop=_choose_loop(get("asgi_loop")),

@@ -19,7 +19,7 @@ from gunicorn import sock
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers import base
 
-from . import access
+from . import access, checks
 from .asgi.compat import failing, single_callable
 from .asgi.lifespan import Lifespan
 from .errors import ConfigError, LifespanError
@@ -62,12 +62,14 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     @classmethod
     def check_config(cls, cfg: Config, log: Logger) -> None:
-        """Called once by the arbiter before it spawns workers: stops the boot if a setting or option cannot work."""
+        """Called once by the arbiter before it spawns workers, but not on HUP: stops the boot if a setting or option cannot work."""
         try:
             Settings.read(cfg, cls.options, os.environ)
         except ConfigError as error:
             log.error("%s", error)  # noqa: TRY400 # one sentence, no traceback
             raise SystemExit(1) from None
+        for warning in checks.warnings(cfg):
+            log.warning("%s", warning)
 
     # In the worker process.
 

@@ -106,9 +106,9 @@ def test_all_rooms_are_read() -> None:
 
 
 def test_gunicorn_is_known_in_four_rooms() -> None:
-    """The others get what they need from these. The server has the type of Gunicorn's sockets, nothing else."""
+    """The others get what they need from these. The server has the type of Gunicorn's sockets, the checks that of its configuration."""
     assert importers("gunicorn", with_types=False) <= {"worker", "settings", "access", "proxy"}
-    assert importers("gunicorn") <= {"worker", "settings", "access", "proxy", "server"}
+    assert importers("gunicorn") <= {"worker", "settings", "access", "proxy", "server", "checks"}
 
 
 def test_nobody_knows_the_worker() -> None:
