@@ -97,7 +97,7 @@ class Connection(asyncio.Protocol):
         self._rules = server.rules_for(self._client)
         self._server_address = self._listener.address or _address(transport.get_extra_info("sockname"))
         self.deadline = server.now + server.settings.head_timeout_s
-        server.connections.add(self)
+        server.admit(self)
 
     def pause_writing(self) -> None:
         self._clogged = True

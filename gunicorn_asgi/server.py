@@ -13,7 +13,9 @@ from email.utils import formatdate
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .accept import Acceptor
 from .asgi.scope import Address, Application
+from .balance import Share
 from .connection import Connection
 from .http1 import parser
 from .http1.connection import H1Connection
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 class Log(Protocol):
     """What of Gunicorn's logger is used by the server and its connections."""
+
+    def debug(self, message: str, *args: object) -> None: ...
 
     def info(self, message: str, *args: object) -> None: ...
 
@@ -76,22 +80,19 @@ def _fixed_address(name: Any) -> Address | None:
 
 
 def _tls_arguments(settings: Settings, context: ssl.SSLContext | None) -> dict[str, Any]:
-    """What create_server takes for TLS: a handshake is a part of the head's time, a shutdown flushes what was written."""
+    """What connect_accepted_socket takes for TLS. A shutdown flushes what was written."""
     if context is None:
         return {}
-    arguments: dict[str, Any] = {"ssl": context, "ssl_handshake_timeout": min(settings.head_timeout_s, LONG_SECONDS)}
+    arguments: dict[str, Any] = {"ssl": context, "ssl_handshake_timeout": min(settings.tls_handshake_timeout_s, LONG_SECONDS)}
     if sys.version_info >= (3, 11) or settings.asgi_loop == "uvloop":
         arguments["ssl_shutdown_timeout"] = min(settings.write_timeout_s, LONG_SECONDS)
     return arguments
 
 
+HANDSHAKE_SECONDS = 1.0
+"""What a connection that is still being made has, once idle ones are closed."""
 LONG_SECONDS = 86400.0
 """Stands for no limit where a loop wants a number."""
-
-
-def _close(listening: list[asyncio.Server]) -> None:
-    for server in listening:
-        server.close()
 
 
 Spawn = Callable[..., "asyncio.Task[None]"]
@@ -110,6 +111,9 @@ def _spawner(loop: asyncio.AbstractEventLoop) -> Spawn:
 class Server:
     """The side of a worker that serves connections."""
 
+    protocol: Callable[[Server, Listener], Connection] = H1Connection
+    """What speaks with a new connection."""
+
     def __init__(
         self,
         settings: Settings,
@@ -118,6 +122,7 @@ class Server:
         log: Log,
         access: Access | None,
         loop: asyncio.AbstractEventLoop,
+        share: Share | None = None,
     ) -> None:
         self.settings = settings
         self.app = app
@@ -139,6 +144,8 @@ class Server:
         )
         self._peer_rules = peer_rules(self.rules, settings)
         self.connections: set[Connection] = set()
+        self.expected: set[Connection] = set()
+        """Those that are accepted, and whose transport (or its TLS) is not ready."""
         self.tasks: set[asyncio.Task[None]] = set()
         """Applications that are still running, also behind a complete response."""
         self.keep_alive = settings.keepalive_s > 0
@@ -151,8 +158,14 @@ class Server:
         self.context = contextvars.copy_context()
         """Every exchange runs in a copy of it, so that nothing leaks from one to the next."""
         self._spawn = _spawner(loop)
-        self._listening: list[asyncio.Server] = []
+        self._share = share
+        """What is known of other workers on the same sockets; None where each has its own."""
+        self._acceptors: list[Acceptor] = []
+        self._closed_acceptors: list[Acceptor] = []
+        self._is_paused = False
+        """``worker_connections`` is reached."""
         self._draining = False
+        self._past_lame_duck = False
         self._changed = asyncio.Event()
         self.tick(1.0)
 
@@ -162,21 +175,59 @@ class Server:
 
     # Accepting.
 
-    async def listen(self, sockets: Sequence[BaseSocket], ssl_context: ssl.SSLContext | None) -> None:
+    def listen(self, sockets: Sequence[BaseSocket], ssl_context: ssl.SSLContext | None) -> None:
         """Begin to accept on all of Gunicorn's `sockets`."""
         scheme = "https" if ssl_context is not None else "http"
         tls = _tls_arguments(self.settings, ssl_context)
+        self._publish()
         for sock in sockets:
-            listener = Listener(sock, scheme, self.settings.root_path)
-            # It calls listen(2) again, so the backlog has to be given again.
-            server = await self.loop.create_server(
-                partial(H1Connection, self, listener), sock=sock.sock, backlog=self.settings.backlog, **tls
-            )
-            self._listening.append(server)
+            acceptor = Acceptor(self, Listener(sock, scheme, self.settings.root_path), tls)
+            self._acceptors.append(acceptor)
+            acceptor.open()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are ``worker_connections``."""
+        return len(self.connections) + len(self.expected) >= self.settings.worker_connections
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether other workers should go first."""
+        return self._share is not None and self._share.is_ahead(len(self.connections) + len(self.expected))
+
+    def _publish(self) -> None:
+        if self._share is not None:
+            self._share.publish(len(self.connections) + len(self.expected))
+
+    def expect(self, listener: Listener) -> Connection:
+        """A connection is accepted; it counts from now on. Returns its protocol."""
+        connection = self.protocol(self, listener)
+        self.expected.add(connection)
+        self._publish()
+        return connection
+
+    def admit(self, connection: Connection) -> None:
+        """`connection` has a transport."""
+        self.expected.discard(connection)
+        self.connections.add(connection)
+        if self._past_lame_duck:
+            connection.deadline = min(connection.deadline, self.now + HANDSHAKE_SECONDS)
+
+    def pause_accepting(self) -> None:
+        """``worker_connections`` is reached: what comes waits, or goes to another worker."""
+        self._is_paused = True
+        for acceptor in self._acceptors:
+            acceptor.pause()
 
     def forget(self, connection: Connection) -> None:
         """`connection` is closed, and its exchange over."""
         self.connections.discard(connection)
+        self.expected.discard(connection)
+        self._publish()
+        if self._is_paused and not self.is_full:
+            self._is_paused = False
+            for acceptor in self._acceptors:
+                acceptor.open()
         if self._draining:
             self._changed.set()
 
@@ -206,6 +257,7 @@ class Server:
         now = self.loop.time()
         late = now - self.now
         self.now = now + interval
+        self._publish()
         self.idle_deadline = self.now + self.settings.keepalive_s
         date = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode() if self.settings.date_header else b""
         server = b"server: %b\r\n" % self.settings.server_header.encode() if self.settings.server_header else b""
@@ -240,16 +292,18 @@ class Server:
         self.host.leave(code if isinstance(code, int) else int(code is not None))
 
     def stop_listening(self) -> None:
-        """Accept no more. What was accepted is served on."""
-        listening, self._listening = self._listening, []
-        if self.settings.asgi_loop == "asyncio":
-            # It has accepted more than it has made transports for, and would drop those. They are made in its next turn.
-            for server in listening:
-                for sock in server.sockets:
-                    self.loop.remove_reader(sock.fileno())
-            self.loop.call_soon(self.loop.call_soon, _close, listening)
+        """Accept what waits, unless others will, and then no more."""
+        acceptors, self._acceptors = self._acceptors, []
+        share = self._share
+        if share is None:
+            take = self.settings.backlog  # nobody else can
         else:
-            _close(listening)
+            share.leave()
+            room = self.settings.worker_connections - len(self.connections) - len(self.expected)
+            take = 0 if share.has_others() else max(room, 0)
+        for acceptor in acceptors:
+            acceptor.close(take, is_alone=share is None)
+        self._closed_acceptors += acceptors
 
     async def drain(self, seconds: float, abort_seconds: float) -> None:
         """Let what is running finish, for at most `seconds`. Then what is left hears it, and is ended within `abort_seconds`.
@@ -261,16 +315,18 @@ class Server:
         self.keep_alive = False
         self.stop_listening()
         end = self.loop.time() + seconds
-        for _ in range(3):
-            await asyncio.sleep(0)  # what asyncio has accepted becomes a connection
         await self._until_idle(min(self.settings.lame_duck_s, seconds / 4))
+        self._past_lame_duck = True
         for connection in list(self.connections):
             connection.drain()
+        # Handshakes that are under way may end.
+        giving_up = self.loop.call_later(min(HANDSHAKE_SECONDS, seconds / 4), self._cancel_expected)
         notice = min(1.0, seconds / 4)
         if not await self._until_idle(end - notice - self.loop.time()):
             for connection in list(self.connections):
                 connection.hang_up()
             await self._until_idle(end - self.loop.time())
+        giving_up.cancel()
         busy = sum(connection.is_busy for connection in self.connections)
         if busy or self.tasks:
             self.log.warning(
@@ -282,16 +338,21 @@ class Server:
         """End all that is still open: reset the connections, cancel the applications and give them `seconds` to clean up."""
         self._draining = True
         self.stop_listening()
+        self._cancel_expected()
         for connection in list(self.connections):
             connection.kill()
         for task in list(self.tasks):
             task.cancel()
         await self._until_idle(seconds)
 
+    def _cancel_expected(self) -> None:
+        for acceptor in self._closed_acceptors:
+            acceptor.cancel()
+
     async def _until_idle(self, seconds: float) -> bool:
         """Wait until no connection and no application is left. Returns whether that came within `seconds`."""
         deadline = self.loop.time() + seconds
-        while self.connections or self.tasks:
+        while self.connections or self.tasks or self.expected:
             left = deadline - self.loop.time()
             if left <= 0:
                 return False

@@ -101,6 +101,11 @@ OPTIONS = (
         "Seconds for the head of a request to arrive, from its first byte, or from the connection for the first one. Then 408, or silence if nothing came.",
     ),
     _seconds(
+        "tls_handshake_timeout",
+        10.0,
+        "Seconds for the TLS handshake. Then the connection is closed.",
+    ),
+    _seconds(
         "body_timeout",
         30.0,
         "Seconds without a byte of a request's body while the application waits for it. Then 408, or an abort if the response has begun.",
@@ -120,6 +125,7 @@ class Options(TypedDict, total=False):
     date_header: bool
     lame_duck: float
     head_timeout: float
+    tls_handshake_timeout: float
     body_timeout: float
     write_timeout: float
 
@@ -197,6 +203,7 @@ class Settings:
     permit_unconventional_http_method: bool
     root_path: str
     secure_scheme_headers: Mapping[bytes, bytes]
+    worker_connections: int
     # This package's
     body_timeout_s: float
     date_header: bool
@@ -204,6 +211,7 @@ class Settings:
     http: Literal["httptools", "h11"]
     lame_duck_s: float
     server_header: str
+    tls_handshake_timeout_s: float
     write_timeout_s: float
 
     @classmethod
@@ -234,12 +242,14 @@ class Settings:
             secure_scheme_headers={
                 name.lower().encode("latin-1"): value.encode("latin-1") for name, value in cfg.secure_scheme_headers.items()
             },
+            worker_connections=cfg.worker_connections,
             body_timeout_s=_limit(options["body_timeout"]),
             date_header=options["date_header"],
             head_timeout_s=_limit(options["head_timeout"]),
             http=_choose_parser(options["http"]),
             lame_duck_s=options["lame_duck"],
             server_header=options["server_header"],
+            tls_handshake_timeout_s=_limit(options["tls_handshake_timeout"]),
             write_timeout_s=_limit(options["write_timeout"]),
         )
 

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import gunicorn
@@ -22,6 +23,7 @@ from gunicorn.workers import base
 from . import access, checks
 from .asgi.compat import failing, single_callable
 from .asgi.lifespan import Lifespan
+from .balance import Board, Share
 from .errors import ConfigError, LifespanError
 from .server import Server
 from .settings import Settings
@@ -59,6 +61,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         return type(cls.__name__, (cls,), {"options": {**cls.options, **options}, "__module__": cls.__module__})
 
     # In the master.
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.board = _board()
 
     @classmethod
     def check_config(cls, cfg: Config, log: Logger) -> None:
@@ -146,7 +152,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         try:
             app = single_callable(self.wsgi)
             context = self._ssl_context()
-            self._server = server = Server(self.settings, app, self, self.log, access.listen(self), self.loop)
+            self._server = server = Server(self.settings, app, self, self.log, access.listen(self), self.loop, self._share())
         except ConfigError as error:
             return await self._boot_failed(error)
         lifespan = Lifespan(app, self.settings.asgi_lifespan, self.log)
@@ -163,7 +169,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             stop.cancel()
             return await self._boot_failed(error)
         server.state = lifespan.state
-        await server.listen(self.sockets, context)
+        server.listen(self.sockets, context)
         self._log_boot(context)
         await stop
         await self._stop(server, lifespan)
@@ -214,6 +220,12 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             await asyncio.wait({task})
         else:
             task.result()
+
+    def _share(self) -> Share | None:
+        # Gunicorn 24 and later give each worker sockets of its own, between which the kernel distributes.
+        if self.cfg.reuse_port and gunicorn.version_info >= (24,):
+            return None
+        return Share(self.board, self.age)
 
     def _ssl_context(self) -> ssl.SSLContext | None:
         if not self.cfg.is_ssl:
@@ -324,6 +336,12 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         if not self._stopped:
             self.log.info("Autorestarting worker after current request.")
             self._stop_soon()
+
+
+@cache
+def _board() -> Board:
+    """The one of this master: made before its first worker, and inherited by all."""
+    return Board()
 
 
 def _new_loop(name: str) -> asyncio.AbstractEventLoop:

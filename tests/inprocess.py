@@ -16,14 +16,13 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, TypeVar
 
 from gunicorn.config import Config
 
 from gunicorn_asgi.asgi.scope import Application
 from gunicorn_asgi.http1.connection import H1Connection
-from gunicorn_asgi.server import Listener, Server
+from gunicorn_asgi.server import Server
 from gunicorn_asgi.settings import OPTIONS, Settings
 
 try:
@@ -321,10 +320,8 @@ def serve(
         server = Server(make_settings(parser, **settings), app, host, log, access, loop)
         server.state = state
         if delivery == "bytes":
-            listener = Listener(listening, "http", server.settings.root_path)
-            server._listening.append(await loop.create_server(partial(ByteByByte, server, listener), sock=listening.sock))
-        else:
-            await server.listen([listening], None)
+            server.protocol = ByteByByte
+        server.listen([listening], None)
         server.tick(TICK)
         return server
 
