@@ -70,7 +70,7 @@ class Acceptor:
             _ignore_syn(self._sock)
         while take > 0 and self._accept():
             take -= 1
-        self._listener.sock.close()
+        self._sock.close()
 
     def cancel(self) -> None:
         """Give up what is not a connection yet."""
