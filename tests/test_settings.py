@@ -35,6 +35,7 @@ def test_every_option_has_its_default_unless_it_is_given() -> None:
     assert read_options({}, {}) == {
         "http": "auto",
         "server_header": "gunicorn",
+        "proxy_headers": "x-forwarded",
         "date_header": True,
         "lame_duck": 0.3,
         "head_timeout": 10.0,
