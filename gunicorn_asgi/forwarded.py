@@ -27,10 +27,11 @@ PORT = re.compile(r"[0-9]{1,5}")
 OBFUSCATED_PORT = re.compile(r"_[A-Za-z0-9._-]+")  # RFC 7239, 6
 
 TOKEN_TEXT = TOKEN_PATTERN.decode()
-# RFC 7239, 4: pairs of a name and a value, joined by ";" to elements, and these by ",". Both may be empty (RFC 9110, 5.6.1). An address with a
-# colon or brackets has to be quoted, but not every proxy does. White space has one place on each side of a separator, or a long run of it
-# would be tried at every length.
-PAIR = re.compile(rf'(?:({TOKEN_TEXT})=((?:[:\[\]]|{TOKEN_TEXT})+|"(?:[^"\\]|\\.)*"))?[ \t]*([;,]|\Z)[ \t]*')
+UNQUOTED = TOKEN_TEXT.replace("[", r"[:\[\]", 1)
+"""An address with a colon or brackets has to be quoted, but not every proxy does."""
+# RFC 7239, 4: pairs of a name and a value, joined by ";" to elements, and these by ",". Both may be empty (RFC 9110, 5.6.1). No run of characters
+# may be divided in more than one way, or a long one takes for ever: so white space has one place on each side of a separator.
+PAIR = re.compile(rf'(?:({TOKEN_TEXT})=({UNQUOTED}|"(?:[^"\\]|\\.)*"))?[ \t]*([;,]|\Z)[ \t]*')
 QUOTED_PAIR = re.compile(r"\\(.)")
 
 

@@ -194,7 +194,12 @@ def test_forwarded_is_a_list_of_elements_of_pairs(text: str, elements: list[dict
         "for=1;FOR=2",
         "for=a@b",
         "for=\xff",
+        # What must not take for ever.
         "for=1" + " " * 8000 + "x",
+        "for=" + "a" * 8000 + "@",
+        "for=" + ":a" * 4000 + "@",
+        "a" * 8000,
+        'for="' + r"\a" * 4000,
     ],
 )
 def test_a_malformed_forwarded_is_refused(text: str) -> None:
