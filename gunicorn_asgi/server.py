@@ -141,6 +141,7 @@ class Server:
             permit_unconventional_method=settings.permit_unconventional_http_method,
             secure_scheme={},
             forwarder_names=frozenset(),
+            script_name=settings.script_name,
         )
         self._peer_rules = peer_rules(self.rules, settings)
         self.connections: set[Connection] = set()

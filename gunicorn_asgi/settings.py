@@ -88,6 +88,12 @@ OPTIONS = (
         _is_header_value,
         "The `server` header of responses that do not bring their own; empty for none.",
     ),
+    _choice(
+        "proxy_headers",
+        "x-forwarded",
+        ("x-forwarded", "forwarded", "off"),
+        "What of a trusted proxy tells the client's address: `x-forwarded` is `X-Forwarded-For`; `forwarded` is `Forwarded` (RFC 7239), which also tells the scheme. With `off`, that stays the connection's peer, and a `SCRIPT_NAME` header is no `root_path`.",
+    ),
     _switch("date_header", True, "Whether responses that do not bring their own get a `date` header (RFC 9110, 6.6.1)."),
     _seconds(
         "lame_duck",
@@ -122,6 +128,7 @@ class Options(TypedDict, total=False):
 
     http: Literal["auto", "httptools", "h11"]
     server_header: str
+    proxy_headers: Literal["x-forwarded", "forwarded", "off"]
     date_header: bool
     lame_duck: float
     head_timeout: float
@@ -202,6 +209,8 @@ class Settings:
     limit_request_line: int
     permit_unconventional_http_method: bool
     root_path: str
+    script_name: bytes | None
+    """``SCRIPT_NAME`` of the environment."""
     secure_scheme_headers: Mapping[bytes, bytes]
     worker_connections: int
     # This package's
@@ -210,6 +219,7 @@ class Settings:
     head_timeout_s: float
     http: Literal["httptools", "h11"]
     lame_duck_s: float
+    proxy_headers: Literal["x-forwarded", "forwarded", "off"]
     server_header: str
     tls_handshake_timeout_s: float
     write_timeout_s: float
@@ -239,6 +249,7 @@ class Settings:
             limit_request_line=line if 0 <= line < MAX_REQUEST_LINE else MAX_REQUEST_LINE,
             permit_unconventional_http_method=cfg.permit_unconventional_http_method,
             root_path=get("root_path").rstrip("/"),
+            script_name=environment.get("SCRIPT_NAME", "").encode("utf-8", "surrogateescape") or None,
             secure_scheme_headers={
                 name.lower().encode("latin-1"): value.encode("latin-1") for name, value in cfg.secure_scheme_headers.items()
             },
@@ -248,6 +259,7 @@ class Settings:
             head_timeout_s=_limit(options["head_timeout"]),
             http=_choose_parser(options["http"]),
             lame_duck_s=options["lame_duck"],
+            proxy_headers=options["proxy_headers"],
             server_header=options["server_header"],
             tls_handshake_timeout_s=_limit(options["tls_handshake_timeout"]),
             write_timeout_s=_limit(options["write_timeout"]),

@@ -119,7 +119,19 @@ def test_only_the_worker_and_types_know_the_server() -> None:
     assert importers(f"{NAME}.server", with_types=False) == {"worker"}
 
 
-PURE = {"errors", "wire", "version", "http1.body", "http1.encode", "http1.inbox", "http1.parser", "http1.request", "http1.response"}
+PURE = {
+    "errors",
+    "forwarded",
+    "proxy_protocol",
+    "wire",
+    "version",
+    "http1.body",
+    "http1.encode",
+    "http1.inbox",
+    "http1.parser",
+    "http1.request",
+    "http1.response",
+}
 LOOPS_AND_TRANSPORTS = ("asyncio", "uvloop", "socket", "ssl", "selectors", f"{NAME}.connection", f"{NAME}.http1.connection")
 
 

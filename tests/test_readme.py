@@ -103,7 +103,9 @@ def test_ci_runs_the_command_of_the_readme() -> None:
     assert len(re.findall(pattern[1], README, re.MULTILINE)) == 1
 
 
-@pytest.mark.parametrize("document", ["README.md", "CHANGELOG.md", "docs/behaviour.md", "docs/operations.md", "docs/settings.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CHANGELOG.md", "docs/behaviour.md", "docs/operations.md", "docs/proxies.md", "docs/settings.md"]
+)
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):

@@ -148,10 +148,13 @@ class H1Connection(Connection):
         scheme = fields.scheme or listener.scheme
         if server.access is not None:
             self._record = server.access.begin(
-                method, raw_path, query, fields.version, scheme, fields.headers, self._client, self._server_address
+                method, raw_path, query, fields.version, scheme, fields.headers, self._client, self._server_address, fields.script_name
             )
-        if listener.root_path and path != "*":
-            path, raw_path = listener.root_path + path, listener.raw_root_path + raw_path
+        root_path = fields.root_path
+        if root_path is None:
+            root_path = listener.root_path
+            if root_path and path != "*":
+                path, raw_path = root_path + path, listener.raw_root_path + raw_path
         scope = http_scope(
             fields.version,
             method,
@@ -159,9 +162,9 @@ class H1Connection(Connection):
             path,
             raw_path,
             query,
-            listener.root_path,
+            root_path,
             fields.headers.copy(),
-            self._client,
+            fields.client or self._client,
             self._server_address,
             server.state,
         )
@@ -395,7 +398,7 @@ class H1Connection(Connection):
         """Answer a request that the application is not to see, and close. `head` is what came of it, where no exchange has begun."""
         server = self._server
         stream = self._stream
-        if error.status != 500:
+        if not error.is_logged:
             ip = self._client[0] if self._client else ""
             server.log.warning("Invalid request from ip=%s: %s", ip, error)
         response = self._response
