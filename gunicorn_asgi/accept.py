@@ -1,7 +1,11 @@
 """Accepting: from a listening socket to a connection, as many as there is room for, and a fair share among workers.
 
-The loop's own server accepts whatever waits, as soon as it sees it: more than ``worker_connections``, and more than a worker's share. So the
-sockets are watched and accepted from here. What that costs and what it brings is measured by ``benchmarks/accepting.py``.
+There are two ways, chosen by what was measured (``benchmarks/accepting.py``):
+
+* `Acceptor` watches the socket and accepts itself. It stops at ``worker_connections``, lets workers with fewer connections go first, and reads
+  what the PROXY protocol puts before everything else.
+* `LoopAcceptor` leaves it to uvloop's own server, which accepts whatever waits at once. That is right where no other worker could take it, and
+  costs a third less of a connection with a single request. On asyncio, both cost the same.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ import sys
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+from .preface import read_introduction
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -39,10 +45,11 @@ class Acceptor:
         self._sock: socket.socket = listener.sock.sock
         self._sock.setblocking(False)
         self._tls = tls
-        """What connect_accepted_socket takes for TLS."""
+        """What the loop takes for TLS."""
         self._is_open = False
-        """Between `open` and `close`, if not paused."""
+        """After `open`, until `pause` or `close`."""
         self._timer: asyncio.TimerHandle | None = None
+        """Behind which the socket is watched again."""
         self._yields = 0
         self._is_exhausted = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -51,17 +58,13 @@ class Acceptor:
         """Accept from now on, until `pause` or `close`."""
         if not self._is_open:
             self._is_open = True
-            self._loop.add_reader(self._sock.fileno(), self._accept_some)
+            self._watch()
 
     def pause(self) -> None:
         """Accept no more for now: what comes waits, or goes to another worker."""
         if self._is_open:
             self._is_open = False
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
-            else:
-                self._loop.remove_reader(self._sock.fileno())
+            self._unwatch()
 
     def close(self, take: int, is_alone: bool) -> None:
         """Accept what waits already, up to `take` connections, and then no more. `is_alone`: nobody else accepts on this very socket."""
@@ -79,6 +82,16 @@ class Acceptor:
 
     # Inside.
 
+    def _watch(self) -> None:
+        self._loop.add_reader(self._sock.fileno(), self._accept_some)
+
+    def _unwatch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        else:
+            self._loop.remove_reader(self._sock.fileno())
+
     def _sleep(self, seconds: float) -> None:
         if self._is_open and self._timer is None:
             self._loop.remove_reader(self._sock.fileno())
@@ -86,7 +99,7 @@ class Acceptor:
 
     def _wake(self) -> None:
         self._timer = None
-        self._loop.add_reader(self._sock.fileno(), self._accept_some)
+        self._watch()
 
     def _accept_some(self) -> None:
         server = self._server
@@ -116,27 +129,64 @@ class Acceptor:
             self._sleep(RETRY_SECONDS)
             return False
         self._is_exhausted = False
+        sock = Accepted(sock.family, sock.type, sock.proto, sock.detach())
         sock.setblocking(False)
         connection = self._server.expect(self._listener)
-        task = _start(self._loop, self._serve(sock, peer, connection))
-        if not task.done():
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        self._start(self._serve(sock, peer, connection))
         return True
 
     async def _serve(self, sock: socket.socket, peer: Any, connection: Connection) -> None:
+        server = self._server
         try:
+            if server.settings.proxy_protocol != "off":
+                connection.introduction = await read_introduction(sock, peer, server, bool(self._tls))
             await self._loop.connect_accepted_socket(lambda: connection, sock, **self._tls)
         except OSError as error:  # ssl.SSLError is one: mostly a failed handshake
-            self._server.log.debug("A connection from %s could not be made: %r", peer, error)
+            server.log.debug("A connection from %s could not be made: %r", peer, error)
         finally:
-            self._server.expected.discard(connection)
+            server.give_up(connection)
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        if sys.version_info >= (3, 12):
+            task = asyncio.Task(coroutine, loop=self._loop, eager_start=True)
+        else:
+            task = self._loop.create_task(coroutine)
+        if not task.done():
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
 
-def _start(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    if sys.version_info >= (3, 12):
-        return asyncio.Task(coroutine, loop=loop, eager_start=True)
-    return loop.create_task(coroutine)
+class Accepted(socket.socket):
+    """With plain numbers for `family` and `type`: to make enum members of them, each time that the loop asks, costs as much as accepting."""
+
+    family = socket.SocketType.family  # type: ignore[assignment]
+    type = socket.SocketType.type  # type: ignore[assignment]
+
+
+class LoopAcceptor(Acceptor):
+    """Has uvloop accept. Beyond ``worker_connections``, what it takes in one turn is held by the server."""
+
+    _accepting: asyncio.Server | None = None
+
+    def _watch(self) -> None:
+        self._start(self._listen())
+
+    def _unwatch(self) -> None:
+        if self._accepting is not None:
+            # Not at once: this may be within its acceptance of a connection, which would be lost.
+            self._loop.call_soon(self._accepting.close)
+            self._accepting = None
+
+    async def _listen(self) -> None:
+        server = self._server
+        # A duplicate, because the loop closes what it is given. It calls listen(2) again, so the backlog has to be given again.
+        accepting = await self._loop.create_server(
+            lambda: server.expect(self._listener), sock=self._sock.dup(), backlog=server.settings.backlog, **self._tls
+        )
+        if self._is_open:
+            self._accepting = accepting
+        else:
+            accepting.close()
 
 
 SO_ATTACH_FILTER = 26

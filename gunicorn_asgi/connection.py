@@ -16,6 +16,8 @@ from .wire import Stream
 
 if TYPE_CHECKING:
     from .asgi.scope import Address
+    from .errors import RequestError
+    from .preface import Introduction
     from .server import Listener, Server
 
 NEVER = math.inf
@@ -60,6 +62,7 @@ class Connection(asyncio.Protocol):
         "_server_address",
         "_transport",
         "deadline",
+        "introduction",
     )
 
     _transport: asyncio.Transport
@@ -87,6 +90,8 @@ class Connection(asyncio.Protocol):
         """Bytes to be dropped in LINGER before giving up."""
         self.deadline = NEVER
         """On the loop's clock."""
+        self.introduction: Introduction | None = None
+        """What the PROXY protocol says of it; set before it is made."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # always a full transport
         server = self._server
@@ -94,10 +99,32 @@ class Connection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):  # a unix socket has none, or an empty string
             self._client = (peer[0], peer[1])
-        self._rules = server.rules_for(self._client)
+        self._rules = server.rules_for(self._client, None)
         self._server_address = self._listener.address or _address(transport.get_extra_info("sockname"))
         self.deadline = server.now + server.settings.head_timeout_s
         server.admit(self)
+        if self.introduction is not None:
+            self._introduce(self.introduction)
+
+    def _introduce(self, introduction: Introduction) -> None:
+        self.introduction = None
+        if introduction.client is not None:
+            self._rules = self._server.rules_for(self._client, introduction.client)
+            self._client, self._server_address = introduction.client, introduction.server
+        if introduction.error is not None:
+            self.refuse(introduction.error)
+        elif introduction.data:
+            self.data_received(introduction.data)
+
+    def hold(self) -> None:
+        """There are enough connections already: read nothing until `release`."""
+        self._pause_reading()
+        self.deadline = NEVER
+
+    def release(self) -> None:
+        """There is room now."""
+        self.deadline = self._server.now + self._server.settings.head_timeout_s
+        self._resume_reading()
 
     def pause_writing(self) -> None:
         self._clogged = True
@@ -272,6 +299,10 @@ class Connection(asyncio.Protocol):
     def is_busy(self) -> bool:
         """Whether a response is owed."""
         return bool(self._streams())
+
+    @abstractmethod
+    def refuse(self, error: RequestError) -> None:
+        """Answer before anything was asked, and close."""
 
     @abstractmethod
     def drain(self) -> None:

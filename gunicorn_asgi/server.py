@@ -9,11 +9,12 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from email.utils import formatdate
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .accept import Acceptor
+from .accept import Acceptor, LoopAcceptor
 from .asgi.scope import Address, Application
 from .balance import Share
 from .connection import Connection
@@ -21,7 +22,7 @@ from .http1 import parser
 from .http1.connection import H1Connection
 from .http1.encode import DATE, SERVER
 from .http1.request import MAX_LINE, Rules
-from .proxy import peer_rules
+from .proxy import peer_rules, trusted_peers
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -144,11 +145,15 @@ class Server:
             script_name=settings.script_name,
         )
         self._peer_rules = peer_rules(self.rules, settings)
+        self._trusts_forwarded = trusted_peers(settings.forwarded_allow_ips, "forwarded_allow_ips")
+        self.trusts_proxy = trusted_peers(settings.proxy_allow_ips, "proxy_allow_ips")
         self.connections: set[Connection] = set()
         self.expected: set[Connection] = set()
         """Those that are accepted, and whose transport (or its TLS) is not ready."""
         self.tasks: set[asyncio.Task[None]] = set()
         """Applications that are still running, also behind a complete response."""
+        self.busy = 0
+        """Requests since the last tick that ``limit_concurrency`` refused."""
         self.keep_alive = settings.keepalive_s > 0
         """Whether a response may leave its connection open."""
         self.now = math.inf
@@ -163,6 +168,8 @@ class Server:
         """What is known of other workers on the same sockets; None where each has its own."""
         self._acceptors: list[Acceptor] = []
         self._closed_acceptors: list[Acceptor] = []
+        self._held: dict[Connection, None] = {}
+        """Connections above ``worker_connections``, in their order: the loop had taken them before it could be told."""
         self._is_paused = False
         """``worker_connections`` is reached."""
         self._draining = False
@@ -170,9 +177,16 @@ class Server:
         self._changed = asyncio.Event()
         self.tick(1.0)
 
-    def rules_for(self, client: Address | None) -> Rules:
-        """What requests of this peer may look like."""
-        return self._peer_rules(client[0] if client else None)
+    def rules_for(self, peer: Address | None, proxied: Address | None) -> Rules:
+        """What requests of this `peer` may look like, which may speak for a `proxied` client in the PROXY protocol.
+
+        As in Gunicorn, it is the peer that is trusted or not, for it may have added to the request. But it had no reason to believe the
+        addresses in it, and its own word for the client is the last one unless that is a trusted proxy, too.
+        """
+        rules = self._peer_rules(peer[0] if peer else None)
+        if proxied is not None and rules.read_proxy is not None and not self._trusts_forwarded(proxied[0]):
+            return replace(rules, read_proxy=None)
+        return rules
 
     # Accepting.
 
@@ -180,31 +194,34 @@ class Server:
         """Begin to accept on all of Gunicorn's `sockets`."""
         scheme = "https" if ssl_context is not None else "http"
         tls = _tls_arguments(self.settings, ssl_context)
-        self._publish()
+        is_alone = self._share is None or self.settings.workers == 1
+        is_loops = is_alone and self.settings.asgi_loop == "uvloop" and self.settings.proxy_protocol == "off"
+        way = LoopAcceptor if is_loops else Acceptor
         for sock in sockets:
-            acceptor = Acceptor(self, Listener(sock, scheme, self.settings.root_path), tls)
+            acceptor = way(self, Listener(sock, scheme, self.settings.root_path), tls)
             self._acceptors.append(acceptor)
             acceptor.open()
+        self._count_changed()
+
+    @property
+    def _count(self) -> int:
+        return len(self.connections) + len(self.expected)
 
     @property
     def is_full(self) -> bool:
         """Whether there are ``worker_connections``."""
-        return len(self.connections) + len(self.expected) >= self.settings.worker_connections
+        return self._count >= self.settings.worker_connections
 
     @property
     def is_ahead(self) -> bool:
         """Whether other workers should go first."""
-        return self._share is not None and self._share.is_ahead(len(self.connections) + len(self.expected))
-
-    def _publish(self) -> None:
-        if self._share is not None:
-            self._share.publish(len(self.connections) + len(self.expected))
+        return self._share is not None and self._share.is_ahead(self._count)
 
     def expect(self, listener: Listener) -> Connection:
         """A connection is accepted; it counts from now on. Returns its protocol."""
         connection = self.protocol(self, listener)
         self.expected.add(connection)
-        self._publish()
+        self._count_changed()
         return connection
 
     def admit(self, connection: Connection) -> None:
@@ -213,6 +230,15 @@ class Server:
         self.connections.add(connection)
         if self._past_lame_duck:
             connection.deadline = min(connection.deadline, self.now + HANDSHAKE_SECONDS)
+        elif len(self.connections) > self.settings.worker_connections:
+            self._held[connection] = None
+            connection.hold()
+
+    def give_up(self, connection: Connection) -> None:
+        """The accepting of `connection` is over: if it has no transport by now, it will have none."""
+        if connection in self.expected:
+            self.expected.discard(connection)
+            self._count_changed()
 
     def pause_accepting(self) -> None:
         """``worker_connections`` is reached: what comes waits, or goes to another worker."""
@@ -220,17 +246,29 @@ class Server:
         for acceptor in self._acceptors:
             acceptor.pause()
 
-    def forget(self, connection: Connection) -> None:
-        """`connection` is closed, and its exchange over."""
-        self.connections.discard(connection)
-        self.expected.discard(connection)
-        self._publish()
-        if self._is_paused and not self.is_full:
+    def _count_changed(self) -> None:
+        if self._share is not None and self._acceptors:
+            self._share.publish(self._count)
+        if self.is_full:
+            if not self._is_paused:
+                self.pause_accepting()
+        elif self._is_paused:
             self._is_paused = False
             for acceptor in self._acceptors:
                 acceptor.open()
         if self._draining:
             self._changed.set()
+
+    def forget(self, connection: Connection) -> None:
+        """`connection` is closed, and its exchange over."""
+        self.connections.discard(connection)
+        if self._held:
+            self._held.pop(connection, None)
+            if self._held and len(self.connections) - len(self._held) < self.settings.worker_connections:
+                first = next(iter(self._held))
+                del self._held[first]
+                first.release()
+        self._count_changed()
 
     # Applications.
 
@@ -258,12 +296,15 @@ class Server:
         now = self.loop.time()
         late = now - self.now
         self.now = now + interval
-        self._publish()
+        self._count_changed()
         self.idle_deadline = self.now + self.settings.keepalive_s
         date = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode() if self.settings.date_header else b""
         server = b"server: %b\r\n" % self.settings.server_header.encode() if self.settings.server_header else b""
         fields = {0: date + server, DATE: server, SERVER: date, DATE | SERVER: b""}
         self.default_fields = (fields[0], fields[1], fields[2], fields[3])
+        if self.busy:
+            self.log.warning("%d requests were answered with 503: limit_concurrency is %d", self.busy, self.settings.limit_concurrency)
+            self.busy = 0
         if late > interval / 4:
             # Something has blocked the loop. Meanwhile nobody could be served, and what came is read only behind this (uvloop runs timers
             # first): the time does not count.
@@ -295,12 +336,15 @@ class Server:
     def stop_listening(self) -> None:
         """Accept what waits, unless others will, and then no more."""
         acceptors, self._acceptors = self._acceptors, []
+        held, self._held = self._held, {}
+        for connection in held:
+            connection.release()
         share = self._share
         if share is None:
             take = self.settings.backlog  # nobody else can
         else:
             share.leave()
-            room = self.settings.worker_connections - len(self.connections) - len(self.expected)
+            room = self.settings.worker_connections - self._count
             take = 0 if share.has_others() else max(room, 0)
         for acceptor in acceptors:
             acceptor.close(take, is_alone=share is None)

@@ -57,6 +57,10 @@ def _is_seconds(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def _is_header_value(value: object) -> bool:
     return isinstance(value, str) and value.isascii() and (value == "" or value.isprintable()) and value == value.strip()
 
@@ -67,6 +71,10 @@ def _choice(name: str, default: str, choices: tuple[str, ...], help_: str) -> Op
 
 def _seconds(name: str, default: float, help_: str, zero: str = ", 0 for no limit") -> Option:
     return Option(name, default, float, "a number of seconds" + zero, _is_seconds, help_)
+
+
+def _count(name: str, default: int, help_: str) -> Option:
+    return Option(name, default, int, "an integer, 0 or more", _is_count, help_)
 
 
 def _switch(name: str, default: bool, help_: str) -> Option:
@@ -111,6 +119,11 @@ OPTIONS = (
         10.0,
         "Seconds for the TLS handshake. Then the connection is closed.",
     ),
+    _count(
+        "limit_concurrency",
+        0,
+        "Requests that are served at the same time by one worker, 0 for no limit. Those above it are answered with 503 and `Retry-After: 1`. (`worker_connections` limits connections, and lets what is above it wait.)",
+    ),
     _seconds(
         "body_timeout",
         30.0,
@@ -133,6 +146,7 @@ class Options(TypedDict, total=False):
     lame_duck: float
     head_timeout: float
     tls_handshake_timeout: float
+    limit_concurrency: int
     body_timeout: float
     write_timeout: float
 
@@ -208,17 +222,22 @@ class Settings:
     limit_request_fields: int
     limit_request_line: int
     permit_unconventional_http_method: bool
+    proxy_allow_ips: tuple[str, ...]
+    proxy_protocol: Literal["off", "v1", "v2", "auto"]
     root_path: str
     script_name: bytes | None
     """``SCRIPT_NAME`` of the environment."""
     secure_scheme_headers: Mapping[bytes, bytes]
     worker_connections: int
+    workers: int
     # This package's
     body_timeout_s: float
     date_header: bool
     head_timeout_s: float
     http: Literal["httptools", "h11"]
     lame_duck_s: float
+    limit_concurrency: float
+    """Infinite for no limit."""
     proxy_headers: Literal["x-forwarded", "forwarded", "off"]
     server_header: str
     tls_handshake_timeout_s: float
@@ -247,17 +266,22 @@ class Settings:
             limit_request_field_size=field_size if field_size > 0 else DEFAULT_FIELD_SIZE,
             limit_request_fields=fields if 0 < fields <= MAX_REQUEST_FIELDS else MAX_REQUEST_FIELDS,
             limit_request_line=line if 0 <= line < MAX_REQUEST_LINE else MAX_REQUEST_LINE,
+            proxy_allow_ips=_as_tuple(cfg.proxy_allow_ips),
+            # A switch, before Gunicorn 24.1, of version 1.
+            proxy_protocol={False: "off", True: "v1"}.get(cfg.proxy_protocol, cfg.proxy_protocol),
             permit_unconventional_http_method=cfg.permit_unconventional_http_method,
             root_path=get("root_path").rstrip("/"),
             script_name=environment.get("SCRIPT_NAME", "").encode("utf-8", "surrogateescape") or None,
             secure_scheme_headers={
                 name.lower().encode("latin-1"): value.encode("latin-1") for name, value in cfg.secure_scheme_headers.items()
             },
+            workers=cfg.workers,
             worker_connections=cfg.worker_connections,
             body_timeout_s=_limit(options["body_timeout"]),
             date_header=options["date_header"],
             head_timeout_s=_limit(options["head_timeout"]),
             http=_choose_parser(options["http"]),
+            limit_concurrency=options["limit_concurrency"] or math.inf,
             lame_duck_s=options["lame_duck"],
             proxy_headers=options["proxy_headers"],
             server_header=options["server_header"],

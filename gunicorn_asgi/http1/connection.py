@@ -143,6 +143,9 @@ class H1Connection(Connection):
         method, path, raw_path, query, fields = head
         server = self._server
         listener = self._listener
+        if len(server.tasks) >= server.settings.limit_concurrency:
+            server.busy += 1
+            raise RequestError(503, "Too many requests at once", is_logged=True)
         self._fields = fields
         self._inbox.empty_lines = 0
         scheme = fields.scheme or listener.scheme
@@ -393,6 +396,9 @@ class H1Connection(Connection):
             self._record_end()
 
     # Refusals and the log.
+
+    def refuse(self, error: RequestError) -> None:
+        self._refuse(error, b"")
 
     def _refuse(self, error: RequestError, head: bytes) -> None:
         """Answer a request that the application is not to see, and close. `head` is what came of it, where no exchange has begun."""
