@@ -13,6 +13,7 @@ from email.utils import formatdate
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .asgi.http import HTTPStream
 from .asgi.scope import Address, Application
 from .connection import Connection
 from .http1 import parser
@@ -138,8 +139,8 @@ class Server:
         )
         self._peer_rules = peer_rules(self.rules, settings)
         self.connections: set[Connection] = set()
-        self.tasks: set[asyncio.Task[None]] = set()
-        """Applications that are still running, also behind a complete response."""
+        self.tasks: dict[asyncio.Task[None], tuple[HTTPStream, float]] = {}
+        """Applications that are still running, also behind a complete response: their exchange, and when it began (``time.monotonic``)."""
         self.keep_alive = settings.keepalive_s > 0
         """Whether a response may leave its connection open."""
         self.now = math.inf
@@ -181,13 +182,13 @@ class Server:
 
     # Applications.
 
-    def track(self, task: asyncio.Task[None]) -> None:
+    def track(self, task: asyncio.Task[None], stream: HTTPStream) -> None:
         """Keep an exchange that is not done after its first step: the loop itself holds tasks only weakly."""
-        self.tasks.add(task)
+        self.tasks[task] = stream, time.monotonic()
         task.add_done_callback(self._task_done)
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
-        self.tasks.discard(task)
+        self.tasks.pop(task, None)
         if self._draining:
             self._changed.set()
 

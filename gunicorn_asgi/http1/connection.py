@@ -232,7 +232,7 @@ class H1Connection(Connection):
             server.retire()
         stream.task = task = server.spawn(stream.run(server.app), context=server.context.copy())
         if not task.done():
-            server.track(task)
+            server.track(task, stream)
         return data
 
     def _read_body(self, data: bytes) -> bytes:
