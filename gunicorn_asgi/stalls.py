@@ -96,7 +96,7 @@ class StallWatch:
         """The loop is about to end. May be called again."""
         self._stopped.set()
         if self._thread.ident is not None:
-            self._thread.join(1.0)  # not for ever: whoever reads the log may be stuck
+            self._thread.join(LOG_SECONDS)  # not for ever: whoever reads the log may be stuck
         self._disarm()
 
     def reopen(self) -> None:
@@ -119,7 +119,7 @@ class StallWatch:
             faulthandler.disable()
 
     def _watch(self) -> None:
-        while not self._stopped.wait(self.beat + self._patience - time.monotonic()):
+        while not self._stopped.wait(min(self.beat + self._patience - time.monotonic(), threading.TIMEOUT_MAX)):
             beat = self.beat
             if time.monotonic() - beat < self._patience:
                 continue
@@ -147,7 +147,7 @@ class StallWatch:
             return "\n".join(
                 [
                     f"{head}{title}. What holds it (the innermost call last):",
-                    *_format_stack(calls),
+                    *(_format_stack(calls) or ["  (no Python code)"]),
                     *self._list_requests(stream, silence),
                     *self._list_tasks(stream),
                     *self._list_threads(),

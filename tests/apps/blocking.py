@@ -1,6 +1,7 @@
 """An application that blocks the loop. The last part of the path names the way in which it does."""
 
 import asyncio
+import ctypes
 import hashlib
 import itertools
 import logging
@@ -51,6 +52,11 @@ def threads():
 
 def awhile():
     block("AWHILE")
+
+
+def held():
+    """As `awhile`, and holds the GIL."""
+    ctypes.PyDLL(None).usleep(int(float(os.environ["TEST_BLOCK_AWHILE"]) * 1e6))
 
 
 # What never ends.
@@ -109,10 +115,11 @@ def log():
             sleep()
 
     logger = logging.getLogger("gunicorn.error")
-    logger.addHandler(Stuck())
+    logger.handlers.insert(0, Stuck())
     logger.error("stuck")
 
 
 WAYS = {
-    way.__name__: way for way in (answered, awhile, c_code, child, digest, lock, log, python, regex, sleep, threads, wait, with_thread)
+    way.__name__: way
+    for way in (answered, awhile, c_code, child, digest, held, lock, log, python, regex, sleep, threads, wait, with_thread)
 }
