@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .accept import Acceptor, LoopAcceptor
+from .asgi.http import HTTPStream
 from .asgi.scope import Address, Application
 from .balance import Share
 from .connection import Connection
@@ -150,8 +151,8 @@ class Server:
         self.connections: set[Connection] = set()
         self.expected: set[Connection] = set()
         """Those that are accepted, and whose transport (or its TLS) is not ready."""
-        self.tasks: set[asyncio.Task[None]] = set()
-        """Applications that are still running, also behind a complete response."""
+        self.tasks: dict[asyncio.Task[None], tuple[HTTPStream, float]] = {}
+        """Applications that are still running, also behind a complete response: their exchange, and when it began (``time.monotonic``)."""
         self.busy = 0
         """Requests since the last tick that ``limit_concurrency`` refused."""
         self.keep_alive = settings.keepalive_s > 0
@@ -281,11 +282,11 @@ class Server:
         stream.task = task = self._spawn(stream.run(self.app), context=self.context.copy())
         if not task.done():
             # Not done after its first step: the loop itself holds tasks only weakly.
-            self.tasks.add(task)
+            self.tasks[task] = stream, time.monotonic()
             task.add_done_callback(self._task_done)
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
-        self.tasks.discard(task)
+        self.tasks.pop(task, None)
         if self._draining:
             self._changed.set()
 

@@ -53,6 +53,10 @@ def _parse_bool(text: str) -> bool:
         raise ValueError(text) from None
 
 
+def _parse_auto_or_seconds(text: str) -> float | str:
+    return text if text == "auto" else float(text)
+
+
 def _is_seconds(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
@@ -132,6 +136,14 @@ OPTIONS = (
     _seconds(
         "write_timeout", 60.0, "Seconds without any progress while the client does not read its response. Then the connection is reset."
     ),
+    Option(
+        "stall_warning",
+        "auto",
+        _parse_auto_or_seconds,
+        "a number of seconds, 0 for none, or auto",
+        lambda value: value == "auto" or _is_seconds(value),
+        "Seconds without a turn of the event loop after which a warning shows the code that holds it. `auto` is half of `timeout`.",
+    ),
 )
 """All options, in the order of the README."""
 
@@ -149,6 +161,7 @@ class Options(TypedDict, total=False):
     limit_concurrency: int
     body_timeout: float
     write_timeout: float
+    stall_warning: float | Literal["auto"]
 
 
 def read_options(configured: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
@@ -240,6 +253,7 @@ class Settings:
     """Infinite for no limit."""
     proxy_headers: Literal["x-forwarded", "forwarded", "off"]
     server_header: str
+    stall_warning_s: float
     tls_handshake_timeout_s: float
     write_timeout_s: float
 
@@ -286,6 +300,7 @@ class Settings:
             proxy_headers=options["proxy_headers"],
             server_header=options["server_header"],
             tls_handshake_timeout_s=_limit(options["tls_handshake_timeout"]),
+            stall_warning_s=_limit(cfg.timeout / 2 if options["stall_warning"] == "auto" else options["stall_warning"]),
             write_timeout_s=_limit(options["write_timeout"]),
         )
 

@@ -27,6 +27,7 @@ from .balance import Board, Share
 from .errors import ConfigError, LifespanError
 from .server import Server
 from .settings import Settings
+from .stalls import StallWatch, exit_in_time
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -103,6 +104,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         asyncio.set_event_loop(self.loop)
         self.loop.set_exception_handler(self._on_loop_error)
         self._server: Server | None = None
+        # self.timeout is half of the setting; 0 is none.
+        self._interval = min(1.0, self.timeout / 2) if self.timeout else 1.0
+        self._stalls = StallWatch(self.settings.stall_warning_s, self._interval, self.loop, self.log)
         self._stopping: asyncio.Event | None = None
         self._quick = False
         """QUIT or INT has come."""
@@ -112,9 +116,11 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     def run(self) -> None:
         """Serve until told to stop. Leaves with SystemExit if the exit code is not 0."""
+        self._stalls.start()
         try:
             status = self.loop.run_until_complete(self._main()) or self._exit_code
         finally:
+            self._stalls.stop()
             self._close_loop()
         # The arbiter repeats itself. What comes while the interpreter winds up, with its handlers gone, must not look like a crash.
         for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT, signal.SIGUSR1):
@@ -155,6 +161,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             self._server = server = Server(self.settings, app, self, self.log, access.listen(self), self.loop, self._share())
         except ConfigError as error:
             return await self._boot_failed(error)
+        self._stalls.running = server.tasks
         lifespan = Lifespan(app, self.settings.asgi_lifespan, self.log)
         startup = asyncio.create_task(lifespan.startup())
         stop = asyncio.create_task(self._stopping.wait())
@@ -253,21 +260,21 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     async def _beat(self) -> None:
         """Tell the arbiter that the loop turns, at least four times in ``timeout``, and sweep the connections."""
-        # self.timeout is half of the setting; 0 is none.
-        interval = min(1.0, self.timeout / 2) if self.timeout else 1.0
         while True:
             self.notify()
+            self._stalls.beat = time.monotonic()
             if self._server is not None:
-                self._server.tick(interval)
+                self._server.tick(self._interval)
             if os.getppid() != self.ppid and not self._stopped:
                 self.log.info("Parent changed, shutting down: %s", self)
                 self._stop_soon()
-            await asyncio.sleep(interval)
+            await asyncio.sleep(self._interval)
 
     def _beat_done(self, beat: asyncio.Task[None]) -> None:
         """Without a heartbeat the arbiter would kill: better to leave, and to say why."""
         if not beat.cancelled() and beat.exception() is not None:
             self.log.error("The heartbeat failed", exc_info=beat.exception())
+            self._stalls.stop()
             self._stop_soon()
 
     def _on_loop_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -311,13 +318,20 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
                 sys.exit(0)  # the application is being loaded
             self._stop_soon(quick=True)
 
-    def handle_abort(self, _sig: int, _frame: FrameType | None) -> None:
-        """ABRT: the arbiter has not seen a heartbeat for ``timeout``. Leaves from wherever the loop is stuck."""
+    def handle_abort(self, _sig: int, frame: FrameType | None) -> None:
+        """ABRT: the arbiter has not seen a heartbeat for ``timeout``. Says why, and leaves from wherever the loop is stuck."""
         try:
+            self._stalls.abort(frame)
             self.cfg.worker_abort(self)
         finally:
+            exit_in_time(1)
             self.leave(1)
             sys.exit(1)
+
+    def handle_usr1(self, sig: int, frame: FrameType | None) -> None:
+        """USR1: reopen the log files."""
+        super().handle_usr1(sig, frame)
+        self._stalls.reopen()
 
     def leave(self, code: int) -> None:
         """End the process quickly with `code`."""

@@ -169,9 +169,9 @@ def test_parsers_are_loaded_by_choice(parser: str) -> None:
     assert not any(isinstance(node, ast.ImportFrom) and (node.module or "").endswith(parser) for node in top_level)
 
 
-def test_only_streams_the_server_and_the_worker_await() -> None:
+def test_only_streams_accepting_the_server_and_the_worker_await() -> None:
     """A connection is plain calls, from the packet to the answer."""
     rooms = {
         room for room, source in SOURCES.items() if any(isinstance(node, ast.AsyncFunctionDef) for node in ast.walk(ast.parse(source)))
     }
-    assert rooms <= inside("asgi") | {"server", "worker"}
+    assert rooms <= inside("asgi") | {"accept", "preface", "server", "worker"}
