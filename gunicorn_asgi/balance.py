@@ -57,6 +57,15 @@ class Share:
         self._has_left = True
         self._board.seen[self._slot] = 0.0
 
+    def leave_if_others(self) -> bool:
+        """Leave, unless no other worker is there. If several try at the same time, it may be that none can: try again."""
+        self.leave()
+        if self.has_others():
+            return True
+        self._has_left = False
+        self.publish(self._board.counts[self._slot])
+        return False
+
     def has_others(self) -> bool:
         """Whether another worker takes what this one leaves."""
         self._look(self._clock())

@@ -91,6 +91,8 @@ def _tls_arguments(settings: Settings, context: ssl.SSLContext | None) -> dict[s
     return arguments
 
 
+OVERLAP_SECONDS = 0.1
+"""How long a worker with a queue of its own listens on when it is to stop: a new one is forked just before, and binds at once."""
 HANDSHAKE_SECONDS = 1.0
 """What a connection that is still being made has, once idle ones are closed."""
 LONG_SECONDS = 86400.0
@@ -125,6 +127,7 @@ class Server:
         access: Access | None,
         loop: asyncio.AbstractEventLoop,
         share: Share | None = None,
+        has_own_queue: bool = False,
     ) -> None:
         self.settings = settings
         self.app = app
@@ -166,7 +169,9 @@ class Server:
         """Every exchange runs in a copy of it, so that nothing leaks from one to the next."""
         self._spawn = _spawner(loop)
         self._share = share
-        """What is known of other workers on the same sockets; None where each has its own."""
+        """What is known of the other workers."""
+        self._has_own_queue = has_own_queue
+        """Nobody else takes the connections that wait for this worker: ``reuse_port``."""
         self._acceptors: list[Acceptor] = []
         self._closed_acceptors: list[Acceptor] = []
         self._held: dict[Connection, None] = {}
@@ -175,6 +180,8 @@ class Server:
         """``worker_connections`` is reached."""
         self._draining = False
         self._past_lame_duck = False
+        self._lame_ducks: set[Connection] = set()
+        """Idle connections whose lame-duck time is not that of the others."""
         self._changed = asyncio.Event()
         self.tick(1.0)
 
@@ -195,7 +202,7 @@ class Server:
         """Begin to accept on all of Gunicorn's `sockets`."""
         scheme = "https" if ssl_context is not None else "http"
         tls = _tls_arguments(self.settings, ssl_context)
-        is_alone = self._share is None or self.settings.workers == 1
+        is_alone = self._has_own_queue or self.settings.workers == 1
         is_loops = is_alone and self.settings.asgi_loop == "uvloop" and self.settings.proxy_protocol == "off"
         way = LoopAcceptor if is_loops else Acceptor
         for sock in sockets:
@@ -216,7 +223,7 @@ class Server:
     @property
     def is_ahead(self) -> bool:
         """Whether other workers should go first."""
-        return self._share is not None and self._share.is_ahead(self._count)
+        return self._share is not None and not self._has_own_queue and self._share.is_ahead(self._count)
 
     def expect(self, listener: Listener) -> Connection:
         """A connection is accepted; it counts from now on. Returns its protocol."""
@@ -231,7 +238,7 @@ class Server:
         self.connections.add(connection)
         if self._past_lame_duck:
             connection.deadline = min(connection.deadline, self.now + HANDSHAKE_SECONDS)
-        elif len(self.connections) > self.settings.worker_connections:
+        elif self._acceptors and len(self.connections) > self.settings.worker_connections:
             self._held[connection] = None
             connection.hold()
 
@@ -322,9 +329,14 @@ class Server:
 
     def retire(self) -> None:
         """``max_requests`` is reached: this response and all later ones end their connections."""
+        if self._has_own_queue:
+            # Who connects while no worker listens is refused. So one after the other: this is asked again with each request.
+            if self.settings.workers > 1 and self._share is not None and not self._share.leave_if_others():
+                return
+        else:
+            # At once, not when the worker gets to it: what is accepted now would only be sent away.
+            self.stop_listening()
         self.keep_alive = False
-        # At once, not when the worker gets to it: what is accepted now would only be sent away.
-        self.stop_listening()
         self.host.retire()
 
     def leave(self, error: SystemExit | KeyboardInterrupt) -> None:
@@ -340,15 +352,13 @@ class Server:
         held, self._held = self._held, {}
         for connection in held:
             connection.release()
-        share = self._share
-        if share is None:
-            take = self.settings.backlog  # nobody else can
-        else:
-            share.leave()
-            room = self.settings.worker_connections - self._count
-            take = 0 if share.has_others() else max(room, 0)
+        if self._share is not None:
+            self._share.leave()
+        # Where nobody else will take them, all that wait, also above ``worker_connections``: they would be reset.
+        others = self._share is not None and self._share.has_others() and not self._has_own_queue
+        take = 0 if others else self.settings.backlog
         for acceptor in acceptors:
-            acceptor.close(take, is_alone=share is None)
+            acceptor.close(take, self._has_own_queue)
         self._closed_acceptors += acceptors
 
     async def drain(self, seconds: float, abort_seconds: float) -> None:
@@ -359,11 +369,14 @@ class Server:
         """
         self._draining = True
         self.keep_alive = False
-        self.stop_listening()
         end = self.loop.time() + seconds
+        if self._has_own_queue:
+            # The kernel goes on to give it connections, until those that are to replace it listen.
+            await asyncio.sleep(min(OVERLAP_SECONDS, seconds / 4))
+        self.stop_listening()
         await self._until_idle(min(self.settings.lame_duck_s, seconds / 4))
         self._past_lame_duck = True
-        for connection in list(self.connections):
+        for connection in self.connections - self._lame_ducks:
             connection.drain()
         # Handshakes that are under way may end.
         giving_up = self.loop.call_later(min(HANDSHAKE_SECONDS, seconds / 4), self._cancel_expected)
@@ -379,6 +392,16 @@ class Server:
                 "%d responses were not complete, and %d applications running, at the end of graceful_timeout", busy, len(self.tasks)
             )
         await self.abort(abort_seconds)
+
+    def become_idle(self, connection: Connection) -> None:
+        """`connection` has ended a response in which there was no time to announce that the worker leaves: it is a lame duck from now on."""
+        self._lame_ducks.add(connection)
+        self.loop.call_later(self.settings.lame_duck_s, self._end_lame_duck, connection)
+
+    def _end_lame_duck(self, connection: Connection) -> None:
+        self._lame_ducks.discard(connection)
+        if connection in self.connections:
+            connection.drain()
 
     async def abort(self, seconds: float = 0.5) -> None:
         """End all that is still open: reset the connections, cancel the applications and give them `seconds` to clean up."""

@@ -94,6 +94,15 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     def init_process(self) -> None:
         """Become a worker; returns when its work is done."""
+        self._stopping: asyncio.Event | None = None
+        self._quick = False
+        """QUIT or INT has come."""
+        self._exit_code = 0
+        self._stop_time = 0.0
+        # Gunicorn sets the handlers later. Until then the master's are in force, which would only take note of what was meant for this worker,
+        # and a signal that stops it is not sent twice.
+        for number, handler in ((signal.SIGTERM, self.handle_exit), (signal.SIGQUIT, self.handle_quit), (signal.SIGINT, self.handle_quit)):
+            signal.signal(number, handler)
         try:
             self.settings = Settings.read(self.cfg, self.options, {**os.environ, **self.cfg.env})
         except ConfigError as error:
@@ -107,11 +116,6 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         # self.timeout is half of the setting; 0 is none.
         self._interval = min(1.0, self.timeout / 2) if self.timeout else 1.0
         self._stalls = StallWatch(self.settings.stall_warning_s, self._interval, self.loop, self.log)
-        self._stopping: asyncio.Event | None = None
-        self._quick = False
-        """QUIT or INT has come."""
-        self._exit_code = 0
-        self._stop_time = 0.0
         super().init_process()
 
     def run(self) -> None:
@@ -158,7 +162,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         try:
             app = single_callable(self.wsgi)
             context = self._ssl_context()
-            self._server = server = Server(self.settings, app, self, self.log, access.listen(self), self.loop, self._share())
+            self._server = server = Server(
+                self.settings, app, self, self.log, access.listen(self), self.loop, Share(self.board, self.age), self._has_own_queue
+            )
         except ConfigError as error:
             return await self._boot_failed(error)
         self._stalls.running = server.tasks
@@ -228,11 +234,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         else:
             task.result()
 
-    def _share(self) -> Share | None:
-        # Gunicorn 24 and later give each worker sockets of its own, between which the kernel distributes.
-        if self.cfg.reuse_port and gunicorn.version_info >= (24,):
-            return None
-        return Share(self.board, self.age)
+    @property
+    def _has_own_queue(self) -> bool:
+        # Since 24 the workers bind for themselves; before, ``reuse_port`` only marked the one socket of all.
+        return bool(self.cfg.reuse_port) and gunicorn.version_info >= (24,)
 
     def _ssl_context(self) -> ssl.SSLContext | None:
         if not self.cfg.is_ssl:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from gunicorn.config import Config
@@ -82,6 +82,9 @@ class Log:
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
+
+    def debug(self, message: str, *args: object) -> None:
+        pass
 
     def info(self, message: str, *args: object) -> None:
         self.lines.append(Line("info", message % args))
@@ -317,7 +320,8 @@ def serve(
     thread.start()
 
     async def start() -> Server:
-        server = Server(make_settings(parser, **settings), app, host, log, access, loop)
+        chosen = replace(make_settings(parser, **settings), asgi_loop="uvloop" if parser == "httptools" else "asyncio")
+        server = Server(chosen, app, host, log, access, loop)
         server.state = state
         if delivery == "bytes":
             server.protocol = ByteByByte

@@ -334,8 +334,12 @@ class H1Connection(Connection):
             self._server.loop.call_soon(self._serve_buffered)
             return
         self._reading = HEAD
-        if not self._more and (self._half_closed or not self._server.keep_alive):
+        if self._more:
+            return
+        if self._half_closed:
             self._close()
+        elif not self._server.keep_alive:  # since the head of this response was written
+            self._server.become_idle(self)
 
     def _is_drainable(self) -> bool:
         """Whether the rest of a body that nobody reads is likely to be short, and certain to be sent."""
