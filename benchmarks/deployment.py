@@ -16,7 +16,7 @@ from pathlib import Path
 from bench_env import ROOT
 from load import Address, Load
 from servers import START_SECONDS, STOP_SECONDS, Server, StartError, free_port
-from turnover import read_pid
+from turnover import children, read_pid
 
 APP = "answering:app"
 
@@ -39,8 +39,9 @@ class Deployment:
 
 
 @contextmanager
-def deployed(server: Server, folder: Path, settings: Sequence[str], *, tls: bool = False) -> Iterator[Deployment]:
-    """Start `server` with Gunicorn's `settings` beside those it has, wait until it answers, and end all its processes on every way out.
+def deployed(server: Server, folder: Path, workers: int, settings: Sequence[str], *, tls: bool = False) -> Iterator[Deployment]:
+    """Start `server` with so many workers, and Gunicorn's `settings` beside those it has, wait until it answers, and end all its processes on every
+    way out.
 
     What it logs goes to ``server.log`` in `folder`. Raises StartError.
     """
@@ -48,7 +49,7 @@ def deployed(server: Server, folder: Path, settings: Sequence[str], *, tls: bool
     # The installed script: USR2 runs what was run before, and `python -m gunicorn` would then hide the standard library's `http`.
     command = [str(Path(sys.executable).with_name("gunicorn"))]
     command += [argument.format(app=APP, port=port) for argument in server.arguments[1:]]
-    command += ["--pid", str(pidfile), "--error-logfile", str(log), *settings]
+    command += ["--pid", str(pidfile), "--error-logfile", str(log), "--workers", str(workers), *settings]
     context = None
     if tls:
         command += _certificate(folder)
@@ -63,7 +64,7 @@ def deployed(server: Server, folder: Path, settings: Sequence[str], *, tls: bool
     groups = {process.pid}
     try:
         deployment = Deployment(("127.0.0.1", port), pidfile, context)
-        _await_answer(process, deployment)
+        _await_answer(process, deployment, workers)
         groups.add(os.getpgid(deployment.master))  # a daemon's own
         yield deployment
     finally:
@@ -78,14 +79,14 @@ def _certificate(folder: Path) -> list[str]:
     return ["--keyfile", key, "--certfile", cert]
 
 
-def _await_answer(process: subprocess.Popen[bytes], deployment: Deployment) -> None:
+def _await_answer(process: subprocess.Popen[bytes], deployment: Deployment, workers: int) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll():  # a daemon's parent ends with 0
             raise StartError(f"it ended with {process.returncode} instead of answering")
         load = deployment.load(connections=0)
         load.probe()
-        if load.pids and deployment.master:
+        if load.pids and len(children(deployment.master)) == workers:
             return
         time.sleep(0.02)
     raise StartError(f"it did not answer within {START_SECONDS:.0f} s")

@@ -53,10 +53,10 @@ EXITS = (
 def seconds(server: Server, way: Exit, settings: Sequence[str]) -> float:
     """From the signal to the end of the process that it was sent to. Raises StartError and LostError."""
     # One worker: it serves, or nobody would have answered, and has all the connections.
-    settings = [*settings, "--graceful-timeout", str(GRACEFUL_SECONDS), "--workers", "1"]
+    settings = [*settings, "--graceful-timeout", str(GRACEFUL_SECONDS)]
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as name,
-        deployed(server, Path(name), settings) as deployment,
+        deployed(server, Path(name), 1, settings) as deployment,
         _clients(deployment, way),
     ):
         pid = min(children(deployment.master)) if way.to_worker else deployment.master

@@ -29,7 +29,7 @@ WORKERS = 2
 CONNECTIONS = 20
 LONGEST_SECONDS = 600.0
 """Of one scenario with one server."""
-SETTINGS = ("--workers", str(WORKERS), "--keep-alive", "30")
+SETTINGS = ("--keep-alive", "30")
 """An idle connection that ends earlier than after 30 s was ended by a worker that leaves."""
 
 ASYNCIO = Server(f"{OURS} asyncio", (*GUNICORN, "-k", "gunicorn_asgi.Worker", "--asgi-loop", "asyncio", "{app}"))
@@ -189,7 +189,7 @@ def count(scenario: Scenario, server: Server, options: argparse.Namespace) -> Re
         settings = [*SETTINGS, "--log-level", "info" if options.logs else "warning", *scenario.settings]
         result = Result(Tally())
         try:
-            with deployed(server, folder, settings, tls=scenario.tls) as deployment:
+            with deployed(server, folder, WORKERS, settings, tls=scenario.tls) as deployment:
                 _drive(scenario, deployment, options, result)
         except StartError as error:
             result.failure = f"{error} ({last_words(folder)})"
