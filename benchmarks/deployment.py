@@ -16,7 +16,7 @@ from pathlib import Path
 from bench_env import ROOT
 from load import Address, Load
 from servers import START_SECONDS, STOP_SECONDS, Server, StartError, free_port
-from turnover import children, read_pid
+from turnover import await_workers, read_pid
 
 APP = "answering:app"
 
@@ -64,7 +64,7 @@ def deployed(server: Server, folder: Path, workers: int, settings: Sequence[str]
     groups = {process.pid}
     try:
         deployment = Deployment(("127.0.0.1", port), pidfile, context)
-        _await_answer(process, deployment, workers)
+        _await_workers(process, deployment, workers)
         groups.add(os.getpgid(deployment.master))  # a daemon's own
         yield deployment
     finally:
@@ -79,17 +79,18 @@ def _certificate(folder: Path) -> list[str]:
     return ["--keyfile", key, "--certfile", cert]
 
 
-def _await_answer(process: subprocess.Popen[bytes], deployment: Deployment, workers: int) -> None:
+def _await_workers(process: subprocess.Popen[bytes], deployment: Deployment, workers: int) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
+    while not deployment.master:
         if process.poll():  # a daemon's parent ends with 0
-            raise StartError(f"it ended with {process.returncode} instead of answering")
-        load = deployment.load(connections=0)
-        load.probe()
-        if load.pids and len(children(deployment.master)) == workers:
-            return
+            raise StartError(f"it ended with {process.returncode} instead of serving")
+        if time.monotonic() > deadline:
+            raise StartError(f"it wrote no pidfile within {START_SECONDS:.0f} s")
         time.sleep(0.02)
-    raise StartError(f"it did not answer within {START_SECONDS:.0f} s")
+    try:
+        await_workers(deployment.load(connections=0), deployment.master, workers)
+    except TimeoutError as error:
+        raise StartError(str(error)) from error
 
 
 def _end(process: subprocess.Popen[bytes], groups: set[int]) -> None:

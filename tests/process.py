@@ -74,6 +74,7 @@ class Gunicorn:
         app: str = "main:app",
         *,
         args: tuple[str, ...] = (),
+        program: tuple[str, ...] = ("-m", "gunicorn"),
         config: str = "",
         env: Mapping[str, str] | None = None,
         options: Mapping[str, Any] | None = None,
@@ -107,7 +108,7 @@ class Gunicorn:
         for name in ("GUNICORN_CMD_ARGS", "FORWARDED_ALLOW_IPS", "WEB_CONCURRENCY"):
             if name not in (env or {}):
                 self._env.pop(name, None)
-        self._command = [sys.executable, "-m", "gunicorn", "-c", str(self.config_file), *args]
+        self._command = [sys.executable, *program, "-c", str(self.config_file), *args]
         self.process: subprocess.Popen[bytes] | None = None
 
     def configure(self, **settings: Any) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from pathlib import Path
 
@@ -46,14 +47,20 @@ def await_end(pids: set[int], what: str) -> None:
     await_true(lambda: not any(is_alive(pid) for pid in pids), f"the end of {what}", SECONDS)
 
 
-def await_answer(load: Load, master: int, old: set[int]) -> None:
-    """Wait until a worker of `master` that is not one of the `old` has answered a request."""
+def await_workers(load: Load, master: int, count: int, old: AbstractSet[int] = frozenset()) -> None:
+    """Wait until `master` has so many workers beside the `old`, and each has answered a request.
 
-    def answered() -> set[int]:
+    What a worker is sent before it has its signal handlers is lost, and its master then waits for ``graceful_timeout``.
+    """
+
+    def serving() -> bool:
+        new = children(master) - old
+        if new <= load.pids:
+            return len(new) >= count
         load.probe()
-        return (children(master) - old) & load.pids
+        return False
 
-    await_true(answered, f"an answer of a new worker of {master}", SECONDS)
+    await_true(serving, f"the answers of {count} new workers of {master}", SECONDS)
 
 
 def reload(master: int, load: Load, times: int) -> None:
@@ -62,7 +69,7 @@ def reload(master: int, load: Load, times: int) -> None:
         old = children(master)
         os.kill(master, signal.SIGHUP)
         await_end(old, f"the workers before HUP, {old},")
-        await_answer(load, master, old)
+        await_workers(load, master, len(old), old)
 
 
 def resize(master: int, load: Load, by: int, times: int) -> None:
@@ -78,7 +85,7 @@ def resize(master: int, load: Load, by: int, times: int) -> None:
         for number in range(len(before) + by - 1, len(before) - 1, -1):
             os.kill(master, signal.SIGTTOU)
             await_true(lambda number=number: len(children(master)) <= number, "the end of a worker of TTOU", SECONDS)
-        await_answer(load, master, before)
+        await_workers(load, master, len(before), before)
 
 
 def upgrade(pidfile: Path, load: Load) -> int:
@@ -105,6 +112,13 @@ def upgrade_daemon(pidfile: Path, load: Load) -> int:
     return new
 
 
+def end(master: int) -> None:
+    """TERM to a master, and wait for it and its workers."""
+    pids = {master, *children(master)}
+    os.kill(master, signal.SIGTERM)
+    await_end(pids, f"the master {master}")
+
+
 def read_pid(pidfile: Path) -> int:
     """The pid in `pidfile`; 0 if there is none."""
     with suppress(FileNotFoundError, ValueError):  # it is written as another file and renamed, but not in every version
@@ -115,11 +129,12 @@ def read_pid(pidfile: Path) -> int:
 def _start_another(pidfile: Path, load: Load) -> int:
     """USR2; returns the pid of the new master once it serves."""
     old = read_pid(pidfile)
+    count = len(children(old))
     os.kill(old, signal.SIGUSR2)
     beside = pidfile.with_name(pidfile.name + ".2")
     await_true(lambda: read_pid(beside), "the pidfile of a new master", SECONDS)
     new = read_pid(beside)
-    await_answer(load, new, set())
+    await_workers(load, new, count)
     return new
 
 
