@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol, TypeVar
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -36,6 +37,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of every script that calls `enter`."""
     parser.add_argument("--python", default=sys.executable, metavar="INTERPRETER", help="that the servers run on (default: this one)")
     parser.add_argument(INSIDE, action="store_true", help=argparse.SUPPRESS)
+
+
+def positive(text: str) -> int:
+    """A type for an argument."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+AnyNamed = TypeVar("AnyNamed", bound=Named)
+
+
+def select(known: Sequence[AnyNamed], names: str | None) -> list[AnyNamed]:
+    """Those whose names are in `names`, separated by commas; all if it is None. Raises ValueError."""
+    if names is None:
+        return list(known)
+    wanted = [name.strip() for name in names.split(",")]
+    unknown = set(wanted) - {item.name for item in known}
+    if unknown:
+        raise ValueError(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(item.name for item in known)}")
+    return [item for item in known if item.name in wanted]
+
+
+def command_line(script: str, arguments: Sequence[str]) -> str:
+    """The command that anybody could give to have the same measured: the interpreter by its name, not by where it lies here."""
+    words = [argument for argument in arguments if argument != INSIDE]
+    if "--python" in words:
+        where = words.index("--python")
+        del words[where : where + 2]
+    return shlex.join([f"python{sys.version_info.major}.{sys.version_info.minor}", f"benchmarks/{script}", *words])
 
 
 def prepare(interpreter: str) -> Path:

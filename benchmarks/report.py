@@ -70,7 +70,7 @@ def _overview(scenarios: Sequence[Scenario], servers: Sequence[Server], results:
     for server in servers:
         cells = [_ratio_cell(results.get((scenario.name, server.name)), results.get((scenario.name, BASELINE))) for scenario in scenarios]
         rows.append([_name(server), *cells])
-    return f"## Requests per second, {BASELINE} = 1\n\n{_table(rows)}"
+    return f"## Requests per second, {BASELINE} = 1\n\n{table(rows)}"
 
 
 def _section(scenario: Scenario, servers: Sequence[Server], results: Results) -> str:
@@ -88,7 +88,7 @@ def _section(scenario: Scenario, servers: Sequence[Server], results: Results) ->
             remarks.append(f"{MARK} {server.name}: errors over all rounds: {describe(result.errors)}")
     if disturbed:
         remarks.append(f"Other processes took of the server's core, in the worst round: {', '.join(disturbed)}.")
-    return f"## {scenario.title} (`{scenario.name}`)\n\n{_table(rows)}" + "".join(f"\n\n{remark}" for remark in remarks)
+    return f"## {scenario.title} (`{scenario.name}`)\n\n{table(rows)}" + "".join(f"\n\n{remark}" for remark in remarks)
 
 
 def _cells(result: Result, baseline: Result | None, pipelined: bool) -> list[str]:
@@ -123,7 +123,7 @@ def _name(server: Server) -> str:
     return f"**{server.name}**" if server.name == OURS else server.name
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def table(rows: Sequence[Sequence[str]]) -> str:
     """The first row is the header, the first column is to the left, the others are numbers."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -14,7 +13,6 @@ import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TypeVar
 
 import bench_env
 import measure
@@ -37,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
             bench_env.enter(options.python, __file__, arguments)
         for number in (signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda number, _frame: sys.exit(128 + number))  # so that what was started is ended
-        write(options, command_line(arguments))
+        write(options, bench_env.command_line("run.py", arguments))
     except bench_env.SetupError as error:
         print(error, file=sys.stderr)
         return 1
@@ -51,9 +49,9 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(description="Measure gunicorn_asgi beside its peers.")
     bench_env.add_arguments(parser)
-    parser.add_argument("--rounds", type=_positive, help="how often every server is measured in every scenario (default: 5)")
-    parser.add_argument("--seconds", type=_positive, help="of each measurement (default: 3)")
-    parser.add_argument("--connections", type=_positive, default=16, help="that wrk keeps open (default: 16)")
+    parser.add_argument("--rounds", type=bench_env.positive, help="how often every server is measured in every scenario (default: 5)")
+    parser.add_argument("--seconds", type=bench_env.positive, help="of each measurement (default: 3)")
+    parser.add_argument("--connections", type=bench_env.positive, default=16, help="that wrk keeps open (default: 16)")
     parser.add_argument("--scenarios", help=f"separated by commas (default: all of {', '.join(scenario.name for scenario in SCENARIOS)})")
     parser.add_argument("--servers", help=f"separated by commas (default: all of {', '.join(server.name for server in SERVERS)})")
     parser.add_argument("--output", type=Path, help="the Markdown file to write (default: benchmarks/RESULTS.md; none with --quick)")
@@ -64,39 +62,11 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     if options.output is None and not options.quick:
         options.output = HERE / "RESULTS.md"
     try:
-        options.scenarios = _select(SCENARIOS, options.scenarios)
-        options.servers = _select(SERVERS, options.servers)
+        options.scenarios = bench_env.select(SCENARIOS, options.scenarios)
+        options.servers = bench_env.select(SERVERS, options.servers)
     except ValueError as error:
         parser.error(str(error))
     return options
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-Named = TypeVar("Named", Scenario, Server)
-
-
-def _select(known: Sequence[Named], names: str | None) -> list[Named]:
-    if names is None:
-        return list(known)
-    wanted = [name.strip() for name in names.split(",")]
-    unknown = set(wanted) - {item.name for item in known}
-    if unknown:
-        raise ValueError(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(item.name for item in known)}")
-    return [item for item in known if item.name in wanted]
-
-
-def command_line(arguments: Sequence[str]) -> str:
-    """The command that anybody could give to have the same measured: the interpreter by its name, not by where it lies here."""
-    words = [argument for argument in arguments if argument != bench_env.INSIDE]
-    if "--python" in words:
-        where = words.index("--python")
-        del words[where : where + 2]
-    return shlex.join([f"python{sys.version_info.major}.{sys.version_info.minor}", "benchmarks/run.py", *words])
 
 
 def missing() -> str:

@@ -75,6 +75,7 @@ class Gunicorn:
         app: str = "main:app",
         *,
         args: tuple[str, ...] = (),
+        program: tuple[str, ...] = ("-m", "gunicorn"),
         config: str = "",
         env: Mapping[str, str] | None = None,
         launcher: str = "",
@@ -109,7 +110,7 @@ class Gunicorn:
         for name in ("GUNICORN_CMD_ARGS", "FORWARDED_ALLOW_IPS", "WEB_CONCURRENCY"):
             if name not in (env or {}):
                 self._env.pop(name, None)
-        self._command = [sys.executable, "-m", "gunicorn", "-c", str(self.config_file), *args]
+        self._command = [sys.executable, *program, "-c", str(self.config_file), *args]
         if launcher:
             self._command = [sys.executable, "-c", f"{launcher}\nimport os\nos.execv({sys.executable!r}, {self._command!r})"]
         self.process: subprocess.Popen[bytes] | None = None

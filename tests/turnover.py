@@ -1,0 +1,143 @@
+"""What replaces Gunicorn's workers, or its master, while a `load.Load` goes on. Linux only: processes are looked up in /proc.
+
+Nothing but the standard library: benchmarks/zero_loss.py uses it too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from pathlib import Path
+
+from load import Load, await_true
+
+SECONDS = 60.0
+"""How long one replacement may take: above ``graceful_timeout``, behind which the master ends it."""
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; a zombie does not."""
+    return _stat(pid)[0] not in ("", "Z", "X")
+
+
+def children(pid: int) -> set[int]:
+    """The living child processes of `pid`: a master's workers, and a new master that it has started."""
+    found = set()
+    for path in Path("/proc").iterdir():
+        if path.name.isdigit():
+            state, parent = _stat(int(path.name))
+            if parent == str(pid) and state not in ("Z", "X"):
+                found.add(int(path.name))
+    return found
+
+
+def _stat(pid: int) -> tuple[str, str]:
+    """State and parent; empty if there is no such process."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return "", ""
+    return fields[0], fields[1]
+
+
+def await_end(pids: set[int], what: str) -> None:
+    """Wait until none of the processes runs."""
+    await_true(lambda: not any(is_alive(pid) for pid in pids), f"the end of {what}", SECONDS)
+
+
+def await_workers(load: Load, master: int, count: int, old: AbstractSet[int] = frozenset()) -> None:
+    """Wait until `master` has so many workers beside the `old`, and each has answered a request.
+
+    What a worker is sent before it has its signal handlers is lost, and its master then waits for ``graceful_timeout``.
+    """
+
+    def serving() -> bool:
+        new = children(master) - old
+        if new <= load.pids:
+            return len(new) >= count
+        load.probe()
+        return False
+
+    await_true(serving, f"the answers of {count} new workers of {master}", SECONDS)
+
+
+def reload(master: int, load: Load, times: int) -> None:
+    """HUP: new workers, then TERM to the old. So many times, each when the one before is over."""
+    for _ in range(times):
+        old = children(master)
+        os.kill(master, signal.SIGHUP)
+        await_end(old, f"the workers before HUP, {old},")
+        await_workers(load, master, len(old), old)
+
+
+def resize(master: int, load: Load, by: int, times: int) -> None:
+    """TTIN and TTOU: `by` workers more, and as many less, the oldest. So many times. `by` is above the number of workers, so that all are replaced.
+
+    One signal at a time: a process that has not seen one yet does not notice the next of its kind.
+    """
+    for _ in range(times):
+        before = children(master)
+        for number in range(len(before) + 1, len(before) + by + 1):
+            os.kill(master, signal.SIGTTIN)
+            await_true(lambda number=number: len(children(master)) >= number, "a worker of TTIN", SECONDS)
+        for number in range(len(before) + by - 1, len(before) - 1, -1):
+            os.kill(master, signal.SIGTTOU)
+            await_true(lambda number=number: len(children(master)) <= number, "the end of a worker of TTOU", SECONDS)
+        await_workers(load, master, len(before), before)
+
+
+def upgrade(pidfile: Path, load: Load) -> int:
+    """USR2, then TERM to the old master once the new one serves. Returns the new master's pid."""
+    old = read_pid(pidfile)
+    new = _start_another(pidfile, load)
+    workers = children(old) - {new}
+    os.kill(old, signal.SIGTERM)
+    await_end({old, *workers}, "the old master")
+    _await_promotion(pidfile, new)
+    return new
+
+
+def upgrade_daemon(pidfile: Path, load: Load) -> int:
+    """USR2, then WINCH to the old master, which has its workers leave, and QUIT when they have. Only a daemon heeds WINCH."""
+    old = read_pid(pidfile)
+    new = _start_another(pidfile, load)
+    workers = children(old) - {new}
+    os.kill(old, signal.SIGWINCH)
+    await_end(workers, "the old workers")
+    os.kill(old, signal.SIGQUIT)
+    await_end({old}, "the old master")
+    _await_promotion(pidfile, new)
+    return new
+
+
+def end(master: int) -> None:
+    """TERM to a master, and wait for it and its workers."""
+    pids = {master, *children(master)}
+    os.kill(master, signal.SIGTERM)
+    await_end(pids, f"the master {master}")
+
+
+def read_pid(pidfile: Path) -> int:
+    """The pid in `pidfile`; 0 if there is none."""
+    with suppress(FileNotFoundError, ValueError):  # it is written as another file and renamed, but not in every version
+        return int(pidfile.read_text())
+    return 0
+
+
+def _start_another(pidfile: Path, load: Load) -> int:
+    """USR2; returns the pid of the new master once it serves."""
+    old = read_pid(pidfile)
+    count = len(children(old))
+    os.kill(old, signal.SIGUSR2)
+    beside = pidfile.with_name(pidfile.name + ".2")
+    await_true(lambda: read_pid(beside), "the pidfile of a new master", SECONDS)
+    new = read_pid(beside)
+    await_workers(load, new, count)
+    return new
+
+
+def _await_promotion(pidfile: Path, new: int) -> None:
+    """The new master notices within a second that it is alone, and takes the pidfile over."""
+    await_true(lambda: read_pid(pidfile) == new, "the new master's taking over", SECONDS)
