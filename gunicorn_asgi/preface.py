@@ -51,10 +51,10 @@ async def read_introduction(sock: socket.socket, peer: Any, server: Server, is_t
         # Nothing that could be said would be understood.
         sock.close()
         server.log.warning(
-            "Invalid request from ip=%s: %s", peer[0] if isinstance(peer, tuple) else "", error or "neither TLS nor PROXY protocol"
+            "Invalid request from ip=%s: %s", peer[0] if isinstance(peer, tuple) else "", error or "neither TLS nor the PROXY protocol"
         )
         raise ConnectionAbortedError(str(error))
-    return Introduction(header.client, header.server, data, error)
+    return Introduction(None, None, b"", error) if error else Introduction(header.client, header.server, data, None)
 
 
 async def _read_header(sock: socket.socket, server: Server) -> tuple[ProxyHeader, bytes]:
