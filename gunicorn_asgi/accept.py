@@ -1,11 +1,8 @@
 """Accepting: from a listening socket to a connection, as many as there is room for, and a fair share among workers.
 
-There are two ways, chosen by what was measured (``benchmarks/accepting.py``):
-
-* `Acceptor` watches the socket and accepts itself. It stops at ``worker_connections``, lets workers with fewer connections go first, and reads
-  what the PROXY protocol puts before everything else.
-* `LoopAcceptor` leaves it to uvloop's own server, which accepts whatever waits at once. That is right where no other worker could take it, and
-  costs a third less of a connection with a single request. On asyncio, both cost the same.
+The loop's own server accepts whatever waits as soon as it sees it: more than ``worker_connections``, more than a worker's share, and, in uvloop,
+what it then resets for lack of a descriptor. Nor does it tell of a failed handshake. So the sockets are watched and accepted from here. What that
+brings, and what it costs, is measured by ``benchmarks/accepting.py``.
 """
 
 from __future__ import annotations
@@ -131,7 +128,7 @@ class Acceptor:
         self._is_exhausted = False
         sock = Accepted(sock.family, sock.type, sock.proto, sock.detach())
         sock.setblocking(False)
-        connection = self._server.expect(self._listener)
+        connection = self._server.expect(self._listener, peer)
         self._start(self._serve(sock, peer, connection))
         return True
 
@@ -161,32 +158,6 @@ class Accepted(socket.socket):
 
     family = socket.SocketType.family  # type: ignore[assignment]
     type = socket.SocketType.type  # type: ignore[assignment]
-
-
-class LoopAcceptor(Acceptor):
-    """Has uvloop accept. Beyond ``worker_connections``, what it takes in one turn is held by the server."""
-
-    _accepting: asyncio.Server | None = None
-
-    def _watch(self) -> None:
-        self._start(self._listen())
-
-    def _unwatch(self) -> None:
-        if self._accepting is not None:
-            # Not at once: this may be within its acceptance of a connection, which would be lost.
-            self._loop.call_soon(self._accepting.close)
-            self._accepting = None
-
-    async def _listen(self) -> None:
-        server = self._server
-        # A duplicate, because the loop closes what it is given. It calls listen(2) again, so the backlog has to be given again.
-        accepting = await self._loop.create_server(
-            lambda: server.expect(self._listener), sock=self._sock.dup(), backlog=server.settings.backlog, **self._tls
-        )
-        if self._is_open:
-            self._accepting = accepting
-        else:
-            accepting.close()
 
 
 SO_ATTACH_FILTER = 26

@@ -14,7 +14,7 @@ from email.utils import formatdate
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .accept import Acceptor, LoopAcceptor
+from .accept import Acceptor
 from .asgi.http import HTTPStream
 from .asgi.scope import Address, Application
 from .balance import Share
@@ -72,6 +72,11 @@ class Listener:
         self.address = _fixed_address(sock.sock.getsockname())
 
 
+def _address(name: Any) -> Address | None:
+    """A client's: None on a unix socket."""
+    return (name[0], name[1]) if isinstance(name, tuple) else None
+
+
 def _fixed_address(name: Any) -> Address | None:
     """The address that every connection has as its server, or None where the socket listens on several (a wildcard)."""
     if isinstance(name, bytes):
@@ -115,7 +120,7 @@ def _spawner(loop: asyncio.AbstractEventLoop) -> Spawn:
 class Server:
     """The side of a worker that serves connections."""
 
-    protocol: Callable[[Server, Listener], Connection] = H1Connection
+    protocol: Callable[[Server, Listener, Address | None], Connection] = H1Connection
     """What speaks with a new connection."""
 
     def __init__(
@@ -174,8 +179,6 @@ class Server:
         """Nobody else takes the connections that wait for this worker: ``reuse_port``."""
         self._acceptors: list[Acceptor] = []
         self._closed_acceptors: list[Acceptor] = []
-        self._held: dict[Connection, None] = {}
-        """Connections above ``worker_connections``, in their order: the loop had taken them before it could be told."""
         self._is_paused = False
         """``worker_connections`` is reached."""
         self._draining = False
@@ -202,11 +205,8 @@ class Server:
         """Begin to accept on all of Gunicorn's `sockets`."""
         scheme = "https" if ssl_context is not None else "http"
         tls = _tls_arguments(self.settings, ssl_context)
-        is_alone = self._has_own_queue or self.settings.workers == 1
-        is_loops = is_alone and self.settings.asgi_loop == "uvloop" and self.settings.proxy_protocol == "off"
-        way = LoopAcceptor if is_loops else Acceptor
         for sock in sockets:
-            acceptor = way(self, Listener(sock, scheme, self.settings.root_path), tls)
+            acceptor = Acceptor(self, Listener(sock, scheme, self.settings.root_path), tls)
             self._acceptors.append(acceptor)
             acceptor.open()
         self._count_changed()
@@ -225,9 +225,9 @@ class Server:
         """Whether other workers should go first."""
         return self._share is not None and not self._has_own_queue and self._share.is_ahead(self._count)
 
-    def expect(self, listener: Listener) -> Connection:
-        """A connection is accepted; it counts from now on. Returns its protocol."""
-        connection = self.protocol(self, listener)
+    def expect(self, listener: Listener, peer: Any) -> Connection:
+        """A connection from `peer` (as accept(2) has it) is accepted, and counts from now on. Returns its protocol."""
+        connection = self.protocol(self, listener, _address(peer))
         self.expected.add(connection)
         self._count_changed()
         return connection
@@ -238,9 +238,6 @@ class Server:
         self.connections.add(connection)
         if self._past_lame_duck:
             connection.deadline = min(connection.deadline, self.now + HANDSHAKE_SECONDS)
-        elif self._acceptors and len(self.connections) > self.settings.worker_connections:
-            self._held[connection] = None
-            connection.hold()
 
     def give_up(self, connection: Connection) -> None:
         """The accepting of `connection` is over: if it has no transport by now, it will have none."""
@@ -270,12 +267,6 @@ class Server:
     def forget(self, connection: Connection) -> None:
         """`connection` is closed, and its exchange over."""
         self.connections.discard(connection)
-        if self._held:
-            self._held.pop(connection, None)
-            if self._held and len(self.connections) - len(self._held) < self.settings.worker_connections:
-                first = next(iter(self._held))
-                del self._held[first]
-                first.release()
         self._count_changed()
 
     # Applications.
@@ -349,9 +340,6 @@ class Server:
     def stop_listening(self) -> None:
         """Accept what waits, unless others will, and then no more."""
         acceptors, self._acceptors = self._acceptors, []
-        held, self._held = self._held, {}
-        for connection in held:
-            connection.release()
         if self._share is not None:
             self._share.leave()
         # Where nobody else will take them, all that wait, also above ``worker_connections``: they would be reset.

@@ -214,7 +214,7 @@ class InProcess:
         return client
 
     def is_idle(self) -> bool:
-        return not self.server.connections and not self.server.tasks
+        return not self.server.connections and not self.server.tasks and not self.server.expected
 
     # What a test has to wait for that no client can see. All of the connection's inside that is known here, in one place.
 

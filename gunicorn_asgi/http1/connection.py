@@ -19,6 +19,7 @@ from .states import BODY, CLIENT_CLOSED_REQUEST, DONE, HANG_UP_SECONDS, HEAD, HI
 
 if TYPE_CHECKING:
     from ..access import Record
+    from ..asgi.scope import Address
     from ..server import Listener, Server
 
 
@@ -40,8 +41,8 @@ class H1Connection(Connection):
 
     _reading: Reading | Ending
 
-    def __init__(self, server: Server, listener: Listener) -> None:
-        super().__init__(server, listener)
+    def __init__(self, server: Server, listener: Listener, client: Address | None) -> None:
+        super().__init__(server, listener, client)
         # The reading side.
         self._reading = HEAD
         self._framing: Framing | None = None
