@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from .wire import Stream
 
 if TYPE_CHECKING:
+    from .accept import Listener
     from .asgi.scope import Address
     from .errors import RequestError
-    from .preface import Introduction
-    from .server import Listener, Server
+    from .proxy_header import Introduction
+    from .server import Server
 
 NEVER = math.inf
 LINGER_SECONDS = 2.0

@@ -65,7 +65,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.board = _board()
+        self.share = Share(_board().of(self.cfg), self.age)
 
     @classmethod
     def check_config(cls, cfg: Config, log: Logger) -> None:
@@ -165,7 +165,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             app = single_callable(self.wsgi)
             context = self._ssl_context()
             self._server = server = Server(
-                self.settings, app, self, self.log, access.listen(self), self.loop, Share(self.board, self.age), self._has_own_queue
+                self.settings, app, self, self.log, access.listen(self), self.loop, self.share, self._has_own_queue
             )
         except ConfigError as error:
             return await self._boot_failed(error)
@@ -184,7 +184,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             stop.cancel()
             return await self._boot_failed(error)
         server.state = lifespan.state
-        server.listen(self.sockets, context)
+        server.acceptors.listen(self.sockets, context)
         self._log_boot(context)
         await stop
         await self._stop(server, lifespan)

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from gunicorn.config import Config
 
+from gunicorn_asgi.accept import Listener
 from gunicorn_asgi.http1.connection import H1Connection
-from gunicorn_asgi.server import Listener, Server
+from gunicorn_asgi.server import Server
 from gunicorn_asgi.settings import Settings
 
 MAX_PYTHON_CALLS = 25

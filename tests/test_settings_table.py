@@ -101,8 +101,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         {"permit_unconventional_http_version": True},
         "True must be False: only HTTP/1.0 and HTTP/1.1 are spoken here.",
     ),
-    ("protocol", {"protocol": "uwsgi"}, "'uwsgi' must be http; uwsgi is not spoken here."),
-    ("protocol", {"protocol": "fastcgi"}, "'fastcgi' must be http; uwsgi is not spoken here."),
+    ("protocol", {"protocol": "uwsgi"}, "'uwsgi' must be http: nothing else is spoken here."),
+    ("protocol", {"protocol": "fastcgi"}, "'fastcgi' must be http: nothing else is spoken here."),
     (
         "strip_header_spaces",
         {"strip_header_spaces": True},
