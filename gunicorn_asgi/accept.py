@@ -84,10 +84,10 @@ class Acceptors:
         """What is known of the other workers."""
         self._has_own_queue = has_own_queue
         """Nobody else takes the connections that wait for this worker: ``reuse_port``."""
-        self.pending: set[Connection] = set()
-        """Connections that are accepted, and whose transport (or its TLS) is not ready."""
+        self.pending: dict[Connection, asyncio.Task[None] | None] = {}
+        """Connections that are accepted, and whose transport (or its TLS) is not ready; what makes it."""
+        self._is_accepting = False
         self._open: list[Acceptor] = []
-        self._closed: list[Acceptor] = []
 
     def listen(self, sockets: Sequence[BaseSocket], ssl_context: ssl.SSLContext | None) -> None:
         """Begin to accept on all of Gunicorn's `sockets`."""
@@ -95,45 +95,46 @@ class Acceptors:
         tls = _tls_arguments(settings, ssl_context)
         scheme = "http" if ssl_context is None else "https"
         self._open = [Acceptor(self._server, Listener(sock, scheme, settings.root_path), tls) for sock in sockets]
+        self.attend()
         self.balance()
-
-    @property
-    def _count(self) -> int:
-        return len(self._server.connections) + len(self.pending)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether there are ``worker_connections``."""
-        return self._count >= self._server.settings.worker_connections
 
     @property
     def is_ahead(self) -> bool:
         """Whether other workers should go first."""
-        return self._share is not None and not self._has_own_queue and self._share.is_ahead(self._count)
+        return (
+            self._share is not None and not self._has_own_queue and self._share.is_ahead(len(self._server.connections) + len(self.pending))
+        )
+
+    def attend(self) -> None:
+        """Tell the other workers that this one is there."""
+        if self._share is not None and self._open:
+            self._share.attend()
 
     def balance(self) -> None:
-        """Tell the other workers how many connections there are, and accept if these are not too many."""
-        if self._share is not None and self._open:
-            self._share.publish(self._count)
-        if self.is_full:
+        """Tell the other workers how many connections there are, and accept while there are not ``worker_connections``."""
+        if not self._open:
+            return  # not yet, or no more
+        server = self._server
+        count = len(server.connections) + len(self.pending)
+        if self._share is not None:
+            self._share.publish(count)
+        if (count < server.settings.worker_connections) is not self._is_accepting:
+            self._is_accepting = not self._is_accepting
             for acceptor in self._open:
-                acceptor.pause()
-        else:
-            for acceptor in self._open:
-                acceptor.open()
+                acceptor.open() if self._is_accepting else acceptor.pause()
 
     def accepted(self, listener: Listener, peer: Any) -> Connection:
         """There is a connection from `peer` (as accept(2) has it). It counts from now on. Returns its protocol."""
         client = (peer[0], peer[1]) if isinstance(peer, tuple) else None  # a unix socket's is empty
         connection = self._server.protocol(self._server, listener, client)
-        self.pending.add(connection)
+        self.pending[connection] = None
         self.balance()
         return connection
 
     def settled(self, connection: Connection) -> None:
         """`connection` has a transport by now, or will have none."""
         if connection in self.pending:
-            self.pending.discard(connection)
+            del self.pending[connection]
             self._server.changed()
 
     # Leaving.
@@ -165,12 +166,12 @@ class Acceptors:
         take = 0 if others else self._server.settings.backlog
         for acceptor in acceptors:
             acceptor.close(take, self._has_own_queue)
-        self._closed += acceptors
 
     def cancel(self) -> None:
         """Give up what is pending."""
-        for acceptor in self._closed:
-            acceptor.cancel()
+        for task in self.pending.values():
+            if task is not None:
+                task.cancel()
 
 
 class Acceptor:
@@ -182,6 +183,7 @@ class Acceptor:
         self._listener = listener
         self._sock: socket.socket = listener.sock.sock
         self._sock.setblocking(False)
+        self._kind = (int(self._sock.family), int(self._sock.type), self._sock.proto)
         self._tls = tls
         """What the loop takes for TLS."""
         self._is_open = False
@@ -190,7 +192,6 @@ class Acceptor:
         """Behind which the socket is watched again."""
         self._yields = 0
         self._is_exhausted = False
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def open(self) -> None:
         """Accept from now on, until `pause` or `close`."""
@@ -212,11 +213,6 @@ class Acceptor:
         while take > 0 and self._accept():
             take -= 1
         self._sock.close()
-
-    def cancel(self) -> None:
-        """Give up what is not a connection yet."""
-        for task in list(self._tasks):
-            task.cancel()
 
     # Inside.
 
@@ -256,7 +252,8 @@ class Acceptor:
     def _accept(self) -> bool:
         """Take one connection; False if there is none to take."""
         try:
-            sock, peer = self._sock.accept()
+            # What accept() calls, which would make a socket whose numbers are enum members, at the price of all the rest (see Accepted).
+            descriptor, peer = self._sock._accept()  # type: ignore[attr-defined]  # typeshed leaves it out
         except OSError as error:
             if error.errno not in EXHAUSTED:
                 return False  # there is none any more; or it has failed already, which Linux says here
@@ -266,10 +263,13 @@ class Acceptor:
             self._sleep(RETRY_SECONDS)
             return False
         self._is_exhausted = False
-        sock = Accepted(sock.family, sock.type, sock.proto, sock.detach())
+        sock = Accepted(*self._kind, descriptor)
         sock.setblocking(False)
-        connection = self._server.acceptors.accepted(self._listener, peer)
-        self._start(self._serve(sock, peer, connection))
+        acceptors = self._server.acceptors
+        connection = acceptors.accepted(self._listener, peer)
+        task = _start(self._loop, self._serve(sock, peer, connection))
+        if connection in acceptors.pending:
+            acceptors.pending[connection] = task
         return True
 
     async def _serve(self, sock: socket.socket, peer: Any, connection: Connection) -> None:
@@ -283,14 +283,11 @@ class Acceptor:
         finally:
             server.acceptors.settled(connection)
 
-    def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        if sys.version_info >= (3, 12):
-            task = asyncio.Task(coroutine, loop=self._loop, eager_start=True)
-        else:
-            task = self._loop.create_task(coroutine)
-        if not task.done():
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+
+def _start(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(coroutine, loop=loop, eager_start=True)
+    return loop.create_task(coroutine)
 
 
 class Accepted(socket.socket):

@@ -62,11 +62,13 @@ class Share:
         return self._board.generation[0] != self._generation
 
     def publish(self, count: int) -> None:
-        """Say how many connections this worker has. To be repeated at least every other second."""
-        if self._has_left:
-            return
+        """Say how many connections this worker has."""
         self._board.counts[self._slot] = count
-        self._board.seen[self._slot] = self._clock()
+
+    def attend(self) -> None:
+        """Say that this worker is there, and takes what comes. To be repeated at least every other second."""
+        if not self._has_left:
+            self._board.seen[self._slot] = self._clock()
 
     def leave(self) -> None:
         """This worker takes no more."""
@@ -79,7 +81,7 @@ class Share:
         if self.has_others():
             return True
         self._has_left = False
-        self.publish(self._board.counts[self._slot])
+        self.attend()
         return False
 
     def has_others(self) -> bool:
@@ -89,6 +91,8 @@ class Share:
 
     def is_ahead(self, count: int) -> bool:
         """Whether this worker, having `count` connections, should let others go first."""
+        if count <= LEEWAY:
+            return False
         now = self._clock()
         if now - self._looked > REFRESH_SECONDS:
             self._look(now)

@@ -154,7 +154,7 @@ class Server:
     def admit(self, connection: Connection) -> None:
         """`connection` has a transport."""
         self.connections.add(connection)
-        self.acceptors.pending.discard(connection)
+        self.acceptors.pending.pop(connection, None)
         if self._phase is CLOSING:
             connection.deadline = min(connection.deadline, self.now + HANDSHAKE_SECONDS)
 
@@ -200,7 +200,7 @@ class Server:
         now = self.loop.time()
         late = now - self.now
         self.now = now + interval
-        self.acceptors.balance()
+        self.acceptors.attend()
         self.idle_deadline = self.now + self.settings.keepalive_s
         date = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode() if self.settings.date_header else b""
         server = b"server: %b\r\n" % self.settings.server_header.encode() if self.settings.server_header else b""

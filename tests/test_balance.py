@@ -19,6 +19,7 @@ def shares(counts: list[int], clock: Clock) -> list[Share]:
     workers = [Share(board, age, clock) for age in range(1, len(counts) + 1)]
     for worker, count in zip(workers, counts, strict=True):
         worker.publish(count)
+        worker.attend()
     return workers
 
 
@@ -55,21 +56,22 @@ def test_nobody_waits_for_a_worker_that_has_left_or_is_stuck() -> None:
     clock = Clock()
     busy, leaving, stuck = shares([50, 0, 0], clock)
     leaving.leave()
-    leaving.publish(0)
+    leaving.attend()
     assert busy.is_ahead(50)  # stuck might still take some
     clock.now += STALE_SECONDS
-    busy.publish(50)
+    busy.attend()
     assert not busy.is_ahead(50)
     assert not busy.has_others()
-    stuck.publish(0)
+    stuck.attend()
     assert busy.has_others()
 
 
 def test_two_workers_in_one_slot_only_balance_worse() -> None:
     board = Board()
     first, second = Share(board, 1, Clock()), Share(board, 257, Clock())
-    first.publish(10)
-    second.publish(0)
+    for share, count in ((first, 10), (second, 0)):
+        share.publish(count)
+        share.attend()
     assert not first.is_ahead(10)
 
 
