@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_env import ROOT
+from bench_env import HERE, ROOT
 from load import Address, Load
 from servers import START_SECONDS, STOP_SECONDS, Server, StartError, free_port
 from turnover import await_workers, read_pid
@@ -55,7 +55,7 @@ def deployed(server: Server, folder: Path, workers: int, settings: Sequence[str]
         command += _certificate(folder)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # it has signed itself
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "apps")])
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "apps"), str(HERE)])
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": path, "LC_ALL": "C.UTF-8"}
     with log.open("ab") as out:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Count the user-space instructions of one keep-alive request: ``python3 benchmarks/instructions.py``."""
+"""Count the user-space instructions of one request: ``python3 benchmarks/instructions.py``."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(description="Count the instructions of a request in gunicorn_asgi and in Uvicorn.")
     bench_env.add_arguments(parser)
-    names = [scenario.name for scenario in SCENARIOS if not scenario.closes]
+    names = [scenario.name for scenario in SCENARIOS]
     parser.add_argument("--scenarios", default="hello", help=f"separated by commas, of {', '.join(names)} (default: hello)")
     options = parser.parse_args(arguments)
     unknown = set(options.scenarios.split(",")) - set(names)
@@ -84,14 +84,19 @@ CALLGRIND = ("valgrind", "--tool=callgrind", "--quiet", "--trace-children=yes", 
 
 
 def count(server: Server, scenario: Scenario, requests: int, tool: Sequence[str] = CALLGRIND) -> int:
-    """Instructions of a whole run of `server`, from its start to its end, with so many requests on one connection; 0 without a tool."""
+    """Instructions of a whole run of `server`, from its start to its end, with so many requests on one connection, or each on its own where
+    the scenario closes them; 0 without a tool."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         command = [*(argument.format(folder=folder) for argument in tool), *server.command(scenario.app, port)]
         with running(command, port, folder, max(os.sched_getaffinity(0)), PATIENCE, START_SECONDS, STOP_SECONDS):
             _await_answer(scenario, port)
-            scenario.ask(port, requests // scenario.pipeline)
+            if scenario.closes:
+                for _ in range(requests):
+                    scenario.ask(port, 1)
+            else:
+                scenario.ask(port, requests // scenario.pipeline)
         totals = [_total(path) for path in folder.glob("callgrind.*")]
         if tool and (not totals or 0 in totals):
             raise CountError(f"{server.name} was killed before valgrind wrote its count ({last_words(folder)})")

@@ -88,7 +88,13 @@ def running(
     Its environment has nothing of this one that a server would read as an option, and `variables`. What it prints goes to
     ``server.log`` in `folder`, which is its home and working directory. Raises StartError.
     """
-    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(HERE), "LC_ALL": "C.UTF-8", **variables}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}",
+        "LC_ALL": "C.UTF-8",
+        **variables,
+    }
     with (folder / "server.log").open("wb") as log, pinned(cpu):
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True

@@ -77,6 +77,8 @@ class Share:
 
     def leave_if_others(self) -> bool:
         """Leave, unless no other worker is there. If several try at the same time, it may be that none can: try again."""
+        if self._has_left:
+            return True
         self.leave()
         if self.has_others():
             return True

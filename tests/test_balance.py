@@ -83,3 +83,12 @@ def test_a_worker_learns_that_the_master_has_read_its_configuration_again() -> N
     new = Share(board.of(object()), 3)
     assert all(share.is_outdated for share in old)
     assert not new.is_outdated
+
+
+def test_workers_leave_one_after_the_other() -> None:
+    first, second = shares([0, 0], Clock())
+    assert first.leave_if_others()
+    assert not second.leave_if_others()
+    assert second.has_others() is False
+    assert first.leave_if_others()  # asked again, it does not come back
+    assert not second.leave_if_others()
