@@ -128,7 +128,7 @@ class Ask:
     expected: bytes
 
 
-def ask(rng: random.Random, keep_alive: bool) -> Ask:
+def any_request(rng: random.Random, keep_alive: bool) -> Ask:
     """A request of one of the shapes in which a connection can be when its worker is told to stop."""
     fields = f"Host: test\r\n{'' if keep_alive else 'Connection: close' + chr(13) + chr(10)}"
     seconds = round(rng.uniform(0.001, 0.03), 4)
@@ -163,7 +163,7 @@ class Load:
     """``with Load(address, requests=1000) as load``: clients in threads, which work until the requests are used up or `stop` is called.
 
     `connections` is the number of clients, each with one connection at a time: kept from request to request, or a new one for each without
-    `keep_alive`. Without `requests` they go on until `stop`. `tls` makes it TLS.
+    `keep_alive`. Without `requests` they go on until `stop`. `tls` makes it TLS. `ask` says what is requested.
     """
 
     def __init__(
@@ -174,9 +174,10 @@ class Load:
         connections: int = 20,
         keep_alive: bool = True,
         tls: ssl.SSLContext | None = None,
-        seed: int = 0,
+        ask: Callable[[random.Random, bool], Ask] = any_request,
     ) -> None:
         self.address = address
+        self.ask = ask
         self.keep_alive = keep_alive
         self.tls = tls
         self.pids: set[int] = set()
@@ -184,7 +185,7 @@ class Load:
         self.begun = time.monotonic()
         self._tickets = itertools.count() if requests is None else range(requests).__iter__()
         self._stopped = threading.Event()
-        self._clients = [Client(self, random.Random(f"{seed}.{number}")) for number in range(connections)]
+        self._clients = [Client(self, random.Random(number)) for number in range(connections)]
         self._prober = Client(self, random.Random())
 
     def take(self) -> bool:
@@ -257,7 +258,7 @@ class Client(threading.Thread):
     def run(self) -> None:
         try:
             while self._load.take():
-                wanted = ask(self._rng, self._load.keep_alive)
+                wanted = self._load.ask(self._rng, self._load.keep_alive)
                 pause = think(self._rng)
                 if not self.request(wanted):
                     pause = max(pause, 0.02)  # where all is refused, that is not to use up the requests in no time
