@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_env import ROOT
-from load import Address, Load
+from load import Load
 from servers import START_SECONDS, STOP_SECONDS, Server, StartError, free_port
+from strict import Address
 from turnover import await_workers, read_pid
 
 APP = "answering:app"

@@ -1,4 +1,4 @@
-"""That the clients of `load` count what a server does, and nothing else: what they say of this package's worker rests on it."""
+"""That the clients of `load`, and the connection of `strict`, count what a server does, and nothing else: what they say of this package's worker rests on it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import load
 import pytest
-from load import PROBE, Ask, Connection, Kind, Load, LostError
+import strict
+from load import PROBE, Load
 from process import trusting_context
+from strict import Ask, Connection, Kind, LostError
 
 GET = Ask("GET", (b"GET / HTTP/1.1\r\nHost: test\r\n\r\n",), 0.0, b"")
 POST = Ask("POST", (b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\na", b"b"), 0.01, b"ab")
@@ -165,7 +166,7 @@ def unused() -> Iterator[tuple[str, int]]:
 
 
 def test_silence_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "TIMEOUT", 0.05)
+    monkeypatch.setattr(strict, "TIMEOUT", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as sock:
         assert lost(Connection(sock.getsockname(), None), GET) is Kind.TIMEOUT
 
