@@ -53,8 +53,9 @@ worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 # Who is believed.
 
-# Peers whose X-Forwarded-Proto decides about http and https. Gunicorn reads $FORWARDED_ALLOW_IPS and otherwise believes this machine
-# only, so a proxy elsewhere must be named. "*" believes everybody: right only where nobody but the proxy can connect.
+# Peers whose X-Forwarded-Proto decides about http and https, and whose X-Forwarded-For about the client's address. Gunicorn reads
+# $FORWARDED_ALLOW_IPS and otherwise believes this machine only, so a proxy elsewhere must be named. "*" believes everybody: right only
+# where nobody but the proxy can connect, and even there a client may then choose its own address (docs/proxies.md).
 forwarded_allow_ips = os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1,::1")
 # Gunicorn 25.1 and later: a unix socket below $HOME for `gunicornc`. Containers are steered by signals, and $HOME may be read-only.
 control_socket_disable = True

@@ -39,6 +39,7 @@ class Record:
         headers: Sequence[Header],
         client: Address | None,
         server: Address | None,
+        script_name: bytes | None = None,
     ) -> None:
         self.method = method
         self.path = raw_path.decode("latin-1")
@@ -46,6 +47,8 @@ class Record:
         self.uri = f"{self.path}?{self.query}" if query else self.path
         self.protocol = "HTTP/" + version
         self.scheme = scheme
+        self.script_name = (script_name or b"").decode("latin-1")
+        """As Gunicorn's WSGI workers have it: the undecoded beginning of `path`."""
         self.raw_headers = headers
         # Gunicorn has "" for the peer of a unix socket.
         self.remote_addr: Any = client or ""
@@ -66,7 +69,8 @@ class Record:
 
     @cached_property
     def path_info(self) -> str:
-        return decode_path(self.path.encode("latin-1")) if self.path.isascii() else self.path
+        path = self.path[len(self.script_name) :]
+        return decode_path(path.encode("latin-1")) if path.isascii() else path
 
     def header(self, name: bytes) -> str | None:
         """The value of the header `name` as in an environ: repeated ones joined with a comma."""
@@ -128,15 +132,16 @@ class Access:
         headers: Sequence[Header],
         client: Address | None,
         server: Address | None,
+        script_name: bytes | None,
     ) -> Record:
         """A request is to be passed on. Raises RequestError(500) if the ``pre_request`` hook raises."""
-        record = Record(method, raw_path, query, version, scheme, headers, client, server)
+        record = Record(method, raw_path, query, version, scheme, headers, client, server, script_name)
         if self._calls_pre:
             try:
                 self._pre_request(self._worker, record)
             except Exception as error:  # whatever the user's hook raises
                 self._log.exception("Exception in pre_request hook")
-                raise RequestError(500, "Internal Server Error") from error
+                raise RequestError(500, "Internal Server Error", is_logged=True) from error
         return record
 
     def end(self, record: Record, status: int, sent: int) -> None:
@@ -322,7 +327,7 @@ def make_environ(record: Record) -> dict[str, Any]:
         "RAW_URI": record.uri,
         "PATH_INFO": record.path_info,
         "QUERY_STRING": record.query,
-        "SCRIPT_NAME": "",
+        "SCRIPT_NAME": record.script_name,
         "SERVER_PROTOCOL": record.protocol,
         "SERVER_SOFTWARE": SERVER_SOFTWARE,
         "wsgi.url_scheme": record.scheme,

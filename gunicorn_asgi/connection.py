@@ -1,4 +1,4 @@
-"""What the connections of every version of HTTP have in common: addresses, the transport's two brakes, and the deadline."""
+"""What the connections of every version of HTTP have in common: addresses, the transport's two brakes, the deadline, and how they end."""
 
 from __future__ import annotations
 
@@ -8,27 +8,53 @@ import socket
 import struct
 import sys
 from abc import abstractmethod
+from collections.abc import Sequence
+from enum import Enum
 from typing import TYPE_CHECKING, Any
+
+from .wire import Stream
 
 if TYPE_CHECKING:
     from .asgi.scope import Address
+    from .errors import RequestError
+    from .preface import Introduction
     from .server import Listener, Server
 
 NEVER = math.inf
+LINGER_SECONDS = 2.0
+MAX_LINGER = 1048576
+"""Bytes that are read and dropped while a closing connection waits for the client to notice."""
 MAX_TLS_WRITE = 65536
 """Bytes that are given to TLS at once."""
 TCP_GONE = (7, 8)
 """The states CLOSE and CLOSE_WAIT of the kernel's tcp_info."""
 
 
+class Ending(Enum):
+    """What the next bytes from the client are once the connection ends."""
+
+    LINGER = "nothing that matters: all is written, and the client has not noticed"
+    CLOSED = "none: the transport is closed or closing"
+
+
+LINGER, CLOSED = Ending
+
+
 class Connection(asyncio.Protocol):
-    """A client on a transport. The server's clock calls `expired` once `deadline` has passed: there is no timer per connection."""
+    """A client on a transport. The server's clock calls `expired` once `deadline` has passed: there is no timer per connection.
+
+    It ends by one of three: `_linger` after an answer that the client may not expect to be the last, `_shut` where it does or sends nothing
+    more, `_reset` where nobody may take what was sent for the whole. `connection_lost` follows.
+    """
 
     __slots__ = (
         "_client",
         "_clogged",
+        "_is_owing",
+        "_linger_left",
         "_listener",
         "_lost",
+        "_reading",
         "_reading_paused",
         "_rules",
         "_seen",
@@ -36,9 +62,12 @@ class Connection(asyncio.Protocol):
         "_server_address",
         "_transport",
         "deadline",
+        "introduction",
     )
 
     _transport: asyncio.Transport
+    _reading: Enum
+    """What the next bytes are: while the connection is open a state of its version of HTTP, then one of Ending."""
 
     def __init__(self, server: Server, listener: Listener) -> None:
         # Shared with the server.
@@ -55,8 +84,14 @@ class Connection(asyncio.Protocol):
         """What was written does not leave: the transport's buffer is above its high mark."""
         self._seen = 0
         """What `_look` saw when that was last asked."""
+        self._is_owing = True
+        """A part of a response may still be on its way: False once an idle connection is closed."""
+        self._linger_left = MAX_LINGER
+        """Bytes to be dropped in LINGER before giving up."""
         self.deadline = NEVER
         """On the loop's clock."""
+        self.introduction: Introduction | None = None
+        """What the PROXY protocol says of it; set before it is made."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # always a full transport
         server = self._server
@@ -64,18 +99,66 @@ class Connection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):  # a unix socket has none, or an empty string
             self._client = (peer[0], peer[1])
-        self._rules = server.rules_for(self._client)
+        self._rules = server.rules_for(self._client, None)
         self._server_address = self._listener.address or _address(transport.get_extra_info("sockname"))
         self.deadline = server.now + server.settings.head_timeout_s
-        server.connections.add(self)
+        server.admit(self)
+        if self.introduction is not None:
+            self._introduce(self.introduction)
+
+    def _introduce(self, introduction: Introduction) -> None:
+        self.introduction = None
+        if introduction.client is not None:
+            self._rules = self._server.rules_for(self._client, introduction.client)
+            self._client, self._server_address = introduction.client, introduction.server
+        if introduction.error is not None:
+            self.refuse(introduction.error)
+        elif introduction.data:
+            self.data_received(introduction.data)
+
+    def hold(self) -> None:
+        """There are enough connections already: read nothing until `release`."""
+        self._pause_reading()
+        self.deadline = NEVER
+
+    def release(self) -> None:
+        """There is room now."""
+        self.deadline = self._server.now + self._server.settings.head_timeout_s
+        self._resume_reading()
 
     def pause_writing(self) -> None:
         self._clogged = True
         self._seen = self._look()
         self.deadline = self._server.now + self._server.settings.write_timeout_s
+        for stream in self._streams():
+            stream.pause()
 
     def resume_writing(self) -> None:
         self._clogged = False
+        if self._reading is CLOSED:
+            return
+        self._set_deadline()
+        for stream in self._streams():
+            stream.resume()
+
+    def eof_received(self) -> bool:
+        self._reading = CLOSED
+        self._set_deadline()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._reading = CLOSED
+        self._lost = True
+        streams = self._streams()
+        if not streams:
+            self._server.forget(self)
+            self.deadline = NEVER
+            return
+        self.deadline = self._server.now + self._server.settings.disconnect_grace_s
+        for stream in streams:
+            stream.lost()
+
+    # Reading and writing.
 
     def _pause_reading(self) -> None:
         if not self._reading_paused:
@@ -125,35 +208,122 @@ class Connection(asyncio.Protocol):
         before, self._seen = self._seen, self._look()
         return self._seen == before
 
+    # The end.
+
+    def _linger(self) -> None:
+        """Close so that the client gets all that was written (RFC 9112, 9.6): no reset while it may still be sending."""
+        if not self._transport.can_write_eof():
+            self._shut()
+            return
+        try:
+            self._transport.write_eof()
+        except OSError:  # asyncio's: the client has reset the connection, and that is not known yet
+            self._shut()
+            return
+        self._reading = LINGER
+        self._resume_reading()
+        self._set_deadline()
+
+    def _drop(self, size: int) -> None:
+        """So much has come in LINGER."""
+        self._linger_left -= size
+        if self._linger_left < 0:
+            self._shut()
+
+    def _shut(self) -> None:
+        """Close as soon as all is sent; `expired` sees to it that this has an end."""
+        self._reading = CLOSED
+        self._is_owing = True
+        self._seen = self._look()
+        self._transport.close()
+        self._set_deadline()
+
+    def _shut_idle(self) -> None:
+        """Close where nothing is owed: for TLS, its peer has a moment to answer."""
+        self._shut()
+        self._is_owing = False
+        self.deadline = self._server.now + LINGER_SECONDS
+
     def _reset(self) -> None:
         """Abort with a TCP reset, so that nobody takes what was received for the whole. (TLS shows that by itself.)"""
+        self._reading = CLOSED
         sock = self._tcp_socket()
         if self._listener.scheme == "http" and sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 
-    # For the server.
+    # Deadlines.
 
-    @abstractmethod
+    def _set_deadline(self) -> None:
+        if self._clogged or self._reading is CLOSED:
+            seconds = self._server.settings.write_timeout_s
+        elif self._reading is LINGER:
+            seconds = LINGER_SECONDS
+        else:
+            seconds = self._patience()
+        self.deadline = self._server.now + seconds
+
     def expired(self) -> None:
         """What was waited for until `deadline` has not come."""
+        self.deadline = NEVER
+        if self._lost:
+            for stream in self._streams():
+                stream.cancel()
+        elif self._clogged or self._reading is CLOSED:
+            if not self._is_owing or self._is_stuck():
+                self._reset()
+            else:
+                self._set_deadline()
+        elif self._reading is LINGER:
+            self._shut_idle()
+        else:
+            self._overdue()
+
+    # For the version of HTTP to say.
+
+    @abstractmethod
+    def _patience(self) -> float:
+        """Seconds that what comes next, from the client or the application, may take; NEVER where there is no limit."""
+
+    @abstractmethod
+    def _overdue(self) -> None:
+        """That has not come, and the connection is open."""
+
+    @abstractmethod
+    def _streams(self) -> Sequence[Stream]:
+        """The exchanges that are not over."""
+
+    # For the server.
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a response is owed."""
+        return bool(self._streams())
+
+    @abstractmethod
+    def refuse(self, error: RequestError) -> None:
+        """Answer before anything was asked, and close."""
 
     @abstractmethod
     def drain(self) -> None:
         """The worker is to stop: an idle connection ends now, a busy one after its response."""
 
-    @property
-    @abstractmethod
-    def is_busy(self) -> bool:
-        """Whether a response is owed."""
-
-    @abstractmethod
     def hang_up(self) -> None:
         """The worker is about to stop: tell applications that listen."""
+        for stream in self._streams():
+            stream.hang_up()
 
-    @abstractmethod
     def kill(self) -> None:
         """The worker stops now."""
+        streams = self._streams()
+        if self._lost:
+            self._server.forget(self)
+        elif streams or self._transport.get_write_buffer_size():
+            self._reset()
+        else:
+            self._shut()
+        for stream in streams:
+            stream.cancel()
 
 
 def _address(sockname: Any) -> Address | None:

@@ -20,11 +20,13 @@ class RequestError(Exception):
     """A request that may not be passed on to the application.
 
     ``status`` is the answer that the RFC names for it, ``str(error)`` the reason for the log and for the body of the answer.
+    ``is_logged``: whoever raises it has told the log already.
     """
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, is_logged: bool = False) -> None:
         super().__init__(reason)
         self.status = status
+        self.is_logged = is_logged
 
 
 class ApplicationError(RuntimeError):

@@ -3,45 +3,59 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from .errors import ConfigError
+from .forwarded import READERS
 from .http1.request import Rules
 from .settings import Settings
 
+IsTrustedPeer = Callable[[str | None], bool]
+"""From a peer's address (None: a unix socket)."""
 PeerRules = Callable[[str | None], Rules]
+
+
+def trusted_peers(allowed: Sequence[str], setting: str) -> IsTrustedPeer:
+    """Returns a function that says whether a peer is one of `allowed`: addresses, networks, ``*``.
+
+    As in Gunicorn, a peer on a unix socket always is. Raises ConfigError, which names the `setting`.
+    """
+    if "*" in allowed:
+        return lambda address: True
+    networks = [_network(text, setting) for text in allowed if text]
+
+    @lru_cache(maxsize=1024)
+    def is_trusted(address: str | None) -> bool:
+        if address is None:
+            return True
+        peer = ipaddress.ip_address(address.partition("%")[0])
+        mapped = peer.ipv4_mapped if isinstance(peer, ipaddress.IPv6Address) else None
+        return any(peer in network or (mapped is not None and mapped in network) for network in networks)
+
+    return is_trusted
 
 
 def peer_rules(rules: Rules, settings: Settings) -> PeerRules:
     """Returns a function from a peer's address (None: a unix socket) to what its requests may look like.
 
-    As in Gunicorn, a peer on a unix socket is trusted, and what an untrusted one says of its client is ignored. Raises ConfigError.
+    What an untrusted peer says of its client is ignored, as in Gunicorn. Raises ConfigError.
     """
-    trusted = replace(rules, secure_scheme=settings.secure_scheme_headers, forwarder_names=settings.forwarder_headers)
-    if "*" in settings.forwarded_allow_ips:
-        return lambda address: trusted
-    networks = [_network(text) for text in settings.forwarded_allow_ips if text]
-
-    @lru_cache(maxsize=1024)
-    def choose(address: str | None) -> Rules:
-        if address is None:
-            return trusted
-        peer = ipaddress.ip_address(address.partition("%")[0])
-        if (
-            isinstance(peer, ipaddress.IPv6Address)
-            and peer.ipv4_mapped is not None
-            and any(peer.ipv4_mapped in network for network in networks)
-        ):
-            return trusted
-        return trusted if any(peer in network for network in networks) else rules
-
-    return choose
+    is_trusted = trusted_peers(settings.forwarded_allow_ips, "forwarded_allow_ips")
+    reader = READERS.get(settings.proxy_headers)
+    trusted = replace(
+        rules,
+        secure_scheme=settings.secure_scheme_headers,
+        forwarder_names=settings.forwarder_headers,
+        takes_script_name=reader is not None,
+        read_proxy=partial(reader, is_trusted) if reader else None,
+    )
+    return lambda address: trusted if is_trusted(address) else rules
 
 
-def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+def _network(text: str, setting: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     try:
         return ipaddress.ip_network(text, strict=False)
     except ValueError:
-        raise ConfigError(f"Invalid value for setting forwarded_allow_ips: {text!r} must be an address, a network or *.") from None
+        raise ConfigError(f"Invalid value for setting {setting}: {text!r} must be an address, a network or *.") from None

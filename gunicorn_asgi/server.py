@@ -9,27 +9,34 @@ import ssl
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from email.utils import formatdate
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .accept import Acceptor, LoopAcceptor
+from .asgi.http import HTTPStream
 from .asgi.scope import Address, Application
+from .balance import Share
 from .connection import Connection
 from .http1 import parser
 from .http1.connection import H1Connection
 from .http1.encode import DATE, SERVER
 from .http1.request import MAX_LINE, Rules
-from .proxy import peer_rules
+from .proxy import peer_rules, trusted_peers
 from .settings import Settings
 
 if TYPE_CHECKING:
     from gunicorn.sock import BaseSocket
 
     from .access import Access
+    from .asgi.http import HTTPStream
 
 
 class Log(Protocol):
     """What of Gunicorn's logger is used by the server and its connections."""
+
+    def debug(self, message: str, *args: object) -> None: ...
 
     def info(self, message: str, *args: object) -> None: ...
 
@@ -75,22 +82,21 @@ def _fixed_address(name: Any) -> Address | None:
 
 
 def _tls_arguments(settings: Settings, context: ssl.SSLContext | None) -> dict[str, Any]:
-    """What create_server takes for TLS: a handshake is a part of the head's time, a shutdown flushes what was written."""
+    """What connect_accepted_socket takes for TLS. A shutdown flushes what was written."""
     if context is None:
         return {}
-    arguments: dict[str, Any] = {"ssl": context, "ssl_handshake_timeout": min(settings.head_timeout_s, LONG_SECONDS)}
+    arguments: dict[str, Any] = {"ssl": context, "ssl_handshake_timeout": min(settings.tls_handshake_timeout_s, LONG_SECONDS)}
     if sys.version_info >= (3, 11) or settings.asgi_loop == "uvloop":
         arguments["ssl_shutdown_timeout"] = min(settings.write_timeout_s, LONG_SECONDS)
     return arguments
 
 
+OVERLAP_SECONDS = 0.1
+"""How long a worker with a queue of its own listens on when it is to stop: a new one is forked just before, and binds at once."""
+HANDSHAKE_SECONDS = 1.0
+"""What a connection that is still being made has, once idle ones are closed."""
 LONG_SECONDS = 86400.0
 """Stands for no limit where a loop wants a number."""
-
-
-def _close(listening: list[asyncio.Server]) -> None:
-    for server in listening:
-        server.close()
 
 
 Spawn = Callable[..., "asyncio.Task[None]"]
@@ -109,6 +115,9 @@ def _spawner(loop: asyncio.AbstractEventLoop) -> Spawn:
 class Server:
     """The side of a worker that serves connections."""
 
+    protocol: Callable[[Server, Listener], Connection] = H1Connection
+    """What speaks with a new connection."""
+
     def __init__(
         self,
         settings: Settings,
@@ -117,6 +126,8 @@ class Server:
         log: Log,
         access: Access | None,
         loop: asyncio.AbstractEventLoop,
+        share: Share | None = None,
+        has_own_queue: bool = False,
     ) -> None:
         self.settings = settings
         self.app = app
@@ -135,11 +146,18 @@ class Server:
             permit_unconventional_method=settings.permit_unconventional_http_method,
             secure_scheme={},
             forwarder_names=frozenset(),
+            script_name=settings.script_name,
         )
         self._peer_rules = peer_rules(self.rules, settings)
+        self._trusts_forwarded = trusted_peers(settings.forwarded_allow_ips, "forwarded_allow_ips")
+        self.trusts_proxy = trusted_peers(settings.proxy_allow_ips, "proxy_allow_ips")
         self.connections: set[Connection] = set()
-        self.tasks: set[asyncio.Task[None]] = set()
-        """Applications that are still running, also behind a complete response."""
+        self.expected: set[Connection] = set()
+        """Those that are accepted, and whose transport (or its TLS) is not ready."""
+        self.tasks: dict[asyncio.Task[None], tuple[HTTPStream, float]] = {}
+        """Applications that are still running, also behind a complete response: their exchange, and when it began (``time.monotonic``)."""
+        self.busy = 0
+        """Requests since the last tick that ``limit_concurrency`` refused."""
         self.keep_alive = settings.keepalive_s > 0
         """Whether a response may leave its connection open."""
         self.now = math.inf
@@ -149,45 +167,133 @@ class Server:
         """The ``date`` and ``server`` lines, indexed by what of DATE | SERVER the application brought itself."""
         self.context = contextvars.copy_context()
         """Every exchange runs in a copy of it, so that nothing leaks from one to the next."""
-        self.spawn = _spawner(loop)
-        self._listening: list[asyncio.Server] = []
+        self._spawn = _spawner(loop)
+        self._share = share
+        """What is known of the other workers."""
+        self._has_own_queue = has_own_queue
+        """Nobody else takes the connections that wait for this worker: ``reuse_port``."""
+        self._acceptors: list[Acceptor] = []
+        self._closed_acceptors: list[Acceptor] = []
+        self._held: dict[Connection, None] = {}
+        """Connections above ``worker_connections``, in their order: the loop had taken them before it could be told."""
+        self._is_paused = False
+        """``worker_connections`` is reached."""
         self._draining = False
+        self._past_lame_duck = False
+        self._lame_ducks: set[Connection] = set()
+        """Idle connections whose lame-duck time is not that of the others."""
         self._changed = asyncio.Event()
         self.tick(1.0)
 
-    def rules_for(self, client: Address | None) -> Rules:
-        """What requests of this peer may look like."""
-        return self._peer_rules(client[0] if client else None)
+    def rules_for(self, peer: Address | None, proxied: Address | None) -> Rules:
+        """What requests of this `peer` may look like, which may speak for a `proxied` client in the PROXY protocol.
+
+        As in Gunicorn, it is the peer that is trusted or not, for it may have added to the request. But it had no reason to believe the
+        addresses in it, and its own word for the client is the last one unless that is a trusted proxy, too.
+        """
+        rules = self._peer_rules(peer[0] if peer else None)
+        if proxied is not None and rules.read_proxy is not None and not self._trusts_forwarded(proxied[0]):
+            return replace(rules, read_proxy=None)
+        return rules
 
     # Accepting.
 
-    async def listen(self, sockets: Sequence[BaseSocket], ssl_context: ssl.SSLContext | None) -> None:
+    def listen(self, sockets: Sequence[BaseSocket], ssl_context: ssl.SSLContext | None) -> None:
         """Begin to accept on all of Gunicorn's `sockets`."""
         scheme = "https" if ssl_context is not None else "http"
         tls = _tls_arguments(self.settings, ssl_context)
+        is_alone = self._has_own_queue or self.settings.workers == 1
+        is_loops = is_alone and self.settings.asgi_loop == "uvloop" and self.settings.proxy_protocol == "off"
+        way = LoopAcceptor if is_loops else Acceptor
         for sock in sockets:
-            listener = Listener(sock, scheme, self.settings.root_path)
-            # It calls listen(2) again, so the backlog has to be given again.
-            server = await self.loop.create_server(
-                partial(H1Connection, self, listener), sock=sock.sock, backlog=self.settings.backlog, **tls
-            )
-            self._listening.append(server)
+            acceptor = way(self, Listener(sock, scheme, self.settings.root_path), tls)
+            self._acceptors.append(acceptor)
+            acceptor.open()
+        self._count_changed()
+
+    @property
+    def _count(self) -> int:
+        return len(self.connections) + len(self.expected)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are ``worker_connections``."""
+        return self._count >= self.settings.worker_connections
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether other workers should go first."""
+        return self._share is not None and not self._has_own_queue and self._share.is_ahead(self._count)
+
+    def expect(self, listener: Listener) -> Connection:
+        """A connection is accepted; it counts from now on. Returns its protocol."""
+        connection = self.protocol(self, listener)
+        self.expected.add(connection)
+        self._count_changed()
+        return connection
+
+    def admit(self, connection: Connection) -> None:
+        """`connection` has a transport."""
+        self.expected.discard(connection)
+        self.connections.add(connection)
+        if self._past_lame_duck:
+            connection.deadline = min(connection.deadline, self.now + HANDSHAKE_SECONDS)
+        elif self._acceptors and len(self.connections) > self.settings.worker_connections:
+            self._held[connection] = None
+            connection.hold()
+
+    def give_up(self, connection: Connection) -> None:
+        """The accepting of `connection` is over: if it has no transport by now, it will have none."""
+        if connection in self.expected:
+            self.expected.discard(connection)
+            self._count_changed()
+
+    def pause_accepting(self) -> None:
+        """``worker_connections`` is reached: what comes waits, or goes to another worker."""
+        self._is_paused = True
+        for acceptor in self._acceptors:
+            acceptor.pause()
+
+    def _count_changed(self) -> None:
+        if self._share is not None and self._acceptors:
+            self._share.publish(self._count)
+        if self.is_full:
+            if not self._is_paused:
+                self.pause_accepting()
+        elif self._is_paused:
+            self._is_paused = False
+            for acceptor in self._acceptors:
+                acceptor.open()
+        if self._draining:
+            self._changed.set()
 
     def forget(self, connection: Connection) -> None:
         """`connection` is closed, and its exchange over."""
         self.connections.discard(connection)
-        if self._draining:
-            self._changed.set()
+        if self._held:
+            self._held.pop(connection, None)
+            if self._held and len(self.connections) - len(self._held) < self.settings.worker_connections:
+                first = next(iter(self._held))
+                del self._held[first]
+                first.release()
+        self._count_changed()
 
     # Applications.
 
-    def track(self, task: asyncio.Task[None]) -> None:
-        """Keep an exchange that is not done after its first step: the loop itself holds tasks only weakly."""
-        self.tasks.add(task)
-        task.add_done_callback(self._task_done)
+    def start(self, stream: HTTPStream) -> None:
+        """Start an exchange: count its request, and run the application for it in a task of its own."""
+        host = self.host
+        host.nr += 1
+        if host.nr >= host.max_requests:
+            self.retire()
+        stream.task = task = self._spawn(stream.run(self.app), context=self.context.copy())
+        if not task.done():
+            # Not done after its first step: the loop itself holds tasks only weakly.
+            self.tasks[task] = stream, time.monotonic()
+            task.add_done_callback(self._task_done)
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
-        self.tasks.discard(task)
+        self.tasks.pop(task, None)
         if self._draining:
             self._changed.set()
 
@@ -198,11 +304,15 @@ class Server:
         now = self.loop.time()
         late = now - self.now
         self.now = now + interval
+        self._count_changed()
         self.idle_deadline = self.now + self.settings.keepalive_s
         date = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode() if self.settings.date_header else b""
         server = b"server: %b\r\n" % self.settings.server_header.encode() if self.settings.server_header else b""
         fields = {0: date + server, DATE: server, SERVER: date, DATE | SERVER: b""}
         self.default_fields = (fields[0], fields[1], fields[2], fields[3])
+        if self.busy:
+            self.log.warning("%d requests were answered with 503: limit_concurrency is %d", self.busy, self.settings.limit_concurrency)
+            self.busy = 0
         if late > interval / 4:
             # Something has blocked the loop. Meanwhile nobody could be served, and what came is read only behind this (uvloop runs timers
             # first): the time does not count.
@@ -219,9 +329,14 @@ class Server:
 
     def retire(self) -> None:
         """``max_requests`` is reached: this response and all later ones end their connections."""
+        if self._has_own_queue:
+            # Who connects while no worker listens is refused. So one after the other: this is asked again with each request.
+            if self.settings.workers > 1 and self._share is not None and not self._share.leave_if_others():
+                return
+        else:
+            # At once, not when the worker gets to it: what is accepted now would only be sent away.
+            self.stop_listening()
         self.keep_alive = False
-        # At once, not when the worker gets to it: what is accepted now would only be sent away.
-        self.stop_listening()
         self.host.retire()
 
     def leave(self, error: SystemExit | KeyboardInterrupt) -> None:
@@ -232,16 +347,19 @@ class Server:
         self.host.leave(code if isinstance(code, int) else int(code is not None))
 
     def stop_listening(self) -> None:
-        """Accept no more. What was accepted is served on."""
-        listening, self._listening = self._listening, []
-        if self.settings.asgi_loop == "asyncio":
-            # It has accepted more than it has made transports for, and would drop those. They are made in its next turn.
-            for server in listening:
-                for sock in server.sockets:
-                    self.loop.remove_reader(sock.fileno())
-            self.loop.call_soon(self.loop.call_soon, _close, listening)
-        else:
-            _close(listening)
+        """Accept what waits, unless others will, and then no more."""
+        acceptors, self._acceptors = self._acceptors, []
+        held, self._held = self._held, {}
+        for connection in held:
+            connection.release()
+        if self._share is not None:
+            self._share.leave()
+        # Where nobody else will take them, all that wait, also above ``worker_connections``: they would be reset.
+        others = self._share is not None and self._share.has_others() and not self._has_own_queue
+        take = 0 if others else self.settings.backlog
+        for acceptor in acceptors:
+            acceptor.close(take, self._has_own_queue)
+        self._closed_acceptors += acceptors
 
     async def drain(self, seconds: float, abort_seconds: float) -> None:
         """Let what is running finish, for at most `seconds`. Then what is left hears it, and is ended within `abort_seconds`.
@@ -251,18 +369,23 @@ class Server:
         """
         self._draining = True
         self.keep_alive = False
-        self.stop_listening()
         end = self.loop.time() + seconds
-        for _ in range(3):
-            await asyncio.sleep(0)  # what asyncio has accepted becomes a connection
+        if self._has_own_queue:
+            # The kernel goes on to give it connections, until those that are to replace it listen.
+            await asyncio.sleep(min(OVERLAP_SECONDS, seconds / 4))
+        self.stop_listening()
         await self._until_idle(min(self.settings.lame_duck_s, seconds / 4))
-        for connection in list(self.connections):
+        self._past_lame_duck = True
+        for connection in self.connections - self._lame_ducks:
             connection.drain()
+        # Handshakes that are under way may end.
+        giving_up = self.loop.call_later(min(HANDSHAKE_SECONDS, seconds / 4), self._cancel_expected)
         notice = min(1.0, seconds / 4)
         if not await self._until_idle(end - notice - self.loop.time()):
             for connection in list(self.connections):
                 connection.hang_up()
             await self._until_idle(end - self.loop.time())
+        giving_up.cancel()
         busy = sum(connection.is_busy for connection in self.connections)
         if busy or self.tasks:
             self.log.warning(
@@ -270,20 +393,35 @@ class Server:
             )
         await self.abort(abort_seconds)
 
+    def become_idle(self, connection: Connection) -> None:
+        """`connection` has ended a response in which there was no time to announce that the worker leaves: it is a lame duck from now on."""
+        self._lame_ducks.add(connection)
+        self.loop.call_later(self.settings.lame_duck_s, self._end_lame_duck, connection)
+
+    def _end_lame_duck(self, connection: Connection) -> None:
+        self._lame_ducks.discard(connection)
+        if connection in self.connections:
+            connection.drain()
+
     async def abort(self, seconds: float = 0.5) -> None:
         """End all that is still open: reset the connections, cancel the applications and give them `seconds` to clean up."""
         self._draining = True
         self.stop_listening()
+        self._cancel_expected()
         for connection in list(self.connections):
             connection.kill()
         for task in list(self.tasks):
             task.cancel()
         await self._until_idle(seconds)
 
+    def _cancel_expected(self) -> None:
+        for acceptor in self._closed_acceptors:
+            acceptor.cancel()
+
     async def _until_idle(self, seconds: float) -> bool:
         """Wait until no connection and no application is left. Returns whether that came within `seconds`."""
         deadline = self.loop.time() + seconds
-        while self.connections or self.tasks:
+        while self.connections or self.tasks or self.expected:
             left = deadline - self.loop.time()
             if left <= 0:
                 return False

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from . import checks
 from .errors import ConfigError
 from .http1 import parser
 
@@ -52,8 +53,16 @@ def _parse_bool(text: str) -> bool:
         raise ValueError(text) from None
 
 
+def _parse_auto_or_seconds(text: str) -> float | str:
+    return text if text == "auto" else float(text)
+
+
 def _is_seconds(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _is_header_value(value: object) -> bool:
@@ -66,6 +75,10 @@ def _choice(name: str, default: str, choices: tuple[str, ...], help_: str) -> Op
 
 def _seconds(name: str, default: float, help_: str, zero: str = ", 0 for no limit") -> Option:
     return Option(name, default, float, "a number of seconds" + zero, _is_seconds, help_)
+
+
+def _count(name: str, default: int, help_: str) -> Option:
+    return Option(name, default, int, "an integer, 0 or more", _is_count, help_)
 
 
 def _switch(name: str, default: bool, help_: str) -> Option:
@@ -87,6 +100,12 @@ OPTIONS = (
         _is_header_value,
         "The `server` header of responses that do not bring their own; empty for none.",
     ),
+    _choice(
+        "proxy_headers",
+        "x-forwarded",
+        ("x-forwarded", "forwarded", "off"),
+        "What of a trusted proxy tells the client's address: `x-forwarded` is `X-Forwarded-For`; `forwarded` is `Forwarded` (RFC 7239), which also tells the scheme. With `off`, that stays the connection's peer, and a `SCRIPT_NAME` header is no `root_path`.",
+    ),
     _switch("date_header", True, "Whether responses that do not bring their own get a `date` header (RFC 9110, 6.6.1)."),
     _seconds(
         "lame_duck",
@@ -100,12 +119,30 @@ OPTIONS = (
         "Seconds for the head of a request to arrive, from its first byte, or from the connection for the first one. Then 408, or silence if nothing came.",
     ),
     _seconds(
+        "tls_handshake_timeout",
+        10.0,
+        "Seconds for the TLS handshake. Then the connection is closed.",
+    ),
+    _count(
+        "limit_concurrency",
+        0,
+        "Requests that are served at the same time by one worker, 0 for no limit. Those above it are answered with 503 and `Retry-After: 1`. (`worker_connections` limits connections, and lets what is above it wait.)",
+    ),
+    _seconds(
         "body_timeout",
         30.0,
         "Seconds without a byte of a request's body while the application waits for it. Then 408, or an abort if the response has begun.",
     ),
     _seconds(
         "write_timeout", 60.0, "Seconds without any progress while the client does not read its response. Then the connection is reset."
+    ),
+    Option(
+        "stall_warning",
+        "auto",
+        _parse_auto_or_seconds,
+        "a number of seconds, 0 for none, or auto",
+        lambda value: value == "auto" or _is_seconds(value),
+        "Seconds without a turn of the event loop after which a warning shows the code that holds it. `auto` is half of `timeout`.",
     ),
 )
 """All options, in the order of the README."""
@@ -116,11 +153,15 @@ class Options(TypedDict, total=False):
 
     http: Literal["auto", "httptools", "h11"]
     server_header: str
+    proxy_headers: Literal["x-forwarded", "forwarded", "off"]
     date_header: bool
     lame_duck: float
     head_timeout: float
+    tls_handshake_timeout: float
+    limit_concurrency: int
     body_timeout: float
     write_timeout: float
+    stall_warning: float | Literal["auto"]
 
 
 def read_options(configured: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
@@ -194,15 +235,26 @@ class Settings:
     limit_request_fields: int
     limit_request_line: int
     permit_unconventional_http_method: bool
+    proxy_allow_ips: tuple[str, ...]
+    proxy_protocol: Literal["off", "v1", "v2", "auto"]
     root_path: str
+    script_name: bytes | None
+    """``SCRIPT_NAME`` of the environment."""
     secure_scheme_headers: Mapping[bytes, bytes]
+    worker_connections: int
+    workers: int
     # This package's
     body_timeout_s: float
     date_header: bool
     head_timeout_s: float
     http: Literal["httptools", "h11"]
     lame_duck_s: float
+    limit_concurrency: float
+    """Infinite for no limit."""
+    proxy_headers: Literal["x-forwarded", "forwarded", "off"]
     server_header: str
+    stall_warning_s: float
+    tls_handshake_timeout_s: float
     write_timeout_s: float
 
     @classmethod
@@ -213,6 +265,7 @@ class Settings:
             return getattr(cfg, name) if name in cfg.settings else GUNICORN_DEFAULTS[name]
 
         options = read_options(configured, environment)
+        checks.refuse(cfg)
         field_size, fields, line = cfg.limit_request_field_size, cfg.limit_request_fields, cfg.limit_request_line
         return cls(
             asgi_loop=_choose_loop(get("asgi_loop")),
@@ -227,17 +280,27 @@ class Settings:
             limit_request_field_size=field_size if field_size > 0 else DEFAULT_FIELD_SIZE,
             limit_request_fields=fields if 0 < fields <= MAX_REQUEST_FIELDS else MAX_REQUEST_FIELDS,
             limit_request_line=line if 0 <= line < MAX_REQUEST_LINE else MAX_REQUEST_LINE,
+            proxy_allow_ips=_as_tuple(cfg.proxy_allow_ips),
+            # A switch, before Gunicorn 24.1, of version 1.
+            proxy_protocol={False: "off", True: "v1"}.get(cfg.proxy_protocol, cfg.proxy_protocol),
             permit_unconventional_http_method=cfg.permit_unconventional_http_method,
             root_path=get("root_path").rstrip("/"),
+            script_name=environment.get("SCRIPT_NAME", "").encode("utf-8", "surrogateescape") or None,
             secure_scheme_headers={
                 name.lower().encode("latin-1"): value.encode("latin-1") for name, value in cfg.secure_scheme_headers.items()
             },
+            workers=cfg.workers,
+            worker_connections=cfg.worker_connections,
             body_timeout_s=_limit(options["body_timeout"]),
             date_header=options["date_header"],
             head_timeout_s=_limit(options["head_timeout"]),
             http=_choose_parser(options["http"]),
+            limit_concurrency=options["limit_concurrency"] or math.inf,
             lame_duck_s=options["lame_duck"],
+            proxy_headers=options["proxy_headers"],
             server_header=options["server_header"],
+            tls_handshake_timeout_s=_limit(options["tls_handshake_timeout"]),
+            stall_warning_s=_limit(cfg.timeout / 2 if options["stall_warning"] == "auto" else options["stall_warning"]),
             write_timeout_s=_limit(options["write_timeout"]),
         )
 

@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import gunicorn
@@ -19,12 +20,14 @@ from gunicorn import sock
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers import base
 
-from . import access
+from . import access, checks
 from .asgi.compat import failing, single_callable
 from .asgi.lifespan import Lifespan
+from .balance import Board, Share
 from .errors import ConfigError, LifespanError
 from .server import Server
 from .settings import Settings
+from .stalls import StallWatch, exit_in_time
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -60,14 +63,20 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     # In the master.
 
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.board = _board()
+
     @classmethod
     def check_config(cls, cfg: Config, log: Logger) -> None:
-        """Called once by the arbiter before it spawns workers: stops the boot if a setting or option cannot work."""
+        """Called once by the arbiter before it spawns workers, but not on HUP: stops the boot if a setting or option cannot work."""
         try:
             Settings.read(cfg, cls.options, os.environ)
         except ConfigError as error:
             log.error("%s", error)  # noqa: TRY400 # one sentence, no traceback
             raise SystemExit(1) from None
+        for warning in checks.warnings(cfg):
+            log.warning("%s", warning)
 
     # In the worker process.
 
@@ -85,6 +94,15 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     def init_process(self) -> None:
         """Become a worker; returns when its work is done."""
+        self._stopping: asyncio.Event | None = None
+        self._quick = False
+        """QUIT or INT has come."""
+        self._exit_code = 0
+        self._stop_time = 0.0
+        # Gunicorn sets the handlers later. Until then the master's are in force, which would only take note of what was meant for this worker,
+        # and a signal that stops it is not sent twice.
+        for number, handler in ((signal.SIGTERM, self.handle_exit), (signal.SIGQUIT, self.handle_quit), (signal.SIGINT, self.handle_quit)):
+            signal.signal(number, handler)
         try:
             self.settings = Settings.read(self.cfg, self.options, {**os.environ, **self.cfg.env})
         except ConfigError as error:
@@ -95,18 +113,18 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         asyncio.set_event_loop(self.loop)
         self.loop.set_exception_handler(self._on_loop_error)
         self._server: Server | None = None
-        self._stopping: asyncio.Event | None = None
-        self._quick = False
-        """QUIT or INT has come."""
-        self._exit_code = 0
-        self._stop_time = 0.0
+        # self.timeout is half of the setting; 0 is none.
+        self._interval = min(1.0, self.timeout / 2) if self.timeout else 1.0
+        self._stalls = StallWatch(self.settings.stall_warning_s, self._interval, self.loop, self.log)
         super().init_process()
 
     def run(self) -> None:
         """Serve until told to stop. Leaves with SystemExit if the exit code is not 0."""
+        self._stalls.start()
         try:
             status = self.loop.run_until_complete(self._main()) or self._exit_code
         finally:
+            self._stalls.stop()
             self._close_loop()
         # The arbiter repeats itself. What comes while the interpreter winds up, with its handlers gone, must not look like a crash.
         for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT, signal.SIGUSR1):
@@ -144,9 +162,12 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         try:
             app = single_callable(self.wsgi)
             context = self._ssl_context()
-            self._server = server = Server(self.settings, app, self, self.log, access.listen(self), self.loop)
+            self._server = server = Server(
+                self.settings, app, self, self.log, access.listen(self), self.loop, Share(self.board, self.age), self._has_own_queue
+            )
         except ConfigError as error:
             return await self._boot_failed(error)
+        self._stalls.running = server.tasks
         lifespan = Lifespan(app, self.settings.asgi_lifespan, self.log)
         startup = asyncio.create_task(lifespan.startup())
         stop = asyncio.create_task(self._stopping.wait())
@@ -161,7 +182,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             stop.cancel()
             return await self._boot_failed(error)
         server.state = lifespan.state
-        await server.listen(self.sockets, context)
+        server.listen(self.sockets, context)
         self._log_boot(context)
         await stop
         await self._stop(server, lifespan)
@@ -213,6 +234,11 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         else:
             task.result()
 
+    @property
+    def _has_own_queue(self) -> bool:
+        # Since 24 the workers bind for themselves; before, ``reuse_port`` only marked the one socket of all.
+        return bool(self.cfg.reuse_port) and gunicorn.version_info >= (24,)
+
     def _ssl_context(self) -> ssl.SSLContext | None:
         if not self.cfg.is_ssl:
             return None
@@ -239,21 +265,21 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     async def _beat(self) -> None:
         """Tell the arbiter that the loop turns, at least four times in ``timeout``, and sweep the connections."""
-        # self.timeout is half of the setting; 0 is none.
-        interval = min(1.0, self.timeout / 2) if self.timeout else 1.0
         while True:
             self.notify()
+            self._stalls.beat = time.monotonic()
             if self._server is not None:
-                self._server.tick(interval)
+                self._server.tick(self._interval)
             if os.getppid() != self.ppid and not self._stopped:
                 self.log.info("Parent changed, shutting down: %s", self)
                 self._stop_soon()
-            await asyncio.sleep(interval)
+            await asyncio.sleep(self._interval)
 
     def _beat_done(self, beat: asyncio.Task[None]) -> None:
         """Without a heartbeat the arbiter would kill: better to leave, and to say why."""
         if not beat.cancelled() and beat.exception() is not None:
             self.log.error("The heartbeat failed", exc_info=beat.exception())
+            self._stalls.stop()
             self._stop_soon()
 
     def _on_loop_error(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -297,13 +323,20 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
                 sys.exit(0)  # the application is being loaded
             self._stop_soon(quick=True)
 
-    def handle_abort(self, _sig: int, _frame: FrameType | None) -> None:
-        """ABRT: the arbiter has not seen a heartbeat for ``timeout``. Leaves from wherever the loop is stuck."""
+    def handle_abort(self, _sig: int, frame: FrameType | None) -> None:
+        """ABRT: the arbiter has not seen a heartbeat for ``timeout``. Says why, and leaves from wherever the loop is stuck."""
         try:
+            self._stalls.abort(frame)
             self.cfg.worker_abort(self)
         finally:
+            exit_in_time(1)
             self.leave(1)
             sys.exit(1)
+
+    def handle_usr1(self, sig: int, frame: FrameType | None) -> None:
+        """USR1: reopen the log files."""
+        super().handle_usr1(sig, frame)
+        self._stalls.reopen()
 
     def leave(self, code: int) -> None:
         """End the process quickly with `code`."""
@@ -322,6 +355,12 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         if not self._stopped:
             self.log.info("Autorestarting worker after current request.")
             self._stop_soon()
+
+
+@cache
+def _board() -> Board:
+    """The one of this master: made before its first worker, and inherited by all."""
+    return Board()
 
 
 def _new_loop(name: str) -> asyncio.AbstractEventLoop:

@@ -15,15 +15,14 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from gunicorn.config import Config
 
 from gunicorn_asgi.asgi.scope import Application
 from gunicorn_asgi.http1.connection import H1Connection
-from gunicorn_asgi.server import Listener, Server
+from gunicorn_asgi.server import Server
 from gunicorn_asgi.settings import OPTIONS, Settings
 
 try:
@@ -83,6 +82,9 @@ class Log:
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
+
+    def debug(self, message: str, *args: object) -> None:
+        pass
 
     def info(self, message: str, *args: object) -> None:
         self.lines.append(Line("info", message % args))
@@ -240,7 +242,7 @@ class InProcess:
 
     def wait_buffered(self, size: int = 1) -> None:
         """That much of a later request, or of the beginning of one, is here."""
-        self._wait_connection(lambda connection: len(connection._buffer) >= size)
+        self._wait_connection(lambda connection: len(connection._inbox.data) >= size)
 
     def wait_unread(self, size: int) -> None:
         """That much of the body waits for the application."""
@@ -256,7 +258,7 @@ class InProcess:
 
     def held(self) -> int:
         """Bytes that wait for their turn."""
-        return self.call(lambda: sum(len(connection._buffer) for connection in self.server.connections))
+        return self.call(lambda: sum(len(connection._inbox.data) for connection in self.server.connections))
 
     def unsent(self) -> int:
         """Bytes in the transport's buffer."""
@@ -318,13 +320,12 @@ def serve(
     thread.start()
 
     async def start() -> Server:
-        server = Server(make_settings(parser, **settings), app, host, log, access, loop)
+        chosen = replace(make_settings(parser, **settings), asgi_loop="uvloop" if parser == "httptools" else "asyncio")
+        server = Server(chosen, app, host, log, access, loop)
         server.state = state
         if delivery == "bytes":
-            listener = Listener(listening, "http", server.settings.root_path)
-            server._listening.append(await loop.create_server(partial(ByteByByte, server, listener), sock=listening.sock))
-        else:
-            await server.listen([listening], None)
+            server.protocol = ByteByByte
+        server.listen([listening], None)
         server.tick(TICK)
         return server
 

@@ -64,8 +64,9 @@ def poll(probe: Callable[[], T], what: str = "", seconds: float = DEADLINE) -> T
 class Gunicorn:
     """``with Gunicorn(tmp_path, "main:app", timeout=1) as server``: a master and its workers, in a process group of their own.
 
-    `settings` are Gunicorn's, `options` go to ``Worker.configure()``, `config` is more text for the configuration file (hooks). Listens on a
-    free port of 127.0.0.1 unless `bind` says otherwise. Waits until every worker serves, unless `wait` is false.
+    `settings` are Gunicorn's, `options` go to ``Worker.configure()``, `config` is more text for the configuration file (hooks). `launcher` is Python
+    that runs first, and in the same process. Listens on a free port of 127.0.0.1 unless `bind` says otherwise. Waits until every worker
+    serves, unless `wait` is false.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Gunicorn:
         program: tuple[str, ...] = ("-m", "gunicorn"),
         config: str = "",
         env: Mapping[str, str] | None = None,
+        launcher: str = "",
         options: Mapping[str, Any] | None = None,
         wait: bool = True,
         **settings: Any,
@@ -109,6 +111,8 @@ class Gunicorn:
             if name not in (env or {}):
                 self._env.pop(name, None)
         self._command = [sys.executable, *program, "-c", str(self.config_file), *args]
+        if launcher:
+            self._command = [sys.executable, "-c", f"{launcher}\nimport os\nos.execv({sys.executable!r}, {self._command!r})"]
         self.process: subprocess.Popen[bytes] | None = None
 
     def configure(self, **settings: Any) -> None:
@@ -238,8 +242,7 @@ class Gunicorn:
         if isinstance(self.bind, str) and not self.bind.endswith(":0"):
             host, _, port = self.bind.rpartition(":")
             return [(host.strip("[]"), int(port))]
-        line = self.wait_for("Listening at: ")[0]
-        return [(host.strip("[]"), int(port)) for host, port in re.findall(r"https?://(\[?[\w.:]+?\]?):(\d+)[, ]", line)]
+        return listening_at(self.wait_for("Listening at: ")[0])
 
     @property
     def url(self) -> str:
@@ -335,6 +338,11 @@ class Connection:
                 data += part
         self.sock.close()
         return data
+
+
+def listening_at(line: str) -> list[tuple[str, int]]:
+    """The hosts and ports in Gunicorn's line "Listening at: ..."."""
+    return [(host.strip("[]"), int(port)) for host, port in re.findall(r"https?://(\[?[\w.:]+?\]?):(\d+)[, ]", line)]
 
 
 def is_alive(pid: int) -> bool:

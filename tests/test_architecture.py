@@ -106,9 +106,9 @@ def test_all_rooms_are_read() -> None:
 
 
 def test_gunicorn_is_known_in_four_rooms() -> None:
-    """The others get what they need from these. The server has the type of Gunicorn's sockets, nothing else."""
+    """The others get what they need from these. The server has the type of Gunicorn's sockets, the checks that of its configuration."""
     assert importers("gunicorn", with_types=False) <= {"worker", "settings", "access", "proxy"}
-    assert importers("gunicorn") <= {"worker", "settings", "access", "proxy", "server"}
+    assert importers("gunicorn") <= {"worker", "settings", "access", "proxy", "server", "checks"}
 
 
 def test_nobody_knows_the_worker() -> None:
@@ -119,7 +119,19 @@ def test_only_the_worker_and_types_know_the_server() -> None:
     assert importers(f"{NAME}.server", with_types=False) == {"worker"}
 
 
-PURE = {"errors", "wire", "version", "http1.body", "http1.encode", "http1.parser", "http1.request", "http1.response"}
+PURE = {
+    "errors",
+    "forwarded",
+    "proxy_protocol",
+    "wire",
+    "version",
+    "http1.body",
+    "http1.encode",
+    "http1.inbox",
+    "http1.parser",
+    "http1.request",
+    "http1.response",
+}
 LOOPS_AND_TRANSPORTS = ("asyncio", "uvloop", "socket", "ssl", "selectors", f"{NAME}.connection", f"{NAME}.http1.connection")
 
 
@@ -157,9 +169,9 @@ def test_parsers_are_loaded_by_choice(parser: str) -> None:
     assert not any(isinstance(node, ast.ImportFrom) and (node.module or "").endswith(parser) for node in top_level)
 
 
-def test_only_streams_the_server_and_the_worker_await() -> None:
+def test_only_streams_accepting_the_server_and_the_worker_await() -> None:
     """A connection is plain calls, from the packet to the answer."""
     rooms = {
         room for room, source in SOURCES.items() if any(isinstance(node, ast.AsyncFunctionDef) for node in ast.walk(ast.parse(source)))
     }
-    assert rooms <= inside("asgi") | {"server", "worker"}
+    assert rooms <= inside("asgi") | {"accept", "preface", "server", "worker"}

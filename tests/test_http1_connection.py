@@ -1066,9 +1066,9 @@ class Recorder:
 
     fails = False
 
-    def begin(self, method, raw_path, query, version, scheme, headers, client, server):
+    def begin(self, method, raw_path, query, version, scheme, headers, client, server, script_name):
         if self.fails:
-            raise RequestError(500, "Internal Server Error")
+            raise RequestError(500, "Internal Server Error", is_logged=True)
         self.begun += 1
         return Record()
 

@@ -35,11 +35,15 @@ def test_every_option_has_its_default_unless_it_is_given() -> None:
     assert read_options({}, {}) == {
         "http": "auto",
         "server_header": "gunicorn",
+        "proxy_headers": "x-forwarded",
         "date_header": True,
         "lame_duck": 0.3,
         "head_timeout": 10.0,
+        "tls_handshake_timeout": 10.0,
+        "limit_concurrency": 0,
         "body_timeout": 30.0,
         "write_timeout": 60.0,
+        "stall_warning": "auto",
     }
 
 
@@ -60,6 +64,8 @@ ALLOWED = [
     ("http", "auto", "auto", "auto"),
     ("server_header", "", "", ""),
     ("server_header", "me/1.0 (x)", "me/1.0 (x)", "me/1.0 (x)"),
+    ("proxy_headers", "forwarded", "forwarded", "forwarded"),
+    ("proxy_headers", "off", "off", "off"),
     ("date_header", False, "false", False),
     ("date_header", False, "0", False),
     ("date_header", False, "No", False),
@@ -73,6 +79,9 @@ ALLOWED = [
     ("body_timeout", 7, "7", 7),
     ("write_timeout", 0.25, ".25", 0.25),
     ("lame_duck", 0, "0", 0),
+    ("stall_warning", "auto", "auto", "auto"),
+    ("stall_warning", 2.5, "2.5", 2.5),
+    ("stall_warning", 0, "0", 0),
 ]
 
 
@@ -92,6 +101,8 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("server_header", " padded", "padded "),
     ("server_header", "ü", "ü"),
     ("server_header", "a\r\nb: c", "a\x00"),
+    ("proxy_headers", True, "on"),
+    ("proxy_headers", "Forwarded", "x-forwarded-for"),
     ("date_header", 1, "2"),
     ("date_header", "true", ""),
     ("head_timeout", -1, "-1"),
@@ -100,6 +111,9 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("body_timeout", math.inf, "inf"),
     ("body_timeout", math.nan, "nan"),
     ("write_timeout", None, ""),
+    ("stall_warning", "half", "half"),
+    ("stall_warning", -1, "-1"),
+    ("stall_warning", "5", "nan"),
 ]
 
 
@@ -164,6 +178,14 @@ def test_no_timeout_is_infinity() -> None:
     options = {"head_timeout": 0, "body_timeout": 0, "write_timeout": 0}
     result = read(options)
     assert (result.head_timeout_s, result.body_timeout_s, result.write_timeout_s) == (math.inf, math.inf, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("option", "timeout", "expected"),
+    [("auto", 30, 15), ("auto", 1, 0.5), ("auto", 0, math.inf), (0, 30, math.inf), (5, 30, 5), (5, 0, 5)],
+)
+def test_the_warning_of_a_stall_comes_at_half_of_timeout_unless_it_is_given(option: Any, timeout: int, expected: float) -> None:
+    assert read({"stall_warning": option}, timeout=timeout).stall_warning_s == expected
 
 
 def test_settings_of_gunicorn_are_taken_over() -> None:

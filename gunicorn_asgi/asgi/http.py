@@ -69,11 +69,11 @@ class HTTPStream:
         "_hung_up",
         "_parts",
         "_phase",
-        "_raw_path",
         "_scope",
         "_waiters",
         "_wire",
         "method",
+        "raw_path",
         "task",
         "unread",
     )
@@ -85,7 +85,7 @@ class HTTPStream:
         self._scope = scope
         # Kept because the application may change its scope.
         self.method: str = scope["method"]
-        self._raw_path: bytes = scope["raw_path"]
+        self.raw_path: bytes = scope["raw_path"]
         self.task: asyncio.Task[None] | None = None
         # The request.
         self._chunks: list[bytes] = []
@@ -110,7 +110,7 @@ class HTTPStream:
 
     def __repr__(self) -> str:
         gone = " gone" if self._gone else ""
-        return f"<HTTPStream {self.method} {self._raw_path!r} {self._phase.name}{gone}>"
+        return f"<HTTPStream {self.method} {self.raw_path!r} {self._phase.name}{gone}>"
 
     # From the connection.
 
@@ -304,7 +304,7 @@ class HTTPStream:
 
     def _fail(self, what: str, error: BaseException | None) -> None:
         """The application did not finish: a clean 500 where nothing is written yet, otherwise an end that cannot be taken for one."""
-        self._host.log.error(what, self.method, self._raw_path.decode("latin-1"), exc_info=error)
+        self._host.log.error(what, self.method, self.raw_path.decode("latin-1"), exc_info=error)
         if self._gone or self._phase is COMPLETE:
             return
         if self._phase < STREAMING:

@@ -7,28 +7,15 @@ from typing import TYPE_CHECKING
 
 from ..asgi.http import HTTPStream
 from ..asgi.scope import http_scope
-from ..connection import NEVER, Connection
+from ..connection import CLOSED, LINGER, LINGER_SECONDS, NEVER, Connection, Ending
 from ..errors import RequestError
 from ..wire import Header
 from .body import ChunkedFraming, Framing, LengthFraming
-from .encode import informational, refusal
-from .request import Fields, check_partial_head, read_head
+from .encode import informational
+from .inbox import Inbox
+from .request import Fields, read_head
 from .response import Response
-from .states import (
-    BODY,
-    CLIENT_CLOSED_REQUEST,
-    CLOSED,
-    DONE,
-    HANG_UP_SECONDS,
-    HEAD,
-    HIGH_WATER,
-    LINGER,
-    LINGER_SECONDS,
-    MAX_DRAIN,
-    MAX_EMPTY_LINES,
-    MAX_LINGER,
-    TURN,
-)
+from .states import BODY, CLIENT_CLOSED_REQUEST, DONE, HANG_UP_SECONDS, HEAD, HIGH_WATER, MAX_DRAIN, TURN, Reading
 
 if TYPE_CHECKING:
     from ..access import Record
@@ -40,38 +27,32 @@ class H1Connection(Connection):
 
     __slots__ = (
         "_awaits_continue",
-        "_buffer",
-        "_drop_left",
-        "_empty_lines",
+        "_drain_left",
         "_fields",
         "_framing",
         "_half_closed",
-        "_is_owing",
+        "_inbox",
         "_more",
-        "_reading",
         "_record",
         "_response",
         "_stream",
     )
+
+    _reading: Reading | Ending
 
     def __init__(self, server: Server, listener: Listener) -> None:
         super().__init__(server, listener)
         # The reading side.
         self._reading = HEAD
         self._framing: Framing | None = None
-        self._buffer = bytearray()
-        """The beginning of a head (HEAD), or what came behind the current request (DONE)."""
+        self._inbox = Inbox()
         self._more = False
         """Data of later requests stands behind the current one, which `_serve` goes on with."""
         self._fields: Fields | None = None
         """Of the current request, or of the last one."""
-        self._empty_lines = 0
-        """Empty lines before the next request."""
         self._half_closed = False
-        self._is_owing = True
-        """A part of a response may still be on its way: False once an idle connection is closed."""
-        self._drop_left = 0
-        """Bytes to be dropped before giving up, where nobody reads them."""
+        self._drain_left = 0
+        """Bytes to be dropped, of a body that nobody reads, before giving up."""
         # The exchange being answered.
         self._stream: HTTPStream | None = None
         self._record: Record | None = None
@@ -87,8 +68,8 @@ class H1Connection(Connection):
     def data_received(self, data: bytes) -> None:
         reading = self._reading
         if reading is HEAD:
-            if self._buffer:
-                self._read_partial_head(data)
+            if self._inbox.data:
+                self._hold_head(data)
             else:
                 self._serve(data)
         elif reading is BODY:
@@ -105,42 +86,21 @@ class H1Connection(Connection):
             self._drop(len(data))
 
     def eof_received(self) -> bool:
-        reading = self._reading
-        if reading is DONE and self._listener.scheme == "http":
-            # The request is whole, so it gets its response, though nobody may be there to read it (RFC 9112, 9.6). TLS cannot do this.
-            self._half_closed = True
-            if self._stream is not None and not self._clogged:
-                self.deadline = self._server.now + HANG_UP_SECONDS
-            return True
-        self._reading = CLOSED
-        self._set_deadline()
-        return False
+        if self._reading is not DONE or self._listener.scheme != "http":
+            return super().eof_received()
+        # The request is whole, so it gets its response, though nobody may be there to read it (RFC 9112, 9.6). TLS cannot do this.
+        self._half_closed = True
+        if self._stream is not None and not self._clogged:
+            self.deadline = self._server.now + HANG_UP_SECONDS
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._reading = CLOSED
-        self._lost = True
-        stream = self._stream
-        if stream is None:
-            self._server.forget(self)
-            self.deadline = NEVER
-            return
         self._response.keep_alive = False
-        self.deadline = self._server.now + self._server.settings.disconnect_grace_s
-        stream.lost()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        if self._stream is not None:
-            self._stream.pause()
+        super().connection_lost(exc)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._reading is CLOSED:
-            return
-        self._set_deadline()
-        if self._stream is not None:
-            self._stream.resume()
-        elif self._reading is DONE:
+        if self._reading is DONE and self._stream is None:
             self._await_next()
 
     # Reading.
@@ -152,8 +112,7 @@ class H1Connection(Connection):
         while data and self._reading is HEAD:
             end = data.find(b"\r\n\r\n") + 4
             if end < 4 or data[0] == 13:
-                if data[:2] == b"\r\n" and self._empty_lines < MAX_EMPTY_LINES:  # RFC 9112, 2.2: at least one is to be ignored
-                    self._empty_lines += 1
+                if self._inbox.passes_empty_line(data):
                     data = data[2:]
                     continue
                 if end < 4:
@@ -161,7 +120,7 @@ class H1Connection(Connection):
                     break
             if turn == TURN:
                 self._reading = DONE
-                self._buffer += data
+                self._inbox.hold(data)
                 server.loop.call_soon(self._serve_buffered)
                 break
             turn += 1
@@ -184,15 +143,21 @@ class H1Connection(Connection):
         method, path, raw_path, query, fields = head
         server = self._server
         listener = self._listener
+        if len(server.tasks) >= server.settings.limit_concurrency:
+            server.busy += 1
+            raise RequestError(503, "Too many requests at once", is_logged=True)
         self._fields = fields
-        self._empty_lines = 0
+        self._inbox.empty_lines = 0
         scheme = fields.scheme or listener.scheme
         if server.access is not None:
             self._record = server.access.begin(
-                method, raw_path, query, fields.version, scheme, fields.headers, self._client, self._server_address
+                method, raw_path, query, fields.version, scheme, fields.headers, self._client, self._server_address, fields.script_name
             )
-        if listener.root_path and path != "*":
-            path, raw_path = listener.root_path + path, listener.raw_root_path + raw_path
+        root_path = fields.root_path
+        if root_path is None:
+            root_path = listener.root_path
+            if root_path and path != "*":
+                path, raw_path = root_path + path, listener.raw_root_path + raw_path
         scope = http_scope(
             fields.version,
             method,
@@ -200,9 +165,9 @@ class H1Connection(Connection):
             path,
             raw_path,
             query,
-            listener.root_path,
+            root_path,
             fields.headers.copy(),
-            self._client,
+            fields.client or self._client,
             self._server_address,
             server.state,
         )
@@ -226,13 +191,7 @@ class H1Connection(Connection):
                 self._shut()  # the rest will never come
                 return b""
         self._more = bool(data)
-        host = server.host
-        host.nr += 1
-        if host.nr >= host.max_requests:
-            server.retire()
-        stream.task = task = server.spawn(stream.run(server.app), context=server.context.copy())
-        if not task.done():
-            server.track(task)
+        server.start(stream)
         return data
 
     def _read_body(self, data: bytes) -> bytes:
@@ -255,7 +214,9 @@ class H1Connection(Connection):
         elif complete:
             self._await_next()
         else:
-            self._drop(len(content))
+            self._drain_left -= len(content)
+            if self._drain_left < 0:
+                self._close()
         return data
 
     def _hold(self, data: bytes) -> None:
@@ -265,45 +226,32 @@ class H1Connection(Connection):
             return
         if self._reading is not DONE:
             return
-        self._buffer += data
-        if len(self._buffer) > HIGH_WATER:
+        if self._inbox.hold(data):
             self._pause_reading()
             self._set_deadline()
 
     def _hold_head(self, data: bytes) -> None:
+        """Keep the beginning of a head until it is whole."""
         if self._half_closed:
             self._shut()  # the rest will never come
             return
-        self._buffer += data
-        self.deadline = self._server.now + self._server.settings.head_timeout_s
-        self._check_partial_head(0)
-
-    def _read_partial_head(self, data: bytes) -> None:
-        buffer = self._buffer
-        before = len(buffer)
-        buffer += data
-        if buffer.find(b"\r\n\r\n", max(0, before - 3)) >= 0 or buffer[:2] == b"\r\n":
-            self._serve(self._take_buffer())
-        else:
-            self._check_partial_head(before)
-
-    def _check_partial_head(self, before: int) -> None:
+        inbox = self._inbox
+        if not inbox.data:
+            self.deadline = self._server.now + self._server.settings.head_timeout_s
         try:
-            check_partial_head(self._buffer, before, self._rules)
+            is_whole = inbox.add_to_head(data, self._rules)
         except RequestError as error:
-            self._refuse(error, bytes(self._buffer))
+            self._refuse(error, bytes(inbox.data))
+            return
+        if is_whole:
+            self._serve(inbox.take())
 
     def _serve_buffered(self) -> None:
         """Go on with the requests that wait, once nothing is being answered."""
         if self._reading is DONE and self._stream is None and not self._clogged:
             self._reading = HEAD
             self._resume_reading()
-            self._serve(self._take_buffer())
-
-    def _take_buffer(self) -> bytes:
-        data = bytes(self._buffer)
-        self._buffer.clear()
-        return data
+            self._serve(self._inbox.take())
 
     # For the stream (see `wire`).
 
@@ -320,7 +268,7 @@ class H1Connection(Connection):
             fields.keep_alive
             and server.keep_alive
             and not (self._reading is BODY and end and not self._is_drainable())
-            and not (self._half_closed and not self._more and not self._buffer)
+            and not (self._half_closed and not self._more and not self._inbox.data)
         )
         data, large = self._response.begin(fields.version, body, end, bodyless, keep_alive, server.default_fields)
         self._transport.write(data)
@@ -351,7 +299,6 @@ class H1Connection(Connection):
         if self._reading is CLOSED:
             return
         if self._response.delimited:
-            self._reading = CLOSED
             self._reset()  # an ordinary end would make it look whole
         else:
             self._shut()
@@ -369,7 +316,7 @@ class H1Connection(Connection):
             if self._lost:
                 self._server.forget(self)
         elif self._response.keep_alive and reading is BODY and self._is_drainable():
-            self._drop_left = MAX_DRAIN
+            self._drain_left = MAX_DRAIN
             self._resume_reading()
             self._set_deadline()
         else:
@@ -382,81 +329,48 @@ class H1Connection(Connection):
         if self._clogged:
             return  # the next response has to wait until this one leaves; `resume_writing` comes back here
         self.deadline = self._server.idle_deadline
-        if self._buffer:
+        if self._inbox.data:
             # Not from here: this may be within the task of the exchange that has just ended.
             self._server.loop.call_soon(self._serve_buffered)
             return
         self._reading = HEAD
-        if not self._more and (self._half_closed or not self._server.keep_alive):
+        if self._more:
+            return
+        if self._half_closed:
             self._close()
+        elif not self._server.keep_alive:  # since the head of this response was written
+            self._server.become_idle(self)
 
     def _is_drainable(self) -> bool:
         """Whether the rest of a body that nobody reads is likely to be short, and certain to be sent."""
         return self._framing is not None and self._framing.left <= MAX_DRAIN and not self._awaits_continue
 
     def _close(self) -> None:
-        """Close so that the client gets all that was written (RFC 9112, 9.6): no reset while it may still be sending."""
-        self._buffer.clear()
+        """Close behind what is written, whatever else the client has sent or still sends."""
+        self._inbox.data.clear()
         expected = self._reading is DONE and self._fields is not None and not self._fields.keep_alive
-        if expected or self._half_closed or not self._transport.can_write_eof():
+        if expected or self._half_closed:
             self._shut()
-            return
-        try:
-            self._transport.write_eof()
-        except OSError:  # asyncio's: the client has reset the connection, and that is not known yet
-            self._shut()
-            return
-        self._reading = LINGER
-        self._drop_left = MAX_LINGER
-        self._resume_reading()
-        self._set_deadline()
-
-    def _drop(self, size: int) -> None:
-        self._drop_left -= size
-        if self._drop_left < 0:
-            if self._reading is LINGER:
-                self._shut()
-            else:
-                self._close()
-
-    def _shut(self) -> None:
-        """Close as soon as all is sent; `expired` sees to it that this has an end."""
-        self._reading = CLOSED
-        self._is_owing = True
-        self._seen = self._look()
-        self._transport.close()
-        self._set_deadline()
-
-    # Deadlines.
-
-    def _set_deadline(self) -> None:
-        server = self._server
-        if self._clogged or self._reading is CLOSED:
-            self.deadline = server.now + server.settings.write_timeout_s
-        elif self._reading is LINGER:
-            self.deadline = server.now + LINGER_SECONDS
-        elif self._reading is BODY and not self._reading_paused and not self._awaits_continue:
-            self.deadline = server.now + server.settings.body_timeout_s
-        elif self._reading is DONE and self._stream is not None and (self._half_closed or self._reading_paused):
-            self.deadline = server.now + HANG_UP_SECONDS
         else:
-            self.deadline = NEVER
+            self._linger()
 
-    def expired(self) -> None:
+    # For the base, and through it for the server.
+
+    def _streams(self) -> tuple[HTTPStream, ...]:
+        return () if self._stream is None else (self._stream,)
+
+    def _patience(self) -> float:
+        if self._reading is BODY and not self._reading_paused and not self._awaits_continue:
+            return self._server.settings.body_timeout_s
+        if self._reading is DONE and self._stream is not None and (self._half_closed or self._reading_paused):
+            return HANG_UP_SECONDS
+        return NEVER
+
+    def _overdue(self) -> None:
         reading = self._reading
         stream = self._stream
-        self.deadline = NEVER
-        if self._lost:
-            if stream is not None:
-                stream.cancel()
-        elif self._clogged or reading is CLOSED:
-            if not self._is_owing or self._is_stuck():
-                self._reading = CLOSED
-                self._reset()
-            else:
-                self._set_deadline()
-        elif reading is HEAD and self._buffer:
-            self._refuse(RequestError(408, "The head of the request did not arrive in time"), bytes(self._buffer))
+        if reading is HEAD and self._inbox.data:
+            self._refuse(RequestError(408, "The head of the request did not arrive in time"), bytes(self._inbox.data))
         elif reading is BODY and stream is not None:
             if stream.awaits_body:
                 self._refuse(RequestError(408, "The body of the request did not arrive in time"), b"")
@@ -470,50 +384,31 @@ class H1Connection(Connection):
         else:
             self._shut_idle()
 
-    def _shut_idle(self) -> None:
-        """Close where nothing is owed: for TLS, its peer has a moment to answer."""
-        self._shut()
-        self._is_owing = False
-        self.deadline = self._server.now + LINGER_SECONDS
-
     def drain(self) -> None:
         if self._reading is HEAD:
-            if self._buffer:  # a request is on its way, but that of a client that dribbles is not waited for
+            if self._inbox.data:  # a request is on its way, but that of a client that dribbles is not waited for
                 self.deadline = min(self.deadline, self._server.now + LINGER_SECONDS)
             else:
                 self._shut_idle()
         elif self._reading is BODY and self._stream is None:
             self._close()
 
-    @property
-    def is_busy(self) -> bool:
-        return self._stream is not None
-
-    def hang_up(self) -> None:
-        if self._stream is not None:
-            self._stream.hang_up()
-
     def kill(self) -> None:
-        stream, self._stream = self._stream, None
+        super().kill()
+        self._stream = None
         if self._record is not None:
             self._record_end()
-        if self._lost:
-            self._server.forget(self)
-        elif stream is None:
-            self._reset() if self._transport.get_write_buffer_size() else self._shut()
-        else:
-            self._reading = CLOSED
-            self._reset()
-        if stream is not None:
-            stream.cancel()
 
     # Refusals and the log.
+
+    def refuse(self, error: RequestError) -> None:
+        self._refuse(error, b"")
 
     def _refuse(self, error: RequestError, head: bytes) -> None:
         """Answer a request that the application is not to see, and close. `head` is what came of it, where no exchange has begun."""
         server = self._server
         stream = self._stream
-        if error.status != 500:
+        if not error.is_logged:
             ip = self._client[0] if self._client else ""
             server.log.warning("Invalid request from ip=%s: %s", ip, error)
         response = self._response
@@ -523,10 +418,8 @@ class H1Connection(Connection):
             self._close()  # the body of a request that was answered before: it gets no second answer
             return
         else:
-            data, response.sent = refusal(
-                error.status, str(error), head[:5] == b"HEAD " or (stream is not None and stream.method == "HEAD"), server.default_fields[0]
-            )
-            response.status, response.begun = error.status, True
+            bodyless = head[:5] == b"HEAD " or (stream is not None and stream.method == "HEAD")
+            data = response.refuse(error, bodyless, server.default_fields[0])
             self._write(data)
             self._close()
         if self._record is not None:

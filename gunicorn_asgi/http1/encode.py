@@ -145,10 +145,16 @@ def informational(status: int, headers: Iterable[Header]) -> bytes:
     return b"".join((STATUS_LINES[status], encode_fields(headers)[0], b"\r\n"))
 
 
+RETRY_AFTER = b"retry-after: 1\r\n"
+"""RFC 9110, 10.2.3, in seconds. Such a lack of room is mostly over in less, and it cannot say so."""
+
+
 def refusal(status: int, reason: str, head_only: bool, default_fields: bytes) -> tuple[bytes, int]:
     """A whole response that refuses a request and announces the end of the connection, and the length of its body."""
     body = reason.encode() + b"\n"
     fields = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+    if status == 503:
+        fields = RETRY_AFTER + fields
     if head_only:
         body = b""
     return b"".join((STATUS_LINES[status], default_fields, fields, body)), len(body)

@@ -6,7 +6,7 @@ The same code for every field parser, so that two of them cannot read one reques
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address
@@ -14,6 +14,7 @@ from typing import Literal, NoReturn
 from urllib.parse import unquote_to_bytes
 
 from ..errors import RequestError
+from ..forwarded import Node, Told
 from ..wire import Header
 from .grammar import CONTENT_LENGTH, TOKEN
 from .parser import FieldParser
@@ -53,12 +54,18 @@ class Rules:
     """From a trusted peer: field name to the value that means https; otherwise empty."""
     forwarder_names: Container[bytes]
     """From a trusted peer: names with an underscore that pass whatever `header_map` says."""
+    script_name: bytes | None = None
+    """``SCRIPT_NAME`` of the environment, which holds for every peer."""
+    takes_script_name: bool = False
+    """From a trusted peer: whether a header ``SCRIPT_NAME`` stands in its place."""
+    read_proxy: Callable[[Sequence[Header]], Told] | None = None
+    """From a trusted peer: what its headers say of its client."""
 
 
 class Fields:
     """A checked field section and what it means. Shared by equal requests of a connection, so never changed once it is read."""
 
-    __slots__ = ("expect_continue", "headers", "keep_alive", "length", "scheme", "section", "version")
+    __slots__ = ("client", "expect_continue", "headers", "keep_alive", "length", "root_path", "scheme", "script_name", "section", "version")
 
     def __init__(self, section: bytes, version: str, headers: list[Header]) -> None:
         self.section = section
@@ -71,12 +78,19 @@ class Fields:
         self.expect_continue = False
         self.scheme: str | None = None
         """What a trusted proxy says of its client's connection; None if nothing."""
+        self.client: Node | None = None
+        """What a trusted proxy says of its client's address; None if nothing."""
+        self.script_name: bytes | None = None
+        """What a path has to begin with: Gunicorn's ``SCRIPT_NAME``, from a trusted proxy or the environment; None if neither has one."""
+        self.root_path: str | None = None
+        """`script_name` as ASGI has it: decoded, without a slash at its end."""
 
     def with_host(self, authority: bytes) -> Fields:
         """The same for the host `authority`, placed first."""
         own = Fields(b"", self.version, [(b"host", authority), *(field for field in self.headers if field[0] != b"host")])
         own.length, own.keep_alive = self.length, self.keep_alive
         own.expect_continue, own.scheme = self.expect_continue, self.scheme
+        own.client, own.script_name, own.root_path = self.client, self.script_name, self.root_path
         return own
 
 
@@ -106,6 +120,8 @@ def read_head(head: bytes, last: Fields | None, rules: Rules) -> Request:
     if target[:1] != b"/":
         return _read_other_form(method, target, last)
     raw_path, _, query = target.partition(b"?")
+    if last.script_name and not raw_path.startswith(last.script_name):
+        _refuse_path(last.script_name)
     if len(raw_path) < len(text):
         text = text[: len(raw_path)]
     return method, decode_path(raw_path) if "%" in text else text, raw_path, query, last
@@ -166,8 +182,15 @@ def _read_other_form(method: str, target: bytes, fields: Fields) -> Request:
     if not raw_path:
         # RFC 9112, 3.2.4: OPTIONS for the server as a whole, forwarded in absolute-form.
         raw_path = b"*" if method == "OPTIONS" and not query else b"/"
+    if fields.script_name and raw_path != b"*" and not raw_path.startswith(fields.script_name):
+        _refuse_path(fields.script_name)
     # RFC 9112, 3.2.2: the target's authority is the host, whatever the Host field says.
     return method, decode_path(raw_path), raw_path, query[1:], fields.with_host(authority)
+
+
+def _refuse_path(script_name: bytes) -> NoReturn:
+    # Gunicorn's ConfigurationProblem, and its status: server and proxy are not configured for each other.
+    raise RequestError(500, f"The path does not begin with SCRIPT_NAME {script_name.decode('latin-1')!r}")
 
 
 def read_fields(section: bytes, rules: Rules) -> Fields:
@@ -195,8 +218,12 @@ def read_fields(section: bytes, rules: Rules) -> Fields:
     fields.keep_alive = _read_connection(values.get(b"connection", ()), version)
     if b"expect" in values:
         fields.expect_continue = _read_expect(values[b"expect"], version) and fields.length != 0
-    if rules.secure_scheme:
-        fields.scheme = _read_scheme(headers, rules.secure_scheme)
+    _read_script_name(fields, rules)
+    scheme = None
+    if rules.read_proxy is not None:
+        fields.client, scheme = rules.read_proxy(headers)
+    if rules.secure_scheme or scheme:
+        fields.scheme = _read_scheme(headers, rules.secure_scheme, scheme)
     return fields
 
 
@@ -226,6 +253,17 @@ def _map_underscores(headers: list[Header], rules: Rules) -> list[Header]:
         elif rules.header_map == "refuse":
             raise RequestError(400, f"Invalid HTTP header name {name.decode('latin-1')!r}: it has an underscore")
     return kept
+
+
+def _read_script_name(fields: Fields, rules: Rules) -> None:
+    script_name = rules.script_name
+    if rules.takes_script_name:
+        for name, value in fields.headers:
+            if name == b"script_name":  # the last of several, as in Gunicorn
+                script_name = value
+    if script_name is not None:
+        fields.script_name = script_name
+        fields.root_path = unquote_to_bytes(script_name.rstrip(b"/")).decode("utf-8", "replace")
 
 
 def _check_host(hosts: Sequence[bytes], version: str) -> None:
@@ -298,9 +336,11 @@ def _read_expect(values: Sequence[bytes], version: str) -> bool:
     return version == "1.1"
 
 
-def _read_scheme(headers: list[Header], secure_scheme: Mapping[bytes, bytes]) -> str | None:
-    """Gunicorn's ``secure_scheme_headers``: https only for the exact value, and no two that disagree."""
+def _read_scheme(headers: list[Header], secure_scheme: Mapping[bytes, bytes], forwarded: str | None) -> str | None:
+    """Gunicorn's ``secure_scheme_headers``: https only for the exact value, and no two that disagree. `forwarded` counts as one more."""
     schemes = {"https" if value == secure_scheme[name] else "http" for name, value in headers if name in secure_scheme}
+    if forwarded is not None:
+        schemes.add(forwarded)
     if len(schemes) > 1:
         raise RequestError(400, "Contradictory scheme headers")
     return schemes.pop() if schemes else None

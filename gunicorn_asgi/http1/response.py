@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ..errors import RequestError
 from ..wire import Header
-from .encode import CLOSE, STATUS_LINES, chunk, encode_fields, frame
+from .encode import CLOSE, STATUS_LINES, chunk, encode_fields, frame, refusal
 
 LARGE = 16384
 """Bytes from which on a body is not copied behind its head: two writes are cheaper then."""
@@ -72,3 +73,9 @@ class Response:
         """A further part of the body, the last one if `end`."""
         self.sent += len(data)
         return chunk(data, end) if self._chunked else data
+
+    def refuse(self, error: RequestError, bodyless: bool, default_fields: bytes) -> bytes:
+        """The whole answer to a request that the application is not to see, or not to answer, in place of a head that may be held."""
+        data, self.sent = refusal(error.status, str(error), bodyless, default_fields)
+        self.status, self.begun = error.status, True
+        return data

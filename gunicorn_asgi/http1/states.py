@@ -8,9 +8,6 @@ HIGH_WATER = 65536
 """Bytes of the body, or of requests behind the current one, that wait in memory before reading is paused."""
 MAX_DRAIN = 65536
 """Bytes of a body that nobody read which are read and dropped to keep the connection; of a longer one, it is closed."""
-MAX_LINGER = 1048576
-"""Bytes that are read and dropped while a closing connection waits for the client to notice."""
-LINGER_SECONDS = 2.0
 HANG_UP_SECONDS = 1.0
 """How long a client that has closed its side may wait for the response before an application that listens is told."""
 MAX_EMPTY_LINES = 8
@@ -20,16 +17,14 @@ TURN = 32
 
 
 class Reading(Enum):
-    """What the next bytes from the client are."""
+    """What the next bytes from the client are, until it is one of `Ending`."""
 
     HEAD = "the head of a request, and no exchange is going on"
     BODY = "the body of the current request"
     DONE = "a later request, which waits for the current one"
-    LINGER = "nothing that matters: the last response is written, and the client has not noticed"
-    CLOSED = "none: the transport is closed or closing"
 
 
-HEAD, BODY, DONE, LINGER, CLOSED = Reading
+HEAD, BODY, DONE = Reading
 
 CLIENT_CLOSED_REQUEST = 499
 """The status that nginx's log has made known for a client that went away before there was a response; never sent."""

@@ -1,0 +1,91 @@
+"""What cannot work of Gunicorn's settings, one sentence each; and what does work, but deserves a line at boot.
+
+Gunicorn's validators look at one value at a time, and let pass what only another of its workers can honour. docs/settings.md has the
+whole list; a test tries each of its refusals.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from gunicorn.config import Config
+
+ALLOWED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    ("protocol", lambda value: value == "http", "http; uwsgi is not spoken here"),
+    ("threads", lambda value: value <= 1, "1: one event loop serves all requests of a worker; for more cores, give more workers"),
+    # No connection would ever be accepted.
+    ("worker_connections", lambda value: value >= 1, "1 or more"),
+    # asyncio accepts so many at a time: with 0, none at all.
+    ("backlog", lambda value: value >= 1, "1 or more"),
+    # A server in front may read such requests differently: that is how requests are smuggled past it.
+    ("permit_obsolete_folding", lambda value: not value, "False: folded header lines (RFC 9112, 5.2) are never accepted here"),
+    ("strip_header_spaces", lambda value: not value, "False: a space before the colon of a header (RFC 9112, 5.1) is never accepted here"),
+    ("permit_unconventional_http_version", lambda value: not value, "False: only HTTP/1.0 and HTTP/1.1 are spoken here"),
+)
+"""Setting, what is allowed, and the same for people: completes the sentence "must be ..."."""
+
+
+def refuse(cfg: Config) -> None:
+    """Raises ConfigError for the first setting of `cfg` that cannot work."""
+    for name, allows, allowed in ALLOWED:
+        value = _get(cfg, name)
+        if name in cfg.settings and not allows(value):
+            raise _refusal(name, value, f"must be {allowed}")
+    _refuse_http2(cfg)
+    _refuse_tls(cfg)
+
+
+def warnings(cfg: Config) -> Iterator[str]:
+    """What the operator should know: a line each."""
+    if "h2" in _http_protocols(cfg):
+        yield "http_protocols has h2, which is not spoken here yet: its clients are served HTTP/1.1."
+    if cfg.keepalive == cfg.settings["keepalive"].default and any(not isinstance(address, str) for address in cfg.address):
+        remote = [text for text in cfg.forwarded_allow_ips if text == "*" or not ipaddress.ip_network(text).is_loopback]
+        if remote:
+            yield (
+                f"keepalive is Gunicorn's default of {cfg.keepalive} s, and forwarded headers are trusted from {', '.join(remote)}: a load "
+                "balancer that keeps idle connections for longer now and then sends a request into one that is being closed, and answers "
+                "502; set keepalive to more than its idle timeout."
+            )
+
+
+def _refuse_http2(cfg: Config) -> None:
+    protocols, cleartext = _http_protocols(cfg), _get(cfg, "http2_cleartext") or "off"
+    if "h1" not in protocols:
+        raise _refusal("http_protocols", ",".join(protocols), "must have h1: HTTP/2 is not spoken here yet")
+    # As in Gunicorn, it means nothing without h2 or with TLS.
+    if cleartext != "off" and "h2" in protocols and not cfg.is_ssl:
+        raise _refusal("http2_cleartext", cleartext, "must be off: HTTP/2 is not spoken here yet")
+
+
+def _refuse_tls(cfg: Config) -> None:
+    required = cfg.cert_reqs
+    if required not in tuple(ssl.VerifyMode):
+        raise _refusal("cert_reqs", required, "must be 0 (none), 1 (optional) or 2 (required)")
+    if required != ssl.CERT_NONE and not cfg.is_ssl:
+        raise _refusal("cert_reqs", int(required), "needs certfile and keyfile: without TLS no client has a certificate")
+    if cfg.ssl_context is not cfg.settings["ssl_context"].default:
+        return  # the hook may have certificates of its own
+    if cfg.keyfile and not cfg.certfile:
+        raise _refusal("keyfile", cfg.keyfile, "needs certfile, the certificate of this key")
+    if required == ssl.CERT_REQUIRED and not cfg.ca_certs:
+        raise _refusal("cert_reqs", int(required), "needs ca_certs: without them no client's certificate is good")
+
+
+def _refusal(name: str, value: object, reason: str) -> ConfigError:
+    return ConfigError(f"Invalid value for setting {name}: {value!r} {reason}.")
+
+
+def _get(cfg: Config, name: str) -> Any:
+    """The value of a setting, None on a Gunicorn that lacks it."""
+    return getattr(cfg, name) if name in cfg.settings else None
+
+
+def _http_protocols(cfg: Config) -> list[str]:
+    return _get(cfg, "http_protocols") or ["h1"]

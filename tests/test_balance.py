@@ -1,0 +1,73 @@
+"""The rule by which workers share connections (see `gunicorn_asgi.balance`)."""
+
+from __future__ import annotations
+
+import pytest
+
+from gunicorn_asgi.balance import LEEWAY, STALE_SECONDS, Board, Share
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def shares(counts: list[int], clock: Clock) -> list[Share]:
+    board = Board()
+    workers = [Share(board, age, clock) for age in range(1, len(counts) + 1)]
+    for worker, count in zip(workers, counts, strict=True):
+        worker.publish(count)
+    return workers
+
+
+def test_a_worker_alone_is_never_ahead() -> None:
+    [worker] = shares([1000], Clock())
+    assert not worker.is_ahead(1000)
+    assert not worker.has_others()
+
+
+@pytest.mark.parametrize("counts", [[0, 0, 0, 0], [LEEWAY, 0, 0, 0], [100, 100, 100, 100], [110, 100, 95, 95]])
+def test_workers_that_are_about_even_take_what_comes(counts: list[int]) -> None:
+    workers = shares(counts, Clock())
+    assert not any(worker.is_ahead(count) for worker, count in zip(workers, counts, strict=True))
+
+
+@pytest.mark.parametrize("counts", [[8, 0, 0, 0], [130, 90, 90, 90], [100, 0]])
+def test_the_one_that_is_ahead_lets_the_others_go_first(counts: list[int]) -> None:
+    workers = shares(counts, Clock())
+    assert [worker.is_ahead(count) for worker, count in zip(workers, counts, strict=True)] == [True] + [False] * (len(counts) - 1)
+
+
+def test_a_burst_is_shared_even_if_one_worker_is_always_the_first_to_wake() -> None:
+    clock = Clock()
+    counts = [0, 0, 0, 0]
+    workers = shares(counts, clock)
+    for _ in range(400):
+        taker = next(number for number, worker in enumerate(workers) if not worker.is_ahead(counts[number]))
+        counts[taker] += 1
+        workers[taker].publish(counts[taker])
+    assert max(counts) <= 1.25 * 100
+
+
+def test_nobody_waits_for_a_worker_that_has_left_or_is_stuck() -> None:
+    clock = Clock()
+    busy, leaving, stuck = shares([50, 0, 0], clock)
+    leaving.leave()
+    leaving.publish(0)
+    assert busy.is_ahead(50)  # stuck might still take some
+    clock.now += STALE_SECONDS
+    busy.publish(50)
+    assert not busy.is_ahead(50)
+    assert not busy.has_others()
+    stuck.publish(0)
+    assert busy.has_others()
+
+
+def test_two_workers_in_one_slot_only_balance_worse() -> None:
+    board = Board()
+    first, second = Share(board, 1, Clock()), Share(board, 257, Clock())
+    first.publish(10)
+    second.publish(0)
+    assert not first.is_ahead(10)

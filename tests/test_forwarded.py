@@ -1,0 +1,254 @@
+"""What proxies say of their client, read (`gunicorn_asgi.forwarded`): X-Forwarded-For and RFC 7239."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gunicorn_asgi.errors import RequestError
+from gunicorn_asgi.forwarded import READERS, Node, Told, parse_forwarded, parse_node, read_forwarded, read_x_forwarded_for
+
+TRUSTED = ("10.0.0.1", "10.0.0.2", "2001:db8::10")
+
+
+def is_trusted(address: str) -> bool:
+    return address in TRUSTED
+
+
+def x_forwarded_for(*values: bytes) -> Node | None:
+    client, scheme = read_x_forwarded_for(is_trusted, [(b"host", b"a"), *((b"x-forwarded-for", value) for value in values)])
+    assert scheme is None
+    return client
+
+
+def forwarded(*values: bytes) -> Told:
+    return read_forwarded(is_trusted, [(b"host", b"a"), *((b"forwarded", value) for value in values)])
+
+
+# One node.
+
+
+@pytest.mark.parametrize(
+    ("text", "node"),
+    [
+        ("192.0.2.1", ("192.0.2.1", 0)),
+        ("192.0.2.1:4711", ("192.0.2.1", 4711)),
+        ("192.0.2.1:0", ("192.0.2.1", 0)),
+        ("192.0.2.1:65535", ("192.0.2.1", 65535)),
+        ("2001:db8::1", ("2001:db8::1", 0)),
+        ("2001:0DB8:0:0:0:0:0:1", ("2001:db8::1", 0)),
+        ("[2001:db8::1]", ("2001:db8::1", 0)),
+        ("[2001:db8::1]:4711", ("2001:db8::1", 4711)),
+        ("::ffff:192.0.2.1", ("192.0.2.1", 0)),
+        ("[::ffff:c000:201]:80", ("192.0.2.1", 80)),
+        ("fe80::1%eth0", ("fe80::1", 0)),
+        ("[fe80::1%25]:80", ("fe80::1", 80)),
+        ("192.0.2.1:_hidden", ("192.0.2.1", 0)),
+    ],
+)
+def test_an_address_is_read_in_every_form_that_proxies_write(text: str, node: Node) -> None:
+    assert parse_node(text) == node
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "unknown",
+        "_hidden",
+        "unix:",
+        "example.org",
+        "256.0.0.1",
+        "192.0.2",
+        "192.0.2.01",
+        "192.0.2.1:",
+        "192.0.2.1:65536",
+        "192.0.2.1:123456",
+        "192.0.2.1:-1",
+        "192.0.2.1: 1",
+        "192.0.2.1:_",
+        "192.0.2.1:\u0661",
+        "192.0.2.1:80:90",
+        "[2001:db8::1",
+        "2001:db8::1]",
+        "[2001:db8::1]80",
+        "[2001:db8::1]:",
+        "[]",
+        "[]:80",
+        "%",
+        "%eth0",
+        '"192.0.2.1"',
+        "192.0.2.1:" + "9" * 5000,
+        "0" * 5000,
+    ],
+)
+def test_what_is_no_address_is_not_taken_for_one(text: str) -> None:
+    assert parse_node(text) is None
+
+
+@given(st.text() | st.text("0123456789abcdef.:[]%_"))
+def test_a_node_is_an_address_and_a_port_or_nothing(text: str) -> None:
+    node = parse_node(text)
+    if node is not None:
+        address, port = node
+        assert str(ip_address(address)) == address
+        assert 0 <= port <= 65535
+
+
+# X-Forwarded-For.
+
+
+@pytest.mark.parametrize(
+    ("values", "client"),
+    [
+        ((), None),
+        ((b"",), None),
+        ((b" , ,",), None),
+        ((b"192.0.2.1",), "192.0.2.1"),
+        ((b"198.51.100.7, 192.0.2.1",), "192.0.2.1"),  # the client's own word stands left
+        ((b"192.0.2.1, 10.0.0.1",), "192.0.2.1"),
+        ((b"192.0.2.1,10.0.0.2\t,  10.0.0.1",), "192.0.2.1"),
+        ((b"198.51.100.7, 192.0.2.1, 10.0.0.1",), "192.0.2.1"),
+        ((b"10.0.0.2, 192.0.2.1, 10.0.0.1",), "192.0.2.1"),
+        ((b"192.0.2.1", b"10.0.0.1"), "192.0.2.1"),
+        ((b"198.51.100.7", b"192.0.2.1"), "192.0.2.1"),
+        ((b"192.0.2.1", b"", b"10.0.0.1, "), "192.0.2.1"),
+        ((b"10.0.0.2, 10.0.0.1",), "10.0.0.2"),  # all are trusted: the leftmost
+        ((b"10.0.0.1",), "10.0.0.1"),
+        ((b"192.0.2.1, 2001:DB8:0::10",), "192.0.2.1"),
+        ((b"192.0.2.1, [2001:db8::10]:443",), "192.0.2.1"),
+        ((b"192.0.2.1, ::ffff:10.0.0.1",), "192.0.2.1"),
+        ((b"unknown",), None),
+        ((b"192.0.2.1, unknown",), None),
+        ((b"192.0.2.1, unknown, 10.0.0.1",), None),
+        ((b"unknown, 192.0.2.1, 10.0.0.1",), "192.0.2.1"),
+        ((b"\xff, 192.0.2.1",), "192.0.2.1"),
+        ((b"192.0.2.1, \xff",), None),
+    ],
+)
+def test_the_client_is_the_rightmost_untrusted_address(values: tuple[bytes, ...], client: str | None) -> None:
+    assert x_forwarded_for(*values) == ((client, 0) if client else None)
+
+
+def test_the_port_is_the_clients() -> None:
+    assert x_forwarded_for(b"198.51.100.7:1, 192.0.2.1:4711, 10.0.0.1:99") == ("192.0.2.1", 4711)
+    assert x_forwarded_for(b"[2001:db8::1]:4711") == ("2001:db8::1", 4711)
+
+
+ADDRESSES = st.ip_addresses().map(str).filter(lambda text: parse_node(text) == (text, 0) and text not in TRUSTED)
+
+
+@given(st.lists(st.text('0123456789abcdef.:[]%_, "'), max_size=3), ADDRESSES, st.lists(st.sampled_from(TRUSTED), max_size=4))
+def test_no_word_of_the_client_changes_who_it_is(forged: list[str], address: str, proxies: list[str]) -> None:
+    """A proxy appends, on the same line or on one of its own."""
+    appended = ", ".join([address, *proxies])
+    assert x_forwarded_for(*(text.encode() for text in forged), appended.encode()) == (address, 0)
+    assert x_forwarded_for(", ".join([*forged, appended]).encode()) == (address, 0)
+
+
+# Forwarded.
+
+
+@pytest.mark.parametrize(
+    ("text", "elements"),
+    [
+        ("", []),
+        (" ", []),
+        (",;, ;", []),
+        ("for=192.0.2.1", [{"for": "192.0.2.1"}]),
+        ("For=192.0.2.1;Proto=http;by=203.0.113.43", [{"for": "192.0.2.1", "proto": "http", "by": "203.0.113.43"}]),
+        ('for="[2001:db8::1]:4711"', [{"for": "[2001:db8::1]:4711"}]),
+        ("for=[2001:db8::1]:4711", [{"for": "[2001:db8::1]:4711"}]),
+        ("for=1, for=2", [{"for": "1"}, {"for": "2"}]),
+        ("for=1 ,\tfor=2 ; proto=https", [{"for": "1"}, {"for": "2", "proto": "https"}]),
+        (" , for=1,, ;proto=http;,", [{"for": "1"}, {"proto": "http"}]),
+        (r'for="a\"b\\c,;d"', [{"for": 'a"b\\c,;d'}]),
+        ('for=""', [{"for": ""}]),
+        ("secret=x;for=_hidden", [{"secret": "x", "for": "_hidden"}]),
+    ],
+)
+def test_forwarded_is_a_list_of_elements_of_pairs(text: str, elements: list[dict[str, str]]) -> None:
+    """RFC 7239, 4; empty ones pass (RFC 9110, 5.6.1)."""
+    assert list(parse_forwarded(text.strip(" "))) == elements
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "192.0.2.1",
+        "for",
+        "for=",
+        "=1",
+        "for =1",
+        "for= 1",
+        "for=1 proto=http",
+        'for="1',
+        'for=1"',
+        'for="1"2',
+        'for="1\\',
+        "for=1;for=2",
+        "for=1;FOR=2",
+        "for=a@b",
+        "for=\xff",
+        # What must not take for ever.
+        "for=1" + " " * 8000 + "x",
+        "for=" + "a" * 8000 + "@",
+        "for=" + ":a" * 4000 + "@",
+        "a" * 8000,
+        'for="' + r"\a" * 4000,
+    ],
+)
+def test_a_malformed_forwarded_is_refused(text: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        list(parse_forwarded(text))
+    assert caught.value.status == 400
+    assert not caught.value.is_logged
+
+
+@pytest.mark.parametrize(
+    ("values", "client", "scheme"),
+    [
+        ((), None, None),
+        ((b",",), None, None),
+        ((b"for=192.0.2.1",), ("192.0.2.1", 0), None),
+        ((b'for="192.0.2.1:4711";proto=https',), ("192.0.2.1", 4711), "https"),
+        ((b'For="[2001:db8::1]:4711";PROTO=HTTPS',), ("2001:db8::1", 4711), "https"),
+        ((b"for=192.0.2.1;proto=http",), ("192.0.2.1", 0), "http"),
+        ((b"for=192.0.2.1;proto=wss",), ("192.0.2.1", 0), "https"),
+        ((b"for=192.0.2.1;proto=gopher",), ("192.0.2.1", 0), "http"),
+        # The scheme belongs to the client's own connection, not to that between two proxies, and is never the client's word.
+        ((b"for=192.0.2.1;proto=https, for=10.0.0.1;proto=http",), ("192.0.2.1", 0), "https"),
+        ((b"for=192.0.2.1, for=10.0.0.1;proto=https",), ("192.0.2.1", 0), None),
+        ((b"for=10.0.0.2;proto=https, for=192.0.2.1;proto=http",), ("192.0.2.1", 0), "http"),
+        ((b"for=10.0.0.2;proto=https", b"for=192.0.2.1;proto=http"), ("192.0.2.1", 0), "http"),
+        ((b"for=10.0.0.2;proto=https, for=10.0.0.1;proto=http",), ("10.0.0.2", 0), "https"),
+        ((b"for=192.0.2.1, for=unknown;proto=https",), None, "https"),
+        ((b"for=_hidden;proto=https, for=10.0.0.1",), None, "https"),
+        ((b"for=192.0.2.1, proto=https",), None, "https"),
+    ],
+)
+def test_forwarded_tells_client_and_scheme(values: tuple[bytes, ...], client: Node | None, scheme: str | None) -> None:
+    assert forwarded(*values) == (client, scheme)
+
+
+@given(st.text('for=proto,;" \\[]:._0129'), ADDRESSES, st.booleans())
+@example('x="', "192.0.2.1", True)
+@example('for=10.0.0.1;x="\\', "192.0.2.1", False)
+def test_no_forged_forwarded_hides_what_the_proxy_appends(forged: str, address: str, same_line: bool) -> None:
+    """Where the client could make it unreadable, the request is refused."""
+    appended = f'for="[{address}]";proto=http' if ":" in address else f"for={address};proto=http"
+    values = [f"{forged}, {appended}".encode()] if same_line else [forged.encode(), appended.encode()]
+    with suppress(RequestError):
+        assert forwarded(*values) == ((address, 0), "http")
+
+
+@given(st.sampled_from(sorted(READERS)), st.lists(st.tuples(st.sampled_from([b"x-forwarded-for", b"forwarded"]), st.binary())))
+def test_whatever_stands_there_is_read_or_refused(reader: str, headers: list[tuple[bytes, bytes]]) -> None:
+    with suppress(RequestError):
+        client, scheme = READERS[reader](is_trusted, headers)
+        assert client is None or ip_address(client[0])
+        assert scheme in (None, "http", "https")

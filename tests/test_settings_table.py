@@ -1,0 +1,259 @@
+"""Every one of Gunicorn's settings is in docs/settings.md, and what is said there to be refused is (see `gunicorn_asgi.checks`)."""
+
+from __future__ import annotations
+
+import logging
+import re
+import signal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gunicorn
+import pytest
+from gunicorn.config import Config
+from process import GUNICORN_VERSION, SETTINGS, Gunicorn
+
+from gunicorn_asgi import Worker
+
+PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
+VERSION = tuple(map(int, re.findall(r"\d+", gunicorn.__version__)[:3]))
+
+
+class Row(NamedTuple):
+    """One line of the page."""
+
+    name: str
+    since: tuple[int, ...]
+    here: str
+    text: str
+
+
+def read_rows() -> list[Row]:
+    rows = []
+    for line in PAGE.read_text().splitlines():
+        if not line.startswith("| `"):
+            continue
+        found = re.fullmatch(r"\| `(\w+)`(?: \(([\d.]+)\))? \| ([\w' ]+) \| (.+) \|", line)
+        assert found, line
+        since = tuple(map(int, found[2].split("."))) if found[2] else (0,)
+        rows.append(Row(found[1], since, found[3], found[4]))
+    return rows
+
+
+ROWS = read_rows()
+
+
+def config(**settings: Any) -> Config:
+    cfg = Config()
+    for name, value in settings.items():
+        cfg.set(name, value)
+    return cfg
+
+
+def check(caplog: pytest.LogCaptureFixture, cfg: Config) -> tuple[object, list[str]]:
+    """What the arbiter does before it starts workers: the exit code if it is to stop, and what was logged."""
+    code: object = None
+    try:
+        Worker.check_config(cfg, logging.getLogger(__name__))
+    except SystemExit as error:
+        code = error.code
+    return code, [f"{record.levelname}: {record.getMessage()}" for record in caplog.records]
+
+
+# The page.
+
+
+def test_every_setting_of_this_gunicorn_has_a_row() -> None:
+    assert {row.name for row in ROWS} >= SETTINGS, "say in docs/settings.md what becomes of it"
+
+
+def test_every_row_is_a_setting_of_this_gunicorn_or_of_a_newer_one() -> None:
+    assert {row.name for row in ROWS} - SETTINGS == {row.name for row in ROWS if row.since > VERSION}
+
+
+def test_no_setting_has_two_rows_and_every_row_says_one_of_four_things() -> None:
+    assert len(ROWS) == len({row.name for row in ROWS}) == 120
+    assert {row.here for row in ROWS} == {"honoured", "Gunicorn's own", "refused", "no effect"}
+
+
+# What is refused.
+
+ONE_OR_MORE = "must be 1 or more."
+NO_HTTP2 = "HTTP/2 is not spoken here yet."
+TLS = {"certfile": "cert.pem", "keyfile": "key.pem"}
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("backlog", {"backlog": 0}, f"0 {ONE_OR_MORE}"),
+    ("cert_reqs", {"cert_reqs": 3, **TLS}, "3 must be 0 (none), 1 (optional) or 2 (required)."),
+    ("cert_reqs", {"cert_reqs": 1}, "1 needs certfile and keyfile: without TLS no client has a certificate."),
+    ("cert_reqs", {"cert_reqs": 2}, "2 needs certfile and keyfile: without TLS no client has a certificate."),
+    ("cert_reqs", {"cert_reqs": 2, **TLS}, "2 needs ca_certs: without them no client's certificate is good."),
+    ("http2_cleartext", {"http2_cleartext": "both", "http_protocols": "h2,h1"}, f"'both' must be off: {NO_HTTP2}"),
+    ("http2_cleartext", {"http2_cleartext": True, "http_protocols": "h1,h2"}, f"'prior-knowledge' must be off: {NO_HTTP2}"),
+    ("http_protocols", {"http_protocols": "h2"}, f"'h2' must have h1: {NO_HTTP2}"),
+    ("keyfile", {"keyfile": "key.pem"}, "'key.pem' needs certfile, the certificate of this key."),
+    (
+        "permit_obsolete_folding",
+        {"permit_obsolete_folding": True},
+        "True must be False: folded header lines (RFC 9112, 5.2) are never accepted here.",
+    ),
+    (
+        "permit_unconventional_http_version",
+        {"permit_unconventional_http_version": True},
+        "True must be False: only HTTP/1.0 and HTTP/1.1 are spoken here.",
+    ),
+    ("protocol", {"protocol": "uwsgi"}, "'uwsgi' must be http; uwsgi is not spoken here."),
+    ("protocol", {"protocol": "fastcgi"}, "'fastcgi' must be http; uwsgi is not spoken here."),
+    (
+        "strip_header_spaces",
+        {"strip_header_spaces": True},
+        "True must be False: a space before the colon of a header (RFC 9112, 5.1) is never accepted here.",
+    ),
+    ("threads", {"threads": 2}, "2 must be 1: one event loop serves all requests of a worker; for more cores, give more workers."),
+    ("worker_connections", {"worker_connections": 0}, f"0 {ONE_OR_MORE}"),
+]
+ELSEWHERE = {"asgi_loop"}
+"""Refused by what is installed: tests/test_settings.py."""
+
+
+def test_every_row_that_speaks_of_refusing_is_tried() -> None:
+    said = {row.name for row in ROWS if row.here == "refused" or "refused" in re.sub("refused with 400|refused ones", "", row.text)}
+    assert said == {name for name, _, _ in REFUSED} | ELSEWHERE
+
+
+@pytest.mark.parametrize(("name", "settings", "sentence"), REFUSED, ids=[f"{name}-{given[name]}" for name, given, _ in REFUSED])
+def test_what_cannot_work_stops_the_boot_with_one_sentence(
+    name: str, settings: dict[str, Any], sentence: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if not settings.keys() <= SETTINGS:
+        pytest.skip(f"this Gunicorn has no {name}")
+    assert check(caplog, config(**settings)) == (1, [f"ERROR: Invalid value for setting {name}: {sentence}"])
+
+
+ACCEPTED: list[dict[str, Any]] = [
+    {},
+    # Nothing to do.
+    {"casefold_http_method": True},
+    {"threads": 0},
+    {"threads": 1},
+    {"worker_connections": 1},
+    {"backlog": 1},
+    {"graceful_timeout": 0, "keepalive": 0, "timeout": 0},
+    {"limit_request_line": 0, "limit_request_fields": 0, "limit_request_field_size": 0},
+    {"protocol": "http"},
+    # Without effect.
+    {"http_parser": "fast"},
+    {"sendfile": False},
+    {"suppress_ragged_eofs": False, "do_handshake_on_connect": True},
+    {"tmp_upload_dir": "/tmp"},
+    {"websocket_max_message_size": 0},
+    {"http2_max_concurrent_streams": 1},
+    # Means nothing to Gunicorn either.
+    {"http2_cleartext": "both"},
+    # Half of TLS, but the hook may have the rest.
+    {"keyfile": "key.pem", "ssl_context": lambda _config, factory: factory()},
+    {"cert_reqs": 2, **TLS, "ssl_context": lambda _config, factory: factory()},
+    {"cert_reqs": 2, **TLS, "ca_certs": "ca.pem"},
+    {"cert_reqs": 1, **TLS},
+    {"certfile": "both.pem"},
+]
+
+
+@pytest.mark.parametrize("settings", ACCEPTED, ids=lambda settings: "-".join(settings) or "defaults")
+def test_what_harms_nobody_is_accepted_without_a_word(settings: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    if not settings.keys() <= SETTINGS:
+        pytest.skip("this Gunicorn has no such setting")
+    assert check(caplog, config(**settings)) == (None, [])
+
+
+# What deserves a warning.
+
+
+@pytest.mark.skipif("http_protocols" not in SETTINGS, reason="this Gunicorn has no http_protocols")
+@pytest.mark.parametrize("settings", [{}, TLS, {"http2_cleartext": "both", **TLS}], ids=["plain", "TLS", "cleartext beside TLS"])
+def test_who_asks_for_http2_hears_that_it_is_not_there(settings: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    if not settings.keys() <= SETTINGS:
+        pytest.skip("this Gunicorn has no http2_cleartext")
+    cfg = config(http_protocols="h2,h1", **settings)
+    line = "WARNING: http_protocols has h2, which is not spoken here yet: its clients are served HTTP/1.1."
+    assert check(caplog, cfg) == (None, [line])
+
+
+NETWORKS = GUNICORN_VERSION >= (24, 1)
+"""Whether this Gunicorn's forwarded_allow_ips may have networks."""
+
+
+@pytest.mark.parametrize(
+    ("trusted", "named"),
+    [
+        ("*", "*"),
+        ("10.1.2.3", "10.1.2.3"),
+        ("127.0.0.1,10.0.0.1,::1,2001:db8::1", "10.0.0.1, 2001:db8::1"),
+        *([("10.0.0.0/8,127.0.0.0/8", "10.0.0.0/8"), ("0.0.0.0/0", "0.0.0.0/0")] if NETWORKS else []),
+    ],
+)
+@pytest.mark.parametrize("bind", [["0.0.0.0:8000"], ["unix:/tmp/socket", "[::1]:8000"], ["fd://3"]], ids=["TCP", "both", "inherited"])
+def test_a_short_keepalive_behind_a_load_balancer_is_warned_of(
+    trusted: str, named: str, bind: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    code, [line] = check(caplog, config(bind=bind, forwarded_allow_ips=trusted))
+    assert code is None
+    assert line == (
+        f"WARNING: keepalive is Gunicorn's default of 2 s, and forwarded headers are trusted from {named}: a load balancer that keeps idle "
+        "connections for longer now and then sends a request into one that is being closed, and answers 502; set keepalive to more than its "
+        "idle timeout."
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"forwarded_allow_ips": "127.0.0.1,::1,127.1.2.3"},
+        {"forwarded_allow_ips": ""},
+        {"forwarded_allow_ips": "*", "keepalive": 75},
+        {"forwarded_allow_ips": "*", "keepalive": 3},
+        {"forwarded_allow_ips": "*", "keepalive": 0},
+        {"forwarded_allow_ips": "*", "bind": "unix:/tmp/socket"},
+    ],
+    ids=repr,
+)
+def test_it_is_not_warned_of_without_one(settings: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    assert check(caplog, config(**settings)) == (None, [])
+
+
+# A running Gunicorn.
+
+
+def test_gunicorn_stops_with_the_sentence_before_it_starts_a_worker(tmp_path: Path) -> None:
+    with Gunicorn(tmp_path, wait=False, threads=4) as server:
+        assert server.wait() == 1
+        [error] = server.lines(r"\[(WARNING|ERROR|CRITICAL)\]")
+        assert "[ERROR] Invalid value for setting threads: 4 must be 1: " in error
+        assert "Traceback" not in server.log + server.output
+        assert server.workers() == []
+
+
+def test_a_warning_comes_once_for_all_workers(tmp_path: Path) -> None:
+    with Gunicorn(tmp_path, forwarded_allow_ips="10.0.0.1", workers=2) as server:
+        assert len(server.lines(r"\[WARNING\] keepalive is Gunicorn's default of 2 s")) == 1
+        assert len(server.lines(r"\[(WARNING|ERROR|CRITICAL)\]")) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "code", "sentence"),
+    [({"threads": 4}, 3, r"\[ERROR\] Invalid value for setting threads: 4 must be 1: "), ({"keepalive": -1}, 1, None)],
+    ids=["ours", "Gunicorn's"],
+)
+def test_a_setting_that_became_bad_before_a_hup_ends_gunicorn(
+    tmp_path: Path, settings: dict[str, Any], code: int, sentence: str | None
+) -> None:
+    """Gunicorn does that with what its own validators refuse. Ours is found by the new worker, and the master stops in an orderly way."""
+    with Gunicorn(tmp_path, bind=f"unix:{tmp_path}/socket") as server:
+        server.configure(**settings)
+        server.kill(signal.SIGHUP)
+        assert server.wait() == code
+        if sentence is None:
+            assert "Error: Value must be positive: -1" in server.output
+        else:
+            assert server.lines(sentence)
+            assert "Traceback" not in server.log + server.output
+            assert not (tmp_path / "socket").exists()
