@@ -1,38 +1,176 @@
 """Accepting: from a listening socket to a connection, as many as there is room for, and a fair share among workers.
 
-There are two ways, chosen by what was measured (``benchmarks/accepting.py``):
-
-* `Acceptor` watches the socket and accepts itself. It stops at ``worker_connections``, lets workers with fewer connections go first, and reads
-  what the PROXY protocol puts before everything else.
-* `LoopAcceptor` leaves it to uvloop's own server, which accepts whatever waits at once. That is right where no other worker could take it, and
-  costs a third less of a connection with a single request. On asyncio, both cost the same.
+The loop's own server accepts whatever waits as soon as it sees it: more than ``worker_connections``, more than a worker's share, and, in uvloop,
+what it then resets for lack of a descriptor. Nor does it tell of a failed handshake. So the sockets are watched and accepted from here. What that
+brings, and what it costs, is measured by ``benchmarks/accepting.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
+import errno
 import socket
+import ssl
 import struct
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from .preface import read_introduction
+from .proxy_header import read_introduction
 
 if TYPE_CHECKING:
-    from .connection import Connection
-    from .server import Listener, Server
+    from gunicorn.sock import BaseSocket
 
+    from .asgi.scope import Address
+    from .balance import Share
+    from .connection import Connection
+    from .server import Server
+    from .settings import Settings
+
+LONG_SECONDS = 86400.0
+"""Stands for no limit where a loop wants a number."""
+OVERLAP_SECONDS = 0.1
+"""How long a worker with a queue of its own listens on when newer ones are to replace it: they are forked by then, and bind at once."""
 BATCH = 8
 """Connections that are taken in one turn of the loop, for what is there already has to be served, too."""
 YIELD_SECONDS = 0.001
 """How long a worker that is ahead lets the others go first..."""
 YIELDS = 8
 """...and how often in a row, until it takes some all the same: the others may be busy."""
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""The process, or the system, has no descriptor or memory left."""
 RETRY_SECONDS = 1.0
-"""The pause when the process has no descriptor or memory left."""
+"""The pause then."""
+
+
+class Listener:
+    """What all connections of one listening socket have in common."""
+
+    def __init__(self, sock: BaseSocket, scheme: str, root_path: str) -> None:
+        self.sock = sock
+        self.scheme = scheme
+        self.root_path = root_path
+        self.raw_root_path = root_path.encode()
+        self.address = _fixed_address(sock.sock.getsockname())
+
+
+def _fixed_address(name: Any) -> Address | None:
+    """The address that every connection has as its server, or None where the socket listens on several (a wildcard)."""
+    if isinstance(name, bytes):
+        name = name.decode("utf-8", "surrogateescape")
+    if isinstance(name, str):
+        return name, None  # ASGI statement 37: the path of a unix socket
+    return None if name[0] in ("0.0.0.0", "::") else (name[0], name[1])  # noqa: S104 # compared, not bound
+
+
+def _tls_arguments(settings: Settings, context: ssl.SSLContext | None) -> dict[str, Any]:
+    """What connect_accepted_socket takes for TLS. A shutdown flushes what was written."""
+    if context is None:
+        return {}
+    arguments: dict[str, Any] = {"ssl": context, "ssl_handshake_timeout": min(settings.tls_handshake_timeout_s, LONG_SECONDS)}
+    if sys.version_info >= (3, 11) or settings.asgi_loop == "uvloop":
+        arguments["ssl_shutdown_timeout"] = min(settings.write_timeout_s, LONG_SECONDS)
+    return arguments
+
+
+class Acceptors:
+    """All that a worker accepts with: one `Acceptor` for each of its sockets, and what they have in common."""
+
+    def __init__(self, server: Server, share: Share | None, has_own_queue: bool) -> None:
+        self._server = server
+        self._share = share
+        """What is known of the other workers."""
+        self._has_own_queue = has_own_queue
+        """Nobody else takes the connections that wait for this worker: ``reuse_port``."""
+        self.pending: set[Connection] = set()
+        """Connections that are accepted, and whose transport (or its TLS) is not ready."""
+        self._open: list[Acceptor] = []
+        self._closed: list[Acceptor] = []
+
+    def listen(self, sockets: Sequence[BaseSocket], ssl_context: ssl.SSLContext | None) -> None:
+        """Begin to accept on all of Gunicorn's `sockets`."""
+        settings = self._server.settings
+        tls = _tls_arguments(settings, ssl_context)
+        scheme = "http" if ssl_context is None else "https"
+        self._open = [Acceptor(self._server, Listener(sock, scheme, settings.root_path), tls) for sock in sockets]
+        self.balance()
+
+    @property
+    def _count(self) -> int:
+        return len(self._server.connections) + len(self.pending)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are ``worker_connections``."""
+        return self._count >= self._server.settings.worker_connections
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether other workers should go first."""
+        return self._share is not None and not self._has_own_queue and self._share.is_ahead(self._count)
+
+    def balance(self) -> None:
+        """Tell the other workers how many connections there are, and accept if these are not too many."""
+        if self._share is not None and self._open:
+            self._share.publish(self._count)
+        if self.is_full:
+            for acceptor in self._open:
+                acceptor.pause()
+        else:
+            for acceptor in self._open:
+                acceptor.open()
+
+    def accepted(self, listener: Listener, peer: Any) -> Connection:
+        """There is a connection from `peer` (as accept(2) has it). It counts from now on. Returns its protocol."""
+        client = (peer[0], peer[1]) if isinstance(peer, tuple) else None  # a unix socket's is empty
+        connection = self._server.protocol(self._server, listener, client)
+        self.pending.add(connection)
+        self.balance()
+        return connection
+
+    def settled(self, connection: Connection) -> None:
+        """`connection` has a transport by now, or will have none."""
+        if connection in self.pending:
+            self.pending.discard(connection)
+            self._server.changed()
+
+    # Leaving.
+
+    def retire(self) -> bool:
+        """``max_requests`` is reached. Returns whether the worker may leave."""
+        if not self._has_own_queue:
+            # At once, not when the worker gets to it: what is accepted now would only be sent away.
+            self.stop()
+        elif self._share is not None and self._server.settings.workers > 1:
+            # Who connects while no worker listens is refused. So one after the other.
+            return self._share.leave_if_others()
+        return True
+
+    async def close(self, seconds: float) -> None:
+        """Accept no more, within so many `seconds`."""
+        if self._open and self._has_own_queue and self._share is not None and self._share.is_outdated:
+            # The kernel goes on to give it connections until those that are to replace it listen.
+            await asyncio.sleep(min(OVERLAP_SECONDS, seconds))
+        self.stop()
+
+    def stop(self) -> None:
+        """Accept what waits, unless others will, and then no more."""
+        acceptors, self._open = self._open, []
+        if self._share is not None:
+            self._share.leave()
+        # Where nobody else will take them, all that wait, also above ``worker_connections``: they would be reset.
+        others = self._share is not None and self._share.has_others() and not self._has_own_queue
+        take = 0 if others else self._server.settings.backlog
+        for acceptor in acceptors:
+            acceptor.close(take, self._has_own_queue)
+        self._closed += acceptors
+
+    def cancel(self) -> None:
+        """Give up what is pending."""
+        for acceptor in self._closed:
+            acceptor.cancel()
 
 
 class Acceptor:
@@ -102,13 +240,12 @@ class Acceptor:
         self._watch()
 
     def _accept_some(self) -> None:
-        server = self._server
+        acceptors = self._server.acceptors
         is_patient = self._yields < YIELDS
         for _ in range(BATCH):
-            if server.is_full:
-                server.pause_accepting()
-                return
-            if is_patient and server.is_ahead:
+            if not self._is_open:
+                return  # ``worker_connections`` is reached
+            if is_patient and acceptors.is_ahead:
                 self._yields += 1
                 self._sleep(YIELD_SECONDS)
                 return
@@ -120,9 +257,9 @@ class Acceptor:
         """Take one connection; False if there is none to take."""
         try:
             sock, peer = self._sock.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return False
         except OSError as error:
+            if error.errno not in EXHAUSTED:
+                return False  # there is none any more; or it has failed already, which Linux says here
             if not self._is_exhausted:  # once, not once a second
                 self._server.log.error("Cannot accept connections: %s", error)  # noqa: TRY400 # the system's fault: no traceback
             self._is_exhausted = True
@@ -131,7 +268,7 @@ class Acceptor:
         self._is_exhausted = False
         sock = Accepted(sock.family, sock.type, sock.proto, sock.detach())
         sock.setblocking(False)
-        connection = self._server.expect(self._listener)
+        connection = self._server.acceptors.accepted(self._listener, peer)
         self._start(self._serve(sock, peer, connection))
         return True
 
@@ -144,7 +281,7 @@ class Acceptor:
         except OSError as error:  # ssl.SSLError is one: mostly a failed handshake
             server.log.debug("A connection from %s could not be made: %r", peer, error)
         finally:
-            server.give_up(connection)
+            server.acceptors.settled(connection)
 
     def _start(self, coroutine: Coroutine[Any, Any, None]) -> None:
         if sys.version_info >= (3, 12):
@@ -161,32 +298,6 @@ class Accepted(socket.socket):
 
     family = socket.SocketType.family  # type: ignore[assignment]
     type = socket.SocketType.type  # type: ignore[assignment]
-
-
-class LoopAcceptor(Acceptor):
-    """Has uvloop accept. Beyond ``worker_connections``, what it takes in one turn is held by the server."""
-
-    _accepting: asyncio.Server | None = None
-
-    def _watch(self) -> None:
-        self._start(self._listen())
-
-    def _unwatch(self) -> None:
-        if self._accepting is not None:
-            # Not at once: this may be within its acceptance of a connection, which would be lost.
-            self._loop.call_soon(self._accepting.close)
-            self._accepting = None
-
-    async def _listen(self) -> None:
-        server = self._server
-        # A duplicate, because the loop closes what it is given. It calls listen(2) again, so the backlog has to be given again.
-        accepting = await self._loop.create_server(
-            lambda: server.expect(self._listener), sock=self._sock.dup(), backlog=server.settings.backlog, **self._tls
-        )
-        if self._is_open:
-            self._accepting = accepting
-        else:
-            accepting.close()
 
 
 SO_ATTACH_FILTER = 26

@@ -26,12 +26,22 @@ class Board:
     """One row for each worker. Made in the master, so that all workers inherit the same memory."""
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, SLOTS * 16)
+        self._memory = mmap.mmap(-1, SLOTS * 16 + 8)
         numbers = memoryview(self._memory)
-        # Aligned, so written and read whole by any processor that CPython runs on.
+        self.generation = numbers[SLOTS * 16 :].cast("Q")
+        """How often the master has read its configuration."""
+        self._configuration: object = None
+        # Others may read while one writes; nothing depends on a single number.
         self.counts = numbers[: SLOTS * 8].cast("Q")
-        self.seen = numbers[SLOTS * 8 :].cast("d")
+        self.seen = numbers[SLOTS * 8 : SLOTS * 16].cast("d")
         """When each worker last said something, on the clock of time.monotonic(), which is the same for all processes; 0 is never."""
+
+    def of(self, configuration: object) -> Board:
+        """Itself, of this `configuration`: another object each time that the master has read it. For the master."""
+        if configuration is not self._configuration:
+            self._configuration = configuration
+            self.generation[0] += 1
+        return self
 
 
 class Share:
@@ -44,6 +54,12 @@ class Share:
         self._others: list[int] = []
         self._looked = -math.inf
         self._has_left = False
+        self._generation = board.generation[0]
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the master has read its configuration again since this worker was forked: after a HUP, which forks all workers anew."""
+        return self._board.generation[0] != self._generation
 
     def publish(self, count: int) -> None:
         """Say how many connections this worker has. To be repeated at least every other second."""

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from gunicorn.config import Config
 
 ALLOWED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
-    ("protocol", lambda value: value == "http", "http; uwsgi is not spoken here"),
+    ("protocol", lambda value: value == "http", "http: nothing else is spoken here"),
     ("threads", lambda value: value <= 1, "1: one event loop serves all requests of a worker; for more cores, give more workers"),
     # No connection would ever be accepted.
     ("worker_connections", lambda value: value >= 1, "1 or more"),
-    # asyncio accepts so many at a time: with 0, none at all.
+    # The length of the queue, and what of it a leaving worker takes.
     ("backlog", lambda value: value >= 1, "1 or more"),
     # A server in front may read such requests differently: that is how requests are smuggled past it.
     ("permit_obsolete_folding", lambda value: not value, "False: folded header lines (RFC 9112, 5.2) are never accepted here"),

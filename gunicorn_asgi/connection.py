@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from .wire import Stream
 
 if TYPE_CHECKING:
+    from .accept import Listener
     from .asgi.scope import Address
     from .errors import RequestError
-    from .preface import Introduction
-    from .server import Listener, Server
+    from .proxy_header import Introduction
+    from .server import Server
 
 NEVER = math.inf
 LINGER_SECONDS = 2.0
@@ -69,14 +70,14 @@ class Connection(asyncio.Protocol):
     _reading: Enum
     """What the next bytes are: while the connection is open a state of its version of HTTP, then one of Ending."""
 
-    def __init__(self, server: Server, listener: Listener) -> None:
+    def __init__(self, server: Server, listener: Listener, client: Address | None) -> None:
         # Shared with the server.
         self._server = server
         self._listener = listener
-        # Set once, when the connection is made.
-        self._client: Address | None = None
+        # Set once. The client is the one that was accepted: later, a connection that is reset already has no peer, like one of a unix socket.
+        self._client = client
         self._server_address: Address | None = None
-        self._rules = server.rules
+        self._rules = server.rules_for(client, None)
         # The transport.
         self._lost = False
         self._reading_paused = False
@@ -96,10 +97,6 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # always a full transport
         server = self._server
         self._transport = transport
-        peer = transport.get_extra_info("peername")
-        if isinstance(peer, tuple):  # a unix socket has none, or an empty string
-            self._client = (peer[0], peer[1])
-        self._rules = server.rules_for(self._client, None)
         self._server_address = self._listener.address or _address(transport.get_extra_info("sockname"))
         self.deadline = server.now + server.settings.head_timeout_s
         server.admit(self)
@@ -115,16 +112,6 @@ class Connection(asyncio.Protocol):
             self.refuse(introduction.error)
         elif introduction.data:
             self.data_received(introduction.data)
-
-    def hold(self) -> None:
-        """There are enough connections already: read nothing until `release`."""
-        self._pause_reading()
-        self.deadline = NEVER
-
-    def release(self) -> None:
-        """There is room now."""
-        self.deadline = self._server.now + self._server.settings.head_timeout_s
-        self._resume_reading()
 
     def pause_writing(self) -> None:
         self._clogged = True

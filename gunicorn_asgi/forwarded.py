@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from itertools import islice
 
 from .errors import RequestError
 from .http1.grammar import TOKEN_PATTERN
@@ -21,6 +22,8 @@ Told = tuple[Node | None, str | None]
 """(client, scheme), each None where it is not told."""
 Reader = Callable[[IsTrusted, Sequence[Header]], Told]
 
+MAX_NODES = 100
+"""Proxies in a row, more than anybody has. Further ones of an X-Forwarded-For are not looked at: reading them would take seconds."""
 MAX_NODE = 64
 """Characters of the longest node that is read: an IPv6 address with brackets, zone and port takes fewer."""
 PORT = re.compile(r"[0-9]{1,5}")
@@ -38,7 +41,8 @@ QUOTED_PAIR = re.compile(r"\\(.)")
 def read_x_forwarded_for(is_trusted: IsTrusted, headers: Sequence[Header]) -> Told:
     """The client according to all X-Forwarded-For fields of a request, in their order. It says nothing of a scheme."""
     values = [value for name, value in headers if name == b"x-forwarded-for"]
-    nodes = [node for part in b",".join(values).decode("latin-1").split(",") if (node := part.strip(" \t"))]
+    parts = b",".join(values).decode("latin-1").rsplit(",", MAX_NODES)[-MAX_NODES:]
+    nodes = [node for part in parts if (node := part.strip(" \t"))]
     if not nodes:
         return None, None
     return parse_node(nodes[choose(nodes, is_trusted)]), None
@@ -51,9 +55,11 @@ def read_forwarded(is_trusted: IsTrusted, headers: Sequence[Header]) -> Told:
     proxy appends.
     """
     values = [value for name, value in headers if name == b"forwarded"]
-    elements = list(parse_forwarded(b",".join(values).decode("latin-1")))
+    elements = list(islice(parse_forwarded(b",".join(values).decode("latin-1")), MAX_NODES + 1))
     if not elements:
         return None, None
+    if len(elements) > MAX_NODES:
+        raise RequestError(400, f"Invalid Forwarded: more than {MAX_NODES} elements")
     nodes = [element.get("for", "") for element in elements]
     index = choose(nodes, is_trusted)
     # A trusted proxy has written this element, so its scheme counts also where it keeps the address to itself.

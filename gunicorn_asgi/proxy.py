@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 
+from .asgi.scope import Address
 from .errors import ConfigError
 from .forwarded import READERS
 from .http1.request import Rules
@@ -14,7 +15,8 @@ from .settings import Settings
 
 IsTrustedPeer = Callable[[str | None], bool]
 """From a peer's address (None: a unix socket)."""
-PeerRules = Callable[[str | None], Rules]
+PeerRules = Callable[[Address | None, Address | None], Rules]
+"""From a peer (None: a unix socket), and from the client that it speaks for in the PROXY protocol (None: for nobody)."""
 
 
 def trusted_peers(allowed: Sequence[str], setting: str) -> IsTrustedPeer:
@@ -38,9 +40,11 @@ def trusted_peers(allowed: Sequence[str], setting: str) -> IsTrustedPeer:
 
 
 def peer_rules(rules: Rules, settings: Settings) -> PeerRules:
-    """Returns a function from a peer's address (None: a unix socket) to what its requests may look like.
+    """Returns a function from a peer to what its requests may look like.
 
-    What an untrusted peer says of its client is ignored, as in Gunicorn. Raises ConfigError.
+    What an untrusted peer says of its client is ignored, as in Gunicorn. With the PROXY protocol, as in Gunicorn, it is still the peer that is
+    trusted or not, for it may have added to the request; but if the client in its header is no trusted proxy, that is the last word on the client.
+    Raises ConfigError.
     """
     is_trusted = trusted_peers(settings.forwarded_allow_ips, "forwarded_allow_ips")
     reader = READERS.get(settings.proxy_headers)
@@ -51,7 +55,14 @@ def peer_rules(rules: Rules, settings: Settings) -> PeerRules:
         takes_script_name=reader is not None,
         read_proxy=partial(reader, is_trusted) if reader else None,
     )
-    return lambda address: trusted if is_trusted(address) else rules
+    introduced = replace(trusted, read_proxy=None)
+
+    def choose(peer: Address | None, proxied: Address | None) -> Rules:
+        if not is_trusted(peer[0] if peer else None):
+            return rules
+        return trusted if proxied is None or is_trusted(proxied[0]) else introduced
+
+    return choose
 
 
 def _network(text: str, setting: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:

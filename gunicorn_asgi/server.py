@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import math
-import ssl
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from email.utils import formatdate
+from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .accept import Acceptor, LoopAcceptor
+from .accept import Acceptors, Listener
 from .asgi.http import HTTPStream
 from .asgi.scope import Address, Application
 from .balance import Share
 from .connection import Connection
+from .errors import RequestError
 from .http1 import parser
 from .http1.connection import H1Connection
 from .http1.encode import DATE, SERVER
@@ -27,8 +27,6 @@ from .proxy import peer_rules, trusted_peers
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from gunicorn.sock import BaseSocket
-
     from .access import Access
     from .asgi.http import HTTPStream
 
@@ -61,42 +59,8 @@ class Host(Protocol):
         """The application, or a signal handler in the midst of it, wants the process to end."""
 
 
-class Listener:
-    """What all connections of one listening socket have in common."""
-
-    def __init__(self, sock: BaseSocket, scheme: str, root_path: str) -> None:
-        self.sock = sock
-        self.scheme = scheme
-        self.root_path = root_path
-        self.raw_root_path = root_path.encode()
-        self.address = _fixed_address(sock.sock.getsockname())
-
-
-def _fixed_address(name: Any) -> Address | None:
-    """The address that every connection has as its server, or None where the socket listens on several (a wildcard)."""
-    if isinstance(name, bytes):
-        name = name.decode("utf-8", "surrogateescape")
-    if isinstance(name, str):
-        return name, None  # ASGI statement 37: the path of a unix socket
-    return None if name[0] in ("0.0.0.0", "::") else (name[0], name[1])  # noqa: S104 # compared, not bound
-
-
-def _tls_arguments(settings: Settings, context: ssl.SSLContext | None) -> dict[str, Any]:
-    """What connect_accepted_socket takes for TLS. A shutdown flushes what was written."""
-    if context is None:
-        return {}
-    arguments: dict[str, Any] = {"ssl": context, "ssl_handshake_timeout": min(settings.tls_handshake_timeout_s, LONG_SECONDS)}
-    if sys.version_info >= (3, 11) or settings.asgi_loop == "uvloop":
-        arguments["ssl_shutdown_timeout"] = min(settings.write_timeout_s, LONG_SECONDS)
-    return arguments
-
-
-OVERLAP_SECONDS = 0.1
-"""How long a worker with a queue of its own listens on when it is to stop: a new one is forked just before, and binds at once."""
 HANDSHAKE_SECONDS = 1.0
 """What a connection that is still being made has, once idle ones are closed."""
-LONG_SECONDS = 86400.0
-"""Stands for no limit where a loop wants a number."""
 
 
 Spawn = Callable[..., "asyncio.Task[None]"]
@@ -112,10 +76,21 @@ def _spawner(loop: asyncio.AbstractEventLoop) -> Spawn:
     return lambda exchange, context: context.run(loop.create_task, exchange)
 
 
+class Phase(Enum):
+    """How far the worker is on its way out."""
+
+    SERVING = "requests are served, and connections kept"
+    LAME_DUCK = "running requests finish, and idle connections stay open for a moment"
+    CLOSING = "running requests finish"
+
+
+SERVING, LAME_DUCK, CLOSING = Phase
+
+
 class Server:
     """The side of a worker that serves connections."""
 
-    protocol: Callable[[Server, Listener], Connection] = H1Connection
+    protocol: Callable[[Server, Listener, Address | None], Connection] = H1Connection
     """What speaks with a new connection."""
 
     def __init__(
@@ -137,7 +112,7 @@ class Server:
         self.loop = loop
         self.state: Mapping[str, Any] | None = None
         """What lifespan.startup left for the requests."""
-        self.rules = Rules(
+        rules = Rules(
             parse_fields=parser.load(settings.http),
             limit_line=settings.limit_request_line or MAX_LINE,
             limit_fields=settings.limit_request_fields,
@@ -148,16 +123,15 @@ class Server:
             forwarder_names=frozenset(),
             script_name=settings.script_name,
         )
-        self._peer_rules = peer_rules(self.rules, settings)
-        self._trusts_forwarded = trusted_peers(settings.forwarded_allow_ips, "forwarded_allow_ips")
+        self.rules_for = peer_rules(rules, settings)
         self.trusts_proxy = trusted_peers(settings.proxy_allow_ips, "proxy_allow_ips")
         self.connections: set[Connection] = set()
-        self.expected: set[Connection] = set()
-        """Those that are accepted, and whose transport (or its TLS) is not ready."""
+        """Those with a transport, and those whose exchange has outlasted it."""
         self.tasks: dict[asyncio.Task[None], tuple[HTTPStream, float]] = {}
         """Applications that are still running, also behind a complete response: their exchange, and when it began (``time.monotonic``)."""
-        self.busy = 0
-        """Requests since the last tick that ``limit_concurrency`` refused."""
+        self.limit_concurrency = settings.limit_concurrency
+        self._refused = 0
+        """Requests since the last tick that were above it."""
         self.keep_alive = settings.keepalive_s > 0
         """Whether a response may leave its connection open."""
         self.now = math.inf
@@ -168,115 +142,32 @@ class Server:
         self.context = contextvars.copy_context()
         """Every exchange runs in a copy of it, so that nothing leaks from one to the next."""
         self._spawn = _spawner(loop)
-        self._share = share
-        """What is known of the other workers."""
-        self._has_own_queue = has_own_queue
-        """Nobody else takes the connections that wait for this worker: ``reuse_port``."""
-        self._acceptors: list[Acceptor] = []
-        self._closed_acceptors: list[Acceptor] = []
-        self._held: dict[Connection, None] = {}
-        """Connections above ``worker_connections``, in their order: the loop had taken them before it could be told."""
-        self._is_paused = False
-        """``worker_connections`` is reached."""
-        self._draining = False
-        self._past_lame_duck = False
+        self.acceptors = Acceptors(self, share, has_own_queue)
+        self._phase: Phase = SERVING
         self._lame_ducks: set[Connection] = set()
         """Idle connections whose lame-duck time is not that of the others."""
         self._changed = asyncio.Event()
         self.tick(1.0)
 
-    def rules_for(self, peer: Address | None, proxied: Address | None) -> Rules:
-        """What requests of this `peer` may look like, which may speak for a `proxied` client in the PROXY protocol.
-
-        As in Gunicorn, it is the peer that is trusted or not, for it may have added to the request. But it had no reason to believe the
-        addresses in it, and its own word for the client is the last one unless that is a trusted proxy, too.
-        """
-        rules = self._peer_rules(peer[0] if peer else None)
-        if proxied is not None and rules.read_proxy is not None and not self._trusts_forwarded(proxied[0]):
-            return replace(rules, read_proxy=None)
-        return rules
-
-    # Accepting.
-
-    def listen(self, sockets: Sequence[BaseSocket], ssl_context: ssl.SSLContext | None) -> None:
-        """Begin to accept on all of Gunicorn's `sockets`."""
-        scheme = "https" if ssl_context is not None else "http"
-        tls = _tls_arguments(self.settings, ssl_context)
-        is_alone = self._has_own_queue or self.settings.workers == 1
-        is_loops = is_alone and self.settings.asgi_loop == "uvloop" and self.settings.proxy_protocol == "off"
-        way = LoopAcceptor if is_loops else Acceptor
-        for sock in sockets:
-            acceptor = way(self, Listener(sock, scheme, self.settings.root_path), tls)
-            self._acceptors.append(acceptor)
-            acceptor.open()
-        self._count_changed()
-
-    @property
-    def _count(self) -> int:
-        return len(self.connections) + len(self.expected)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether there are ``worker_connections``."""
-        return self._count >= self.settings.worker_connections
-
-    @property
-    def is_ahead(self) -> bool:
-        """Whether other workers should go first."""
-        return self._share is not None and not self._has_own_queue and self._share.is_ahead(self._count)
-
-    def expect(self, listener: Listener) -> Connection:
-        """A connection is accepted; it counts from now on. Returns its protocol."""
-        connection = self.protocol(self, listener)
-        self.expected.add(connection)
-        self._count_changed()
-        return connection
+    # Connections.
 
     def admit(self, connection: Connection) -> None:
         """`connection` has a transport."""
-        self.expected.discard(connection)
         self.connections.add(connection)
-        if self._past_lame_duck:
+        self.acceptors.pending.discard(connection)
+        if self._phase is CLOSING:
             connection.deadline = min(connection.deadline, self.now + HANDSHAKE_SECONDS)
-        elif self._acceptors and len(self.connections) > self.settings.worker_connections:
-            self._held[connection] = None
-            connection.hold()
 
-    def give_up(self, connection: Connection) -> None:
-        """The accepting of `connection` is over: if it has no transport by now, it will have none."""
-        if connection in self.expected:
-            self.expected.discard(connection)
-            self._count_changed()
-
-    def pause_accepting(self) -> None:
-        """``worker_connections`` is reached: what comes waits, or goes to another worker."""
-        self._is_paused = True
-        for acceptor in self._acceptors:
-            acceptor.pause()
-
-    def _count_changed(self) -> None:
-        if self._share is not None and self._acceptors:
-            self._share.publish(self._count)
-        if self.is_full:
-            if not self._is_paused:
-                self.pause_accepting()
-        elif self._is_paused:
-            self._is_paused = False
-            for acceptor in self._acceptors:
-                acceptor.open()
-        if self._draining:
+    def changed(self) -> None:
+        """There are more or fewer connections than before, pending or made."""
+        self.acceptors.balance()
+        if self._phase is not SERVING:
             self._changed.set()
 
     def forget(self, connection: Connection) -> None:
         """`connection` is closed, and its exchange over."""
         self.connections.discard(connection)
-        if self._held:
-            self._held.pop(connection, None)
-            if self._held and len(self.connections) - len(self._held) < self.settings.worker_connections:
-                first = next(iter(self._held))
-                del self._held[first]
-                first.release()
-        self._count_changed()
+        self.changed()
 
     # Applications.
 
@@ -292,9 +183,14 @@ class Server:
             self.tasks[task] = stream, time.monotonic()
             task.add_done_callback(self._task_done)
 
+    def overloaded(self) -> RequestError:
+        """``limit_concurrency`` is reached. Returns what to raise; the log gets one line for all of a second."""
+        self._refused += 1
+        return RequestError(503, "Too many requests at once", is_logged=True)
+
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self.tasks.pop(task, None)
-        if self._draining:
+        if self._phase is not SERVING:
             self._changed.set()
 
     # The clock.
@@ -304,15 +200,15 @@ class Server:
         now = self.loop.time()
         late = now - self.now
         self.now = now + interval
-        self._count_changed()
+        self.acceptors.balance()
         self.idle_deadline = self.now + self.settings.keepalive_s
         date = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode() if self.settings.date_header else b""
         server = b"server: %b\r\n" % self.settings.server_header.encode() if self.settings.server_header else b""
         fields = {0: date + server, DATE: server, SERVER: date, DATE | SERVER: b""}
         self.default_fields = (fields[0], fields[1], fields[2], fields[3])
-        if self.busy:
-            self.log.warning("%d requests were answered with 503: limit_concurrency is %d", self.busy, self.settings.limit_concurrency)
-            self.busy = 0
+        if self._refused:
+            self.log.warning("Answered with 503, for limit_concurrency is %d: %d", self.limit_concurrency, self._refused)
+            self._refused = 0
         if late > interval / 4:
             # Something has blocked the loop. Meanwhile nobody could be served, and what came is read only behind this (uvloop runs timers
             # first): the time does not count.
@@ -329,13 +225,8 @@ class Server:
 
     def retire(self) -> None:
         """``max_requests`` is reached: this response and all later ones end their connections."""
-        if self._has_own_queue:
-            # Who connects while no worker listens is refused. So one after the other: this is asked again with each request.
-            if self.settings.workers > 1 and self._share is not None and not self._share.leave_if_others():
-                return
-        else:
-            # At once, not when the worker gets to it: what is accepted now would only be sent away.
-            self.stop_listening()
+        if not self.acceptors.retire():
+            return  # this is asked again with each request
         self.keep_alive = False
         self.host.retire()
 
@@ -346,40 +237,22 @@ class Server:
             self.log.error("sys.exit: %s", code)  # what the interpreter would print
         self.host.leave(code if isinstance(code, int) else int(code is not None))
 
-    def stop_listening(self) -> None:
-        """Accept what waits, unless others will, and then no more."""
-        acceptors, self._acceptors = self._acceptors, []
-        held, self._held = self._held, {}
-        for connection in held:
-            connection.release()
-        if self._share is not None:
-            self._share.leave()
-        # Where nobody else will take them, all that wait, also above ``worker_connections``: they would be reset.
-        others = self._share is not None and self._share.has_others() and not self._has_own_queue
-        take = 0 if others else self.settings.backlog
-        for acceptor in acceptors:
-            acceptor.close(take, self._has_own_queue)
-        self._closed_acceptors += acceptors
-
     async def drain(self, seconds: float, abort_seconds: float) -> None:
         """Let what is running finish, for at most `seconds`. Then what is left hears it, and is ended within `abort_seconds`.
 
         An idle connection is not closed under the client's next request: for a moment it stays open, and a request that comes is
         answered with ``Connection: close``.
         """
-        self._draining = True
+        self._phase = LAME_DUCK
         self.keep_alive = False
         end = self.loop.time() + seconds
-        if self._has_own_queue:
-            # The kernel goes on to give it connections, until those that are to replace it listen.
-            await asyncio.sleep(min(OVERLAP_SECONDS, seconds / 4))
-        self.stop_listening()
+        await self.acceptors.close(seconds / 4)
         await self._until_idle(min(self.settings.lame_duck_s, seconds / 4))
-        self._past_lame_duck = True
+        self._phase = CLOSING
         for connection in self.connections - self._lame_ducks:
             connection.drain()
         # Handshakes that are under way may end.
-        giving_up = self.loop.call_later(min(HANDSHAKE_SECONDS, seconds / 4), self._cancel_expected)
+        giving_up = self.loop.call_later(min(HANDSHAKE_SECONDS, seconds / 4), self.acceptors.cancel)
         notice = min(1.0, seconds / 4)
         if not await self._until_idle(end - notice - self.loop.time()):
             for connection in list(self.connections):
@@ -393,7 +266,7 @@ class Server:
             )
         await self.abort(abort_seconds)
 
-    def become_idle(self, connection: Connection) -> None:
+    def start_lame_duck(self, connection: Connection) -> None:
         """`connection` has ended a response in which there was no time to announce that the worker leaves: it is a lame duck from now on."""
         self._lame_ducks.add(connection)
         self.loop.call_later(self.settings.lame_duck_s, self._end_lame_duck, connection)
@@ -405,23 +278,19 @@ class Server:
 
     async def abort(self, seconds: float = 0.5) -> None:
         """End all that is still open: reset the connections, cancel the applications and give them `seconds` to clean up."""
-        self._draining = True
-        self.stop_listening()
-        self._cancel_expected()
+        self._phase = CLOSING
+        self.acceptors.stop()
+        self.acceptors.cancel()
         for connection in list(self.connections):
             connection.kill()
         for task in list(self.tasks):
             task.cancel()
         await self._until_idle(seconds)
 
-    def _cancel_expected(self) -> None:
-        for acceptor in self._closed_acceptors:
-            acceptor.cancel()
-
     async def _until_idle(self, seconds: float) -> bool:
         """Wait until no connection and no application is left. Returns whether that came within `seconds`."""
         deadline = self.loop.time() + seconds
-        while self.connections or self.tasks or self.expected:
+        while self.connections or self.tasks or self.acceptors.pending:
             left = deadline - self.loop.time()
             if left <= 0:
                 return False

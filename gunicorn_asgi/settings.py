@@ -126,7 +126,7 @@ OPTIONS = (
     _count(
         "limit_concurrency",
         0,
-        "Requests that are served at the same time by one worker, 0 for no limit. Those above it are answered with 503 and `Retry-After: 1`. (`worker_connections` limits connections, and lets what is above it wait.)",
+        "Requests whose application runs at the same time in one worker, 0 for no limit. Those above it are answered with 503 and `Retry-After: 1`. (`worker_connections` limits connections, and lets what is above it wait.)",
     ),
     _seconds(
         "body_timeout",

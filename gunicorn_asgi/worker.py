@@ -65,7 +65,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.board = _board()
+        self.share = Share(_board().of(self.cfg), self.age)
 
     @classmethod
     def check_config(cls, cfg: Config, log: Logger) -> None:
@@ -106,8 +106,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         try:
             self.settings = Settings.read(self.cfg, self.options, {**os.environ, **self.cfg.env})
         except ConfigError as error:
-            self.log.error("%s", error)  # noqa: TRY400 # one sentence, no traceback
-            raise SystemExit(Arbiter.WORKER_BOOT_ERROR) from None
+            code = self._boot_error(error)
+            if code != Arbiter.WORKER_BOOT_ERROR and not self._stopped:
+                time.sleep(RESPAWN_PAUSE_SECONDS)
+            raise SystemExit(code) from None
         self.loop = _new_loop(self.settings.asgi_loop)
         # Before the application is imported and hooks run, which may ask for the current loop.
         asyncio.set_event_loop(self.loop)
@@ -163,7 +165,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             app = single_callable(self.wsgi)
             context = self._ssl_context()
             self._server = server = Server(
-                self.settings, app, self, self.log, access.listen(self), self.loop, Share(self.board, self.age), self._has_own_queue
+                self.settings, app, self, self.log, access.listen(self), self.loop, self.share, self._has_own_queue
             )
         except ConfigError as error:
             return await self._boot_failed(error)
@@ -182,23 +184,29 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             stop.cancel()
             return await self._boot_failed(error)
         server.state = lifespan.state
-        server.listen(self.sockets, context)
+        server.acceptors.listen(self.sockets, context)
         self._log_boot(context)
         await stop
         await self._stop(server, lifespan)
         return 0
 
-    async def _boot_failed(self, error: Exception) -> int:
+    def _boot_error(self, error: Exception) -> int:
+        """Log what keeps this worker from its work; returns the exit code."""
         self.log.error("%s", error)
         if self.age <= self.cfg.workers:
             return int(Arbiter.WORKER_BOOT_ERROR)
         # The arbiter halts on a boot error, and the healthy workers with it. One that was to replace another only fails for itself, and
         # not in a tight loop.
         self.log.error("Worker %s could not replace another; the next try is in %.0f s", self.pid, RESPAWN_PAUSE_SECONDS)
-        assert self._stopping is not None
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), RESPAWN_PAUSE_SECONDS)
         return 1
+
+    async def _boot_failed(self, error: Exception) -> int:
+        code = self._boot_error(error)
+        assert self._stopping is not None
+        if code != Arbiter.WORKER_BOOT_ERROR:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), RESPAWN_PAUSE_SECONDS)
+        return code
 
     async def _stop(self, server: Server, lifespan: Lifespan) -> None:
         """Drain, then shut the application down, all before the arbiter loses its patience. QUIT and INT cut either short."""
@@ -319,9 +327,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             if first:
                 self.cfg.worker_int(self)
         finally:
-            if self._stopping is None:
-                sys.exit(0)  # the application is being loaded
             self._stop_soon(quick=True)
+            if self._stopping is None:
+                sys.exit(0)  # the application is being loaded, and if it does not let this through, ends behind it
 
     def handle_abort(self, _sig: int, frame: FrameType | None) -> None:
         """ABRT: the arbiter has not seen a heartbeat for ``timeout``. Says why, and leaves from wherever the loop is stuck."""

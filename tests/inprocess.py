@@ -214,7 +214,7 @@ class InProcess:
         return client
 
     def is_idle(self) -> bool:
-        return not self.server.connections and not self.server.tasks
+        return not self.server.connections and not self.server.tasks and not self.server.acceptors.pending
 
     # What a test has to wait for that no client can see. All of the connection's inside that is known here, in one place.
 
@@ -325,7 +325,7 @@ def serve(
         server.state = state
         if delivery == "bytes":
             server.protocol = ByteByByte
-        server.listen([listening], None)
+        server.acceptors.listen([listening], None)
         server.tick(TICK)
         return server
 

@@ -108,7 +108,7 @@ def test_all_rooms_are_read() -> None:
 def test_gunicorn_is_known_in_four_rooms() -> None:
     """The others get what they need from these. The server has the type of Gunicorn's sockets, the checks that of its configuration."""
     assert importers("gunicorn", with_types=False) <= {"worker", "settings", "access", "proxy"}
-    assert importers("gunicorn") <= {"worker", "settings", "access", "proxy", "server", "checks"}
+    assert importers("gunicorn") <= {"worker", "settings", "access", "proxy", "accept", "checks"}
 
 
 def test_nobody_knows_the_worker() -> None:
@@ -174,4 +174,4 @@ def test_only_streams_accepting_the_server_and_the_worker_await() -> None:
     rooms = {
         room for room, source in SOURCES.items() if any(isinstance(node, ast.AsyncFunctionDef) for node in ast.walk(ast.parse(source)))
     }
-    assert rooms <= inside("asgi") | {"accept", "preface", "server", "worker"}
+    assert rooms <= inside("asgi") | {"accept", "proxy_header", "server", "worker"}

@@ -71,3 +71,13 @@ def test_two_workers_in_one_slot_only_balance_worse() -> None:
     first.publish(10)
     second.publish(0)
     assert not first.is_ahead(10)
+
+
+def test_a_worker_learns_that_the_master_has_read_its_configuration_again() -> None:
+    board = Board()
+    first = object()
+    old = [Share(board.of(first), age) for age in (1, 2)]
+    assert not any(share.is_outdated for share in old)
+    new = Share(board.of(object()), 3)
+    assert all(share.is_outdated for share in old)
+    assert not new.is_outdated

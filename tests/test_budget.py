@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from gunicorn.config import Config
 
+from gunicorn_asgi.accept import Listener
 from gunicorn_asgi.http1.connection import H1Connection
-from gunicorn_asgi.server import Listener, Server
+from gunicorn_asgi.server import Server
 from gunicorn_asgi.settings import Settings
 
 MAX_PYTHON_CALLS = 25
@@ -84,7 +85,7 @@ def measure(parser: str = "httptools") -> tuple[Counter[str], Counter[str], list
         host = SimpleNamespace(nr=0, max_requests=sys.maxsize, retire=lambda: None)
         server = Server(settings, app, host, SimpleNamespace(), None, loop)  # type: ignore[arg-type]  # nothing is logged
         listening = SimpleNamespace(sock=SimpleNamespace(getsockname=lambda: ("127.0.0.1", 8000)))
-        connection = H1Connection(server, Listener(listening, "http", ""))  # type: ignore[arg-type]
+        connection = H1Connection(server, Listener(listening, "http", ""), ("127.0.0.1", 40000))  # type: ignore[arg-type]
         connection.connection_made(transport)
         for _ in range(3):
             connection.data_received(REQUEST)

@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from urllib.parse import unquote
 import httpx
 import pytest
 from gunicorn.config import Config
-from inprocess import GET, Client, InProcess, make_settings, mirror, request, serve
+from inprocess import GET, Client, InProcess, mirror, request, serve
 from process import DEADLINE, GUNICORN_VERSION, NOTE, Gunicorn, poll
 
 from gunicorn_asgi.access import Record, make_environ
 from gunicorn_asgi.errors import ConfigError, RequestError
 from gunicorn_asgi.http1.h11_parser import parse_fields
 from gunicorn_asgi.http1.request import Rules, read_head
-from gunicorn_asgi.proxy import PeerRules, peer_rules
+from gunicorn_asgi.proxy import peer_rules
 from gunicorn_asgi.settings import Settings
 
 UNTRUSTED = Rules(
@@ -38,9 +38,10 @@ UNTRUSTED = Rules(
 )
 
 
-def rules_for(*allowed: str) -> PeerRules:
+def rules_for(*allowed: str) -> Callable[[str | None], Rules]:
     settings = replace(Settings.read(Config(), {}, {}), forwarded_allow_ips=allowed)
-    return peer_rules(UNTRUSTED, settings)
+    choose = peer_rules(UNTRUSTED, settings)
+    return lambda address: choose(address and (address, 40000), None)
 
 
 def is_trusted(rules: Rules) -> bool:
@@ -404,11 +405,10 @@ def ask_application(client: Client, data: bytes) -> Any:
 def test_trust_is_gunicorns_own(name: str, parser: str, tmp_path: Path) -> None:
     """Status, scheme and passed headers, and SCRIPT_NAME as far as the peer is trusted, are those of a WSGI worker."""
     given = CONFIGURATIONS[name]
-    own = make_settings(parser, **given)
     worker = Gunicorn(tmp_path, "wsgi_environ:app", worker_class="gthread", wait=False, **given)
     with worker as gunicorn, serve(mirror, parser, **given) as server:
         gunicorn.wait_for("Listening at: ")
-        rules = peer_rules(server.server.rules, own)(PROXY)
+        rules = server.server.rules_for((PROXY, 40000), None)
         for target, fields in REQUESTS:
             data = request("GET", target, b"Connection: close", *fields)
             status, environ = ask_gunicorn(gunicorn, data)

@@ -18,8 +18,10 @@ from .response import Response
 from .states import BODY, CLIENT_CLOSED_REQUEST, DONE, HANG_UP_SECONDS, HEAD, HIGH_WATER, MAX_DRAIN, TURN, Reading
 
 if TYPE_CHECKING:
+    from ..accept import Listener
     from ..access import Record
-    from ..server import Listener, Server
+    from ..asgi.scope import Address
+    from ..server import Server
 
 
 class H1Connection(Connection):
@@ -40,8 +42,8 @@ class H1Connection(Connection):
 
     _reading: Reading | Ending
 
-    def __init__(self, server: Server, listener: Listener) -> None:
-        super().__init__(server, listener)
+    def __init__(self, server: Server, listener: Listener, client: Address | None) -> None:
+        super().__init__(server, listener, client)
         # The reading side.
         self._reading = HEAD
         self._framing: Framing | None = None
@@ -143,9 +145,8 @@ class H1Connection(Connection):
         method, path, raw_path, query, fields = head
         server = self._server
         listener = self._listener
-        if len(server.tasks) >= server.settings.limit_concurrency:
-            server.busy += 1
-            raise RequestError(503, "Too many requests at once", is_logged=True)
+        if len(server.tasks) >= server.limit_concurrency:
+            raise server.overloaded()
         self._fields = fields
         self._inbox.empty_lines = 0
         scheme = fields.scheme or listener.scheme
@@ -339,7 +340,7 @@ class H1Connection(Connection):
         if self._half_closed:
             self._close()
         elif not self._server.keep_alive:  # since the head of this response was written
-            self._server.become_idle(self)
+            self._server.start_lame_duck(self)
 
     def _is_drainable(self) -> bool:
         """Whether the rest of a body that nobody reads is likely to be short, and certain to be sent."""

@@ -1,4 +1,4 @@
-"""The PROXY protocol in front of a connection (see `gunicorn_asgi.preface`; the header itself is tested in test_proxy_protocol.py)."""
+"""The PROXY protocol in front of a connection (see `gunicorn_asgi.proxy_header`; the header itself is tested in test_proxy_protocol.py)."""
 
 from __future__ import annotations
 
@@ -144,23 +144,23 @@ def test_a_header_that_does_not_come_is_waited_for_as_long_as_for_a_head(parser:
     with proxied(parser, head_timeout=0.2) as (server, client):
         client.send(V1[:10])
         assert client.read_rest() == b""
-        server.wait_until(lambda: not server.server.expected)
+        server.wait_until(lambda: not server.server.acceptors.pending)
         assert not server.log.lines
 
 
 def test_a_client_that_goes_away_within_the_header_leaves_nothing_behind(parser: str) -> None:
     with proxied(parser, head_timeout=0) as (server, client):
         client.send(V1[:10])
-        server.wait_until(lambda: server.server.expected)
+        server.wait_until(lambda: server.server.acceptors.pending)
         client.close()
-        server.wait_until(lambda: not server.server.expected)
+        server.wait_until(lambda: not server.server.acceptors.pending)
         assert not server.log.lines
 
 
 def test_a_header_that_does_not_come_does_not_hold_a_drain(parser: str) -> None:
     with proxied(parser, head_timeout=0) as (server, client):
         client.send(V1[:10])
-        server.wait_until(lambda: server.server.expected)
+        server.wait_until(lambda: server.server.acceptors.pending)
         server.run(server.server.drain(8, 1))
         assert client.read_rest() == b""
 
