@@ -66,11 +66,12 @@ def select(known: Sequence[AnyNamed], names: str | None) -> list[AnyNamed]:
 
 
 def command_line(script: str, arguments: Sequence[str]) -> str:
-    """The command that anybody could give to have the same measured: the interpreter by its name, not by where it lies here."""
+    """The command that anybody could give to have the same measured: the interpreter by its name, and nothing of where things lie here."""
     words = [argument for argument in arguments if argument != INSIDE]
-    if "--python" in words:
-        where = words.index("--python")
-        del words[where : where + 2]
+    for option in ("--python", "--output", "--logs"):
+        if option in words:
+            where = words.index(option)
+            del words[where : where + 2]
     return shlex.join([f"python{sys.version_info.major}.{sys.version_info.minor}", f"benchmarks/{script}", *words])
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -14,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench_env import HERE, ROOT
-from load import Address, Load
-from servers import START_SECONDS, STOP_SECONDS, Server, StartError, free_port
+from load import Load
+from servers import START_SECONDS, STOP_SECONDS, Server, StartError
+from strict import Address
 from turnover import await_workers, read_pid
 
 APP = "answering:app"
@@ -45,7 +48,7 @@ def deployed(server: Server, folder: Path, workers: int, settings: Sequence[str]
 
     What it logs goes to ``server.log`` in `folder`. Raises StartError.
     """
-    port, pidfile, log = free_port(), folder / "pid", folder / "server.log"
+    port, pidfile, log = _free_port(), folder / "pid", folder / "server.log"
     # The installed script: USR2 runs what was run before, and `python -m gunicorn` would then hide the standard library's `http`.
     command = [str(Path(sys.executable).with_name("gunicorn"))]
     command += [argument.format(app=APP, port=port) for argument in server.arguments[1:]]
@@ -69,6 +72,16 @@ def deployed(server: Server, folder: Path, workers: int, settings: Sequence[str]
         yield deployment
     finally:
         _end(process, groups)
+
+
+def _free_port() -> int:
+    """A port below those that the kernel gives to clients: one of them could end up with it while no worker of ``reuse_port`` listens, or with itself."""
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = random.randrange(1024, low)
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def _certificate(folder: Path) -> list[str]:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deployment import Deployment, deployed
-from load import Ask, Connection
 from servers import Server
+from strict import Ask, Connection
 from turnover import children
 
 GRACEFUL_SECONDS = 10

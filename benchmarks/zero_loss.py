@@ -20,9 +20,10 @@ sys.path.insert(0, str(bench_env.ROOT / "tests"))  # the clients, and what repla
 import exits
 import turnover
 from deployment import Deployment, deployed
-from load import Kind, Load, Tally
+from load import Load, Tally
 from report import table
 from servers import GUNICORN, OURS, SERVERS, Server, StartError, last_words
+from strict import Kind
 
 OUTPUT = Path(__file__).resolve().parent / "ZERO_LOSS.md"
 WORKERS = 2

@@ -7,61 +7,19 @@ from __future__ import annotations
 
 import itertools
 import random
-import re
-import select
-import socket
 import ssl
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from strict import Address, Ask, Connection, Kind, LostError
+
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-Address = str | tuple[str, int]
-"""The path of a unix socket, or host and port."""
-
-TIMEOUT = 20.0
-"""Seconds that a client waits for a connection, and for each part of an answer."""
-MAX_HEAD = 65536
-
-
-class Kind(Enum):
-    """How a request was lost."""
-
-    REFUSED = "refused"
-    """Nobody listened."""
-    HANDSHAKE = "handshake"
-    """The connection was accepted and ended before TLS was set up."""
-    IDLE = "closed while idle"
-    """A kept connection had ended, without ``Connection: close`` before it, when the request was about to be sent.
-
-    A client that looks before it sends gets away with this, most of the time; it is a loss nevertheless, for the server had promised to
-    keep the connection."""
-    CLOSED = "closed"
-    """The connection ended in place of a response."""
-    RESET = "reset"
-    """The connection was reset before a response, or while the request was sent."""
-    TRUNCATED = "truncated"
-    """It ended, either way, within the response."""
-    STATUS = "wrong status"
-    MALFORMED = "malformed"
-    """What came is not one HTTP/1.1 response with the right body."""
-    TIMEOUT = "timeout"
-
-
-class LostError(Exception):
-    """A request that was not answered as it should be."""
-
-    def __init__(self, kind: Kind, detail: str) -> None:
-        super().__init__(kind, detail)
-        self.kind = kind
-        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -118,19 +76,9 @@ class Tally:
         return f"{self.requests} requests, {self.connections} connections, {len(self.pids)} workers, {len(self.losses)} lost{lost}"
 
 
-@dataclass(frozen=True)
-class Ask:
-    """One request: what is written, with a pause between two parts, and what the body of its answer is behind the pid."""
-
-    name: str
-    parts: tuple[bytes, ...]
-    pause: float
-    expected: bytes
-
-
-def ask(rng: random.Random, keep_alive: bool) -> Ask:
+def any_request(rng: random.Random, keep_alive: bool) -> Ask:
     """A request of one of the shapes in which a connection can be when its worker is told to stop."""
-    fields = f"Host: test\r\n{'' if keep_alive else 'Connection: close' + chr(13) + chr(10)}"
+    fields = "Host: test\r\n" if keep_alive else "Host: test\r\nConnection: close\r\n"
     seconds = round(rng.uniform(0.001, 0.03), 4)
     pause = rng.uniform(0.0, 0.01)
     shape = rng.random()
@@ -163,7 +111,7 @@ class Load:
     """``with Load(address, requests=1000) as load``: clients in threads, which work until the requests are used up or `stop` is called.
 
     `connections` is the number of clients, each with one connection at a time: kept from request to request, or a new one for each without
-    `keep_alive`. Without `requests` they go on until `stop`. `tls` makes it TLS.
+    `keep_alive`. Without `requests` they go on until `stop`. `tls` makes it TLS. `ask` says what is requested.
     """
 
     def __init__(
@@ -174,9 +122,10 @@ class Load:
         connections: int = 20,
         keep_alive: bool = True,
         tls: ssl.SSLContext | None = None,
-        seed: int = 0,
+        ask: Callable[[random.Random, bool], Ask] = any_request,
     ) -> None:
         self.address = address
+        self.ask = ask
         self.keep_alive = keep_alive
         self.tls = tls
         self.pids: set[int] = set()
@@ -184,7 +133,7 @@ class Load:
         self.begun = time.monotonic()
         self._tickets = itertools.count() if requests is None else range(requests).__iter__()
         self._stopped = threading.Event()
-        self._clients = [Client(self, random.Random(f"{seed}.{number}")) for number in range(connections)]
+        self._clients = [Client(self, random.Random(number)) for number in range(connections)]
         self._prober = Client(self, random.Random())
 
     def take(self) -> bool:
@@ -257,7 +206,7 @@ class Client(threading.Thread):
     def run(self) -> None:
         try:
             while self._load.take():
-                wanted = ask(self._rng, self._load.keep_alive)
+                wanted = self._load.ask(self._rng, self._load.keep_alive)
                 pause = think(self._rng)
                 if not self.request(wanted):
                     pause = max(pause, 0.02)  # where all is refused, that is not to use up the requests in no time
@@ -294,163 +243,6 @@ class Client(threading.Thread):
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-
-
-STATUS_LINE = re.compile(rb"HTTP/1\.1 ([0-9]{3}) [\t -~]*")
-FIELD_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\0\r\n]*?)[ \t]*")
-
-
-class Connection:
-    """A connection that is read strictly by RFC 9112. Making it, and `exchange`, raise LostError."""
-
-    def __init__(self, address: Address, tls: ssl.SSLContext | None) -> None:
-        self.requests = 0
-        self.before = ""
-        """The request that was answered last, and by whom."""
-        self._received = b""
-        self._sock = self._connect(address)
-        if tls is not None:
-            try:
-                self._sock = tls.wrap_socket(self._sock, server_hostname="localhost")
-            except TimeoutError:
-                self._sock.close()
-                raise LostError(Kind.TIMEOUT, "in the TLS handshake") from None
-            except OSError as error:  # ssl.SSLError is one
-                self._sock.close()
-                raise LostError(Kind.HANDSHAKE, repr(error)) from error
-        self._poll = select.poll()
-        self._poll.register(self._sock, select.POLLIN)
-
-    @staticmethod
-    def _connect(address: Address) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
-        sock.settimeout(TIMEOUT)
-        try:
-            sock.connect(address)
-            if not isinstance(address, str):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except (ConnectionRefusedError, FileNotFoundError) as error:
-            sock.close()
-            raise LostError(Kind.REFUSED, repr(error)) from error
-        except ConnectionResetError as error:
-            sock.close()
-            raise LostError(Kind.RESET, repr(error)) from error
-        except TimeoutError as error:
-            sock.close()
-            raise LostError(Kind.TIMEOUT, "in connecting") from error
-        return sock
-
-    def close(self) -> None:
-        self._sock.close()
-
-    def exchange(self, wanted: Ask) -> tuple[int, bool]:
-        """Send a request and read its response: the pid in it, and whether it is the last one on this connection."""
-        self.requests += 1
-        self._received = b""
-        try:
-            if self.requests > 1 and self._has_ended():
-                raise LostError(Kind.IDLE, "it ended without being announced")
-            for part in wanted.parts:
-                if part is not wanted.parts[0]:
-                    time.sleep(wanted.pause)
-                self._sock.sendall(part)
-            status, is_last, body = self._read_response()
-        except TimeoutError:
-            raise LostError(Kind.TIMEOUT, f"after {self._received[:200]!r}") from None
-        except EOFError:
-            raise LostError(Kind.TRUNCATED if self._received else Kind.CLOSED, f"after {self._received[:200]!r}") from None
-        except OSError as error:
-            raise LostError(Kind.TRUNCATED if self._received else Kind.RESET, f"{error!r} after {self._received[:200]!r}") from error
-        if status != 200:
-            raise LostError(Kind.STATUS, f"{status} {body[:200]!r}")
-        pid, space, rest = body.partition(b" ")
-        if not pid.isdigit() or not space or rest != wanted.expected:
-            raise LostError(Kind.MALFORMED, f"the body is {body[:200]!r}")
-        self.before = f"behind a {wanted.name} of worker {int(pid)}"
-        return int(pid), is_last
-
-    def begin(self, request: bytes) -> None:
-        """Send a request, and read the beginning of its response. Raises OSError, and EOFError where there is none."""
-        self._sock.sendall(request)
-        self._fill()
-
-    def _has_ended(self) -> bool:
-        """Whether the peer has closed or reset, and nothing stands before that."""
-        if not self._poll.poll(0):
-            return False
-        try:
-            # The plain socket's: TLS has no flags, and what it knows is not asked for.
-            return not socket.socket.recv(self._sock, 1, socket.MSG_PEEK)
-        except OSError:
-            return True
-
-    # Reading.
-
-    def _read_response(self) -> tuple[int, bool, bytes]:
-        """Status, whether the connection ends with it, body."""
-        end = self._read_until(b"\r\n\r\n", 0)
-        first, *lines = self._received[: end - 4].split(b"\r\n")
-        status_line = STATUS_LINE.fullmatch(first)
-        if status_line is None:
-            raise LostError(Kind.MALFORMED, f"the status line {first!r}")
-        fields: dict[bytes, list[bytes]] = {}
-        for line in lines:
-            match = FIELD_LINE.fullmatch(line)
-            if match is None:
-                raise LostError(Kind.MALFORMED, f"the field line {line!r}")
-            fields.setdefault(match[1].lower(), []).append(match[2])
-        body, end = self._read_body(fields, end)
-        if len(self._received) > end:
-            raise LostError(Kind.MALFORMED, f"there is {self._received[end:][:200]!r} behind the response")
-        options = b",".join(fields.get(b"connection", [])).lower().split(b",")
-        return int(status_line[1]), b"close" in (option.strip() for option in options), body
-
-    def _read_body(self, fields: dict[bytes, list[bytes]], start: int) -> tuple[bytes, int]:
-        """The body, and where it ends."""
-        lengths = fields.get(b"content-length", [])
-        coding = [value.lower() for value in fields.get(b"transfer-encoding", [])]
-        if coding == [b"chunked"] and not lengths:
-            return self._read_chunks(start)
-        if coding or len(lengths) != 1 or not lengths[0].isdigit():
-            # Without either of them a response ends with its connection, and nobody can tell whether it is whole: no server does that here.
-            raise LostError(Kind.MALFORMED, f"Content-Length is {lengths}, Transfer-Encoding is {coding}")
-        end = start + int(lengths[0])
-        self._read_to(end)
-        return self._received[start:end], end
-
-    def _read_chunks(self, start: int) -> tuple[bytes, int]:
-        body = b""
-        while True:
-            end = self._read_until(b"\r\n", start)
-            size = self._received[start : end - 2]
-            if re.fullmatch(rb"[0-9A-Fa-f]{1,8}", size) is None:
-                raise LostError(Kind.MALFORMED, f"the chunk size {size!r}")
-            start = end + int(size, 16)
-            self._read_to(start + 2)
-            if self._received[start : start + 2] != b"\r\n":
-                raise LostError(Kind.MALFORMED, f"{self._received[start : start + 2]!r} ends a chunk, or a trailer begins with it")
-            body += self._received[end:start]
-            if start == end:
-                return body, end + 2
-            start += 2
-
-    def _read_until(self, delimiter: bytes, start: int) -> int:
-        """Returns the position behind `delimiter`."""
-        while (found := self._received.find(delimiter, start)) < 0:
-            if len(self._received) - start > MAX_HEAD:
-                raise LostError(Kind.MALFORMED, f"no {delimiter!r} in {MAX_HEAD} bytes")
-            self._fill()
-        return found + len(delimiter)
-
-    def _read_to(self, end: int) -> None:
-        while len(self._received) < end:
-            self._fill()
-
-    def _fill(self) -> None:
-        data = self._sock.recv(65536)
-        if not data:
-            raise EOFError
-        self._received += data
 
 
 def await_true(probe: Callable[[], object], what: str, seconds: float = 60.0) -> None:

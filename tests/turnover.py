@@ -79,13 +79,18 @@ def resize(master: int, load: Load, by: int, times: int) -> None:
     """
     for _ in range(times):
         before = children(master)
-        for number in range(len(before) + 1, len(before) + by + 1):
+        most = len(before) + by
+        for number in range(len(before) + 1, most + 1):
             os.kill(master, signal.SIGTTIN)
-            await_true(lambda number=number: len(children(master)) >= number, "a worker of TTIN", SECONDS)
-        for number in range(len(before) + by - 1, len(before) - 1, -1):
+            _await_count(master, number)
+        for number in range(most - 1, len(before) - 1, -1):
             os.kill(master, signal.SIGTTOU)
-            await_true(lambda number=number: len(children(master)) <= number, "the end of a worker of TTOU", SECONDS)
+            _await_count(master, number)
         await_workers(load, master, len(before), before)
+
+
+def _await_count(master: int, count: int) -> None:
+    await_true(lambda: len(children(master)) == count, f"the count of {count} workers of {master}", SECONDS)
 
 
 def upgrade(pidfile: Path, load: Load) -> int:
