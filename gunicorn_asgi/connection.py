@@ -27,8 +27,8 @@ MAX_LINGER = 1048576
 """Bytes that are read and dropped while a closing connection waits for the client to notice."""
 MAX_TLS_WRITE = 65536
 """Bytes that are given to TLS at once."""
-TCP_GONE = (7, 8)
-"""The states CLOSE and CLOSE_WAIT of the kernel's tcp_info."""
+TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8
+"""States of the kernel's tcp_info: the peer has reset the connection, or closed its side."""
 
 
 class Ending(Enum):
@@ -158,6 +158,8 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _write(self, data: bytes) -> None:
+        if self._is_closing():
+            return
         if len(data) > MAX_TLS_WRITE and self._listener.scheme == "https":
             # TLS hands on at once what it has encrypted, and then knows no more of it. In pieces, it is stopped by the transport below when
             # that has enough, and its own buffer shows what waits.
@@ -172,12 +174,23 @@ class Connection(asyncio.Protocol):
         sock = self._transport.get_extra_info("socket")
         return None if sock is None or sock.family == socket.AF_UNIX else sock
 
-    def _is_gone(self) -> bool:
-        """Whether the peer has reset or closed, which a transport that does not read would not notice. Linux only; otherwise False."""
+    def _tcp_state(self) -> int:
+        """Of the kernel's tcp_info; 0, which is none, where that cannot be had."""
         sock = self._tcp_socket()
         if sys.platform != "linux" or sock is None:
-            return False
-        return bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] in TCP_GONE)
+            return 0
+        return int(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0])
+
+    def _is_gone(self) -> bool:
+        """Whether the peer has reset or closed, which a transport that does not read would not notice. Linux only; otherwise False."""
+        return self._tcp_state() in (TCP_CLOSE, TCP_CLOSE_WAIT)
+
+    def _is_closing(self) -> bool:
+        """Whether what is written goes nowhere, so that asyncio has a warning for each write, which it prints where nobody has set up its logger.
+
+        TLS does not know of it before `connection_lost`: the kernel does, on Linux.
+        """
+        return self._transport.is_closing() or (self._listener.scheme == "https" and self._tcp_state() == TCP_CLOSE)
 
     def _look(self) -> int:
         """A number that changes whenever something of what was written leaves."""

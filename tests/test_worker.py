@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -281,6 +282,30 @@ def test_an_idle_tls_client_does_not_hold_a_drain(tmp_path: Path, loop: str, cer
         assert server.stop() == 0
         assert time.monotonic() - begun < 20
         assert "shutdown" in server.events
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("path", ["/hello", "/trickle"])
+def test_a_client_that_resets_leaves_nothing_on_stderr(
+    tmp_path: Path, loop: str, certificate: dict[str, str], tls: bool, path: str
+) -> None:
+    """asyncio has a warning for every write on a lost transport, and prints it where nobody has set up its logger."""
+    with Gunicorn(tmp_path, asgi_loop=loop, **(certificate if tls else {})) as server:
+        [worker] = server.workers()
+        for _ in range(3):
+            with server.connect() as raw, trusting_context().wrap_socket(raw.sock) if tls else raw.sock as sock:
+                client = Connection(sock)
+                client.get("/hello")
+                client.read_response()
+                # All of it is there, the reset too, when the worker reads the first.
+                os.kill(worker, signal.SIGSTOP)
+                client.send(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode() * 100)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            os.kill(worker, signal.SIGCONT)
+            assert server.get("/hello").status_code == 200
+        assert server.stop() == 0
+        assert server.output == ""
+        assert not server.lines("WARNING|ERROR")
 
 
 def test_what_was_accepted_before_listening_stops_is_answered(tmp_path: Path, loop: str) -> None:

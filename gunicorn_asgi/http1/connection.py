@@ -120,6 +120,8 @@ class H1Connection(Connection):
                 if end < 4:
                     self._hold_head(data)
                     break
+            if turn and self._is_closing():
+                break  # a response could not be written: nobody is there for the others
             if turn == TURN:
                 self._reading = DONE
                 self._inbox.hold(data)
@@ -249,7 +251,7 @@ class H1Connection(Connection):
 
     def _serve_buffered(self) -> None:
         """Go on with the requests that wait, once nothing is being answered."""
-        if self._reading is DONE and self._stream is None and not self._clogged:
+        if self._reading is DONE and self._stream is None and not self._clogged and not self._is_closing():
             self._reading = HEAD
             self._resume_reading()
             self._serve(self._inbox.take())
@@ -278,7 +280,7 @@ class H1Connection(Connection):
 
     def write(self, stream: HTTPStream, data: bytes, end: bool) -> None:
         data = self._response.part(data, end)
-        if data and not self._transport.is_closing():  # asyncio complains of every write behind a failed one
+        if data:
             self._write(data)
 
     def inform(self, stream: HTTPStream, status: int, headers: Iterable[Header]) -> None:

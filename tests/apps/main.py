@@ -189,6 +189,14 @@ async def chunks(scope, receive, send):
     await send({"type": "http.response.body", "body": b"three\n"})
 
 
+async def trickle(scope, receive, send):
+    """Many parts, without a pause."""
+    await respond(send, b"", more=True)
+    for _ in range(60):
+        await send({"type": "http.response.body", "body": b"part\n", "more_body": True})
+    await send({"type": "http.response.body"})
+
+
 async def count(scope, receive, send):
     """What is in the state: what one request sets, and what all share."""
     state = scope["state"]
@@ -233,7 +241,7 @@ ROUTES = {
     function.__name__: function
     for function in (
         block, callback, chunks, count, deaf, duplex, echo, environ, error, hello, keys, large, late_error, leave, listening, loop, nothing, pid, silent,
-        slow, stuck, upload,
+        slow, stuck, trickle, upload,
     )
 }  # fmt: skip
 ROUTES["scope"] = show_scope
