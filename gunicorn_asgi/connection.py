@@ -210,14 +210,19 @@ class Connection(asyncio.Protocol):
 
     # The end.
 
-    def _linger(self) -> None:
-        """Close so that the client gets all that was written (RFC 9112, 9.6): no reset while it may still be sending."""
-        if not self._transport.can_write_eof():
-            self._shut()
-            return
-        try:
-            self._transport.write_eof()
-        except OSError:  # asyncio's: the client has reset the connection, and that is not known yet
+    def _linger(self, is_sending: bool) -> None:
+        """Close so that the client gets all that was written (RFC 9112, 9.6): no reset while it may still be sending.
+
+        With TLS, no direction can end before the other. There, a client that `is_sending` is first left to find its answer and to close;
+        without, it is not worth the wait of one that reads to the end.
+        """
+        if self._transport.can_write_eof():
+            try:
+                self._transport.write_eof()
+            except OSError:  # asyncio's: the client has reset the connection, and that is not known yet
+                self._shut()
+                return
+        elif not is_sending:
             self._shut()
             return
         self._reading = LINGER

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import select
 import signal
 import socket
 import struct
@@ -18,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 from process import (
+    DEADLINE,
     GUNICORN_VERSION,
     LOOPS,
     NOTE,
@@ -282,6 +284,32 @@ def test_an_idle_tls_client_does_not_hold_a_drain(tmp_path: Path, loop: str, cer
         assert server.stop() == 0
         assert time.monotonic() - begun < 20
         assert "shutdown" in server.events
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        ("Host: a\r\nContent-Length: 500000", 200),  # answered without the body being read
+        ("Content-Length: 500000", 400),
+        ("Host: a\r\nContent-Length: 500000\r\nExpect: nothing", 417),
+    ],
+)
+def test_a_tls_client_that_is_still_sending_gets_its_answer(
+    tmp_path: Path, loop: str, certificate: dict[str, str], head: str, status: int
+) -> None:
+    with Gunicorn(tmp_path, asgi_loop=loop, **certificate) as server:
+        with server.connect() as raw, trusting_context().wrap_socket(raw.sock) as sock:
+            client = Connection(sock)
+            client.get("/hello")
+            client.read_response()
+            client.send(f"POST /hello HTTP/1.1\r\n{head}\r\n\r\n".encode())
+            assert select.select([sock], [], [], DEADLINE)[0]  # the answer
+            for _ in range(5):
+                client.send(b"x" * 100_000)
+                server.get("/hello")  # the worker has read that, or has closed
+            answer = client.read_response()
+            assert (answer[0], answer[1]["connection"]) == (status, "close")
+        assert server.stop() == 0
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])

@@ -355,7 +355,7 @@ class H1Connection(Connection):
         if expected or self._half_closed:
             self._shut()
         else:
-            self._linger()
+            self._linger(is_sending=self._reading is not DONE and not self._response.delimited)
 
     # For the base, and through it for the server.
 
