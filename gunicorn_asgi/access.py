@@ -19,6 +19,7 @@ from gunicorn.glogging import Logger, SafeAtoms
 from .asgi.scope import Address
 from .errors import RequestError
 from .http1.encode import STATUS_LINES
+from .http1.grammar import TOKEN
 from .http1.request import decode_path
 from .wire import Header
 
@@ -155,18 +156,24 @@ class Access:
             except Exception:  # noqa: BLE001 # whatever it is that the hook raises
                 self._log.exception("Exception in post_request hook")
 
-    def refused(self, head: bytes, status: int, sent: int, scheme: str, client: Address | None, server: Address | None) -> None:
-        """A request was refused before it could be read: log what its first line says."""
+    def refused(
+        self, head: bytes, status: int, sent: int, scheme: str, client: Address | None, server: Address | None, seconds: float
+    ) -> None:
+        """A request was refused before it was passed on: log what can be read of its `head`, which may be incomplete, or no head at all.
+
+        `seconds` have passed since it began to arrive.
+        """
         if not self._logs:
             return
+        first, _, section = head.partition(b"\r\n")
         # Escaped, or it could forge lines of the log.
-        line = head.partition(b"\r\n")[0][:MAX_LOGGED_LINE].decode("latin-1").encode("unicode_escape").decode("ascii")
+        line = first[:MAX_LOGGED_LINE].decode("latin-1").encode("unicode_escape").decode("ascii")
         words = line.split(" ")
         method, uri, protocol = words if len(words) == 3 else (words[0] or "-", "-", "-")
-        record = Record(method, b"", b"", "1.1", scheme, [], client, server)
+        record = Record(method, b"", b"", "1.1", scheme, _guess_headers(section), client, server)
         record.uri, record.protocol = uri, protocol
         record.path, _, record.query = uri.partition("?")
-        self._write(record, Response(status, [], sent), timedelta(0))
+        self._write(record, Response(status, [], sent), timedelta(seconds=seconds))
 
     def _write(self, record: Record, response: Response, duration: timedelta) -> None:
         log = self._log
@@ -181,6 +188,21 @@ class Access:
 
 
 MAX_LOGGED_LINE = 8192
+MAX_LOGGED_FIELDS = 100
+
+
+def _guess_headers(section: bytes) -> list[Header]:
+    """What looks like a header in a field section that need not be one: whole lines, up to the empty one, with nothing that could forge a log."""
+    headers = []
+    for line in section.split(b"\r\n", MAX_LOGGED_FIELDS)[:-1]:
+        if not line:
+            break
+        name, colon, value = line.partition(b":")
+        # Not with an underscore, which in an environ could be taken for another one (Gunicorn's ``header_map``).
+        if colon and TOKEN.fullmatch(name) and b"_" not in name:
+            text = _printable(value[:MAX_LOGGED_LINE].strip(b" \t").decode("latin-1"))
+            headers.append((name.lower(), text.encode("latin-1")))
+    return headers
 
 
 def _writes_access_log(log: Logger) -> bool:

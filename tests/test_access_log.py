@@ -347,10 +347,14 @@ REJECTED = [
 ]
 
 
+SENT = b"Authorization: Basic dXNlcjpwYXNz\r\nReferer: http://there/\r\nuser-agent:me/1.0\t\r\nX-One: 0\r\nX-One: 1\r\n"
+"""Headers that every rejected request has, behind its request line."""
+
+
 @pytest.mark.parametrize(("request_", "line", "status"), REJECTED, ids=[line for _, line, _ in REJECTED])
 def test_a_rejected_request_has_a_line_with_what_could_be_read(lines: Lines, request_: bytes, line: str, status: str) -> None:
     with lines.server.connect() as client:
-        client.send(request_)
+        client.send(request_.replace(b"\r\n", b"\r\n" + SENT, 1))
         assert client.read_all().startswith(b"HTTP/1.1 " + status.encode())
     method, target, version = line.split()
     seen = lines.one(target)
@@ -358,7 +362,50 @@ def test_a_rejected_request_has_a_line_with_what_could_be_read(lines: Lines, req
     assert (seen["s"], seen["h"]) == (status, "127.0.0.1")
     assert (seen["m"], seen["U"], seen["q"], seen["H"]) == (method, "/x", target.partition("?")[2], version)
     assert int(seen["b"]) > 0
+    assert (seen["u"], seen["f"], seen["a"], seen["{X-One}i"]) == ("user", "http://there/", "me/1.0", "1")
+    assert int(seen["{REMOTE_PORT}e"]) > 0
+    assert (int(seen["D"]) >= 1_000_000) == (status == "408")  # head_timeout
     assert lines.server.lines("WARNING.*Invalid request from ip=127.0.0.1: ")
+
+
+def test_the_time_of_a_rejected_request_begins_with_its_first_byte(lines: Lines) -> None:
+    with lines.server.connect() as client:
+        client.send(b"GET /x?began HTTP/1.1\r\n")
+        lines.server.get("/slow?seconds=0.3&meanwhile")
+        client.send(b"\r\n")
+        assert client.read_all().startswith(b"HTTP/1.1 400 ")
+    assert int(lines.one("/x?began")["D"]) >= 200_000
+
+
+def test_of_a_rejected_head_only_whole_lines_that_look_like_headers_are_read(lines: Lines) -> None:
+    head = [
+        b"GET /x?guessed HTTP/1.1",
+        b"no colon",
+        b"X-One : 1",
+        b"X_One: 2",
+        b": 3",
+        b'Referer: a\x1b"b\x1f\nforged',
+        b"User-Agent: cut of",
+    ]
+    with lines.server.connect() as client:
+        client.send(b"\r\n".join(head))
+        assert client.read_all().startswith(b"HTTP/1.1 400 ")
+    seen = lines.one("?guessed")
+    assert (seen["{X-One}i"], seen["a"]) == ("-", "-")
+    assert seen["f"] == 'a\\x1b\\"b\\x1f\\x0aforged'
+
+
+def test_what_limit_concurrency_turns_away_has_a_line_with_its_headers_and_no_hook(tmp_path: Path) -> None:
+    settings = {"accesslog": str(tmp_path / "access.log"), "access_log_format": FORMAT, "options": {"limit_concurrency": 1}}
+    hooks = "def pre_request(worker, req):\n    note('pre', req.path)\n\ndef post_request(worker, req, environ, resp):\n    note('post', req.path)\n"
+    with Gunicorn(tmp_path, config=NOTE + hooks, **settings) as server, server.connect() as client:
+        client.get("/silent")
+        server.wait_for_event("silent begun")
+        assert server.get("/x?busy", headers={"User-Agent": "me/1.0", "X-One": "1"}, auth=("user", "secret")).status_code == 503
+        seen = Lines(server).one("?busy")
+        assert (seen["s"], seen["m"], seen["U"], seen["q"]) == ("503", "GET", "/x", "busy")
+        assert (seen["u"], seen["a"], seen["{X-One}i"], seen["{Wsgi.Url_Scheme}e"]) == ("user", "me/1.0", "1", "http")
+        assert [event for event in server.events if event.startswith(("pre", "post"))] == ["pre /silent"]
 
 
 def test_a_body_that_turns_out_to_be_malformed_ends_the_request_with_one_line(lines: Lines) -> None:
@@ -526,18 +573,25 @@ def test_statsd_counts_every_request_without_an_access_log(tmp_path: Path) -> No
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
         statsd.bind(("127.0.0.1", 0))
         statsd.settimeout(10)
-        with Gunicorn(tmp_path, statsd_host=f"127.0.0.1:{statsd.getsockname()[1]}", statsd_prefix="test") as server:
+        settings = {"statsd_host": f"127.0.0.1:{statsd.getsockname()[1]}", "statsd_prefix": "test", "options": {"limit_concurrency": 1}}
+        with Gunicorn(tmp_path, **settings) as server:
             server.get("/hello")
             server.get("/error")
             with server.connect() as client:
                 client.send(b"GET / HTTP/1.1\r\n\r\n")
                 client.read_all()
+            with server.connect() as client:
+                client.get("/silent")
+                server.wait_for_event("silent begun")
+                assert server.get("/hello").status_code == 503
             seen: list[str] = []
-            while len([packet for packet in seen if ".gunicorn.request.status." in packet]) < 3:
+            while len([packet for packet in seen if ".gunicorn.request.status." in packet]) < 5:
                 seen.append(statsd.recv(2000).decode())
     counts = [packet.split("|")[0] for packet in seen if ".gunicorn.request" in packet]
-    assert counts.count("test.gunicorn.requests:1") == 3
+    assert counts.count("test.gunicorn.requests:1") == 5
     assert counts.count("test.gunicorn.request.status.200:1") == 1
     assert counts.count("test.gunicorn.request.status.500:1") == 1
     assert counts.count("test.gunicorn.request.status.400:1") == 1
-    assert len([packet for packet in counts if re.fullmatch(r"test\.gunicorn\.request\.duration:\d+\.\d+", packet)]) == 3
+    assert counts.count("test.gunicorn.request.status.503:1") == 1
+    assert counts.count("test.gunicorn.request.status.499:1") == 1
+    assert len([packet for packet in counts if re.fullmatch(r"test\.gunicorn\.request\.duration:\d+\.\d+", packet)]) == 5

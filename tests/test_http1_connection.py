@@ -1075,7 +1075,7 @@ class Recorder:
     def end(self, record, status, sent):
         self.ended.append((status, sent))
 
-    def refused(self, head, status, sent, scheme, client, server):
+    def refused(self, head, status, sent, scheme, client, server, seconds):
         self.refusals.append((head.partition(b"\r\n")[0], status))
 
 

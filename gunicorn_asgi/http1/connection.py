@@ -107,8 +107,11 @@ class H1Connection(Connection):
 
     # Reading.
 
-    def _serve(self, data: bytes) -> None:
-        """Answer the requests in `data` one after the other, until one of them, or its client, has to be waited for."""
+    def _serve(self, data: bytes, since: float = NEVER) -> None:
+        """Answer the requests in `data` one after the other, until one of them, or its client, has to be waited for.
+
+        The first has begun to arrive at `since` on the loop's clock, where that is not now.
+        """
         server = self._server
         turn = 0
         while data and self._reading is HEAD:
@@ -131,7 +134,7 @@ class H1Connection(Connection):
             try:
                 data = self._begin(read_head(data[:end], self._fields, self._rules), data[end:])
             except RequestError as error:
-                self._refuse(error, data)
+                self._refuse(error, data, since if turn == 1 else NEVER)
                 break
         else:
             if data and self._reading is not CLOSED:
@@ -241,13 +244,14 @@ class H1Connection(Connection):
         inbox = self._inbox
         if not inbox.data:
             self.deadline = self._server.now + self._server.settings.head_timeout_s
+            inbox.began = self._server.loop.time()
         try:
             is_whole = inbox.add_to_head(data, self._rules)
         except RequestError as error:
-            self._refuse(error, bytes(inbox.data))
+            self._refuse(error, bytes(inbox.data), inbox.began)
             return
         if is_whole:
-            self._serve(inbox.take())
+            self._serve(inbox.take(), inbox.began)
 
     def _serve_buffered(self) -> None:
         """Go on with the requests that wait, once nothing is being answered."""
@@ -373,7 +377,7 @@ class H1Connection(Connection):
         reading = self._reading
         stream = self._stream
         if reading is HEAD and self._inbox.data:
-            self._refuse(RequestError(408, "The head of the request did not arrive in time"), bytes(self._inbox.data))
+            self._refuse(RequestError(408, "The head of the request did not arrive in time"), bytes(self._inbox.data), self._inbox.began)
         elif reading is BODY and stream is not None:
             if stream.awaits_body:
                 self._refuse(RequestError(408, "The body of the request did not arrive in time"), b"")
@@ -407,8 +411,11 @@ class H1Connection(Connection):
     def refuse(self, error: RequestError) -> None:
         self._refuse(error, b"")
 
-    def _refuse(self, error: RequestError, head: bytes) -> None:
-        """Answer a request that the application is not to see, and close. `head` is what came of it, where no exchange has begun."""
+    def _refuse(self, error: RequestError, head: bytes, since: float = NEVER) -> None:
+        """Answer a request that the application is not to see, and close.
+
+        Where no exchange has begun, `head` is what came of it, and `since` when that began on the loop's clock, if not now.
+        """
         server = self._server
         stream = self._stream
         if not error.is_logged:
@@ -428,7 +435,8 @@ class H1Connection(Connection):
         if self._record is not None:
             self._record_end()
         elif server.access is not None:
-            server.access.refused(head, error.status, response.sent, self._listener.scheme, self._client, self._server_address)
+            seconds = max(0.0, server.loop.time() - since)
+            server.access.refused(head, error.status, response.sent, self._listener.scheme, self._client, self._server_address, seconds)
         if stream is not None:
             # For the application the client is gone; it is waited for as if the connection were lost.
             stream.lost()

@@ -9,10 +9,12 @@ from .states import HIGH_WATER, MAX_EMPTY_LINES
 class Inbox:
     """The beginning of a head, or what came behind the current request. Both have a bound: what a head may have, and HIGH_WATER."""
 
-    __slots__ = ("data", "empty_lines")
+    __slots__ = ("began", "data", "empty_lines")
 
     def __init__(self) -> None:
         self.data = bytearray()
+        self.began = 0.0
+        """When the head did that is here in part, on the loop's clock."""
         self.empty_lines = 0
         """Before the next request."""
 
