@@ -326,6 +326,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         try:
             if first:
                 self.cfg.worker_int(self)
+        except Exception:  # whatever the hook raises: asyncio would let it out of the loop
+            self.log.exception("Exception in worker_int hook")
         finally:
             self._stop_soon(quick=True)
             if self._stopping is None:

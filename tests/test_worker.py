@@ -584,6 +584,16 @@ def test_ctrl_c_calls_worker_int_once(tmp_path: Path, loop: str) -> None:
         assert not server.lines("was sent|ERROR|Traceback")
 
 
+def test_a_worker_int_that_raises_is_logged_and_the_worker_shuts_down(tmp_path: Path, loop: str) -> None:
+    config = HOOKS + "\ndef worker_int(worker):\n    raise ValueError('of the hook')\n"
+    with Gunicorn(tmp_path, asgi_loop=loop, config=config) as server:
+        assert server.stop(signal.SIGQUIT) == 0
+        assert server.events[-4:] == ["shutdown", "shut down", "worker_exit", "atexit"]
+        assert len(server.lines(r"\[ERROR\] Exception in worker_int hook$")) == 1
+        assert len(server.lines("^ValueError: of the hook$")) == 1
+        assert not server.lines("Exception in worker process|exited with code")
+
+
 def test_a_slow_lifespan_shutdown_is_bounded_after_quit(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, config=HOOKS, graceful_timeout=60, env={"TEST_SHUTDOWN_SECONDS": "3600"}) as server:
         clock = Clock()
