@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -18,9 +19,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from certificates import client_context
 from gunicorn.config import Config
 
 from gunicorn_asgi.asgi.scope import Application
+from gunicorn_asgi.balance import Share
 from gunicorn_asgi.http1.connection import H1Connection
 from gunicorn_asgi.server import Server
 from gunicorn_asgi.settings import OPTIONS, Settings
@@ -304,6 +307,9 @@ def serve(
     access: Any = None,
     max_requests: int = sys.maxsize,
     bind: tuple[str, int] | str = ("127.0.0.1", 0),
+    tls: ssl.SSLContext | None = None,
+    share: Share | None = None,
+    has_own_queue: bool = False,
     **settings: Any,
 ) -> Iterator[InProcess]:
     """Serve `app` on `bind`, an address or the path of a unix socket, until the block ends. Then nothing may be left: no task, no connection, no error that nobody expected.
@@ -321,11 +327,11 @@ def serve(
 
     async def start() -> Server:
         chosen = replace(make_settings(parser, **settings), asgi_loop="uvloop" if parser == "httptools" else "asyncio")
-        server = Server(chosen, app, host, log, access, loop)
+        server = Server(chosen, app, host, log, access, loop, share, has_own_queue)
         server.state = state
         if delivery == "bytes":
             server.protocol = ByteByByte
-        server.acceptors.listen([listening], None)
+        server.acceptors.listen([listening], tls)
         server.tick(TICK)
         return server
 
@@ -430,6 +436,10 @@ class Client:
     @property
     def name(self) -> tuple[str, int]:
         return self.sock.getsockname()
+
+    def start_tls(self) -> None:
+        """Shake hands, and trust whoever it is."""
+        self.sock = client_context().wrap_socket(self.sock)
 
     def send(self, data: bytes) -> None:
         self.sock.sendall(data)
