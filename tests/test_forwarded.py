@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
 
@@ -10,7 +12,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gunicorn_asgi.errors import RequestError
-from gunicorn_asgi.forwarded import READERS, Node, Told, parse_forwarded, parse_node, read_forwarded, read_x_forwarded_for
+from gunicorn_asgi.forwarded import (
+    MAX_NODES,
+    READERS,
+    Node,
+    Told,
+    _parse_node,
+    parse_forwarded,
+    parse_node,
+    read_forwarded,
+    read_x_forwarded_for,
+)
 
 TRUSTED = ("10.0.0.1", "10.0.0.2", "2001:db8::10")
 
@@ -150,6 +162,49 @@ def test_no_word_of_the_client_changes_who_it_is(forged: list[str], address: str
     assert x_forwarded_for(", ".join([*forged, appended]).encode()) == (address, 0)
 
 
+def count_calls(function: Callable[[], object]) -> int:
+    """How many calls, of Python's and of C's functions, `function` makes: what it costs, on any machine. Raises what it raises."""
+    calls = 0
+
+    def profile(_frame: object, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    _parse_node.cache_clear()
+    sys.setprofile(profile)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def proxies(count: int) -> list[bytes]:
+    """As many addresses of trusted proxies as there may be in one field, in each field."""
+    addresses = [f"2001:db8::{number:x}" for number in range(count)]
+    return [", ".join(addresses[start : start + 500]).encode() for start in range(0, count, 500)]
+
+
+def trusts_all(_address: str) -> bool:
+    return True
+
+
+def test_however_many_proxies_there_are_only_the_nearest_are_looked_at() -> None:
+    few, many = ([(b"x-forwarded-for", value) for value in proxies(count)] for count in (1000, 50_000))
+    assert count_calls(lambda: read_x_forwarded_for(trusts_all, many)) == count_calls(lambda: read_x_forwarded_for(trusts_all, few))
+    seen: list[str] = []
+    client, _ = read_x_forwarded_for(lambda address: not seen.append(address), many)
+    assert len(seen) == MAX_NODES - 1  # the last that is looked at is the client, trusted or not
+    assert client == (f"2001:db8::{50_000 - MAX_NODES:x}", 0)
+
+
+def test_a_client_before_so_many_proxies_is_found_and_one_before_more_is_not() -> None:
+    trusted = b", ".join([b"10.0.0.1"] * (MAX_NODES - 1))
+    assert x_forwarded_for(b"192.0.2.1, " + trusted) == ("192.0.2.1", 0)
+    assert x_forwarded_for(b"192.0.2.1, 10.0.0.2, " + trusted) == ("10.0.0.2", 0)
+    assert x_forwarded_for(b"192.0.2.1" + b"," * MAX_NODES) is None
+
+
 # Forwarded.
 
 
@@ -233,6 +288,17 @@ def test_a_malformed_forwarded_is_refused(text: str) -> None:
 )
 def test_forwarded_tells_client_and_scheme(values: tuple[bytes, ...], client: Node | None, scheme: str | None) -> None:
     assert forwarded(*values) == (client, scheme)
+
+
+def test_more_proxies_than_anybody_has_in_forwarded_are_refused_and_not_all_read() -> None:
+    element = b"for=10.0.0.1"
+    assert forwarded(b", ".join([b"for=192.0.2.1", *[element] * (MAX_NODES - 1)])) == (("192.0.2.1", 0), None)
+
+    def refused(count: int) -> None:
+        with pytest.raises(RequestError, match=r"^Invalid Forwarded: more than 100 elements$"):
+            forwarded(*[b", ".join([element] * 500)] * (count // 500))
+
+    assert count_calls(lambda: refused(1000)) == count_calls(lambda: refused(50_000))
 
 
 @given(st.text('for=proto,;" \\[]:._0129'), ADDRESSES, st.booleans())

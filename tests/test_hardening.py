@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
+import ssl
 import struct
+import sys
 from contextlib import suppress
 from typing import Any
 
 import pytest
-from inprocess import GET, Flag, answer, hello, read_body, request, serve
+from certificates import client_context, make_authority
+from inprocess import GET, Client, Flag, answer, hello, read_body, request, serve
 
 from gunicorn_asgi.http1.states import MAX_EMPTY_LINES
+from gunicorn_asgi.proxy_protocol import V2_SIGNATURE
 
 CHUNKED = (b"Host: x", b"Transfer-Encoding: chunked")
+
+
+@pytest.fixture(scope="module")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*make_authority(tmp_path_factory.mktemp("certificate"), "server"))
+    return context
 
 
 async def refuses(scope: Any, receive: Any, send: Any) -> None:
@@ -133,3 +145,114 @@ def test_what_nobody_answers_does_not_hold_a_drain(parser: str, held: bytes) -> 
         client.close()
         drained.result(10)
         server.log.take("warning")
+
+
+@pytest.mark.parametrize("proxy_protocol", [False, True])
+def test_who_resets_behind_a_request_is_still_no_trusted_peer(parser: str, proxy_protocol: bool) -> None:
+    """On Linux a connection that was reset has no peer any more, as one on a unix socket has none, but what came before is still read."""
+    seen = []
+
+    async def notes(scope: Any, receive: Any, send: Any) -> None:
+        seen.append((scope["method"], scope["client"], scope["scheme"], scope["root_path"]))
+        await answer(send)
+
+    forged = (b"X-Forwarded-For: 203.0.113.7", b"X-Forwarded-Proto: https", b"SCRIPT_NAME: /forged")
+    with serve(notes, parser, forwarded_allow_ips="10.9.9.9", proxy_protocol=proxy_protocol) as server:
+        names = []
+
+        def attack() -> None:
+            # The loop does not turn meanwhile: when it sees the connections, they are reset.
+            for _ in range(10):
+                client = server.connect()
+                names.append(client.name)
+                client.send(request("POST", "/", *forged))
+                client.reset()
+
+        server.call(attack)
+        last = server.connect()
+        last.send(GET)
+        assert last.read_response().status == 200
+        server.wait_until(lambda: len(server.server.connections) == 1)
+        *attacks, control = seen
+        assert control == ("GET", last.name, "http", "")
+        assert len(attacks) == 10 or sys.platform != "linux"
+        assert set(attacks) <= {("POST", name, "http", "") for name in names}
+
+
+# What connects, and goes away again.
+
+MESS = [
+    b"GET / HT",
+    b"GET / HTTP/1.1\r\nHost: a\r\nX-",
+    b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345",
+    GET,
+    GET * 40,
+    GET + b"GET",
+    b"\r\n\r\n",
+    b"\x00",
+    b"nonsense\r\n\r\n",
+    b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n" + GET,
+    b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n",
+    b"PROXY TCP4 203.0",
+    b"PROXY nonsense\r\n",
+    V2_SIGNATURE + b"\x20\x00\x00\x00" + GET,
+    V2_SIGNATURE + b"\x21\x11\x00\x0c\x00",
+    V2_SIGNATURE[:5],
+    b"\x16\x03\x01",
+    b"\x16\x03\x01\x00\x05hello",
+    b"\x15\x03\x03\x00\x02\x02\x28",
+]
+"""What clients send that vanish, take fright, are something else or mean ill."""
+WORKER_CONNECTIONS = 5
+
+
+@pytest.mark.parametrize("listener", ["plain", "proxy", "tls", "proxy and tls"])
+def test_whatever_connects_and_goes_away_no_connection_counts_for_ever(parser: str, listener: str, tls: ssl.SSLContext) -> None:
+    rng = random.Random(f"{parser} {listener}")
+    mess = [*MESS, client_hello()]
+    context = tls if "tls" in listener else None
+    settings = {"worker_connections": WORKER_CONNECTIONS, "proxy_protocol": "proxy" in listener}
+    with serve(hello, parser, tls=context, **settings) as server:
+        for _ in range(75):
+            clients = [server.connect() for _ in range(20)]
+            while clients:
+                with suppress(OSError):  # it was refused already
+                    misbehave(rng, mess, clients.pop(rng.randrange(len(clients))))
+                if rng.random() < 0.1:
+                    server.settle()
+            server.wait_until(server.is_idle)
+            if context is not None:
+                client = server.connect()
+                client.start_tls()
+                misbehave(rng, mess, client)
+        server.log.lines.clear()
+        # As many as there may be at a time are served, so none of the places is taken.
+        clients = [server.connect() for _ in range(WORKER_CONNECTIONS)]
+        for client in clients:
+            if context is not None:
+                client.start_tls()
+            client.send(GET)
+            assert client.read_response().body == b"ok"
+        assert not server.log.lines
+
+
+def client_hello() -> bytes:
+    """How TLS begins."""
+    outgoing = ssl.MemoryBIO()
+    tls = client_context().wrap_bio(ssl.MemoryBIO(), outgoing)
+    with suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return outgoing.read()
+
+
+def misbehave(rng: random.Random, mess: list[bytes], client: Client) -> None:
+    """Do something of which no good comes, and go away."""
+    if rng.random() < 0.8:
+        data = rng.choice(mess)
+        client.send(data[: rng.randrange(len(data))] if rng.random() < 0.3 else data)
+    if rng.random() < 0.2:
+        client.send_eof()
+    if rng.random() < 0.5:
+        client.reset()
+    else:
+        client.close()

@@ -549,7 +549,20 @@ def test_quit_while_the_application_is_imported_leaves_at_once(tmp_path: Path) -
         clock = Clock()
         assert server.stop(signal.SIGQUIT) == 0
         assert clock.seconds < SOON
-        assert server.events == ["importing", "worker_int", "worker_exit"]
+        assert server.events == ["importing", "worker_int", "SystemExit", "worker_exit"]
+        assert not server.lines("was sent|on Gunicorn|ERROR")
+
+
+@pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGINT])
+def test_quit_and_int_are_obeyed_also_by_an_import_that_lets_nothing_through(tmp_path: Path, number: int) -> None:
+    env = {"TEST_IMPORT_SECONDS": "3600", "TEST_IMPORT_SWALLOWS": "1"}
+    # Only an end of its own comes in time.
+    with Gunicorn(tmp_path, "importing:app", env=env, config=HOOKS, wait=False, graceful_timeout=600) as server:
+        server.wait_for_event("importing")
+        [worker] = server.workers()
+        os.kill(worker, number)
+        wait_until_gone(worker)
+        assert server.events[:4] == ["importing", "worker_int", "SystemExit", "worker_exit"]
         assert not server.lines("was sent|on Gunicorn|ERROR")
 
 
