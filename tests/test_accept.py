@@ -278,12 +278,11 @@ def test_who_would_connect_while_a_worker_with_a_queue_of_its_own_closes_reaches
         assert {client.getpeername() for client in during} == {address}
 
 
-@pytest.mark.xfail(reason="Server.retire comes back onto the board when it is called again", strict=True)
 def test_a_worker_that_has_left_for_max_requests_does_not_come_back(parser: str) -> None:
     """Or another would leave in trust of it: whoever connects then is refused."""
     board = Board()
     other = Share(board, 2)
-    other.publish(0)
+    other.attend()
     with serve(hello, parser, workers=2, max_requests=1, share=Share(board, 1), has_own_queue=True) as server:
         running = [server.connect() for _ in range(2)]
         for client in running:

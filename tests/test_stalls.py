@@ -88,8 +88,9 @@ def test_the_report_tells_what_holds_the_loop_and_what_waits_for_it(tmp_path: Pa
         assert lines[4].strip() == "time.sleep(3600)"
         requests = lines[lines.index("Running requests: 3") + 1 :][:3]
         ages = [float(re.findall(r" for (\d+\.\d) s, ", line)[0]) for line in requests]
-        assert ages == sorted(ages, reverse=True)
-        assert min(ages) >= 1.2
+        # The last has not got beyond its first step: all that is known is that the loop has turned before.
+        assert ages[0] >= ages[1]
+        assert ages[2] >= 1.2
         held, waits, answered = sorted(requests, key=lambda line: ["/sleep", "/wait", "/answered"].index(line.split()[1]))
         assert held.endswith(", which holds the loop")
         assert re.search(r" > blocking:\d+ app > blocking:\d+ wait > asyncio\.tasks:\d+ sleep$", waits)
