@@ -38,6 +38,8 @@ SETTINGS = frozenset(setting.name for setting in KNOWN_SETTINGS)
 """What this Gunicorn has a setting for."""
 GUNICORN_VERSION = tuple(int(part) for part in gunicorn.__version__.split(".")[:2])
 LOOPS = [loop for loop in ("uvloop", "asyncio") if loop == "asyncio" or importlib.util.find_spec("uvloop") is not None]
+if os.environ.get("TEST_LOOPS"):  # tox.ini asks for fewer where other environments have them all
+    LOOPS = [loop for loop in LOOPS if loop in os.environ["TEST_LOOPS"].split()]
 if "asgi_loop" not in SETTINGS:
     LOOPS = LOOPS[:1]  # it cannot be chosen
 PARSERS = [parser for parser in ("httptools", "h11") if importlib.util.find_spec(parser) is not None]

@@ -17,7 +17,7 @@ import pytest
 from certificates import Pair, make_authority
 from inprocess import AsyncioLoop, Flag, Host, InProcess, Listening, Log, UvloopLoop, make_settings, request, serve
 from load import Load
-from process import DEADLINE, GUNICORN_VERSION, LOOPS, Connection, Gunicorn
+from process import DEADLINE, GUNICORN_VERSION, LOOPS, SETTINGS, Connection, Gunicorn
 
 from gunicorn_asgi.accept import BATCH, _ignore_syn
 from gunicorn_asgi.balance import LEEWAY, Board, Share
@@ -132,7 +132,7 @@ def test_another_worker_takes_what_is_above_worker_connections(tmp_path: Path, l
 
 
 def _loop(loop: str) -> dict[str, str]:
-    return {"asgi_loop": loop} if len(LOOPS) > 1 else {}
+    return {"asgi_loop": loop} if "asgi_loop" in SETTINGS else {}
 
 
 # Fairness.

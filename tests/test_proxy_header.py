@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from certificates import Pair, make_authority
 from inprocess import Client, InProcess, request, serve
-from process import GUNICORN_VERSION, LOOPS, Gunicorn, trusting_context
+from process import GUNICORN_VERSION, LOOPS, SETTINGS, Gunicorn, trusting_context
 
 from gunicorn_asgi.proxy_protocol import V2_SIGNATURE
 
@@ -208,7 +208,7 @@ def loop(request: pytest.FixtureRequest) -> str:
 
 
 def _settings(loop: str, certificate: Pair) -> dict[str, Any]:
-    return {**({"asgi_loop": loop} if len(LOOPS) > 1 else {}), **certificate._asdict(), "proxy_protocol": ON}
+    return {**({"asgi_loop": loop} if "asgi_loop" in SETTINGS else {}), **certificate._asdict(), "proxy_protocol": ON}
 
 
 @pytest.mark.parametrize("header", [*HEADERS, pytest.param(b"", id="none")])
