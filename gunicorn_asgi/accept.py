@@ -248,6 +248,8 @@ class Acceptor:
             if not self._accept():
                 break
         self._yields = 0
+        if self._timer is None:
+            self._is_exhausted = False  # not for one that got the last descriptor
 
     def _accept(self) -> bool:
         """Take one connection; False if there is none to take."""
@@ -257,12 +259,11 @@ class Acceptor:
         except OSError as error:
             if error.errno not in EXHAUSTED:
                 return False  # there is none any more; or it has failed already, which Linux says here
-            if not self._is_exhausted:  # once, not once a second
+            if not self._is_exhausted:  # once, not each time that it is tried again
                 self._server.log.error("Cannot accept connections: %s", error)  # noqa: TRY400 # the system's fault: no traceback
             self._is_exhausted = True
             self._sleep(RETRY_SECONDS)
             return False
-        self._is_exhausted = False
         sock = Accepted(*self._kind, descriptor)
         sock.setblocking(False)
         acceptors = self._server.acceptors

@@ -109,6 +109,8 @@ class Gunicorn:
         self.configure()
         # Not scrubbed: coverage follows its subprocesses by their environment.
         self._env = {**os.environ, "TEST_EVENTS": str(self.events_file), "PYTHONUNBUFFERED": "1", **(env or {})}
+        # What is written twice in a second, with the same size, would be read from the cache of the first.
+        self._env["PYTHONDONTWRITEBYTECODE"] = "1"
         for name in ("GUNICORN_CMD_ARGS", "FORWARDED_ALLOW_IPS", "WEB_CONCURRENCY"):
             if name not in (env or {}):
                 self._env.pop(name, None)
