@@ -24,6 +24,7 @@ from types import CodeType, FrameType
 from typing import Any, Protocol
 
 from .asgi.http import HTTPStream
+from .wire import Stream
 
 MAX_CALLS = 60
 """Calls of a stack that are shown, the innermost ones."""
@@ -39,8 +40,10 @@ EXIT_SECONDS = 0.7
 PIPE_ROOM = 512
 """Bytes that a pipe takes at once if it takes any (PIPE_BUF of POSIX)."""
 
-Running = Mapping["asyncio.Task[None]", tuple[HTTPStream, float]]
+Running = Mapping["asyncio.Task[None]", tuple[Stream, float]]
 """The tasks of running requests, each with its exchange and when that began (``time.monotonic``)."""
+RUNS = (HTTPStream.run.__code__,)
+"""What calls the application for an exchange, its `self`."""
 Call = tuple[FrameType, int]
 """A call and the line that it is at."""
 
@@ -156,10 +159,10 @@ class StallWatch:
         except Exception as error:  # noqa: BLE001 # whatever it is that changes meanwhile, or is not as it should be
             return f"{head}. What holds it cannot be told: {error!r}"
 
-    def _list_requests(self, holder: HTTPStream | None, silence: float) -> list[str]:
+    def _list_requests(self, holder: Stream | None, silence: float) -> list[str]:
         """A line for each running request, the oldest first."""
         now = time.monotonic()
-        requests: list[tuple[float, HTTPStream, asyncio.Task[None] | None]]
+        requests: list[tuple[float, Stream, asyncio.Task[None] | None]]
         requests = [(began, stream, task) for task, (stream, began) in list(self.running.items())]
         requests.sort(key=lambda request: request[0])
         if holder is not None and not any(stream is holder for _, stream, _ in requests):
@@ -173,7 +176,7 @@ class StallWatch:
             len(requests),
         )
 
-    def _list_tasks(self, holder: HTTPStream | None) -> list[str]:
+    def _list_tasks(self, holder: Stream | None) -> list[str]:
         current = asyncio.current_task(self._loop)
         tasks = asyncio.all_tasks(self._loop) - self.running.keys()
         if current is not None and holder is not None:
@@ -206,14 +209,14 @@ def exit_in_time(code: int) -> None:
         timer.start()
 
 
-def _read_stack(frame: FrameType | None, runner: CodeType | None) -> tuple[list[Call], HTTPStream | None]:
+def _read_stack(frame: FrameType | None, runner: CodeType | None) -> tuple[list[Call], Stream | None]:
     """The calls inside of `runner`, the innermost first; those of an application's code alone, and its request, if that is what runs.
 
     Lines are read at once, for the thread may go on meanwhile. The request is not found where its application has made a task of its own.
     """
     calls: list[Call] = []
     while frame is not None and frame.f_code is not runner:
-        if frame.f_code is HTTPStream.run.__code__:
+        if frame.f_code in RUNS:
             return calls, frame.f_locals["self"]
         calls.append((frame, frame.f_lineno))
         frame = frame.f_back
@@ -246,7 +249,7 @@ def _brief(calls: list[Call]) -> str:
     return "in " + " > ".join(places) if places else "at its end"
 
 
-def _title(stream: HTTPStream) -> str:
+def _title(stream: Stream) -> str:
     # Escaped, or it could forge lines of the log.
     return f"{stream.method} {stream.raw_path[:MAX_PATH].decode('latin-1').encode('unicode_escape').decode()}"
 

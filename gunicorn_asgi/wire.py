@@ -34,6 +34,10 @@ Header = tuple[bytes, bytes]
 class Stream(Protocol):
     """What a connection tells an exchange. All plain calls."""
 
+    # Of the request, for whoever has to name the exchange.
+    method: str
+    raw_path: bytes
+
     def feed(self, data: bytes) -> None:
         """A part of the request's body has arrived."""
 
