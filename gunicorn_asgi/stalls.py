@@ -37,6 +37,8 @@ LOG_SECONDS = 0.3
 """What the log may take for a report."""
 EXIT_SECONDS = 0.7
 """What an orderly exit may take after ABRT."""
+OWN = "gunicorn_asgi "
+"""What the names of this package's own tasks begin with: a report shows them only where they hold the loop."""
 PIPE_ROOM = 512
 """Bytes that a pipe takes at once if it takes any (PIPE_BUF of POSIX)."""
 
@@ -178,7 +180,8 @@ class StallWatch:
 
     def _list_tasks(self, holder: Stream | None) -> list[str]:
         current = asyncio.current_task(self._loop)
-        tasks = asyncio.all_tasks(self._loop) - self.running.keys()
+        others = asyncio.all_tasks(self._loop) - self.running.keys()
+        tasks = {task for task in others if task is current or not task.get_name().startswith(OWN)}
         if current is not None and holder is not None:
             tasks.discard(current)  # the request's
         shown = sorted(tasks, key=lambda task: (task is not current, task.get_name()))[:MAX_LISTED]

@@ -124,7 +124,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         """Serve until told to stop. Leaves with SystemExit if the exit code is not 0."""
         self._stalls.start()
         try:
-            status = self.loop.run_until_complete(self._main()) or self._exit_code
+            status = self.loop.run_until_complete(self.loop.create_task(self._main(), name="gunicorn_asgi main")) or self._exit_code
         finally:
             self._stalls.stop()
             self._close_loop()
@@ -151,7 +151,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         if not self.alive:
             return 0  # told to stop while the application was loaded
         self.loop.add_reader(self.PIPE[0], self._on_pipe)
-        beat = asyncio.create_task(self._beat(), name="heartbeat")
+        beat = asyncio.create_task(self._beat(), name="gunicorn_asgi heartbeat")
         beat.add_done_callback(self._beat_done)
         try:
             return await self._serve()
@@ -171,8 +171,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             return await self._boot_failed(error)
         self._stalls.running = server.tasks
         lifespan = Lifespan(app, self.settings.asgi_lifespan, self.log)
-        startup = asyncio.create_task(lifespan.startup())
-        stop = asyncio.create_task(self._stopping.wait())
+        startup = asyncio.create_task(lifespan.startup(), name="gunicorn_asgi startup")
+        stop = asyncio.create_task(self._stopping.wait(), name="gunicorn_asgi signals")
         await asyncio.wait({startup, stop}, return_when=asyncio.FIRST_COMPLETED)
         if not startup.done():  # told to stop before the application was ready
             startup.cancel()
@@ -233,8 +233,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     async def _unless_quick(self, step: Coroutine[Any, Any, None]) -> None:
         """Run one step of stopping; cancel it when QUIT or INT comes."""
-        task = asyncio.ensure_future(step)
-        quick = asyncio.ensure_future(self._is_quick.wait())
+        task = asyncio.create_task(step, name="gunicorn_asgi stop")
+        quick = asyncio.create_task(self._is_quick.wait(), name="gunicorn_asgi signals")
         await asyncio.wait({task, quick}, return_when=asyncio.FIRST_COMPLETED)
         quick.cancel()
         if task.cancel():

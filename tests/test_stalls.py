@@ -93,9 +93,11 @@ def test_the_report_tells_what_holds_the_loop_and_what_waits_for_it(tmp_path: Pa
         assert ages[2] >= 1.2
         held, waits, answered = sorted(requests, key=lambda line: ["/sleep", "/wait", "/answered"].index(line.split()[1]))
         assert held.endswith(", which holds the loop")
-        assert re.search(r" > blocking:\d+ app > blocking:\d+ wait > asyncio\.tasks:\d+ sleep$", waits)
+        assert re.search(r" > blocking:\d+ app > blocking:\d+ wait > asyncio\.tasks:\d+ wait > asyncio\.tasks:\d+ _wait$", waits)
         assert re.search(r" > blocking:\d+ app > asyncio\.tasks:\d+ sleep$", answered)
-        assert re.search(r"^  heartbeat, in ", report, re.MULTILINE)
+        assert re.search(r"^  ledger, in blocking:\d+ keep > ", report, re.MULTILINE)
+        assert re.search(r"^  lifespan, in ", report, re.MULTILINE)
+        assert not re.search(r"^  .*gunicorn_asgi\.(worker|server)|^  gunicorn_asgi ", report, re.MULTILINE)  # the worker's own
         assert "secret" not in report
         assert server.lines(rf"Worker \(pid:{pid}\) exited with code 1")
         assert [event for event in server.events if event.startswith("worker_")] == ["worker_abort", "worker_exit"]

@@ -88,7 +88,7 @@ class Lifespan:
             self._answered.clear()
             self._shutdown.set()
         if self._phase is Phase.STOPPING:  # also if an earlier call was cancelled
-            answer = asyncio.ensure_future(self._answered.wait())
+            answer = asyncio.create_task(self._answered.wait(), name="gunicorn_asgi answer")
             await asyncio.wait({answer}, timeout=timeout)
             if not answer.done():
                 answer.cancel()

@@ -39,7 +39,12 @@ async def app(scope, receive, send):
 
 
 async def wait():
-    await asyncio.sleep(3600)
+    """Beside a task of its own."""
+
+    async def keep():
+        await asyncio.sleep(3600)
+
+    await asyncio.wait([asyncio.create_task(keep(), name="ledger")])
 
 
 async def answered():
