@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import errno
+import math
 import socket
 import ssl
 import struct
@@ -41,6 +42,8 @@ YIELDS = 8
 """...and how often in a row, until it takes some all the same: the others may be busy."""
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """The process, or the system, has no descriptor or memory left."""
+COMPLAINT_SECONDS = 60.0
+"""The time between two lines of the log about it."""
 RETRY_SECONDS = 1.0
 """The pause then."""
 
@@ -191,7 +194,8 @@ class Acceptor:
         self._timer: asyncio.TimerHandle | None = None
         """Behind which the socket is watched again."""
         self._yields = 0
-        self._is_exhausted = False
+        self._complained = -math.inf
+        """When it was last said that the process has no descriptor left."""
 
     def open(self) -> None:
         """Accept from now on, until `pause` or `close`."""
@@ -248,8 +252,6 @@ class Acceptor:
             if not self._accept():
                 break
         self._yields = 0
-        if self._timer is None:
-            self._is_exhausted = False  # not for one that got the last descriptor
 
     def _accept(self) -> bool:
         """Take one connection; False if there is none to take."""
@@ -259,9 +261,9 @@ class Acceptor:
         except OSError as error:
             if error.errno not in EXHAUSTED:
                 return False  # there is none any more; or it has failed already, which Linux says here
-            if not self._is_exhausted:  # once, not each time that it is tried again
+            if self._loop.time() - self._complained > COMPLAINT_SECONDS:
+                self._complained = self._loop.time()
                 self._server.log.error("Cannot accept connections: %s", error)  # noqa: TRY400 # the system's fault: no traceback
-            self._is_exhausted = True
             self._sleep(RETRY_SECONDS)
             return False
         sock = Accepted(*self._kind, descriptor)
@@ -285,10 +287,14 @@ class Acceptor:
             server.acceptors.settled(connection)
 
 
+ACCEPT_TASK = "gunicorn_asgi accept"
+"""By its name, the report on a stuck loop leaves it out."""
+
+
 def _start(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     if sys.version_info >= (3, 12):
-        return asyncio.Task(coroutine, loop=loop, eager_start=True)
-    return loop.create_task(coroutine)
+        return asyncio.Task(coroutine, loop=loop, name=ACCEPT_TASK, eager_start=True)
+    return loop.create_task(coroutine, name=ACCEPT_TASK)
 
 
 class Accepted(socket.socket):

@@ -24,6 +24,8 @@ Reader = Callable[[IsTrusted, Sequence[Header]], Told]
 
 MAX_NODES = 100
 """Proxies in a row, more than anybody has. Further ones of an X-Forwarded-For are not looked at: reading them would take seconds."""
+MAX_FORWARDED = 32768
+"""Bytes of all ``Forwarded`` fields together: three hundred for each of so many proxies."""
 MAX_NODE = 64
 """Characters of the longest node that is read: an IPv6 address with brackets, zone and port takes fewer."""
 PORT = re.compile(r"[0-9]{1,5}")
@@ -55,7 +57,10 @@ def read_forwarded(is_trusted: IsTrusted, headers: Sequence[Header]) -> Told:
     proxy appends.
     """
     values = [value for name, value in headers if name == b"forwarded"]
-    elements = list(islice(parse_forwarded(b",".join(values).decode("latin-1")), MAX_NODES + 1))
+    text = b",".join(values).decode("latin-1")
+    if len(text) > MAX_FORWARDED:  # separators without anything between them are valid, and take their time, too
+        raise RequestError(400, f"Invalid Forwarded: longer than {MAX_FORWARDED} bytes")
+    elements = list(islice(parse_forwarded(text), MAX_NODES + 1))
     if not elements:
         return None, None
     if len(elements) > MAX_NODES:

@@ -295,7 +295,7 @@ class Server:
             if left <= 0:
                 return False
             self._changed.clear()
-            waiter = asyncio.ensure_future(self._changed.wait())
+            waiter = self.loop.create_task(self._changed.wait(), name="gunicorn_asgi drain")
             await asyncio.wait({waiter}, timeout=left)
             waiter.cancel()
         return True

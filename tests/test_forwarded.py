@@ -320,3 +320,12 @@ def test_whatever_stands_there_is_read_or_refused(reader: str, headers: list[tup
         client, scheme = READERS[reader](is_trusted, headers)
         assert client is None or ip_address(client[0])
         assert scheme in (None, "http", "https")
+
+
+@pytest.mark.parametrize("filling", [b",", b";", b"for=1;", b", "])
+def test_a_long_forwarded_is_refused_whatever_it_is_made_of(filling: bytes) -> None:
+    """Separators are free of elements, but not of cost."""
+    fields = [(b"forwarded", filling * 1000)] * 50
+    with pytest.raises(RequestError, match="longer than") as caught:
+        read_forwarded(lambda _: True, fields)
+    assert caught.value.status == 400
