@@ -194,10 +194,18 @@ def test_equal_requests_are_read_once() -> None:
         return None, None
 
     rules = replace(UNTRUSTED, read_proxy=read_proxy)
-    fields = read_head(GET, None, rules)[-1]
+    head = request("GET", "/", b"X-Forwarded-For: 192.0.2.1")
+    fields = read_head(head, None, rules)[-1]
     for target in (b"/", b"/a", b"/?b"):
-        assert read_head(GET.replace(b"/", target, 1), fields, rules)[-1] is fields
+        assert read_head(head.replace(b"/", target, 1), fields, rules)[-1] is fields
     assert calls == 1
+
+
+def test_a_request_without_the_headers_of_a_proxy_is_not_searched_for_them() -> None:
+    def read_proxy(headers: Sequence[tuple[bytes, bytes]]) -> tuple[None, None]:
+        raise AssertionError(headers)
+
+    assert read_head(GET, None, replace(UNTRUSTED, read_proxy=read_proxy))[-1].client is None
 
 
 @pytest.mark.parametrize(

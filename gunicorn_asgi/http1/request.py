@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import Literal, NoReturn
@@ -60,6 +60,16 @@ class Rules:
     """From a trusted peer: whether a header ``SCRIPT_NAME`` stands in its place."""
     read_proxy: Callable[[Sequence[Header]], Told] | None = None
     """From a trusted peer: what its headers say of its client."""
+    proxy_names: frozenset[bytes] = field(init=False)
+    """The names of all these headers, so that a request without them costs nothing."""
+
+    def __post_init__(self) -> None:
+        names = set(self.secure_scheme)
+        if self.takes_script_name:
+            names.add(b"script_name")
+        if self.read_proxy is not None:
+            names |= {b"x-forwarded-for", b"forwarded"}
+        object.__setattr__(self, "proxy_names", frozenset(names))
 
 
 class Fields:
@@ -205,12 +215,16 @@ def read_fields(section: bytes, rules: Rules) -> Fields:
         raise RequestError(431, f"More than {rules.limit_fields} header fields")
     fields = Fields(section, version, headers)
     values: dict[bytes, list[bytes]] = {}
-    has_underscore = False
+    has_underscore = is_proxied = False
+    proxy_names = rules.proxy_names
     for name, value in headers:
         if name in MEANINGFUL:
             values.setdefault(name, []).append(value)
         elif UNDERSCORE in name:
             has_underscore = True
+            is_proxied = is_proxied or name in proxy_names
+        elif name in proxy_names:
+            is_proxied = True
     if has_underscore and rules.header_map != "dangerous":
         fields.headers = _map_underscores(headers, rules)
     _check_host(values.get(b"host", ()), version)
@@ -218,12 +232,13 @@ def read_fields(section: bytes, rules: Rules) -> Fields:
     fields.keep_alive = _read_connection(values.get(b"connection", ()), version)
     if b"expect" in values:
         fields.expect_continue = _read_expect(values[b"expect"], version) and fields.length != 0
-    _read_script_name(fields, rules)
-    scheme = None
-    if rules.read_proxy is not None:
-        fields.client, scheme = rules.read_proxy(headers)
-    if rules.secure_scheme or scheme:
+    if is_proxied:
+        scheme = None
+        if rules.read_proxy is not None:
+            fields.client, scheme = rules.read_proxy(headers)
         fields.scheme = _read_scheme(headers, rules.secure_scheme, scheme)
+    if is_proxied or rules.script_name is not None:
+        _read_script_name(fields, rules)
     return fields
 
 
