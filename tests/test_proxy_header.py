@@ -235,10 +235,9 @@ def test_in_front_of_tls_a_header_that_is_refused_closes_with_one_line(
     tmp_path: Path, loop: str, certificate: Pair, header: bytes, settings: dict[str, Any], reason: str
 ) -> None:
     with Gunicorn(tmp_path, **_settings(loop, certificate), **settings) as server:
-        with socket.create_connection(server.address, 30) as raw:
-            raw.sendall(header)
-            with pytest.raises(OSError):  # ssl.SSLError is one
-                trusting_context().wrap_socket(raw)
+        with server.connect() as client:
+            client.send(header + b"\x16\x03\x01")  # the beginning of a ClientHello
+            assert client.read_all() == b""
         [line] = server.wait_for("Invalid request")
         assert f"Invalid request from ip=127.0.0.1: {reason}" in line
         assert "Traceback" not in server.log
