@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -82,19 +81,17 @@ def main(arguments: Sequence[str]) -> int:
     if complaint:
         print(complaint, file=sys.stderr)
         return 2
-    try:
-        if not options.inside:
-            bench_env.enter(options.python, __file__, arguments)
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda number, _frame: sys.exit(128 + number))  # so that what was started is ended
-        write(options, bench_env.command_line("accepting.py", arguments))
-    except (bench_env.SetupError, instructions.CountError, StartError, WrongAnswerError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nStopped: nothing is written.", file=sys.stderr)
-        return 130
-    return 0
+    command = bench_env.command_line("accepting.py", arguments)
+    return bench_env.conduct(
+        __file__,
+        options.inside,
+        options.python,
+        arguments,
+        lambda: write(options, command),
+        instructions.CountError,
+        StartError,
+        WrongAnswerError,
+    )
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:

@@ -6,9 +6,10 @@ import argparse
 import os
 import platform
 import shlex
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import NoReturn, Protocol, TypeVar
@@ -126,3 +127,20 @@ def _commit() -> str:
         return _run(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10"], ASK_SECONDS).strip()
     except SetupError:
         return "not a git checkout"
+
+
+def conduct(script: str, inside: bool, python: str, arguments: Sequence[str], work: Callable[[], object], *errors: type[Exception]) -> int:
+    """Do `work` within the benchmarks' environment; returns the exit code. What of `errors` it raises, and a SetupError, is one line on stderr."""
+    try:
+        if not inside:
+            enter(python, script, arguments)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda number, _frame: sys.exit(128 + number))  # so that what was started is ended
+        work()
+    except (SetupError, *errors) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped: nothing is written.", file=sys.stderr)
+        return 130
+    return 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -36,18 +35,10 @@ def main(arguments: Sequence[str]) -> int:
     if shutil.which("valgrind") is None:
         print("This needs valgrind, which is not installed here (Debian and Ubuntu: apt install valgrind).", file=sys.stderr)
         return 2
-    try:
-        if not options.inside:
-            bench_env.enter(options.python, __file__, arguments)
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda number, _frame: sys.exit(128 + number))  # so that what was started is ended
-        report([scenario for scenario in SCENARIOS if scenario.name in options.scenarios.split(",")])
-    except (bench_env.SetupError, CountError, StartError, WrongAnswerError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    scenarios = [scenario for scenario in SCENARIOS if scenario.name in options.scenarios.split(",")]
+    return bench_env.conduct(
+        __file__, options.inside, options.python, arguments, lambda: report(scenarios), CountError, StartError, WrongAnswerError
+    )
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -115,19 +114,8 @@ def main(arguments: Sequence[str]) -> int:
     if not sys.platform.startswith("linux") or shutil.which("openssl") is None:
         print("This needs Linux, whose /proc and pidfd it reads, and the openssl command, which makes a certificate.", file=sys.stderr)
         return 2
-    try:
-        if not options.inside:
-            bench_env.enter(options.python, __file__, arguments)
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda number, _frame: sys.exit(128 + number))  # so that what was started is ended
-        write(options, bench_env.command_line("zero_loss.py", arguments))
-    except bench_env.SetupError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nStopped: nothing is written.", file=sys.stderr)
-        return 130
-    return 0
+    command = bench_env.command_line("zero_loss.py", arguments)
+    return bench_env.conduct(__file__, options.inside, options.python, arguments, lambda: write(options, command))
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:

@@ -19,6 +19,7 @@ from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from .connection import address
 from .proxy_header import read_introduction
 
 if TYPE_CHECKING:
@@ -126,9 +127,8 @@ class Acceptors:
             for acceptor in self._open:
                 acceptor.open() if self._is_accepting else acceptor.pause()
 
-    def accepted(self, listener: Listener, peer: Any) -> Connection:
-        """There is a connection from `peer` (as accept(2) has it). It counts from now on. Returns its protocol."""
-        client = (peer[0], peer[1]) if isinstance(peer, tuple) else None  # a unix socket's is empty
+    def accepted(self, listener: Listener, client: Address | None) -> Connection:
+        """There is a connection from `client`. It counts from now on. Returns its protocol."""
         connection = self._server.protocol(self._server, listener, client)
         self.pending[connection] = None
         self.balance()
@@ -269,20 +269,21 @@ class Acceptor:
         sock = Accepted(*self._kind, descriptor)
         sock.setblocking(False)
         acceptors = self._server.acceptors
-        connection = acceptors.accepted(self._listener, peer)
-        task = _start(self._loop, self._serve(sock, peer, connection))
+        client = address(peer)
+        connection = acceptors.accepted(self._listener, client)
+        task = _start(self._loop, self._serve(sock, client, connection))
         if connection in acceptors.pending:
             acceptors.pending[connection] = task
         return True
 
-    async def _serve(self, sock: socket.socket, peer: Any, connection: Connection) -> None:
+    async def _serve(self, sock: socket.socket, client: Address | None, connection: Connection) -> None:
         server = self._server
         try:
             if server.settings.proxy_protocol != "off":
-                connection.introduction = await read_introduction(sock, peer, server, bool(self._tls))
+                connection.introduction = await read_introduction(sock, client, server, bool(self._tls))
             await self._loop.connect_accepted_socket(lambda: connection, sock, **self._tls)
         except OSError as error:  # ssl.SSLError is one: mostly a failed handshake
-            server.log.debug("A connection from %s could not be made: %r", peer, error)
+            server.log.debug("A connection from %s could not be made: %r", client, error)
         finally:
             server.acceptors.settled(connection)
 

@@ -97,7 +97,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # always a full transport
         server = self._server
         self._transport = transport
-        self._server_address = self._listener.address or _address(transport.get_extra_info("sockname"))
+        self._server_address = self._listener.address or address(transport.get_extra_info("sockname"))
         self.deadline = server.now + server.settings.head_timeout_s
         server.admit(self)
         if self.introduction is not None:
@@ -331,5 +331,6 @@ class Connection(asyncio.Protocol):
             stream.cancel()
 
 
-def _address(sockname: Any) -> Address | None:
-    return (sockname[0], sockname[1]) if isinstance(sockname, tuple) else None
+def address(name: Any) -> Address | None:
+    """The host and port in what the kernel calls one end of a connection; None on a unix socket."""
+    return (name[0], name[1]) if isinstance(name, tuple) else None

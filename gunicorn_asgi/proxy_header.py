@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import RequestError
 from .forwarded import Node
 from .proxy_protocol import MAX_V2, NO_HEADER, ProxyHeader, read_proxy_header
 
 if TYPE_CHECKING:
+    from .asgi.scope import Address
     from .server import Server
 
 
@@ -27,7 +28,7 @@ class Introduction(NamedTuple):
     """Why it is refused."""
 
 
-async def read_introduction(sock: socket.socket, peer: Any, server: Server, is_tls: bool) -> Introduction:
+async def read_introduction(sock: socket.socket, peer: Address | None, server: Server, is_tls: bool) -> Introduction:
     """Wait for the header that `sock` begins with, if it begins with one, within the time for a request's head.
 
     As in Gunicorn, both with and without it are served (``proxy_protocol``: "Allow using HTTP and PROXY together"), but a malformed one and
@@ -45,14 +46,12 @@ async def read_introduction(sock: socket.socket, peer: Any, server: Server, is_t
         raise
     except ValueError as malformed:
         error = RequestError(400, str(malformed))
-    if header.length and not server.trusts_proxy(peer[0] if isinstance(peer, tuple) else None):
+    if header.length and not server.trusts_proxy(peer[0] if peer else None):
         error = RequestError(403, "PROXY protocol: the peer is not in proxy_allow_ips")
     if is_tls and (error or data):
         # Nothing that could be said would be understood.
         sock.close()
-        server.log.warning(
-            "Invalid request from ip=%s: %s", peer[0] if isinstance(peer, tuple) else "", error or "neither TLS nor the PROXY protocol"
-        )
+        server.log.warning("Invalid request from ip=%s: %s", peer[0] if peer else "", error or "neither TLS nor the PROXY protocol")
         raise ConnectionAbortedError(str(error))
     return Introduction(None, None, b"", error) if error else Introduction(header.client, header.server, data, None)
 

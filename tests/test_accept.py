@@ -36,7 +36,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return make_authority(tmp_path_factory.mktemp("certificate"), "server")
 
 
-async def hello(scope, receive, send):  # type: ignore[no-untyped-def]
+async def hello(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
     await send({"type": "http.response.body", "body": b"hello"})
 
@@ -368,7 +368,7 @@ def test_a_handshake_that_does_not_end_does_not_hold_a_worker(tmp_path: Path, lo
 def test_requests_above_limit_concurrency_get_503_with_retry_after(parser: str) -> None:
     go = Flag()
 
-    async def waits(scope, receive, send):  # type: ignore[no-untyped-def]
+    async def waits(scope, receive, send):
         if scope["path"] == "/wait":
             await go.reached()
         await hello(scope, receive, send)
