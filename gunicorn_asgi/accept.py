@@ -301,8 +301,8 @@ def _start(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]
 class Accepted(socket.socket):
     """With plain numbers for `family` and `type`: to make enum members of them, each time that the loop asks, costs as much as accepting."""
 
-    family = socket.SocketType.family  # type: ignore[assignment]
-    type = socket.SocketType.type  # type: ignore[assignment]
+    family = socket.SocketType.family  # type: ignore[assignment]  # no property, on purpose
+    type = socket.SocketType.type  # type: ignore[assignment]  # as above
 
 
 SO_ATTACH_FILTER = 26
