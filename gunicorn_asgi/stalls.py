@@ -132,8 +132,8 @@ class StallWatch:
             # Where C code has held the GIL, this is the moment at which ABRT is handled, too, and that says more.
             if self._stopped.wait(0.01) or self._aborted:
                 return
+            self._disarm()  # the stack is told by the next line, and ABRT may come as soon as that can be read
             self._log.warning("%s", report)
-            self._disarm()  # the stack is told
             while self.beat == beat:
                 if self._stopped.wait(self._poll):
                     return
