@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import socket
 import struct
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from .wire import Stream
+from .wire import NEVER, Stream
 
 if TYPE_CHECKING:
     from .accept import Listener
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from .proxy_header import Introduction
     from .server import Server
 
-NEVER = math.inf
 LINGER_SECONDS = 2.0
 MAX_LINGER = 1048576
 """Bytes that are read and dropped while a closing connection waits for the client to notice."""
@@ -112,6 +110,16 @@ class Connection(asyncio.Protocol):
             self.refuse(introduction.error)
         elif introduction.data:
             self.data_received(introduction.data)
+
+    def _take_over(self, origin: Connection) -> None:
+        """Go on in its place, with its transport as it is."""
+        self._transport = origin._transport
+        self._server_address = origin._server_address
+        self._client, self._rules = origin._client, origin._rules
+        self._reading_paused, self._clogged, self._seen = origin._reading_paused, origin._clogged, origin._seen
+        self._server.replace(origin, self)
+        self._transport.set_protocol(self)
+        self._set_deadline()
 
     def pause_writing(self) -> None:
         self._clogged = True
@@ -207,6 +215,10 @@ class Connection(asyncio.Protocol):
         """Whether nothing has left since this was asked before."""
         before, self._seen = self._seen, self._look()
         return self._seen == before
+
+    def _complain(self, what: str, reason: object) -> None:
+        """The client has sent what is not in order: the one line of the log about it."""
+        self._server.log.warning("Invalid %s from ip=%s: %s", what, self._client[0] if self._client else "", reason)
 
     # The end.
 
@@ -312,6 +324,9 @@ class Connection(asyncio.Protocol):
     @abstractmethod
     def drain(self) -> None:
         """The worker is to stop: an idle connection ends now, a busy one after its response."""
+
+    def close_websocket(self) -> None:
+        """The worker is to stop, and ``ws_drain_delay`` is over: end what has no end of its own."""
 
     def hang_up(self) -> None:
         """The worker is about to stop: tell applications that listen."""

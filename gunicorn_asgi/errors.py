@@ -15,18 +15,23 @@ raised                      fault of               answer
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from .wire import Header
+
 
 class RequestError(Exception):
     """A request that may not be passed on to the application.
 
     ``status`` is the answer that the RFC names for it, ``str(error)`` the reason for the log and for the body of the answer.
-    ``is_logged``: whoever raises it has told the log already.
+    ``is_logged``: whoever raises it has told the log already. ``fields``: what the answer has to say besides.
     """
 
-    def __init__(self, status: int, reason: str, is_logged: bool = False) -> None:
+    def __init__(self, status: int, reason: str, is_logged: bool = False, fields: Iterable[Header] = ()) -> None:
         super().__init__(reason)
         self.status = status
         self.is_logged = is_logged
+        self.fields = fields
 
 
 class ApplicationError(RuntimeError):

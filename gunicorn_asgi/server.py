@@ -63,6 +63,9 @@ HANDSHAKE_SECONDS = 1.0
 """What a connection that is still being made has, once idle ones are closed."""
 
 
+RETRY_AFTER = ((b"retry-after", b"1"),)
+"""RFC 9110, 10.2.3, in seconds. Such a lack of room is mostly over in less, and it cannot say so."""
+
 Spawn = Callable[..., "asyncio.Task[None]"]
 """(coroutine, context=...) -> task."""
 
@@ -132,6 +135,9 @@ class Server:
         self.limit_concurrency = settings.limit_concurrency
         self._refused = 0
         """Requests since the last tick that were above it."""
+        self.websocket = settings.websocket
+        self.is_closing_websockets = False
+        """Those that there are have been told to end, and new ones are at once."""
         self.keep_alive = settings.keepalive_s > 0
         """Whether a response may leave its connection open."""
         self.now = math.inf
@@ -164,6 +170,11 @@ class Server:
         if self._phase is not SERVING:
             self._changed.set()
 
+    def replace(self, origin: Connection, connection: Connection) -> None:
+        """`connection` goes on with the transport of `origin`, in another protocol."""
+        self.connections.discard(origin)
+        self.connections.add(connection)
+
     def forget(self, connection: Connection) -> None:
         """`connection` is closed, and its exchange over."""
         self.connections.discard(connection)
@@ -186,7 +197,7 @@ class Server:
     def overloaded(self) -> RequestError:
         """``limit_concurrency`` is reached. Returns what to raise; the log gets one line for all of a second."""
         self._refused += 1
-        return RequestError(503, "Too many requests at once", is_logged=True)
+        return RequestError(503, "Too many requests at once", is_logged=True, fields=RETRY_AFTER)
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         self.tasks.pop(task, None)
@@ -246,6 +257,8 @@ class Server:
         self._phase = LAME_DUCK
         self.keep_alive = False
         end = self.loop.time() + seconds
+        # At the latest when there is time left for both sides of the closing.
+        closing = self.loop.call_later(min(self.settings.ws_drain_delay_s, seconds / 2), self._close_websockets)
         await self.acceptors.close(seconds / 4)
         await self._until_idle(min(self.settings.lame_duck_s, seconds / 4))
         self._phase = CLOSING
@@ -259,12 +272,18 @@ class Server:
                 connection.hang_up()
             await self._until_idle(end - self.loop.time())
         giving_up.cancel()
+        closing.cancel()
         busy = sum(connection.is_busy for connection in self.connections)
         if busy or self.tasks:
             self.log.warning(
                 "%d responses were not complete, and %d applications running, at the end of graceful_timeout", busy, len(self.tasks)
             )
         await self.abort(abort_seconds)
+
+    def _close_websockets(self) -> None:
+        self.is_closing_websockets = True
+        for connection in list(self.connections):
+            connection.close_websocket()
 
     def start_lame_duck(self, connection: Connection) -> None:
         """`connection` has ended a response in which there was no time to announce that the worker leaves: it is a lame duck from now on."""

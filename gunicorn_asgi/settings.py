@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from . import checks
 from .errors import ConfigError
 from .http1 import parser
+from .websocket import Limits
 
 if TYPE_CHECKING:
     from gunicorn.config import Config
@@ -77,8 +78,8 @@ def _seconds(name: str, default: float, help_: str, zero: str = ", 0 for no limi
     return Option(name, default, float, "a number of seconds" + zero, _is_seconds, help_)
 
 
-def _count(name: str, default: int, help_: str) -> Option:
-    return Option(name, default, int, "an integer, 0 or more", _is_count, help_)
+def _count(name: str, default: int, help_: str, least: int = 0) -> Option:
+    return Option(name, default, int, f"an integer, {least} or more", lambda value: _is_count(value) and value >= least, help_)
 
 
 def _switch(name: str, default: bool, help_: str) -> Option:
@@ -144,6 +145,51 @@ OPTIONS = (
         lambda value: value == "auto" or _is_seconds(value),
         "Seconds without a turn of the event loop after which a warning shows the code that holds it. `auto` is half of `timeout`.",
     ),
+    _choice(
+        "ws",
+        "auto",
+        ("auto", "none"),
+        "Whether WebSockets are served. With `none`, the handshake of one is an ordinary request, and its `Upgrade` is ignored.",
+    ),
+    _switch(
+        "ws_per_message_deflate",
+        True,
+        "Whether messages of 64 bytes and more are compressed where the client offers it (RFC 7692). A connection that uses it takes up to 50 KiB more memory.",
+    ),
+    _count(
+        "ws_max_queue",
+        32,
+        "Messages that wait for the application, or as many as have 64 KiB, from which on no more are read from the client.",
+        least=1,
+    ),
+    _seconds(
+        "ws_ping_interval",
+        20.0,
+        "Seconds between two pings, which keep proxies from closing an idle WebSocket, and find out whether the client is there.",
+        zero=", 0 for no pings",
+    ),
+    _seconds(
+        "ws_ping_timeout",
+        20.0,
+        "Seconds after a ping in which something must come from the client, a pong or anything else. Then the WebSocket is closed with 1011.",
+    ),
+    _seconds(
+        "ws_accept_timeout",
+        30.0,
+        "Seconds that the application has to accept or deny a WebSocket. Then the handshake is answered with 500.",
+    ),
+    _seconds(
+        "ws_close_timeout",
+        10.0,
+        "Seconds that the client has to answer when this side closes a WebSocket. Then its connection is closed all the same.",
+    ),
+    _seconds("ws_max_lifetime", 0.0, "Seconds after which a WebSocket is closed with 1001."),
+    _seconds(
+        "ws_drain_delay",
+        0.0,
+        "Seconds from the moment that a worker is to stop until its WebSockets are closed with 1012, at most half of `graceful_timeout`.",
+        zero="",
+    ),
 )
 """All options, in the order of the README."""
 
@@ -162,6 +208,15 @@ class Options(TypedDict, total=False):
     body_timeout: float
     write_timeout: float
     stall_warning: float | Literal["auto"]
+    ws: Literal["auto", "none"]
+    ws_per_message_deflate: bool
+    ws_max_queue: int
+    ws_ping_interval: float
+    ws_ping_timeout: float
+    ws_accept_timeout: float
+    ws_close_timeout: float
+    ws_max_lifetime: float
+    ws_drain_delay: float
 
 
 def read_options(configured: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
@@ -210,6 +265,7 @@ GUNICORN_DEFAULTS: Mapping[str, Any] = {
     "asgi_lifespan": "auto",
     "asgi_disconnect_grace_period": 3,
     "root_path": "",
+    "websocket_max_message_size": 16 * 1024 * 1024,
 }
 
 MAX_REQUEST_LINE = 8190  # Gunicorn's own bounds for its limit_request_*
@@ -255,7 +311,10 @@ class Settings:
     server_header: str
     stall_warning_s: float
     tls_handshake_timeout_s: float
+    websocket: Limits | None
+    """None: they are not served."""
     write_timeout_s: float
+    ws_drain_delay_s: float
 
     @classmethod
     def read(cls, cfg: Config, configured: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
@@ -301,8 +360,25 @@ class Settings:
             server_header=options["server_header"],
             tls_handshake_timeout_s=_limit(options["tls_handshake_timeout"]),
             stall_warning_s=_limit(cfg.timeout / 2 if options["stall_warning"] == "auto" else options["stall_warning"]),
+            websocket=_websocket_limits(options, get("websocket_max_message_size")),
             write_timeout_s=_limit(options["write_timeout"]),
+            ws_drain_delay_s=options["ws_drain_delay"],
         )
+
+
+def _websocket_limits(options: Mapping[str, Any], max_message_size: int) -> Limits | None:
+    if options["ws"] == "none":
+        return None
+    return Limits(
+        max_message_size=max_message_size or math.inf,
+        max_queue=options["ws_max_queue"],
+        ping_interval_s=_limit(options["ws_ping_interval"]),
+        ping_timeout_s=_limit(options["ws_ping_timeout"]),
+        accept_timeout_s=_limit(options["ws_accept_timeout"]),
+        close_timeout_s=_limit(options["ws_close_timeout"]),
+        max_lifetime_s=_limit(options["ws_max_lifetime"]),
+        deflate=options["ws_per_message_deflate"],
+    )
 
 
 def _limit(seconds: float) -> float:

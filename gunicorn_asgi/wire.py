@@ -21,12 +21,26 @@ A connection calls its streams and never awaits; a stream calls its connection a
 awaits, and only for two things: more of the request, and room to write.
 
 Nothing here is particular to a version of HTTP, so that one :class:`~gunicorn_asgi.asgi.http.HTTPStream` serves them all.
+
+A WebSocket begins as such an exchange. Until the application has accepted it, it may be answered like any other; then it goes on with a `Pipe`::
+
+    transport        connection                   stream                      application
+        |                | accept(headers) <----------| send(websocket.accept)     |
+        |<---------------|-- the Pipe and what has come already -->|               |
+        |--------------->| feed(data)                 | frames, messages           |
+        |                |--------------------------->| receive() -> websocket.receive
+        |<---------------| write(head, payload) <-----| send(websocket.send)       |
+        |                | close() <------------------| both have sent a Close     |
+        |                | finish() <-----------------| the application has ended  |
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Protocol
+
+NEVER = math.inf
 
 Header = tuple[bytes, bytes]
 
@@ -37,6 +51,9 @@ class Stream(Protocol):
     # Of the request, for whoever has to name the exchange.
     method: str
     raw_path: bytes
+
+    deadline: float
+    """When `expired` is due, on the loop's clock; NEVER if nothing is waited for. The connection looks after it from time to time."""
 
     def feed(self, data: bytes) -> None:
         """A part of the request's body has arrived."""
@@ -55,6 +72,9 @@ class Stream(Protocol):
 
     def lost(self) -> None:
         """The client is gone: ``receive()`` says so and ``send()`` raises."""
+
+    def expired(self) -> None:
+        """`deadline` has passed."""
 
     def cancel(self) -> None:
         """The time is up: cancel the application."""
@@ -89,5 +109,37 @@ class Wire(Protocol):
     def abort(self, stream: Any) -> None:
         """End the response so that nobody can take it for whole."""
 
+    def accept(self, stream: Any, headers: Iterable[Header]) -> tuple[Pipe, bytes]:
+        """Complete the handshake of a WebSocket, with `headers` beside those that its version of HTTP asks for.
+
+        Returns what to go on with instead of this object, and what the client has sent already. Raises ApplicationError, and
+        ClientDisconnected.
+        """
+
     def finish(self, stream: Any) -> None:
         """The exchange has ended, well or not: called exactly once."""
+
+
+class Pipe(Protocol):
+    """What a WebSocket tells its connection, which passes bytes both ways now. All plain calls."""
+
+    def write(self, head: bytes, payload: bytes) -> None:
+        """Write a frame."""
+
+    def hold(self) -> None:
+        """The application has enough to read: nothing more is to come, until `credit`."""
+
+    def credit(self) -> None:
+        """More may come."""
+
+    def reschedule(self) -> None:
+        """The stream's `deadline` is another one now."""
+
+    def close(self, is_clean: bool) -> None:
+        """Nothing more is to be written or read. `is_clean`: both sides have said so; otherwise the client may still be sending."""
+
+    def fail(self, reason: str) -> None:
+        """The client has broken the protocol, or is gone: the log is told `reason`, and nothing more is to be written or read."""
+
+    def finish(self) -> None:
+        """The application has ended: called exactly once."""

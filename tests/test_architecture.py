@@ -125,12 +125,14 @@ PURE = {
     "proxy_protocol",
     "wire",
     "version",
+    "websocket",
     "http1.body",
     "http1.encode",
     "http1.inbox",
     "http1.parser",
     "http1.request",
     "http1.response",
+    "http1.upgrade",
 }
 LOOPS_AND_TRANSPORTS = ("asyncio", "uvloop", "socket", "ssl", "selectors", f"{NAME}.connection", f"{NAME}.http1.connection")
 
@@ -154,7 +156,7 @@ def test_versions_of_http_do_not_know_each_other() -> None:
 
 @pytest.mark.parametrize(
     ("library", "room"),
-    [("httptools", "http1.httptools_parser"), ("h11", "http1.h11_parser"), ("hpack", None), ("h2", None), ("websockets", None)],
+    [("httptools", "http1.httptools_parser"), ("h11", "http1.h11_parser"), ("hpack", None), ("h2", None), ("websockets", "websocket")],
 )
 def test_a_protocol_library_is_known_in_one_room(library: str, room: str | None) -> None:
     """So that it can be replaced there. A parser library reads field sections and nothing else (see `http1.parser`)."""

@@ -44,6 +44,15 @@ def test_every_option_has_its_default_unless_it_is_given() -> None:
         "body_timeout": 30.0,
         "write_timeout": 60.0,
         "stall_warning": "auto",
+        "ws": "auto",
+        "ws_per_message_deflate": True,
+        "ws_max_queue": 32,
+        "ws_ping_interval": 20.0,
+        "ws_ping_timeout": 20.0,
+        "ws_accept_timeout": 30.0,
+        "ws_close_timeout": 10.0,
+        "ws_max_lifetime": 0.0,
+        "ws_drain_delay": 0.0,
     }
 
 

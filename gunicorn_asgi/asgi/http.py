@@ -7,7 +7,7 @@ from enum import IntEnum
 from typing import Any, Protocol
 
 from ..errors import ApplicationError, ClientDisconnected, is_disconnect
-from ..wire import Wire
+from ..wire import NEVER, Wire
 from .scope import Application, Message, Scope
 
 UNKNOWN = -1
@@ -78,6 +78,11 @@ class HTTPStream:
         "unread",
     )
 
+    deadline = NEVER
+    """Nothing of its own is waited for."""
+    may_be_followed = True
+    """The connection may be kept for another exchange."""
+
     def __init__(self, wire: Wire, scope: Scope, has_body: bool, expects_continue: bool, host: Host) -> None:
         # Set once.
         self._wire = wire
@@ -139,6 +144,9 @@ class HTTPStream:
         self._clogged = False
         self._chunks.clear()
         self._wake()
+
+    def expired(self) -> None:
+        pass
 
     def cancel(self) -> None:
         self._gone = True
@@ -226,7 +234,7 @@ class HTTPStream:
         try:
             status = message["status"]
         except KeyError:
-            raise ApplicationError("'http.response.start' needs a 'status'") from None
+            raise ApplicationError(f"{message['type']!r} needs a 'status'") from None
         if not isinstance(status, int) or not 100 <= status <= 999:
             raise ApplicationError(f"'status' must be an int from 100 to 999, not {status!r}")
         self._due = self._wire.head(self, status, message.get("headers", ()))
@@ -239,7 +247,7 @@ class HTTPStream:
     def _send_body(self, message: Message, phase: Phase) -> None:
         body = message.get("body", b"")
         if type(body) is not bytes:
-            body = _as_bytes(body)
+            body = as_bytes(body, "body")
         end = not message.get("more_body", False)
         due = self._due
         if due >= 0:
@@ -323,8 +331,11 @@ class HTTPStream:
             self._wake()
 
 
-def _as_bytes(body: Any) -> bytes:
-    """Statement 75: other views of bytes are accepted, and copied, since they may change after ``send()`` has returned."""
-    if isinstance(body, (bytes, bytearray, memoryview)):
-        return bytes(body)
-    raise ApplicationError(f"'body' must be bytes, not {type(body).__name__}")
+def as_bytes(data: Any, key: str) -> bytes:
+    """Statement 75: other views of bytes are accepted, and copied, since they may change after ``send()`` has returned.
+
+    Raises ApplicationError for what is none, naming the message's `key`.
+    """
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return bytes(data)
+    raise ApplicationError(f"{key!r} must be bytes, not {type(data).__name__}")

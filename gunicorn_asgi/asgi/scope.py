@@ -1,4 +1,4 @@
-"""The only place that knows the keys of a scope (ASGI statements 3 to 5, 18 to 41, 105 and 154)."""
+"""The only place that knows the keys of a scope (ASGI statements 3 to 5, 18 to 41, 76 to 81, 105, 117 and 154)."""
 
 from __future__ import annotations
 
@@ -50,6 +50,18 @@ def http_scope(
     }
     if state is not None:
         scope["state"] = dict(state)
+    return scope
+
+
+def websocket_scope(handshake: Scope, subprotocols: list[str]) -> Scope:
+    """The scope of a WebSocket (statements 76 to 81 and 117), made of the one of its handshake."""
+    scope = handshake | {
+        "type": "websocket",
+        "scheme": {"https": "wss"}.get(handshake["scheme"], "ws"),
+        "subprotocols": subprotocols,
+        "extensions": {"websocket.http.response": {}},
+    }
+    del scope["method"]
     return scope
 
 

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 
 from ..asgi.http import HTTPStream
 from ..asgi.scope import http_scope
-from ..connection import CLOSED, LINGER, LINGER_SECONDS, NEVER, Connection, Ending
+from ..asgi.websocket import WebSocketStream
+from ..connection import CLOSED, LINGER, LINGER_SECONDS, Connection, Ending
 from ..errors import RequestError
-from ..wire import Header
+from ..wire import NEVER, Header
 from .body import ChunkedFraming, Framing, LengthFraming
 from .encode import informational
 from .inbox import Inbox
 from .request import Fields, read_head
 from .response import Response
 from .states import BODY, CLIENT_CLOSED_REQUEST, DONE, HANG_UP_SECONDS, HEAD, HIGH_WATER, MAX_DRAIN, TURN, Reading
+from .upgrade import check_handshake
+from .upgraded import UpgradedConnection
 
 if TYPE_CHECKING:
     from ..accept import Listener
@@ -78,7 +81,7 @@ class H1Connection(Connection):
             try:
                 data = self._read_body(data)
             except RequestError as error:
-                self._refuse(error, b"")
+                self.refuse(error)
             else:
                 if data:
                     self._hold(data)
@@ -134,7 +137,7 @@ class H1Connection(Connection):
             try:
                 data = self._begin(read_head(data[:end], self._fields, self._rules), data[end:])
             except RequestError as error:
-                self._refuse(error, data, since if turn == 1 else NEVER)
+                self.refuse(error, data, since if turn == 1 else NEVER)
                 break
         else:
             if data and self._reading is not CLOSED:
@@ -164,28 +167,26 @@ class H1Connection(Connection):
             root_path = listener.root_path
             if root_path and path != "*":
                 path, raw_path = root_path + path, listener.raw_root_path + raw_path
-        scope = http_scope(
-            fields.version,
-            method,
-            scheme,
-            path,
-            raw_path,
-            query,
-            root_path,
-            fields.headers.copy(),
-            fields.client or self._client,
-            self._server_address,
-            server.state,
-        )
+        version, headers, client = fields.version, fields.headers.copy(), fields.client or self._client
+        scope = http_scope(version, method, scheme, path, raw_path, query, root_path, headers, client, self._server_address, server.state)
         response = self._response
         response.begun = response.keep_alive = False
         response.sent = 0
         length = fields.length
-        self._stream = stream = HTTPStream(self, scope, length != 0, fields.expect_continue, server)
-        if length == 0:
+        stream: HTTPStream
+        if fields.websocket and server.websocket is not None:
+            check_handshake(method, headers, length != 0)
+            self._stream = stream = WebSocketStream(self, scope, server, server.websocket)
+            self._reading = DONE
+            self._set_deadline()
+            self._hold(data)
+            data = b""
+        elif length == 0:
+            self._stream = stream = HTTPStream(self, scope, False, False, server)
             self._reading = DONE
             self.deadline = NEVER
         else:
+            self._stream = stream = HTTPStream(self, scope, True, fields.expect_continue, server)
             self._reading = BODY
             self._awaits_continue = fields.expect_continue
             self._framing = LengthFraming(length) if length > 0 else ChunkedFraming(self._rules.limit_fields, self._rules.limit_field_size)
@@ -248,7 +249,7 @@ class H1Connection(Connection):
         try:
             is_whole = inbox.add_to_head(data, self._rules)
         except RequestError as error:
-            self._refuse(error, bytes(inbox.data), inbox.began)
+            self.refuse(error, bytes(inbox.data), inbox.began)
             return
         if is_whole:
             self._serve(inbox.take(), inbox.began)
@@ -274,6 +275,7 @@ class H1Connection(Connection):
         keep_alive = (
             fields.keep_alive
             and server.keep_alive
+            and stream.may_be_followed
             and not (self._reading is BODY and end and not self._is_drainable())
             and not (self._half_closed and not self._more and not self._inbox.data)
         )
@@ -309,6 +311,9 @@ class H1Connection(Connection):
             self._reset()  # an ordinary end would make it look whole
         else:
             self._shut()
+
+    def accept(self, stream: WebSocketStream, headers: Iterable[Header]) -> tuple[UpgradedConnection, bytes]:
+        return UpgradedConnection.replace(self, stream, headers)
 
     def finish(self, stream: HTTPStream) -> None:
         if stream is not self._stream:
@@ -369,25 +374,24 @@ class H1Connection(Connection):
     def _patience(self) -> float:
         if self._reading is BODY and not self._reading_paused and not self._awaits_continue:
             return self._server.settings.body_timeout_s
-        if self._reading is DONE and self._stream is not None and (self._half_closed or self._reading_paused):
-            return HANG_UP_SECONDS
+        if self._reading is DONE and self._stream is not None:
+            patience = self._stream.deadline - self._server.now
+            return min(patience, HANG_UP_SECONDS) if self._half_closed or self._reading_paused else patience
         return NEVER
 
     def _overdue(self) -> None:
         reading = self._reading
         stream = self._stream
         if reading is HEAD and self._inbox.data:
-            self._refuse(RequestError(408, "The head of the request did not arrive in time"), bytes(self._inbox.data), self._inbox.began)
-        elif reading is BODY and stream is not None:
-            if stream.awaits_body:
-                self._refuse(RequestError(408, "The body of the request did not arrive in time"), b"")
-            else:
-                self._set_deadline()  # it is the application that takes its time
-        elif reading is DONE:
-            if stream is not None and (self._half_closed or self._is_gone()):
-                stream.hang_up()
-            else:
-                self._set_deadline()
+            self.refuse(RequestError(408, "The head of the request did not arrive in time"), bytes(self._inbox.data), self._inbox.began)
+        elif reading is BODY and stream is not None and stream.awaits_body:
+            self.refuse(RequestError(408, "The body of the request did not arrive in time"))
+        elif reading is DONE and stream is not None and stream.deadline <= self._server.now:
+            stream.expired()
+        elif reading is DONE and stream is not None and (self._half_closed or self._is_gone()):
+            stream.hang_up()
+        elif reading is DONE or (reading is BODY and stream is not None):
+            self._set_deadline()  # it is the application that takes its time
         else:
             self._shut_idle()
 
@@ -408,10 +412,7 @@ class H1Connection(Connection):
 
     # Refusals and the log.
 
-    def refuse(self, error: RequestError) -> None:
-        self._refuse(error, b"")
-
-    def _refuse(self, error: RequestError, head: bytes, since: float = NEVER) -> None:
+    def refuse(self, error: RequestError, head: bytes = b"", since: float = NEVER) -> None:
         """Answer a request that the application is not to see, and close.
 
         Where no exchange has begun, `head` is what came of it, and `since` when that began on the loop's clock, if not now.
@@ -419,8 +420,7 @@ class H1Connection(Connection):
         server = self._server
         stream = self._stream
         if not error.is_logged:
-            ip = self._client[0] if self._client else ""
-            server.log.warning("Invalid request from ip=%s: %s", ip, error)
+            self._complain("request", error)
         response = self._response
         if stream is not None and response.begun:
             self.abort(stream)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import NoReturn
 
-from ..errors import ApplicationError
+from ..errors import ApplicationError, RequestError
 from ..wire import Header
 from .grammar import CONTENT_LENGTH, TOKEN
 
@@ -145,16 +145,11 @@ def informational(status: int, headers: Iterable[Header]) -> bytes:
     return b"".join((STATUS_LINES[status], encode_fields(headers)[0], b"\r\n"))
 
 
-RETRY_AFTER = b"retry-after: 1\r\n"
-"""RFC 9110, 10.2.3, in seconds. Such a lack of room is mostly over in less, and it cannot say so."""
-
-
-def refusal(status: int, reason: str, head_only: bool, default_fields: bytes) -> tuple[bytes, int]:
+def refusal(error: RequestError, head_only: bool, default_fields: bytes) -> tuple[bytes, int]:
     """A whole response that refuses a request and announces the end of the connection, and the length of its body."""
-    body = reason.encode() + b"\n"
+    body = str(error).encode() + b"\n"
     fields = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-    if status == 503:
-        fields = RETRY_AFTER + fields
+    own = b"".join(b"%b: %b\r\n" % field for field in error.fields)
     if head_only:
         body = b""
-    return b"".join((STATUS_LINES[status], default_fields, fields, body)), len(body)
+    return b"".join((STATUS_LINES[error.status], default_fields, own, fields, body)), len(body)

@@ -18,6 +18,7 @@ from ..forwarded import Node, Told
 from ..wire import Header
 from .grammar import CONTENT_LENGTH, TOKEN
 from .parser import FieldParser
+from .upgrade import asks_for_websocket
 
 UNDERSCORE = ord("_")
 """As a number: `in` on bytes looks for a byte ten times faster than for a string of one."""
@@ -75,7 +76,19 @@ class Rules:
 class Fields:
     """A checked field section and what it means. Shared by equal requests of a connection, so never changed once it is read."""
 
-    __slots__ = ("client", "expect_continue", "headers", "keep_alive", "length", "root_path", "scheme", "script_name", "section", "version")
+    __slots__ = (
+        "client",
+        "expect_continue",
+        "headers",
+        "keep_alive",
+        "length",
+        "root_path",
+        "scheme",
+        "script_name",
+        "section",
+        "version",
+        "websocket",
+    )
 
     def __init__(self, section: bytes, version: str, headers: list[Header]) -> None:
         self.section = section
@@ -86,6 +99,8 @@ class Fields:
         """Bytes of the body; 0 is none; CHUNKED."""
         self.keep_alive = True
         self.expect_continue = False
+        self.websocket = False
+        """It is the handshake of a WebSocket."""
         self.scheme: str | None = None
         """What a trusted proxy says of its client's connection; None if nothing."""
         self.client: Node | None = None
@@ -99,7 +114,7 @@ class Fields:
         """The same for the host `authority`, placed first."""
         own = Fields(b"", self.version, [(b"host", authority), *(field for field in self.headers if field[0] != b"host")])
         own.length, own.keep_alive = self.length, self.keep_alive
-        own.expect_continue, own.scheme = self.expect_continue, self.scheme
+        own.expect_continue, own.websocket, own.scheme = self.expect_continue, self.websocket, self.scheme
         own.client, own.script_name, own.root_path = self.client, self.script_name, self.root_path
         return own
 
@@ -232,10 +247,15 @@ def read_fields(section: bytes, rules: Rules) -> Fields:
     fields.keep_alive = _read_connection(values.get(b"connection", ()), version)
     if b"expect" in values:
         fields.expect_continue = _read_expect(values[b"expect"], version) and fields.length != 0
+    if b"upgrade" in values:
+        fields.websocket = asks_for_websocket(values[b"upgrade"], values.get(b"connection", ()), version)
     if is_proxied:
         scheme = None
         if rules.read_proxy is not None:
             fields.client, scheme = rules.read_proxy(headers)
+        if fields.websocket:
+            # Traefik calls the scheme of a handshake wss.
+            headers = [(name, b"https" if value == b"wss" else value) for name, value in headers]
         fields.scheme = _read_scheme(headers, rules.secure_scheme, scheme)
     if is_proxied or rules.script_name is not None:
         _read_script_name(fields, rules)
@@ -243,7 +263,7 @@ def read_fields(section: bytes, rules: Rules) -> Fields:
 
 
 VERSIONS = {b"HTTP/1.1\r\n": "1.1", b"HTTP/1.0\r\n": "1.0"}
-MEANINGFUL = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"})
+MEANINGFUL = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"})
 
 
 def _refuse_version(section: bytes) -> NoReturn:

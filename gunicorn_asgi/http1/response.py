@@ -76,6 +76,6 @@ class Response:
 
     def refuse(self, error: RequestError, bodyless: bool, default_fields: bytes) -> bytes:
         """The whole answer to a request that the application is not to see, or not to answer, in place of a head that may be held."""
-        data, self.sent = refusal(error.status, str(error), bodyless, default_fields)
+        data, self.sent = refusal(error, bodyless, default_fields)
         self.status, self.begun = error.status, True
         return data

@@ -1,0 +1,426 @@
+"""One WebSocket: the application's ``receive()`` and ``send()``, and how it ends (ASGI statements 76 to 102 and 117 to 120)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from enum import IntEnum
+from typing import Protocol
+
+from ..errors import ApplicationError, ClientDisconnected
+from ..websocket import (
+    ABNORMAL_CLOSURE,
+    BINARY,
+    CLOSE,
+    GOING_AWAY,
+    INTERNAL_ERROR,
+    NORMAL_CLOSURE,
+    PING,
+    PONG,
+    SERVICE_RESTART,
+    TEXT,
+    Close,
+    Deflate,
+    FrameReader,
+    Limits,
+    Ping,
+    Violation,
+    close_payload,
+    control_frame,
+    data_frame,
+    echo_payload,
+    negotiate_deflate,
+    read_subprotocols,
+)
+from ..wire import NEVER, Header, Pipe, Wire
+from .http import COMPLETE, PARTS_PER_TURN, STREAMING, WAITING, Host, HTTPStream, as_bytes
+from .scope import Message, Scope, websocket_scope
+
+HIGH_WATER = 65536
+"""Bytes of messages in front of the application above which nothing more is read."""
+
+
+class State(IntEnum):
+    """How far the WebSocket is. Only ever grows."""
+
+    CONNECTING = 0
+    """The application has not accepted it: this is an exchange of HTTP."""
+    OPEN = 1
+    CLOSING = 2
+    """This side has sent a Close frame, and waits for the client's."""
+    CLOSED = 3
+
+
+CONNECTING, OPEN, CLOSING, CLOSED = State
+
+
+class WebSocketHost(Host, Protocol):
+    """What a WebSocket needs of the server."""
+
+    now: float
+    """The latest that it can be on the loop's clock before deadlines are looked at again."""
+
+
+class WebSocketStream(HTTPStream):
+    """A WebSocket, for whatever version of HTTP is below (see `wire`).
+
+    Until it is accepted this is an exchange whose response denies it (statements 84 and 117 to 120), and all of that is HTTPStream's.
+    """
+
+    __slots__ = (
+        "_accepted",
+        "_closing",
+        "_connected",
+        "_deflate",
+        "_ends_at",
+        "_heard",
+        "_held",
+        "_limits",
+        "_messages",
+        "_owed_pong",
+        "_ping_at",
+        "_pipe",
+        "_pong_due",
+        "_reader",
+        "_server",
+        "_state",
+        "_subprotocols",
+        "deadline",
+    )
+
+    may_be_followed = False
+    """What the client has sent behind its handshake are frames, and must never be taken for a request."""
+
+    _pipe: Pipe
+    """Since the handshake."""
+
+    def __init__(self, wire: Wire, scope: Scope, host: WebSocketHost, limits: Limits) -> None:
+        """`scope` is that of the handshake's request. Raises RequestError."""
+        super().__init__(wire, scope, False, False, host)
+        # Set once.
+        self._server = host
+        self._limits = limits
+        self._subprotocols = read_subprotocols(scope["headers"])
+        self._deflate: Deflate | None = negotiate_deflate(scope["headers"]) if limits.deflate else None
+        self._scope = websocket_scope(scope, self._subprotocols.copy())
+        # How far it is.
+        self._state: State = CONNECTING
+        self._accepted = False
+        self._connected = False
+        """The application was handed ``websocket.connect``."""
+        self._closing = ABNORMAL_CLOSURE, ""
+        """Code and reason of ``websocket.disconnect``."""
+        # What comes.
+        self._reader = FrameReader(limits.max_message_size, self._deflate)
+        self._messages: deque[str | bytes] = deque()
+        self._held = False
+        """The application has enough: nothing is read."""
+        self._owed_pong: Ping | None = None
+        """The last ping that came while nothing could be written (RFC 6455, 5.5.3: to answer the most recent is enough)."""
+        # Deadlines, on the loop's clock.
+        self.deadline = host.now + limits.accept_timeout_s
+        self._ends_at = self._ping_at = self._pong_due = NEVER
+        self._heard = False
+        """Something has come since the last ping: a pong may be stuck behind a long message."""
+
+    def __repr__(self) -> str:
+        return f"<WebSocketStream {self.raw_path!r} {self._state.name}>"
+
+    # From the connection.
+
+    def feed(self, data: bytes) -> None:
+        self._heard = True
+        if self._state is not CLOSED:
+            self._reader.feed(data)
+            if not self._held:
+                self._read()
+
+    def feed_eof(self) -> None:
+        if self._state is not CLOSED:
+            self._over(ABNORMAL_CLOSURE, "")
+            self._pipe.close(is_clean=False)
+
+    def hang_up(self) -> None:
+        if self._state is OPEN:
+            self._start_close(SERVICE_RESTART, "")
+        elif self._state is CONNECTING:
+            super().hang_up()
+
+    def resume(self) -> None:
+        super().resume()
+        if self._owed_pong is not None:
+            if self._state is OPEN:
+                self._pipe.write(control_frame(PONG, self._owed_pong.payload), b"")
+            self._owed_pong = None
+
+    def lost(self) -> None:
+        self._over(ABNORMAL_CLOSURE, "")
+        super().lost()
+
+    def expired(self) -> None:
+        if self._state is CONNECTING:
+            self._expire_handshake()
+        elif self._state is CLOSING:
+            self._over(ABNORMAL_CLOSURE, "")
+            self._pipe.close(is_clean=False)
+        elif self._state is OPEN:
+            self._keep_alive(self._server.now)
+
+    # The application.
+
+    async def receive(self) -> Message:
+        """``websocket.connect``, the messages, and ``websocket.disconnect`` once nothing more can come."""
+        if not self._connected:
+            self._connected = True
+            return {"type": "websocket.connect"}
+        messages = self._messages
+        while not messages:
+            if self._gone or self._phase is COMPLETE or self._hung_up:
+                code, reason = self._closing
+                return {"type": "websocket.disconnect", "code": code, "reason": reason}
+            await self._wait()
+        message = messages.popleft()
+        self.unread -= len(message)
+        if self._held and len(messages) <= self._limits.max_queue // 2 and self.unread <= HIGH_WATER // 2:
+            self._let_go()
+        if type(message) is str:
+            return {"type": "websocket.receive", "text": message}
+        return {"type": "websocket.receive", "bytes": message}
+
+    async def send(self, message: Message) -> None:
+        """Send ``websocket.accept``, ``.send`` or ``.close``, or deny the handshake with ``websocket.http.response.start`` and ``.body``.
+
+        Waits while the client does not take what was sent. Raises ApplicationError for a message that is not allowed here, and
+        ClientDisconnected (an OSError) once the WebSocket is closed.
+        """
+        try:
+            kind = message["type"]
+        except (TypeError, KeyError):
+            raise ApplicationError(f"a message must be a dict with a 'type', not {message!r}") from None
+        if self._gone:
+            raise ClientDisconnected("the WebSocket is closed")
+        if self._state is not OPEN:
+            self._answer(kind, message)
+            if self._phase is not STREAMING:
+                return
+        elif kind == "websocket.send":
+            self._send_message(message)
+        elif kind == "websocket.close":
+            self._start_close(message.get("code", NORMAL_CLOSURE), message.get("reason") or "")
+            self._messages.clear()
+            return
+        else:
+            raise ApplicationError(f"expected 'websocket.send' or 'websocket.close', not {kind!r}")
+        self._parts += 1
+        if self._clogged:
+            await self._drain()
+        elif self._parts % PARTS_PER_TURN == 0:
+            # A client that reads fast enough never makes an endless stream wait; the rest of the worker would.
+            await asyncio.sleep(0)
+
+    # Inside: the handshake.
+
+    def _answer(self, kind: str, message: Message) -> None:
+        """What the application may send before there is a WebSocket."""
+        phase = self._phase
+        if phase is COMPLETE:
+            return
+        if phase is not WAITING:
+            if kind != "websocket.http.response.body":
+                raise ApplicationError(f"expected 'websocket.http.response.body', not {kind!r}")
+            self._send_body(message, phase)
+        elif kind == "websocket.accept":
+            self._accept(message)
+        elif kind == "websocket.close":
+            self._deny(403, b"")
+        elif kind == "websocket.http.response.start":
+            self._send_start(message)
+            self.deadline = NEVER
+        else:
+            raise ApplicationError(f"expected 'websocket.accept', 'websocket.close' or 'websocket.http.response.start', not {kind!r}")
+
+    def _accept(self, message: Message) -> None:
+        headers: list[Header] = []
+        subprotocol = message.get("subprotocol")
+        if subprotocol is not None:
+            if subprotocol not in self._subprotocols:
+                # RFC 6455, 4.1: the client would have to fail the connection.
+                raise ApplicationError(
+                    f"'subprotocol' must be one of those that the client offers, {self._subprotocols!r}, not {subprotocol!r}"
+                )
+            headers.append((b"sec-websocket-protocol", subprotocol.encode()))
+        if self._deflate is not None:
+            headers.append((b"sec-websocket-extensions", self._deflate.header))
+        own = list(message.get("headers") or ())
+        for name in (field[0] for field in own if isinstance(field, (tuple, list)) and field and isinstance(field[0], bytes)):
+            # Statement 86, and what else the handshake answers for (RFC 6455, 4.2.2).
+            if name.lower().startswith((b"sec-websocket-", b"upgrade")):
+                raise ApplicationError(f"the header {name!r} of 'websocket.accept' is the server's to send")
+        self._pipe, data = self._wire.accept(self, headers + own)
+        self._accepted = True
+        self._state = OPEN
+        self._ends_at = self._server.now + self._limits.max_lifetime_s
+        self._ping_at = self._server.now + self._limits.ping_interval_s
+        self._keep_alive(self._server.now)
+        if data:
+            self.feed(data)
+        if not self._held:
+            self._pipe.credit()
+
+    def _deny(self, status: int, body: bytes) -> None:
+        self._wire.head(self, status, ())
+        self._wire.respond(self, body, True, False)
+        self._end()
+
+    def _expire_handshake(self) -> None:
+        self.deadline = NEVER
+        if self._phase is WAITING:
+            self._host.log.error("ASGI application did not answer the WebSocket handshake %s in time", self.raw_path.decode("latin-1"))
+            self._deny(500, b"Internal Server Error")
+            self._over(ABNORMAL_CLOSURE, "")
+
+    # Inside: what goes, and what comes.
+
+    def _send_message(self, message: Message) -> None:
+        data, text = message.get("bytes"), message.get("text")
+        if (data is None) is (text is None):
+            raise ApplicationError("'websocket.send' needs exactly one of 'bytes' and 'text'")
+        if text is not None:
+            if not isinstance(text, str):
+                raise ApplicationError(f"'text' must be a str, not {type(text).__name__}")
+            try:
+                head, payload = data_frame(TEXT, text.encode(), self._deflate)
+            except UnicodeEncodeError:
+                raise ApplicationError("'text' has a lone surrogate, which UTF-8 has not") from None
+        else:
+            head, payload = data_frame(BINARY, data if type(data) is bytes else as_bytes(data, "bytes"), self._deflate)
+        self._pipe.write(head, payload)
+
+    def _read(self) -> None:
+        """Read until there is enough for the application."""
+        reader, messages = self._reader, self._messages
+        pongs = bytearray()
+        close: Close | None = None
+        violation: Violation | None = None
+        try:
+            while reader.data:
+                event = reader.read()
+                if event is None:
+                    break
+                if isinstance(event, Close):
+                    close = event
+                    break
+                if self._state is not OPEN:
+                    continue  # RFC 6455, 5.5.1 and 7.1.1: behind this side's Close, only the client's is waited for
+                if isinstance(event, (str, bytes)):
+                    messages.append(event)
+                    self.unread += len(event)
+                    if self._waiters:
+                        self._wake()
+                    if len(messages) >= self._limits.max_queue or self.unread > HIGH_WATER:
+                        self._held = True
+                        self._pipe.hold()
+                        break
+                elif self._clogged:
+                    self._owed_pong = event
+                else:
+                    pongs += control_frame(PONG, event.payload)
+        except Violation as error:
+            violation = error
+        if pongs:
+            self._pipe.write(bytes(pongs), b"")
+        if close is not None:
+            self._closed_by_client(close)
+        elif violation is not None:
+            self._give_up(violation.code, str(violation))
+            self._pipe.fail(str(violation))
+
+    def _let_go(self) -> None:
+        """Go on reading: first what is here."""
+        if self._held:
+            self._held = False
+            self._read()
+            if not self._held and self._state is not CLOSED:
+                self._pipe.credit()
+
+    def _keep_alive(self, now: float) -> None:
+        """Ping, look for an answer, or end a life that was long enough; and say when to be asked again."""
+        limits = self._limits
+        if now >= self._ends_at:
+            self._start_close(GOING_AWAY, "")
+            return
+        if now >= self._pong_due:
+            if not self._heard and not self._held:
+                self._give_up(INTERNAL_ERROR, "keepalive ping timeout")
+                self._pipe.close(is_clean=False)
+                return
+            self._pong_due = NEVER
+        if now >= self._ping_at:
+            self._heard = False
+            self._pipe.write(control_frame(PING, b""), b"")
+            self._pong_due = now + limits.ping_timeout_s
+            self._ping_at = now + limits.ping_interval_s
+            if self._pong_due < NEVER:
+                self._ping_at = max(self._ping_at, self._pong_due)
+        self.deadline = min(self._ends_at, self._pong_due, self._ping_at)
+        self._pipe.reschedule()
+
+    # Inside: the end.
+
+    def _start_close(self, code: object, reason: object) -> None:
+        """Send a Close frame, and wait for the client's. Raises ApplicationError."""
+        payload = close_payload(code, reason)
+        assert isinstance(code, int)
+        assert isinstance(reason, str)
+        self._pipe.write(control_frame(CLOSE, payload), b"")
+        self._over(code, reason)
+        self._state = CLOSING
+        self.deadline = self._server.now + self._limits.close_timeout_s
+        self._pipe.reschedule()
+        self._let_go()
+
+    def _over(self, code: int, reason: str) -> None:
+        """Nothing more can be sent. The application reads what has come before, and then `code`, unless another was there first."""
+        if not self._gone:
+            self._closing = code, reason
+        self._state = CLOSED
+        self._gone = True
+        self._clogged = False
+        self.deadline = NEVER
+        self._wake()
+
+    def _closed_by_client(self, close: Close) -> None:
+        if self._state is OPEN:
+            self._pipe.write(control_frame(CLOSE, echo_payload(close)), b"")
+        self._over(close.code, close.reason)
+        self._pipe.close(is_clean=True)
+
+    def _give_up(self, code: int, reason: str) -> None:
+        """RFC 6455, 7.1.7: say why, and wait for nothing."""
+        if self._state is OPEN:
+            self._pipe.write(control_frame(CLOSE, close_payload(code, reason)), b"")
+        self._over(code, reason)
+
+    # What HTTPStream.run asks for.
+
+    def _unfinished(self) -> None:
+        if self._state is OPEN:
+            self._start_close(NORMAL_CLOSURE, "")  # statement 92
+        else:
+            super()._unfinished()
+
+    def _fail(self, what: str, error: BaseException | None) -> None:
+        if self._state is OPEN:
+            self._host.log.error(what, self.method, self.raw_path.decode("latin-1"), exc_info=error)
+            self._start_close(INTERNAL_ERROR, "")  # statement 93
+        else:
+            super()._fail(what, error)
+
+    def _end(self) -> None:
+        if self._accepted:
+            self._phase = COMPLETE
+            self._messages.clear()
+            self._pipe.finish()
+            self._wake()
+        else:
+            super()._end()

@@ -1,0 +1,61 @@
+"""Pure: the handshake of a WebSocket over HTTP/1.1, which is an Upgrade (RFC 6455, 4.2; RFC 9110, 7.8)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+
+from ..errors import RequestError
+from ..websocket import accept_key
+from ..wire import Header
+
+VERSION = b"13"
+KEY_SIZE = 16
+
+
+def asks_for_websocket(upgrades: Sequence[bytes], connections: Sequence[bytes], version: str) -> bool:
+    """Whether a request with these values of Upgrade and Connection is a handshake.
+
+    RFC 9110, 7.8: it is ignored in HTTP/1.0, and without the connection option (whoever passed it on did not mean it).
+    """
+    return version == "1.1" and b"websocket" in _members(upgrades) and b"upgrade" in _members(connections)
+
+
+def _members(values: Sequence[bytes]) -> list[bytes]:
+    return [member.strip(b" \t") for value in values for member in value.lower().split(b",")]
+
+
+def check_handshake(method: str, headers: Sequence[Header], has_body: bool) -> None:
+    """Raises RequestError unless the handshake is in order (RFC 6455, 4.2.1 and 4.4)."""
+    if method != "GET":
+        raise RequestError(405, "Invalid WebSocket handshake: the method is not GET", fields=((b"allow", b"GET"),))
+    if has_body:
+        raise RequestError(400, "Invalid WebSocket handshake: it has a body")
+    versions = [value for name, value in headers if name == b"sec-websocket-version"]
+    if versions != [VERSION]:
+        raise RequestError(426, "Invalid WebSocket handshake: Sec-WebSocket-Version is not 13", fields=UPGRADE_REQUIRED)
+    keys = _keys(headers)
+    if len(keys) != 1 or not _is_key(keys[0]):
+        raise RequestError(400, "Invalid WebSocket handshake: Sec-WebSocket-Key is not 16 bytes in base64")
+
+
+UPGRADE_REQUIRED = ((b"upgrade", b"websocket"), (b"connection", b"upgrade"), (b"sec-websocket-version", VERSION))
+"""RFC 9110, 15.5.22 and RFC 6455, 4.4."""
+
+
+def _keys(headers: Sequence[Header]) -> list[bytes]:
+    return [value for name, value in headers if name == b"sec-websocket-key"]
+
+
+def _is_key(value: bytes) -> bool:
+    try:
+        return len(base64.b64decode(value, validate=True)) == KEY_SIZE
+    except binascii.Error:
+        return False
+
+
+def switching_protocols(headers: Sequence[Header], lines: bytes, default_fields: bytes) -> bytes:
+    """The answer that completes a handshake with these `headers`, with the checked field `lines` in it."""
+    own = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: %b\r\n"
+    return b"".join((own % accept_key(*_keys(headers)), lines, default_fields, b"\r\n"))

@@ -1,0 +1,173 @@
+"""A connection that speaks WebSocket since its handshake over HTTP/1.1: it passes bytes both ways, and sees to the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from ..connection import CLOSED, LINGER, TCP_CLOSE, Connection, Ending
+from ..errors import ClientDisconnected
+from ..wire import Header
+from .encode import DATE, SERVER, encode_fields
+from .upgrade import switching_protocols
+
+if TYPE_CHECKING:
+    from ..asgi.websocket import WebSocketStream
+    from ..errors import RequestError
+    from .connection import H1Connection
+
+LOOK_SECONDS = 10.0
+"""Between two looks at whether the client of a connection that is not read has gone."""
+SWITCHING_PROTOCOLS = 101
+
+
+class Reading(Enum):
+    """What the next bytes from the client are, until it is one of `Ending`."""
+
+    FRAMES = "of the WebSocket"
+
+
+FRAMES = Reading.FRAMES
+
+
+class UpgradedConnection(Connection):
+    """The Pipe below one WebSocketStream (see `wire`), in the place of the connection that its handshake came on."""
+
+    __slots__ = ("_has_ended", "_record", "_sent", "_stream")
+
+    _reading: Reading | Ending
+
+    def __init__(self, origin: H1Connection, stream: WebSocketStream) -> None:
+        super().__init__(origin._server, origin._listener, origin._client)
+        self._stream = stream
+        self._record, origin._record = origin._record, None
+        self._sent = 0
+        """Bytes behind the head of the handshake's answer."""
+        self._has_ended = False
+        """The application has."""
+        self._reading = FRAMES
+        self._take_over(origin)
+        if self._server.is_closing_websockets:
+            self._server.loop.call_soon(self.close_websocket)
+
+    @classmethod
+    def replace(cls, origin: H1Connection, stream: WebSocketStream, headers: Iterable[Header]) -> tuple[UpgradedConnection, bytes]:
+        """Complete the handshake, and go on from there. What it is to return and to raise says `Wire.accept`."""
+        if origin._half_closed:
+            raise ClientDisconnected("the client is gone")
+        fields = origin._fields
+        assert fields is not None
+        if origin._record is not None:
+            headers = origin._record.response_headers = list(headers)
+        lines, _, found = encode_fields(headers)
+        origin._write(switching_protocols(fields.headers, lines, origin._server.default_fields[found & (DATE | SERVER)]))
+        origin._stream, origin._reading = None, CLOSED
+        return cls(origin, stream), origin._inbox.take()
+
+    def __repr__(self) -> str:
+        return f"<UpgradedConnection {self._client} {self._reading.name} {self._stream!r}>"
+
+    # From the transport.
+
+    def data_received(self, data: bytes) -> None:
+        if self._reading is FRAMES:
+            self._stream.feed(data)
+        elif self._reading is LINGER:
+            self._drop(len(data))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._record_end()
+        if self._has_ended:
+            self._let_stream_go()
+
+    # For the stream (see `wire`).
+
+    def write(self, head: bytes, payload: bytes) -> None:
+        data = head + payload
+        self._sent += len(data)
+        self._write(data)
+
+    def hold(self) -> None:
+        self._pause_reading()
+        self._set_deadline()
+
+    def credit(self) -> None:
+        if self._reading is FRAMES:
+            self._resume_reading()
+            self._set_deadline()
+
+    def reschedule(self) -> None:
+        if self._reading is FRAMES:
+            self._set_deadline()
+
+    def close(self, is_clean: bool) -> None:
+        if self._reading is FRAMES:
+            self._linger(is_sending=not is_clean)
+            self._record_end()
+
+    def fail(self, reason: str) -> None:
+        self._complain("WebSocket frame", reason)
+        self.close(is_clean=False)
+
+    def finish(self) -> None:
+        self._has_ended = True
+        if self._lost:
+            self._server.forget(self)
+            self._let_stream_go()
+
+    def _let_stream_go(self) -> None:
+        """They hold each other, and the stream much memory: it is not left to the garbage collector."""
+        del self._stream
+
+    # For the base, and through it for the server.
+
+    def _streams(self) -> tuple[WebSocketStream, ...]:
+        return () if self._has_ended else (self._stream,)
+
+    def _patience(self) -> float:
+        seconds = max(0.0, self._stream.deadline - self._server.now)
+        return min(seconds, LOOK_SECONDS) if self._reading_paused else seconds
+
+    def _overdue(self) -> None:
+        if self._reading_paused and self._tcp_state() == TCP_CLOSE:
+            self._reset()
+            return
+        if self._stream.deadline <= self._server.now:
+            self._stream.expired()
+        if self._reading is FRAMES:
+            self._set_deadline()
+
+    def refuse(self, error: RequestError) -> None:
+        self._reset()  # in HTTP there is nothing more to say
+
+    def drain(self) -> None:
+        pass  # `close_websocket` comes for it, at its own time
+
+    def close_websocket(self) -> None:
+        if self._reading is FRAMES:
+            self._stream.hang_up()
+
+    def hang_up(self) -> None:
+        self.close_websocket()
+
+    def kill(self) -> None:
+        self._stream.hang_up()  # so that the client knows why
+        if self._lost:
+            self._server.forget(self)
+        elif self._clogged or self._reading is CLOSED:
+            self._reset()
+        else:
+            self._shut()
+        for stream in self._streams():
+            stream.cancel()
+        self._record_end()
+
+    # The log.
+
+    def _record_end(self) -> None:
+        record, self._record = self._record, None
+        access = self._server.access
+        if record is not None and access is not None:
+            access.end(record, SWITCHING_PROTOCOLS, self._sent)
