@@ -10,9 +10,10 @@ from __future__ import annotations
 import codecs
 import math
 import zlib
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from websockets.exceptions import InvalidHeader, NegotiationError, PayloadTooBig, ProtocolError
 from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
@@ -39,6 +40,8 @@ WHOLE_TEXT, WHOLE_BINARY = FINAL | TEXT, FINAL | BINARY
 MAX_CONTROL = 125
 """Bytes of a control frame's payload (RFC 6455, 5.5)."""
 MAX_REASON = MAX_CONTROL - 2
+HIGH_WATER = 65536
+"""Bytes, or characters, of messages that nobody has taken above which no further one is read."""
 LARGE = 4096
 """Bytes from which on a view is cheaper than a copy."""
 MIN_DEFLATE = 64
@@ -80,10 +83,6 @@ class Close(NamedTuple):
     code: int
     """NO_STATUS if the frame had none."""
     reason: str
-
-
-Event = str | bytes | Ping | Close
-"""A message (text, or bytes), or a control frame that asks for something."""
 
 
 # Negotiation.
@@ -180,31 +179,42 @@ AT_BORDER = -1
 class FrameReader:
     """The client's frames, from bytes to messages and control frames (RFC 6455, 5).
 
-    A frame is judged by its head, before there is any payload in memory; text as it comes. Of a message at most ``max_message_size`` bytes are kept.
+    A frame is judged by its head, before there is any payload in memory; text as it comes. Of a message at most ``max_message_size`` bytes are
+    kept, and no further message is read while there are enough that nobody has taken.
     """
 
     __slots__ = (
         "_compressed",
+        "_data",
         "_deflate",
         "_frame",
         "_is_final",
         "_left",
         "_mask",
+        "_max_queue",
         "_max_size",
         "_message",
         "_opcode",
-        "_position",
         "_type",
         "_utf8",
-        "data",
+        "is_full",
+        "messages",
+        "unread",
     )
 
-    def __init__(self, max_size: float, deflate: Deflate | None) -> None:
+    def __init__(self, max_size: float, max_queue: int, deflate: Deflate | None) -> None:
+        # Set once.
         self._max_size = max_size
+        self._max_queue = max_queue
         self._deflate = deflate
-        self.data = b""
-        """Not read yet. If this is empty, so is `read`."""
-        self._position = 0
+        # What was read and not taken.
+        self.messages: deque[str | bytes] = deque()
+        self.unread: float = 0
+        """The length of all `messages`. Whoever takes one counts it off."""
+        self.is_full = False
+        """There were enough of them when `read` ended."""
+        # What was not read: the beginning of a head, or what waits behind enough messages.
+        self._data = b""
         # The frame.
         self._left = AT_BORDER
         """Bytes of its payload that are still to come."""
@@ -215,118 +225,116 @@ class FrameReader:
         """Its payload as far as it is here, where it counts only as a whole."""
         # The message.
         self._type = 0
-        """TEXT or BINARY while there is one."""
+        """TEXT or BINARY from the head of its first frame to its end."""
         self._compressed = False
         self._message = bytearray()
         self._utf8: codecs.IncrementalDecoder | None = None
 
-    def feed(self, data: bytes) -> None:
-        """Take what has come."""
-        self.data = self.data[self._position :] + data if self.data else data
-        self._position = 0
+    def read(self, data: bytes = b"") -> Ping | Close | None:
+        """Read what was left before and then `data`, up to a Ping or Close, which is returned. Pongs are passed over. Raises Violation.
 
-    def read(self) -> Event | None:
-        """The next message or control frame, or None if more has to come. Pongs are passed over. Raises Violation."""
-        data = self.data
-        start = self._position
-        size = len(data)
-        # A whole message in one whole frame, as most are. Whatever is not in order is left to `_read_frame`.
-        if not self._type and self._left < 0 and size - start > 5:
-            first = data[start]
-            if first == WHOLE_TEXT or first == WHOLE_BINARY:  # noqa: SIM109 # a set is slower
-                length = data[start + 1] - MASKED
-                start += 6
+        None: all is read, or there are enough messages.
+        """
+        if self._data:
+            data = self._data + data
+        messages = self.messages
+        control = None
+        position, size = 0, len(data)
+        while position < size and control is None and len(messages) < self._max_queue and self.unread <= HIGH_WATER:
+            first = data[position]
+            # A message in one whole frame, as most are. Whatever is different, or not in order, is left to `_read_frame`.
+            if (first == WHOLE_TEXT or first == WHOLE_BINARY) and not self._type and self._left < 0 and size - position > 5:  # noqa: SIM109 # a set is slower
+                begin = position + 6
+                length = data[position + 1] - MASKED
                 if length > MAX_CONTROL:
-                    if length == 126:
-                        start += 2
-                        length = int.from_bytes(data[start - 6 : start - 4], "big")
-                        is_minimal = length > MAX_CONTROL
-                    else:
-                        start += 8
-                        length = int.from_bytes(data[start - 12 : start - 4], "big")
-                        is_minimal = length > 0xFFFF
-                    if not is_minimal:
-                        return self._read_frame()
-                end = start + length
+                    begin, length = _read_length(data, position + 2, length)
+                end = begin + length
                 if 0 <= length <= self._max_size and end <= size:
-                    if length < LARGE:
-                        payload = apply_mask(data[start:end], data[start - 4 : start])
-                    else:
-                        payload = apply_mask(memoryview(data)[start:end], data[start - 4 : start])
-                    if end == size:
-                        self.data = b""
-                    self._position = end
+                    payload = apply_mask(data[begin:end] if length < LARGE else memoryview(data)[begin:end], data[begin - 4 : begin])
+                    position = end
                     if first == WHOLE_BINARY:
-                        return payload
+                        self.unread += length
+                        messages.append(payload)
+                        continue
                     try:
-                        return payload.decode()
+                        text = payload.decode()
                     except UnicodeDecodeError:
                         _refuse_text()
-        return self._read_frame() if size else None
+                    self.unread += len(text)
+                    messages.append(text)
+                    continue
+            before = position
+            position, control = self._read_frame(data, position)
+            if position == before:
+                break
+        self._data = data[position:]
+        self.is_full = len(messages) >= self._max_queue or self.unread > HIGH_WATER
+        return control
 
-    def _read_frame(self) -> Event | None:
-        """Any frame, in any number of parts."""
-        while self._left >= 0 or self._read_head():
-            start = self._position
-            part = self.data[start : start + self._left]
-            self._position = start + len(part)
-            self._left -= len(part)
-            if self._position == len(self.data):
-                self.data = b""
-                self._position = 0
-            part = apply_mask(part, self._mask)
-            turn = len(part) % 4
-            self._mask = self._mask[turn:] + self._mask[:turn]
-            if self._opcode >= CLOSE or self._compressed:
-                # At most MAX_CONTROL bytes, or what a compressed message may have.
-                self._frame += part
-            else:
-                self._add(part, not self._left)
-            if self._left:
-                return None
-            self._left = AT_BORDER
-            event = self._end_control() if self._opcode >= CLOSE else self._end_data()
-            if event is not None:
-                return event
-        return None
+    def drop(self) -> None:
+        """Keep no message that is read from now on: only the client's Close is waited for."""
+        self.messages = deque(maxlen=0)
+        self.unread = -math.inf
 
-    def _read_head(self) -> bool:
-        """Read and judge the head of a frame as far as it is here; whether that is all of it. Raises Violation."""
-        data, start = self.data, self._position
+    def _read_frame(self, data: bytes, position: int) -> tuple[int, Ping | Close | None]:
+        """Any frame, or a part of one. Returns where it ends: at `position` if its head is not whole."""
+        if self._left < 0:
+            begin = self._read_head(data, position)
+            if begin < 0:
+                return position, None
+            position = begin
+        part = data[position : position + self._left]
+        position += len(part)
+        self._left -= len(part)
+        part = apply_mask(part, self._mask)
+        turn = len(part) % 4
+        self._mask = self._mask[turn:] + self._mask[:turn]
+        is_control = self._opcode >= CLOSE
+        if is_control or self._compressed:
+            # At most MAX_CONTROL bytes, or what a compressed message may have.
+            self._frame += part
+        else:
+            self._add(part, self._is_final and not self._left)
+        if self._left:
+            return position, None
+        self._left = AT_BORDER
+        if is_control:
+            return position, self._end_control()
+        self._end_data()
+        return position, None
+
+    def _read_head(self, data: bytes, start: int) -> int:
+        """Read and judge the head of a frame as far as it is here. Returns where the payload begins, -1 if the head goes on. Raises Violation."""
         size = len(data) - start
-        if size == 0:
-            return False
         first = data[start]
         opcode, is_final = first & 0x0F, bool(first & FINAL)
         self._check_first(first, opcode, is_final)
         if size == 1:
-            return False
+            return -1
         length = data[start + 1] - MASKED
         if length < 0:
             raise Violation(PROTOCOL_ERROR, "a frame is not masked")
         if opcode >= CLOSE and length > MAX_CONTROL:
             raise Violation(PROTOCOL_ERROR, "a control frame is too long")
-        wide = {126: 2, 127: 8}.get(length, 0)
-        if size < 2 + wide:
-            return False
-        if wide:
-            length = int.from_bytes(data[start + 2 : start + 2 + wide], "big")
-            # RFC 6455, 5.2: the minimal number of bytes, and the most significant bit 0.
-            if length <= (MAX_CONTROL if wide == 2 else 0xFFFF) or length >> 63:
+        begin = start + 6
+        if length > MAX_CONTROL:
+            if size < (4 if length == 126 else 10):
+                return -1
+            begin, length = _read_length(data, start + 2, length)
+            if length < 0:
                 raise Violation(PROTOCOL_ERROR, "the length of a frame is not minimal")
         compressed = bool(first & RSV1) if opcode else self._compressed
         # Compressed, a message may grow by a little. How much it is without is seen when it is decompressed.
         if opcode < CLOSE and length > (self._max_size * 1.125 + 64 if compressed else self._max_size - len(self._message)):
             _refuse_size()
-        if size < 6 + wide:
-            return False
-        self._mask = data[start + 2 + wide : start + 6 + wide]
-        self._position = start + 6 + wide
+        if start + size < begin:
+            return -1
+        self._mask = data[begin - 4 : begin]
         self._opcode, self._is_final, self._left = opcode, is_final, length
         if opcode in (TEXT, BINARY):
             self._type, self._compressed = opcode, compressed
             self._utf8 = UTF8() if opcode == TEXT else None
-        return True
+        return begin
 
     def _check_first(self, first: int, opcode: int, is_final: bool) -> None:
         """The first byte: RSV bits, opcode, and whether that may come now."""
@@ -337,39 +345,48 @@ class FrameReader:
         if opcode >= CLOSE:
             if not is_final:
                 raise Violation(PROTOCOL_ERROR, "a control frame is fragmented")
-        elif bool(self._type) != (opcode == CONTINUATION):
-            raise Violation(
-                PROTOCOL_ERROR, "a continuation frame continues nothing" if opcode == CONTINUATION else "a message is not complete"
-            )
+        elif self._type and opcode != CONTINUATION:
+            raise Violation(PROTOCOL_ERROR, "a message begins within another")
+        elif not self._type and opcode == CONTINUATION:
+            raise Violation(PROTOCOL_ERROR, "a continuation frame continues nothing")
 
-    def _add(self, part: bytes, is_end_of_frame: bool) -> None:
-        """A part of the message."""
+    def _add(self, part: bytes, is_end: bool) -> None:
+        """A part of the message, its last one if `is_end`."""
         if self._utf8 is not None:
             try:
-                self._utf8.decode(part, self._is_final and is_end_of_frame)
+                self._utf8.decode(part, is_end)
             except UnicodeDecodeError:
                 _refuse_text()
         self._message += part
 
-    def _end_data(self) -> str | bytes | None:
+    def _end_data(self) -> None:
+        """A frame of the message is whole."""
         if self._compressed:
             assert self._deflate is not None
+            payload, self._frame = bytes(self._frame), bytearray()
             room = self._max_size - len(self._message)
-            self._add(self._deflate.decompress(self._opcode, bytes(self._frame), self._is_final, room), True)
-            self._frame = bytearray()
-        if not self._is_final:
-            return None
-        message = self._message.decode() if self._type == TEXT else bytes(self._message)
-        self._type, self._compressed, self._message, self._utf8 = 0, False, bytearray(), None
-        return message
+            self._add(self._deflate.decompress(self._opcode, payload, self._is_final, room), self._is_final)
+        if self._is_final:
+            message = self._message.decode() if self._type == TEXT else bytes(self._message)
+            self._type, self._compressed, self._message, self._utf8 = 0, False, bytearray(), None
+            self.unread += len(message)
+            self.messages.append(message)
 
-    def _end_control(self) -> Event | None:
+    def _end_control(self) -> Ping | Close | None:
         payload, self._frame = bytes(self._frame), bytearray()
         if self._opcode == PING:
             return Ping(payload)
-        if self._opcode == PONG:
-            return None
-        return read_close(payload)
+        return read_close(payload) if self._opcode == CLOSE else None
+
+
+def _read_length(data: bytes, start: int, kind: int) -> tuple[int, int]:
+    """The length at `start` that does not fit into the second byte, where there is `kind` instead; before it, where the payload begins.
+
+    -1: it is not minimal, or its first bit is set (RFC 6455, 5.2).
+    """
+    end, least = (start + 2, 126) if kind == 126 else (start + 8, 65536)
+    length = int.from_bytes(data[start:end], "big")
+    return end + 4, length if length >= least and length >> 63 == 0 else -1
 
 
 UTF8 = codecs.getincrementaldecoder("utf-8")
@@ -401,18 +418,35 @@ def _refuse_text() -> NoReturn:
 
 # What is sent.
 
-_SMALL_HEADS = {first: [bytes((first, length)) for length in range(126)] for first in (WHOLE_TEXT, WHOLE_BINARY)}
+_SMALL_HEADS = {opcode: [bytes((FINAL | opcode, length)) for length in range(126)] for opcode in (TEXT, BINARY)}
 
 
-def data_frame(opcode: int, payload: bytes, deflate: Deflate | None) -> tuple[bytes, bytes]:
-    """A message as one frame: its head, and its payload."""
+def data_frame(data: Any, text: Any, deflate: Deflate | None) -> bytes:
+    """A message as one frame: `data`, or `text`, of which one is None. Raises ApplicationError (statement 90)."""
+    if text is None:
+        opcode = BINARY
+        payload: bytes = data if type(data) is bytes else _as_bytes(data)
+    else:
+        opcode = TEXT
+        if data is not None or not isinstance(text, str):
+            raise ApplicationError(f"'websocket.send' needs either 'bytes', or a str as 'text', not {data!r} and {text!r}")
+        try:
+            payload = text.encode()
+        except UnicodeEncodeError:
+            raise ApplicationError("'text' has a lone surrogate, which UTF-8 has not") from None
     size = len(payload)
     if deflate is not None and size >= MIN_DEFLATE:
-        data = deflate.compress(opcode, payload)
-        return _head(FINAL | RSV1 | opcode, len(data)), data
+        payload = deflate.compress(opcode, payload)
+        return _head(FINAL | RSV1 | opcode, len(payload)) + payload
     if size < 126:
-        return _SMALL_HEADS[FINAL | opcode][size], payload
-    return _head(FINAL | opcode, size), payload
+        return _SMALL_HEADS[opcode][size] + payload
+    return _head(FINAL | opcode, size) + payload
+
+
+def _as_bytes(data: object) -> bytes:
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return bytes(data)
+    raise ApplicationError(f"'websocket.send' needs either bytes as 'bytes', or 'text', not {data!r}")
 
 
 def _head(first: int, length: int) -> bytes:

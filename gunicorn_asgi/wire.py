@@ -123,8 +123,8 @@ class Wire(Protocol):
 class Pipe(Protocol):
     """What a WebSocket tells its connection, which passes bytes both ways now. All plain calls."""
 
-    def write(self, head: bytes, payload: bytes) -> None:
-        """Write a frame."""
+    def write(self, data: bytes) -> None:
+        """Write whole frames."""
 
     def hold(self) -> None:
         """The application has enough to read: nothing more is to come, until `credit`."""

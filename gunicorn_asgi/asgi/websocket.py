@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from enum import IntEnum
 from typing import Protocol
 
 from ..errors import ApplicationError, ClientDisconnected
 from ..websocket import (
     ABNORMAL_CLOSURE,
-    BINARY,
     CLOSE,
     GOING_AWAY,
+    HIGH_WATER,
     INTERNAL_ERROR,
     NORMAL_CLOSURE,
     PING,
     PONG,
     SERVICE_RESTART,
-    TEXT,
     Close,
     Deflate,
     FrameReader,
@@ -33,11 +31,8 @@ from ..websocket import (
     read_subprotocols,
 )
 from ..wire import NEVER, Header, Pipe, Wire
-from .http import COMPLETE, PARTS_PER_TURN, STREAMING, WAITING, Host, HTTPStream, as_bytes
+from .http import COMPLETE, PARTS_PER_TURN, STREAMING, WAITING, Host, HTTPStream
 from .scope import Message, Scope, websocket_scope
-
-HIGH_WATER = 65536
-"""Bytes of messages in front of the application above which nothing more is read."""
 
 
 class State(IntEnum):
@@ -99,6 +94,7 @@ class WebSocketStream(HTTPStream):
         super().__init__(wire, scope, False, False, host)
         # Set once.
         self._server = host
+        self._waiters: list[asyncio.Future[None]] = []
         self._limits = limits
         self._subprotocols = read_subprotocols(scope["headers"])
         self._deflate: Deflate | None = negotiate_deflate(scope["headers"]) if limits.deflate else None
@@ -111,8 +107,8 @@ class WebSocketStream(HTTPStream):
         self._closing = ABNORMAL_CLOSURE, ""
         """Code and reason of ``websocket.disconnect``."""
         # What comes.
-        self._reader = FrameReader(limits.max_message_size, self._deflate)
-        self._messages: deque[str | bytes] = deque()
+        self._reader = FrameReader(limits.max_message_size, limits.max_queue, self._deflate)
+        self._messages = self._reader.messages
         self._held = False
         """The application has enough: nothing is read."""
         self._owed_pong: Ping | None = None
@@ -131,9 +127,7 @@ class WebSocketStream(HTTPStream):
     def feed(self, data: bytes) -> None:
         self._heard = True
         if self._state is not CLOSED:
-            self._reader.feed(data)
-            if not self._held:
-                self._read()
+            self._read(data)
 
     def feed_eof(self) -> None:
         if self._state is not CLOSED:
@@ -150,7 +144,7 @@ class WebSocketStream(HTTPStream):
         super().resume()
         if self._owed_pong is not None:
             if self._state is OPEN:
-                self._pipe.write(control_frame(PONG, self._owed_pong.payload), b"")
+                self._pipe.write(control_frame(PONG, self._owed_pong.payload))
             self._owed_pong = None
 
     def lost(self) -> None:
@@ -178,10 +172,16 @@ class WebSocketStream(HTTPStream):
             if self._gone or self._phase is COMPLETE or self._hung_up:
                 code, reason = self._closing
                 return {"type": "websocket.disconnect", "code": code, "reason": reason}
-            await self._wait()
+            # As `_wait`, without a coroutine of its own for each message.
+            waiter = self._host.loop.create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.remove(waiter)
         message = messages.popleft()
-        self.unread -= len(message)
-        if self._held and len(messages) <= self._limits.max_queue // 2 and self.unread <= HIGH_WATER // 2:
+        self._reader.unread -= len(message)
+        if self._held and len(messages) <= self._limits.max_queue // 2 and self._reader.unread <= HIGH_WATER // 2:
             self._let_go()
         if type(message) is str:
             return {"type": "websocket.receive", "text": message}
@@ -197,20 +197,21 @@ class WebSocketStream(HTTPStream):
             kind = message["type"]
         except (TypeError, KeyError):
             raise ApplicationError(f"a message must be a dict with a 'type', not {message!r}") from None
-        if self._gone:
+        if self._state is OPEN:
+            if kind == "websocket.send":
+                self._pipe.write(data_frame(message.get("bytes"), message.get("text"), self._deflate))
+            elif kind == "websocket.close":
+                self._start_close(message.get("code", NORMAL_CLOSURE), message.get("reason") or "")
+                self._messages.clear()
+                return
+            else:
+                raise ApplicationError(f"expected 'websocket.send' or 'websocket.close', not {kind!r}")
+        elif self._gone:
             raise ClientDisconnected("the WebSocket is closed")
-        if self._state is not OPEN:
+        else:
             self._answer(kind, message)
             if self._phase is not STREAMING:
                 return
-        elif kind == "websocket.send":
-            self._send_message(message)
-        elif kind == "websocket.close":
-            self._start_close(message.get("code", NORMAL_CLOSURE), message.get("reason") or "")
-            self._messages.clear()
-            return
-        else:
-            raise ApplicationError(f"expected 'websocket.send' or 'websocket.close', not {kind!r}")
         self._parts += 1
         if self._clogged:
             await self._drain()
@@ -281,59 +282,33 @@ class WebSocketStream(HTTPStream):
 
     # Inside: what goes, and what comes.
 
-    def _send_message(self, message: Message) -> None:
-        data, text = message.get("bytes"), message.get("text")
-        if (data is None) is (text is None):
-            raise ApplicationError("'websocket.send' needs exactly one of 'bytes' and 'text'")
-        if text is not None:
-            if not isinstance(text, str):
-                raise ApplicationError(f"'text' must be a str, not {type(text).__name__}")
-            try:
-                head, payload = data_frame(TEXT, text.encode(), self._deflate)
-            except UnicodeEncodeError:
-                raise ApplicationError("'text' has a lone surrogate, which UTF-8 has not") from None
-        else:
-            head, payload = data_frame(BINARY, data if type(data) is bytes else as_bytes(data, "bytes"), self._deflate)
-        self._pipe.write(head, payload)
-
-    def _read(self) -> None:
+    def _read(self, data: bytes = b"") -> None:
         """Read until there is enough for the application."""
-        reader, messages = self._reader, self._messages
+        reader = self._reader
         pongs = bytearray()
-        close: Close | None = None
         violation: Violation | None = None
         try:
-            while reader.data:
-                event = reader.read()
-                if event is None:
-                    break
-                if isinstance(event, Close):
-                    close = event
-                    break
-                if self._state is not OPEN:
-                    continue  # RFC 6455, 5.5.1 and 7.1.1: behind this side's Close, only the client's is waited for
-                if isinstance(event, (str, bytes)):
-                    messages.append(event)
-                    self.unread += len(event)
-                    if self._waiters:
-                        self._wake()
-                    if len(messages) >= self._limits.max_queue or self.unread > HIGH_WATER:
-                        self._held = True
-                        self._pipe.hold()
-                        break
-                elif self._clogged:
-                    self._owed_pong = event
-                else:
-                    pongs += control_frame(PONG, event.payload)
+            control = reader.read(data)
+            while isinstance(control, Ping):
+                if self._state is OPEN and not self._clogged:
+                    pongs += control_frame(PONG, control.payload)
+                elif self._state is OPEN:
+                    self._owed_pong = control
+                control = reader.read()
         except Violation as error:
-            violation = error
+            control, violation = None, error
+        if self._waiters and self._messages:
+            self._wake()
         if pongs:
-            self._pipe.write(bytes(pongs), b"")
-        if close is not None:
-            self._closed_by_client(close)
+            self._pipe.write(bytes(pongs))
+        if control is not None:
+            self._closed_by_client(control)
         elif violation is not None:
             self._give_up(violation.code, str(violation))
             self._pipe.fail(str(violation))
+        elif reader.is_full and not self._held:
+            self._held = True
+            self._pipe.hold()
 
     def _let_go(self) -> None:
         """Go on reading: first what is here."""
@@ -357,7 +332,7 @@ class WebSocketStream(HTTPStream):
             self._pong_due = NEVER
         if now >= self._ping_at:
             self._heard = False
-            self._pipe.write(control_frame(PING, b""), b"")
+            self._pipe.write(control_frame(PING, b""))
             self._pong_due = now + limits.ping_timeout_s
             self._ping_at = now + limits.ping_interval_s
             if self._pong_due < NEVER:
@@ -372,9 +347,10 @@ class WebSocketStream(HTTPStream):
         payload = close_payload(code, reason)
         assert isinstance(code, int)
         assert isinstance(reason, str)
-        self._pipe.write(control_frame(CLOSE, payload), b"")
+        self._pipe.write(control_frame(CLOSE, payload))
         self._over(code, reason)
         self._state = CLOSING
+        self._reader.drop()
         self.deadline = self._server.now + self._limits.close_timeout_s
         self._pipe.reschedule()
         self._let_go()
@@ -391,14 +367,14 @@ class WebSocketStream(HTTPStream):
 
     def _closed_by_client(self, close: Close) -> None:
         if self._state is OPEN:
-            self._pipe.write(control_frame(CLOSE, echo_payload(close)), b"")
+            self._pipe.write(control_frame(CLOSE, echo_payload(close)))
         self._over(close.code, close.reason)
         self._pipe.close(is_clean=True)
 
     def _give_up(self, code: int, reason: str) -> None:
         """RFC 6455, 7.1.7: say why, and wait for nothing."""
         if self._state is OPEN:
-            self._pipe.write(control_frame(CLOSE, close_payload(code, reason)), b"")
+            self._pipe.write(control_frame(CLOSE, close_payload(code, reason)))
         self._over(code, reason)
 
     # What HTTPStream.run asks for.

@@ -34,7 +34,7 @@ FRAMES = Reading.FRAMES
 class UpgradedConnection(Connection):
     """The Pipe below one WebSocketStream (see `wire`), in the place of the connection that its handshake came on."""
 
-    __slots__ = ("_has_ended", "_record", "_sent", "_stream")
+    __slots__ = ("_has_ended", "_is_plain", "_record", "_sent", "_stream")
 
     _reading: Reading | Ending
 
@@ -46,6 +46,7 @@ class UpgradedConnection(Connection):
         """Bytes behind the head of the handshake's answer."""
         self._has_ended = False
         """The application has."""
+        self._is_plain = self._listener.scheme == "http"
         self._reading = FRAMES
         self._take_over(origin)
         if self._server.is_closing_websockets:
@@ -84,10 +85,12 @@ class UpgradedConnection(Connection):
 
     # For the stream (see `wire`).
 
-    def write(self, head: bytes, payload: bytes) -> None:
-        data = head + payload
+    def write(self, data: bytes) -> None:
         self._sent += len(data)
-        self._write(data)
+        if self._is_plain and not self._transport.is_closing():
+            self._transport.write(data)
+        else:
+            self._write(data)
 
     def hold(self) -> None:
         self._pause_reading()
