@@ -145,6 +145,17 @@ class ByteByByte(H1Connection):
             super().data_received(data[position : position + 1])
 
 
+def sipping(size: int) -> type[H1Connection]:
+    """A connection whose transport reads at most `size` bytes at once, whoever takes it over. Only asyncio's can be told."""
+
+    class Sipping(H1Connection):
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            transport.max_size = size
+            super().connection_made(transport)
+
+    return Sipping
+
+
 class _Clock:
     """Puts a loop's time forward."""
 
@@ -303,6 +314,7 @@ def serve(
     parser: str = "h11",
     *,
     delivery: str = "whole",
+    read_size: int = 0,
     state: dict[str, Any] | None = None,
     access: Any = None,
     max_requests: int = sys.maxsize,
@@ -331,6 +343,8 @@ def serve(
         server.state = state
         if delivery == "bytes":
             server.protocol = ByteByByte
+        elif read_size:
+            server.protocol = sipping(read_size)
         server.acceptors.listen([listening], tls)
         server.tick(TICK)
         return server
