@@ -52,6 +52,8 @@ class Servers:
         self._stack = stack
         self._parser = parser
         self._servers: dict[object, tuple[InProcess, Recorder]] = {}
+        self.deliveries = ["whole", "early", "1", "3"] if parser == "h11" else ["whole", "early"]
+        """In one packet, in that of the handshake, or read in pieces of so many bytes, which only asyncio's transports can be told."""
 
     def get(self, read_size: int = 0, **settings: Any) -> tuple[InProcess, Recorder]:
         key = (read_size, *sorted(settings.items()))
@@ -90,16 +92,12 @@ def bad(data: bytes, *messages: str | bytes, code: int = PROTOCOL_ERROR, pongs: 
 
 
 numbers = itertools.count()
-DELIVERIES = ["whole", "early", "1", "3"]
 LATE = ping(b"late") + text("late") + cont(b"late") + close(1000)
 
 
-def run(servers: Servers, parser: str, case: Case, delivery: str, tail: bytes = b"", **settings: Any) -> None:
+def run(servers: Servers, case: Case, delivery: str, tail: bytes = b"", **settings: Any) -> None:
     """Send `case`, and hold what the client reads and what the application is told against it."""
-    read_size = int(delivery) if delivery.isdigit() else 0
-    if read_size and parser == "httptools":
-        pytest.skip("uvloop reads as much as there is")
-    server, app = servers.get(read_size, **settings)
+    server, app = servers.get(int(delivery) if delivery.isdigit() else 0, **settings)
     path = f"/{next(numbers)}"
     if delivery == "early":
         ws = connect(server, target=path, early=case.data + tail)
@@ -118,6 +116,13 @@ def run(servers: Servers, parser: str, case: Case, delivery: str, tail: bytes = 
     else:
         assert (told, reason) == case.told
     assert tuple(ws.pongs) == case.pongs
+
+
+def run_in_every_way(servers: Servers, case: Case, **settings: Any) -> None:
+    for delivery in servers.deliveries:
+        run(servers, case, delivery, **settings)
+    if case.told is None:  # RFC 6455, 7.1.7: behind an error there is no pong, no message and no second Close
+        run(servers, case, "whole", LATE, **settings)
 
 
 # 5.2: the header.
@@ -189,11 +194,10 @@ HEADER: dict[str, Case] = {
 }
 
 
-@pytest.mark.parametrize("delivery", DELIVERIES)
 @pytest.mark.parametrize("case", HEADER.values(), ids=HEADER.keys())
-def test_the_header_of_a_frame(parser: str, servers: Servers, case: Case, delivery: str) -> None:
+def test_a_frame_is_judged_by_its_header(servers: Servers, case: Case) -> None:
     """RFC 6455, 5.1 to 5.3 and 5.7."""
-    run(servers, parser, case, delivery)
+    run_in_every_way(servers, case)
 
 
 LENGTHS = (0, 1, 125, 126, 127, 128, 65535, 65536, 65537, 100_000)
@@ -258,11 +262,10 @@ FRAGMENTS: dict[str, Case] = {
 }
 
 
-@pytest.mark.parametrize("delivery", DELIVERIES)
 @pytest.mark.parametrize("case", FRAGMENTS.values(), ids=FRAGMENTS.keys())
-def test_fragments(parser: str, servers: Servers, case: Case, delivery: str) -> None:
+def test_fragments_make_one_message(servers: Servers, case: Case) -> None:
     """RFC 6455, 5.4."""
-    run(servers, parser, case, delivery)
+    run_in_every_way(servers, case)
 
 
 # 5.5: control frames.
@@ -299,11 +302,10 @@ CONTROL: dict[str, Case] = {
 }
 
 
-@pytest.mark.parametrize("delivery", DELIVERIES)
 @pytest.mark.parametrize("case", CONTROL.values(), ids=CONTROL.keys())
-def test_control_frames(parser: str, servers: Servers, case: Case, delivery: str) -> None:
+def test_control_frames_are_short_and_whole(servers: Servers, case: Case) -> None:
     """RFC 6455, 5.5."""
-    run(servers, parser, case, delivery)
+    run_in_every_way(servers, case)
 
 
 # 5.5.1 and 7: Close.
@@ -331,34 +333,19 @@ CLOSES: dict[str, Case] = {
 }
 
 
-@pytest.mark.parametrize("delivery", DELIVERIES)
 @pytest.mark.parametrize("case", CLOSES.values(), ids=CLOSES.keys())
-def test_close(parser: str, servers: Servers, case: Case, delivery: str) -> None:
+def test_a_close_is_answered_with_its_code_or_refused(servers: Servers, case: Case) -> None:
     """RFC 6455, 5.5.1, 7.1.5, 7.1.6 and 7.4; a Close answers with the code that it is an answer to."""
-    run(servers, parser, case, delivery)
+    run_in_every_way(servers, case)
 
 
 @pytest.mark.parametrize(
     "late", [close(1000), close(1001, "x"), close(1005), text("a"), binary(b"a"), cont("a"), ping(b"a"), pong(), b"\xff" * 50]
 )
-@pytest.mark.parametrize("delivery", ["whole", "early", "1"])
-def test_what_follows_a_close_is_ignored(parser: str, servers: Servers, late: bytes, delivery: str) -> None:
+def test_what_follows_a_close_is_ignored(servers: Servers, late: bytes) -> None:
     """RFC 6455, 1.4 and 5.5.1: "the endpoint discards any further data received", be it valid or not."""
-    run(servers, parser, Case(text("a") + close(4000, "c"), ("a",), close=4000, told=(4000, "c")), delivery, late)
-
-
-REFUSED = {
-    f"{section}: {name}": case
-    for section, table in (("header", HEADER), ("fragments", FRAGMENTS), ("control", CONTROL), ("close", CLOSES))
-    for name, case in table.items()
-    if case.close in (PROTOCOL_ERROR, INVALID_DATA) and case.told is None
-}
-
-
-@pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED.keys())
-def test_what_follows_an_error_is_ignored(parser: str, servers: Servers, case: Case) -> None:
-    """RFC 6455, 7.1.7: no pong, no message, no second Close."""
-    run(servers, parser, case, "whole", LATE)
+    for delivery in servers.deliveries:
+        run(servers, Case(text("a") + close(4000, "c"), ("a",), close=4000, told=(4000, "c")), delivery, late)
 
 
 def test_a_flood_behind_an_error_is_not_read_for_ever(parser: str) -> None:
@@ -366,9 +353,11 @@ def test_a_flood_behind_an_error_is_not_read_for_ever(parser: str) -> None:
     with serve(echo, parser) as server:
         client = connect(server).client
         client.send(text("a", mask=None))
-        sent = client.push(64 << 20)
-        assert sent < 64 << 20
-        server.advance(10)
+        count = 0
+        with pytest.raises(OSError):
+            while count < 64 << 20:
+                count += client.sock.send(bytes(65536))
+        assert count < 64 << 20
 
 
 # 8.1: UTF-8.
@@ -388,15 +377,14 @@ VALID_UTF8 = {
 }
 
 
-@pytest.mark.parametrize("delivery", DELIVERIES)
 @pytest.mark.parametrize("message", VALID_UTF8.values(), ids=VALID_UTF8.keys())
-def test_valid_text_is_cut_anywhere(parser: str, servers: Servers, message: str, delivery: str) -> None:
+def test_valid_text_is_cut_anywhere(servers: Servers, message: str) -> None:
     """RFC 6455, 5.6: "a particular text frame might include a partial UTF-8 sequence"."""
     data = message.encode()
     cuts = [fragments(TEXT, [data[:cut], data[cut:]], ping()) for cut in range(len(data) + 1)]
     each = fragments(TEXT, [data[position : position + 1] for position in range(len(data))])
     case = good(text(data) + each + b"".join(cuts), *[message] * (len(cuts) + 2), pongs=(b"",) * len(cuts))
-    run(servers, parser, case, delivery)
+    run_in_every_way(servers, case)
 
 
 INVALID_UTF8 = {
@@ -438,47 +426,36 @@ TRUNCATED_UTF8 = {
 }
 
 
-def invalid_text() -> Iterator[tuple[str, Case]]:
-    for name, (data, seen) in INVALID_UTF8.items():
-        first, rest = data[: seen - 1], data[seen - 1 :]
-        cases = {
-            "whole": text(data),
-            "behind a message": text("a") + text(data),
-            "in two frames": fragments(TEXT, [first, rest]),
-            "in frames of one byte": fragments(TEXT, [b"%c" % byte for byte in data] + [b""]),
-            # fail fast: what is still to come cannot mend it
-            "in a frame that is not whole": text(data[:seen], length=200),
-            "in a frame that is not the last": text(data[:seen], fin=False),
-            "in a second frame that is not whole": text(first, fin=False) + cont(data[seen - 1 : seen], length=70_000),
-        }
-        for kind, case in cases.items():
-            yield f"{name}, {kind}", bad(case, *["a"] * (kind == "behind a message"), code=INVALID_DATA)
-    for name, data in TRUNCATED_UTF8.items():
-        yield f"ends within {name}", bad(text(data), code=INVALID_DATA)
-        yield f"ends within {name}, an empty frame last", bad(fragments(TEXT, [data, b""]), code=INVALID_DATA)
-        yield f"ends within {name}, frame by frame", bad(fragments(TEXT, [b"%c" % byte for byte in data]), code=INVALID_DATA)
-        # it does not go on in the next message
-        yield f"ends within {name}, another message follows", bad(text(data) + text(b"\x80"), code=INVALID_DATA)
+@pytest.mark.parametrize(("data", "seen"), INVALID_UTF8.values(), ids=INVALID_UTF8.keys())
+def test_invalid_text_is_refused_as_soon_as_it_is_seen(servers: Servers, data: bytes, seen: int) -> None:
+    """RFC 6455, 8.1 and 5.6: what is still to come cannot mend it."""
+    first, rest = data[: seen - 1], data[seen - 1 :]
+    for case in (
+        text(data),
+        fragments(TEXT, [first, rest]),
+        fragments(TEXT, [b"%c" % byte for byte in data] + [b""]),
+        text(data[:seen], fin=False),
+        text(data[:seen], length=200),
+        text(first, fin=False) + cont(data[seen - 1 : seen], length=70_000),
+    ):
+        run_in_every_way(servers, bad(text("é") + case, "é", code=INVALID_DATA))
 
 
-INVALID_TEXT = dict(invalid_text())
+@pytest.mark.parametrize("data", TRUNCATED_UTF8.values(), ids=TRUNCATED_UTF8.keys())
+def test_text_that_ends_within_a_character_is_refused(servers: Servers, data: bytes) -> None:
+    """RFC 6455, 8.1: nor does it go on in the next message."""
+    for case in (text(data), fragments(TEXT, [data, b""]), fragments(TEXT, [b"%c" % byte for byte in data]), text(data) + text(b"\x80")):
+        run_in_every_way(servers, bad(case, code=INVALID_DATA))
 
 
-@pytest.mark.parametrize("delivery", ["whole", "1"])
-@pytest.mark.parametrize("case", INVALID_TEXT.values(), ids=INVALID_TEXT.keys())
-def test_invalid_text_is_refused_as_soon_as_it_is_seen(parser: str, servers: Servers, case: Case, delivery: str) -> None:
-    """RFC 6455, 8.1 and 5.6."""
-    run(servers, parser, case, delivery)
-
-
-def test_binary_may_be_anything(parser: str, servers: Servers) -> None:
+def test_binary_may_be_anything(servers: Servers) -> None:
     """RFC 6455, 5.6; and what is not text leaves nothing behind in what comes next."""
     data = [invalid for invalid, _ in INVALID_UTF8.values()]
     case = good(
         b"".join(binary(one) + fragments(BINARY, [one, one]) + text("é") for one in data),
         *(x for one in data for x in (one, one + one, "é")),
     )
-    run(servers, parser, case, "whole")
+    run(servers, case, "whole")
 
 
 # 10.4: the limit.
@@ -516,15 +493,14 @@ LIMITS: dict[str, Case] = {
 
 
 @has_limit
-@pytest.mark.parametrize("delivery", ["whole", "early", "3"])
 @pytest.mark.parametrize("case", LIMITS.values(), ids=LIMITS.keys())
-def test_the_limit(parser: str, servers: Servers, case: Case, delivery: str) -> None:
+def test_a_message_above_the_limit_is_refused_at_its_header(servers: Servers, case: Case) -> None:
     """RFC 6455, 7.4.1 and 10.4; Gunicorn's ``websocket_max_message_size``. What is refused is refused at the header."""
-    run(servers, parser, case, delivery, websocket_max_message_size=LIMIT)
+    run_in_every_way(servers, case, websocket_max_message_size=LIMIT)
 
 
-def test_without_a_setting_the_limit_is_16_mib(parser: str, servers: Servers) -> None:
-    run(servers, parser, bad(binary(length=(16 << 20) + 1), code=TOO_BIG), "whole")
+def test_without_a_setting_the_limit_is_16_mib(servers: Servers) -> None:
+    run(servers, bad(binary(length=(16 << 20) + 1), code=TOO_BIG), "whole")
 
 
 def test_a_message_of_16_mib(parser: str) -> None:
@@ -543,7 +519,7 @@ def test_no_limit_allows_more_and_spends_nothing_on_a_promise(parser: str) -> No
         data = bytes(17 << 20)
         ws.send(binary(data, mask=bytes(4)))
         assert ws.read_message() == data
-        del data
+        ws.client.close()
         tracemalloc.start()
         try:
             for length in (1 << 34, 1 << 62, (1 << 63) - 1):
@@ -560,7 +536,7 @@ def test_no_limit_allows_more_and_spends_nothing_on_a_promise(parser: str) -> No
 @pytest.mark.parametrize("part", [b"", b"ab"], ids=["empty", "two bytes"])
 def test_the_memory_for_a_message_is_for_its_bytes_and_not_for_its_frames(parser: str, part: bytes) -> None:
     """RFC 6455, 10.4: fragments are allowed in any number."""
-    count = 30_000
+    count = 10_000
     with serve(echo, parser, ws_per_message_deflate=False) as server:
         ws = connect(server)
         data = binary(part, fin=False) + cont(part, fin=False) * count
