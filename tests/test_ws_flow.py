@@ -646,14 +646,11 @@ def test_messages_before_the_clients_close_can_be_read_behind_it(parser: str, co
         ws = connect(server)
         ws.send(text("a") + binary(b"b") + text("c"))
         assert ws.close(code, "bye")[0] == code
-        server.wait_until(lambda: not server.server.connections or protocol_lost(server))
+        ws.client.close()
+        server.wait_lost()
         go.set()
         server.wait_until(lambda: len(told) == 5)
         assert told == [received("a"), received(b"b"), received("c"), disconnect(code, "bye"), disconnect(code, "bye")]
-
-
-def protocol_lost(server: InProcess) -> bool:
-    return all(connection._lost for connection in server.server.connections)
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
@@ -737,11 +734,11 @@ def test_a_ping_is_sent_each_interval_and_a_pong_keeps_the_connection(parser: st
         ws = connect(server)
         server.advance(7)
         assert not ws.client.has_more()
+        server.advance(5)
         for _ in range(4):
-            server.advance(12)
-            payload = ws.read_ping()
-            ws.send(pong(payload) + text("alive"))
+            ws.send(pong(ws.read_ping()) + text("alive"))
             assert ws.read_message() == "alive"
+            server.advance(11)
 
 
 @pytest.mark.parametrize("answer", [b"", None], ids=["nothing", "a part of a frame before"])
@@ -911,43 +908,24 @@ def test_reading_goes_on_and_off_as_often_as_it_must(parser: str) -> None:
 
 
 def test_a_flood_of_pings_does_not_fill_the_memory(parser: str) -> None:
-    """RFC 6455, 5.5.2, asks for pongs, but a client that does not read them gets no more."""
+    """RFC 6455, 5.5.3: of pings that could not be answered yet, the most recent is enough. All else goes on for a client that reads late."""
+    count = 80_000
     with serves(echo, parser) as server:
         ws = connect(server, receive_buffer=4096)
-        flood = ping(b"x" * 125) * 500
-        sock = ws.client.sock
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
-        total = 0
-        sock.settimeout(0.3)
-        with suppress(TimeoutError):
-            while total < 64 << 20:
-                total += sock.send(flood[total % len(flood) :])
-        assert server.unsent() < 1 << 20
-        assert total < 64 << 20
-        ws.client.reset()
-
-
-def test_a_client_that_reads_its_pongs_late_gets_them_and_all_goes_on(parser: str) -> None:
-    with serves(echo, parser) as server:
-        ws = connect(server, receive_buffer=4096)
-        sock = ws.client.sock
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
-        flood = ping(b"x" * 125) * 500
-        total = 0
-        sock.settimeout(0.3)
-        with suppress(TimeoutError):
-            while total < 16 << 20:
-                total += sock.send(flood[total % len(flood) :])
-        sock.settimeout(10)
-        pongs = 0
-        # read a while, so that there is room to send again
-        while pongs < total // len(ping(b"x" * 125)) // 2:
-            assert ws.read_pong() == b"x" * 125
-            pongs += 1
-        if total % len(ping(b"x" * 125)):
-            ws.send(ping(b"x" * 125)[total % len(ping(b"x" * 125)) :])
+        for start in range(0, count, 500):
+            ws.send(b"".join(ping(b"%0125d" % number) for number in range(start, start + 500)))
         ws.send(text("still here"))
+        server.wait_clogged()
+        assert server.unsent() < 1 << 19
         assert ws.read_message() == "still here"
+        ws.send(close(1000))
+        ws.read_close()
+        ws.read_end()
+        numbers = [int(payload) for payload in ws.pongs]
+        assert numbers == sorted(set(numbers))
+        assert numbers[0] == 0
+        assert len(numbers) < count
+        assert numbers[-1] == count - 1
 
 
 def test_send_waits_for_a_client_that_does_not_read(parser: str) -> None:
@@ -1094,7 +1072,7 @@ def test_an_application_that_only_receives_lets_others_run(parser: str) -> None:
     with serves(app, parser) as server:
         greedy = connect(server, target="/greedy")
         stop = Flag()
-        block = text("x") * 8000
+        block = text("x") * 1000
 
         def flood() -> None:
             with suppress(OSError):
@@ -1119,6 +1097,8 @@ def test_an_application_that_only_receives_lets_others_run(parser: str) -> None:
 @pytest.mark.parametrize("delay", [0, 3])
 def test_a_worker_that_leaves_closes_with_1012(parser: str, delay: float) -> None:
     """``ws_drain_delay`` seconds after the drain has begun; the application hears it, too."""
+    if delay and parser != "h11":
+        pytest.skip("the timers of uvloop know nothing of the tests' clock")
     app = Recorder()
     with serves(app, parser, ws_drain_delay=delay, lame_duck=0, ws_ping_interval=0) as server:
         ws = connect(server)
@@ -1129,6 +1109,7 @@ def test_a_worker_that_leaves_closes_with_1012(parser: str, delay: float) -> Non
             assert ws.is_alive()
         server.advance(delay + 1)
         assert ws.answer_close()[0] == 1012
+        ws.client.close()
         server.wait_until(lambda: app.ended)
         assert app.ended["/"][0] == 1012
         drained.result(10)
@@ -1148,9 +1129,9 @@ def test_a_handshake_that_nobody_has_answered_is_a_500_in_a_drain(parser: str) -
         client = server.connect()
         client.send(handshake())
         asked.wait()
-        drained = asyncio.run_coroutine_threadsafe(server.server.drain(8, 0.5), server.loop)
+        drained = asyncio.run_coroutine_threadsafe(server.server.drain(2, 0.5), server.loop)
         server.settle()
-        server.advance(8)
+        server.advance(2)
         assert client.read_response().status in (500, 503)
         assert client.read_rest() == b""
         client.close()
