@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Protocol
 
@@ -251,7 +252,10 @@ class WebSocketStream(HTTPStream):
             headers.append((b"sec-websocket-protocol", subprotocol.encode()))
         if self._deflate is not None:
             headers.append((b"sec-websocket-extensions", self._deflate.header))
-        own = list(message.get("headers") or ())
+        own = message.get("headers") or ()
+        if not isinstance(own, Iterable):
+            raise ApplicationError(f"headers must be an iterable of pairs of bytes, not {own!r}")
+        own = list(own)
         for name in (field[0] for field in own if isinstance(field, (tuple, list)) and field and isinstance(field[0], bytes)):
             # Statement 86, and what else the handshake answers for (RFC 6455, 4.2.2).
             if name.lower().startswith((b"sec-websocket-", b"upgrade")):
