@@ -235,6 +235,9 @@ class WebSocketStream(HTTPStream):
         elif kind == "websocket.close":
             self._deny(403, b"")
         elif kind == "websocket.http.response.start":
+            status = message.get("status")
+            if isinstance(status, int) and 100 <= status < 200:
+                raise ApplicationError(f"'status' of a denial must be that of a final response, not {status}")
             self._send_start(message)
             self.deadline = NEVER
         else:
