@@ -224,8 +224,6 @@ class WebSocketStream(HTTPStream):
     def _answer(self, kind: str, message: Message) -> None:
         """What the application may send before there is a WebSocket."""
         phase = self._phase
-        if phase is COMPLETE:
-            return
         if phase is not WAITING:
             if kind != "websocket.http.response.body":
                 raise ApplicationError(f"expected 'websocket.http.response.body', not {kind!r}")
@@ -430,4 +428,5 @@ class WebSocketStream(HTTPStream):
             self._pipe.finish()
             self._wake()
         else:
+            self._gone = True  # statement 99: there is nobody to send to behind a denial
             super()._end()
