@@ -261,7 +261,11 @@ class WebSocketStream(HTTPStream):
             # Statement 86, and what else the handshake answers for (RFC 6455, 4.2.2).
             if name.lower().startswith((b"sec-websocket-", b"upgrade")):
                 raise ApplicationError(f"the header {name!r} of 'websocket.accept' is the server's to send")
-        self._pipe, data = self._wire.accept(self, headers + own)
+        try:
+            self._pipe, data = self._wire.accept(self, headers + own)
+        except ClientDisconnected:
+            self._gone = True
+            raise
         self._accepted = True
         self._state = OPEN
         self._ends_at = self._server.now + self._limits.max_lifetime_s
