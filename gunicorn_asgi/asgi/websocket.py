@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Protocol
 
-from ..errors import ApplicationError, ClientDisconnected
+from ..errors import ApplicationError, ClientDisconnected, RequestError
 from ..websocket import (
     ABNORMAL_CLOSURE,
     BINARY,
@@ -285,8 +285,7 @@ class WebSocketStream(HTTPStream):
         self.deadline = NEVER
         if self._phase is WAITING:
             self._host.log.error("ASGI application did not answer the WebSocket handshake %s in time", self.raw_path.decode("latin-1"))
-            self._deny(500, b"Internal Server Error")
-            self._over(ABNORMAL_CLOSURE, "")
+            self._wire.refuse(RequestError(500, "Internal Server Error", is_logged=True))
 
     # Inside: what goes, and what comes.
 
