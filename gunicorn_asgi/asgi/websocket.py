@@ -414,6 +414,9 @@ class WebSocketStream(HTTPStream):
     def _unfinished(self) -> None:
         if self._state is OPEN:
             self._start_close(NORMAL_CLOSURE, "")  # statement 92
+        elif self._hung_up and self._phase is WAITING:
+            # The worker leaves, or the client has closed its side: told so, the application has answered nothing.
+            self._deny(500, b"Internal Server Error")
         else:
             super()._unfinished()
 
