@@ -175,6 +175,12 @@ class WebSocketStream(HTTPStream):
             self._connected = True
             return {"type": "websocket.connect"}
         messages = self._messages
+        if messages:
+            self._parts += 1
+            if self._parts % PARTS_PER_TURN == 0:
+                # Here are messages without waiting, for as long as the client sends; the rest of the worker would wait. Not behind taking one,
+                # which a cancelled receive() would lose.
+                await asyncio.sleep(0)
         while not messages:
             if self._gone or self._phase is COMPLETE or self._hung_up:
                 code, reason = self._closing
