@@ -38,7 +38,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from .errors import RequestError
 
 NEVER = math.inf
 
@@ -115,6 +118,9 @@ class Wire(Protocol):
         Returns what to go on with instead of this object, and what the client has sent already. Raises ApplicationError, and
         ClientDisconnected.
         """
+
+    def refuse(self, error: RequestError) -> None:
+        """Answer in the application's place, and give the exchange up: `Stream.lost` follows, and `Stream.cancel` if it does not end by itself."""
 
     def finish(self, stream: Any) -> None:
         """The exchange has ended, well or not: called exactly once."""

@@ -142,7 +142,20 @@ class ByteByByte(H1Connection):
         for position in range(len(data)):
             if self.own_transport.is_closing():
                 break
-            super().data_received(data[position : position + 1])
+            # whoever has the transport by now: a WebSocket's connection takes it over
+            protocol = self.own_transport.get_protocol()
+            (super() if protocol is self else protocol).data_received(data[position : position + 1])
+
+
+def sipping(size: int) -> type[H1Connection]:
+    """A connection whose transport reads at most `size` bytes at once, whoever takes it over. Only asyncio's can be told."""
+
+    class Sipping(H1Connection):
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            transport.max_size = size
+            super().connection_made(transport)
+
+    return Sipping
 
 
 class _Clock:
@@ -303,6 +316,7 @@ def serve(
     parser: str = "h11",
     *,
     delivery: str = "whole",
+    read_size: int = 0,
     state: dict[str, Any] | None = None,
     access: Any = None,
     max_requests: int = sys.maxsize,
@@ -322,6 +336,9 @@ def serve(
     thread = threading.Thread(target=_run_loop, args=(loop,), name="server", daemon=True)
     family = socket.AF_UNIX if isinstance(bind, str) else socket.AF_INET6 if ":" in bind[0] else socket.AF_INET
     listening = Listening(socket.create_server(bind, family=family))
+    if family != socket.AF_UNIX:
+        # As Gunicorn does: what is accepted inherits it. asyncio would, but only for a socket that knows the number of its protocol.
+        listening.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     log, host = Log(), Host(max_requests)
     thread.start()
 
@@ -331,6 +348,8 @@ def serve(
         server.state = state
         if delivery == "bytes":
             server.protocol = ByteByByte
+        elif read_size:
+            server.protocol = sipping(read_size)
         server.acceptors.listen([listening], tls)
         server.tick(TICK)
         return server

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Protocol
 
-from ..errors import ApplicationError, ClientDisconnected
+from ..errors import ApplicationError, ClientDisconnected, RequestError
 from ..websocket import (
     ABNORMAL_CLOSURE,
     CLOSE,
@@ -168,6 +169,12 @@ class WebSocketStream(HTTPStream):
             self._connected = True
             return {"type": "websocket.connect"}
         messages = self._messages
+        if messages:
+            self._parts += 1
+            if self._parts % PARTS_PER_TURN == 0:
+                # Here are messages without waiting, for as long as the client sends; the rest of the worker would wait. Not behind taking one,
+                # which a cancelled receive() would lose.
+                await asyncio.sleep(0)
         while not messages:
             if self._gone or self._phase is COMPLETE or self._hung_up:
                 code, reason = self._closing
@@ -224,8 +231,6 @@ class WebSocketStream(HTTPStream):
     def _answer(self, kind: str, message: Message) -> None:
         """What the application may send before there is a WebSocket."""
         phase = self._phase
-        if phase is COMPLETE:
-            return
         if phase is not WAITING:
             if kind != "websocket.http.response.body":
                 raise ApplicationError(f"expected 'websocket.http.response.body', not {kind!r}")
@@ -235,6 +240,9 @@ class WebSocketStream(HTTPStream):
         elif kind == "websocket.close":
             self._deny(403, b"")
         elif kind == "websocket.http.response.start":
+            status = message.get("status")
+            if isinstance(status, int) and 100 <= status < 200:
+                raise ApplicationError(f"'status' of a denial must be that of a final response, not {status}")
             self._send_start(message)
             self.deadline = NEVER
         else:
@@ -252,12 +260,19 @@ class WebSocketStream(HTTPStream):
             headers.append((b"sec-websocket-protocol", subprotocol.encode()))
         if self._deflate is not None:
             headers.append((b"sec-websocket-extensions", self._deflate.header))
-        own = list(message.get("headers") or ())
+        own = message.get("headers") or ()
+        if not isinstance(own, Iterable):
+            raise ApplicationError(f"headers must be an iterable of pairs of bytes, not {own!r}")
+        own = list(own)
         for name in (field[0] for field in own if isinstance(field, (tuple, list)) and field and isinstance(field[0], bytes)):
             # Statement 86, and what else the handshake answers for (RFC 6455, 4.2.2).
             if name.lower().startswith((b"sec-websocket-", b"upgrade")):
                 raise ApplicationError(f"the header {name!r} of 'websocket.accept' is the server's to send")
-        self._pipe, data = self._wire.accept(self, headers + own)
+        try:
+            self._pipe, data = self._wire.accept(self, headers + own)
+        except ClientDisconnected:
+            self._gone = True
+            raise
         self._accepted = True
         self._state = OPEN
         self._ends_at = self._server.now + self._limits.max_lifetime_s
@@ -277,8 +292,7 @@ class WebSocketStream(HTTPStream):
         self.deadline = NEVER
         if self._phase is WAITING:
             self._host.log.error("ASGI application did not answer the WebSocket handshake %s in time", self.raw_path.decode("latin-1"))
-            self._deny(500, b"Internal Server Error")
-            self._over(ABNORMAL_CLOSURE, "")
+            self._wire.refuse(RequestError(500, "Internal Server Error", is_logged=True))
 
     # Inside: what goes, and what comes.
 
@@ -382,6 +396,9 @@ class WebSocketStream(HTTPStream):
     def _unfinished(self) -> None:
         if self._state is OPEN:
             self._start_close(NORMAL_CLOSURE, "")  # statement 92
+        elif self._hung_up and self._phase is WAITING:
+            # The worker leaves, or the client has closed its side: told so, the application has answered nothing.
+            self._deny(500, b"Internal Server Error")
         else:
             super()._unfinished()
 
@@ -399,4 +416,5 @@ class WebSocketStream(HTTPStream):
             self._pipe.finish()
             self._wake()
         else:
+            self._gone = True  # statement 99: there is nobody to send to behind a denial
             super()._end()
