@@ -5,7 +5,18 @@ import contextlib
 from typing import Annotated
 
 from events import note
-from fastapi import BackgroundTasks, Depends, FastAPI, Form, Request, UploadFile
+from fastapi import (
+    BackgroundTasks,
+    Depends,
+    FastAPI,
+    Form,
+    HTTPException,
+    Request,
+    UploadFile,
+    WebSocket,
+    WebSocketDisconnect,
+    WebSocketException,
+)
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
@@ -90,3 +101,25 @@ async def release():
 @app.get("/error")
 async def error():
     raise ValueError("the application's own")
+
+
+# WebSockets.
+
+
+async def user(token: str = ""):
+    if token == "banned":
+        raise HTTPException(403, "not you", {"x-reason": "banned"})
+    if token != "secret":
+        raise WebSocketException(1008, "no token")
+    return "me"
+
+
+@app.websocket("/ws/items/{item}")
+async def ws_items(websocket: WebSocket, item: int, user: Annotated[str, Depends(user)], dependency: Annotated[str, Depends(connection)]):
+    await websocket.accept()
+    try:
+        while True:
+            got = Item(**await websocket.receive_json())
+            await websocket.send_json({"item": item, "user": user, "greeting": websocket.state.greeting, "got": got.model_dump()})
+    except WebSocketDisconnect as gone:
+        note("disconnected", gone.code, gone.reason)
