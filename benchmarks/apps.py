@@ -67,3 +67,21 @@ async def streamed(scope: Message, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/octet-stream")]})
     for number in range(1, PARTS + 1):
         await send({"type": "http.response.body", "body": PART, "more_body": number < PARTS})
+
+
+async def messages(scope: Message, receive: Receive, send: Send) -> None:
+    """Answers each message of a WebSocket with the same."""
+    if scope["type"] == "lifespan":
+        await _lifespan(receive, send)
+        return
+    await receive()
+    await send({"type": "websocket.accept"})
+    while True:
+        message = await receive()
+        if message["type"] == "websocket.disconnect":
+            return
+        text = message.get("text")
+        if text is not None:
+            await send({"type": "websocket.send", "text": text})
+        else:
+            await send({"type": "websocket.send", "bytes": message["bytes"]})

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 import bench_env
 from scenarios import SCENARIOS, Scenario, WrongAnswerError
@@ -27,6 +28,18 @@ PATIENCE = {"GUNICORN_CMD_ARGS": "--timeout 600 --graceful-timeout 60", "PYTHONH
 
 class CountError(Exception):
     """There is no count."""
+
+
+class Asking(Protocol):
+    """What is known of a scenario here: that of HTTP, or of WebSocket, where a message is what a request is there."""
+
+    @property
+    def app(self) -> str: ...
+    @property
+    def closes(self) -> bool: ...
+    @property
+    def pipeline(self) -> int: ...
+    def ask(self, port: int, times: int) -> None: ...
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -62,7 +75,7 @@ def report(scenarios: Sequence[Scenario]) -> None:
         print(f"{scenario.name}: {OURS} {own:,.0f}, {BASELINE} {other:,.0f} instructions per request, ratio {own / other:.2f}", flush=True)
 
 
-def instructions(server: Server, scenario: Scenario) -> float:
+def instructions(server: Server, scenario: Asking) -> float:
     """User-space instructions of one request, in all processes of `server`. Raises CountError, StartError, WrongAnswerError."""
     count(server, scenario, FEW, tool=())  # writes the bytecode of what was edited since, or the first run would count compiling it
     few, many = (count(server, scenario, requests) for requests in (FEW, MANY))
@@ -74,7 +87,7 @@ def instructions(server: Server, scenario: Scenario) -> float:
 CALLGRIND = ("valgrind", "--tool=callgrind", "--quiet", "--trace-children=yes", "--callgrind-out-file={folder}/callgrind.%p")
 
 
-def count(server: Server, scenario: Scenario, requests: int, tool: Sequence[str] = CALLGRIND) -> int:
+def count(server: Server, scenario: Asking, requests: int, tool: Sequence[str] = CALLGRIND) -> int:
     """Instructions of a whole run of `server`, from its start to its end, with so many requests on one connection, or each on its own where
     the scenario closes them; 0 without a tool."""
     port = free_port()
@@ -94,7 +107,7 @@ def count(server: Server, scenario: Scenario, requests: int, tool: Sequence[str]
         return sum(totals)
 
 
-def _await_answer(scenario: Scenario, port: int) -> None:
+def _await_answer(scenario: Asking, port: int) -> None:
     """Gunicorn listens long before its worker, slowed down as it is, answers."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
