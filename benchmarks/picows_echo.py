@@ -9,7 +9,7 @@ import uvloop
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, WSUpgradeRequest, ws_create_server
 
 
-class Echo(WSListener):  # type: ignore[misc]
+class Echo(WSListener):
     """Answers each frame with the same."""
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
+from typing import Any, TypeVar
 
 import bench_env
 import instructions
@@ -36,8 +37,12 @@ IDLE = (
     Scenario("idle", "without permessage-deflate", 1, 1024),
     Scenario("idle-deflate", "with permessage-deflate", 1, 1024, deflate=True),
 )
+IDLE_ROUNDS = 3
+"""At most: the memory hardly varies."""
 IDLE_SECONDS = 300.0
 """For all of the connections to be opened and closed again."""
+COUNTED_SERVERS = tuple(server for server in SERVERS if server.name not in {"hypercorn", "daphne"})
+"""Not those that take a minute each under valgrind, or end before it has written."""
 COUNTED = tuple(scenario for scenario in SCENARIOS if scenario.name != "large" and scenario.in_flight == 1)
 """Callgrind counts a copied block as one instruction a byte, which says nothing of large ones."""
 
@@ -173,14 +178,14 @@ def measure_rate(options: argparse.Namespace, results: Results, server_core: int
         job = Job(scenario, server.port, server.pid, server.cpu, seconds=options.seconds)
         return Echoes(**_client(job, client_core, options.seconds + GRACE_SECONDS))
 
-    for number, scenario, server in _turns(options.scenarios, options):
+    for number, scenario, server in _turns(options.scenarios, options.servers, options.rounds):
         result = results.rate.setdefault((scenario.name, server.name), report.Result())
         if result.failure:
             continue
         sample, result.failure = _started(server, scenario, server_core, measured)
         if sample is not None:
             result.samples[number] = sample
-        _progress(f"rate {number + 1}", scenario, server, result.failure or f"{sample.rate:,.0f}/s, {sample.cpu_us:.1f} us")
+        _progress(f"rate {number + 1}", scenario, server, f"{sample.rate:,.0f}/s, {sample.cpu_us:.1f} us" if sample else result.failure)
 
 
 def measure_memory(options: argparse.Namespace, results: Results, server_core: int, client_core: int) -> None:
@@ -189,7 +194,7 @@ def measure_memory(options: argparse.Namespace, results: Results, server_core: i
     def measured(server: Running, scenario: Scenario) -> dict[str, int]:
         return _client(Job(scenario, server.port, server.pid, server.cpu, idle=options.idle), client_core, IDLE_SECONDS)
 
-    for number, scenario, server in _turns(IDLE, options):
+    for number, scenario, server in _turns(IDLE, options.servers, min(options.rounds, IDLE_ROUNDS)):
         result = results.memory.setdefault((scenario.name, server.name), Idle())
         if result.failure:
             continue
@@ -203,28 +208,39 @@ def measure_memory(options: argparse.Namespace, results: Results, server_core: i
 def count_instructions(options: argparse.Namespace, results: Results) -> None:
     """Once: they hardly vary."""
     for scenario in (scenario for scenario in options.scenarios if scenario in COUNTED):
-        for server in options.servers:
+        for server in _counted(options):
             key = scenario.name, server.name
             try:
-                results.instructions[key] = instructions.instructions(server, scenario)
+                count = instructions.instructions(server, scenario)
+                results.instructions[key] = count
+                _progress("instructions", scenario, server, f"{count:,.0f}")
             except NoDeflateError:
                 results.instructions[key] = NONE
             except (StartError, WrongAnswerError, instructions.CountError) as error:
                 results.instructions[key] = str(error)
-            _progress("instructions", scenario, server, str(results.instructions[key]))
+                _progress("instructions", scenario, server, str(error))
 
 
-def _turns(scenarios: Sequence[Scenario], options: argparse.Namespace) -> list[tuple[int, Scenario, Server]]:
+def _counted(options: argparse.Namespace) -> list[Server]:
+    return [server for server in options.servers if server in COUNTED_SERVERS]
+
+
+def _turns(scenarios: Sequence[Scenario], servers: Sequence[Server], rounds: int) -> list[tuple[int, Scenario, Server]]:
     """Round, scenario and server: one server behind the other, and in the opposite order in every other round, for a machine is not always the same."""
     return [
         (number, scenario, server)
-        for number in range(options.rounds)
+        for number in range(rounds)
         for scenario in scenarios
-        for server in (options.servers if number % 2 == 0 else reversed(options.servers))
+        for server in (servers if number % 2 == 0 else reversed(servers))
     ]
 
 
-def _started(server: Server, scenario: Scenario, core: int, measured: Callable[[Running, Scenario], object]) -> tuple[object, str]:
+Measured = TypeVar("Measured")
+
+
+def _started(
+    server: Server, scenario: Scenario, core: int, measured: Callable[[Running, Scenario], Measured]
+) -> tuple[Measured | None, str]:
     """Start a server, check it, have it measured, and end it; returns what was measured, or None and why."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
@@ -239,7 +255,7 @@ def _started(server: Server, scenario: Scenario, core: int, measured: Callable[[
             return None, f"{error} ({last_words(folder)})"
 
 
-def _client(job: Job, core: int, seconds: float) -> dict[str, object]:
+def _client(job: Job, core: int, seconds: float) -> dict[str, Any]:
     """Run the client on its core; returns its report. Raises LoadError."""
     command = [sys.executable, "-m", "websocket_load", job.dumps()]
     try:
@@ -342,7 +358,7 @@ def _section(scenario: Scenario, servers: Sequence[Server], found: report.Result
 
 
 def _cells(result: report.Result, baseline: report.Result | None) -> list[str]:
-    samples = list(result.samples.values())
+    samples = [sample for sample in result.samples.values() if isinstance(sample, Echoes)]
     if result.failure or not samples:
         return [_cell(result, None), *[""] * 8]
     rates = [sample.rate for sample in samples]
@@ -378,7 +394,7 @@ def _instructions(options: argparse.Namespace, found: dict[tuple[str, str], floa
     scenarios = [scenario for scenario in options.scenarios if scenario in COUNTED]
     rows = [["server", *(name for scenario in scenarios for name in (scenario.name, f"{BASELINE} = 1"))]]
     remarks = []
-    for server in options.servers:
+    for server in _counted(options):
         cells = []
         for scenario in scenarios:
             count, baseline = found[scenario.name, server.name], found.get((scenario.name, BASELINE))

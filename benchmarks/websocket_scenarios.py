@@ -56,8 +56,19 @@ class Scenario:
 
         messages = self.messages()
         extensions = [ClientPerMessageDeflateFactory(client_max_window_bits=True)] if self.deflate else None  # DEFLATE
-        options = {"proxy": None, "ping_interval": None, "open_timeout": STEP_SECONDS, "close_timeout": STEP_SECONDS, "max_size": None}
-        with _wrong_answers(), connect(f"ws://127.0.0.1:{port}/", compression=None, extensions=extensions, **options) as client:
+        with (
+            _wrong_answers(),
+            connect(
+                f"ws://127.0.0.1:{port}/",
+                compression=None,
+                extensions=extensions,
+                open_timeout=STEP_SECONDS,
+                close_timeout=STEP_SECONDS,
+                ping_interval=None,
+                max_size=None,
+                proxy=None,
+            ) as client,
+        ):
             if self.deflate and not client.protocol.extensions:
                 raise NoDeflateError("it does not accept permessage-deflate")
             for number in range(times):
