@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import codecs
 import math
+import struct
 import zlib
 from collections import deque
 from collections.abc import Iterable
@@ -212,7 +213,7 @@ class FrameReader:
         self.unread: float = 0
         """The length of all `messages`. Whoever takes one counts it off."""
         self.is_full = False
-        """There were enough of them when `read` ended."""
+        """There are enough of them."""
         # What was not read: the beginning of a head, or what waits behind enough messages.
         self._data = b""
         # The frame.
@@ -233,14 +234,15 @@ class FrameReader:
     def read(self, data: bytes = b"") -> Ping | Close | None:
         """Read what was left before and then `data`, up to a Ping or Close, which is returned. Pongs are passed over. Raises Violation.
 
-        None: all is read, or there are enough messages.
+        None: all is read, or there are enough messages, which `is_full` says until somebody resets it.
         """
         if self._data:
             data = self._data + data
+            self._data = b""
         messages = self.messages
         control = None
         position, size = 0, len(data)
-        while position < size and control is None and len(messages) < self._max_queue and self.unread <= HIGH_WATER:
+        while position < size and not self.is_full:
             first = data[position]
             # A message in one whole frame, as most are. Whatever is different, or not in order, is left to `_read_frame`.
             if (first == WHOLE_TEXT or first == WHOLE_BINARY) and not self._type and self._left < 0 and size - position > 5:  # noqa: SIM109 # a set is slower
@@ -251,30 +253,31 @@ class FrameReader:
                 end = begin + length
                 if 0 <= length <= self._max_size and end <= size:
                     payload = apply_mask(data[begin:end] if length < LARGE else memoryview(data)[begin:end], data[begin - 4 : begin])
+                    message: str | bytes = payload
+                    if first == WHOLE_TEXT:
+                        try:
+                            message = payload.decode()
+                        except UnicodeDecodeError:
+                            _refuse_text()
+                    messages.append(message)
+                    self.unread += len(message)
+                    if len(messages) >= self._max_queue or self.unread > HIGH_WATER:
+                        self.is_full = True
                     position = end
-                    if first == WHOLE_BINARY:
-                        self.unread += length
-                        messages.append(payload)
-                        continue
-                    try:
-                        text = payload.decode()
-                    except UnicodeDecodeError:
-                        _refuse_text()
-                    self.unread += len(text)
-                    messages.append(text)
                     continue
             before = position
             position, control = self._read_frame(data, position)
-            if position == before:
+            if control is not None or position == before:
                 break
-        self._data = data[position:]
-        self.is_full = len(messages) >= self._max_queue or self.unread > HIGH_WATER
+        if position < size:
+            self._data = data[position:]
         return control
 
     def drop(self) -> None:
         """Keep no message that is read from now on: only the client's Close is waited for."""
         self.messages = deque(maxlen=0)
         self.unread = -math.inf
+        self.is_full = False
 
     def _read_frame(self, data: bytes, position: int) -> tuple[int, Ping | Close | None]:
         """Any frame, or a part of one. Returns where it ends: at `position` if its head is not whole."""
@@ -369,8 +372,10 @@ class FrameReader:
         if self._is_final:
             message = self._message.decode() if self._type == TEXT else bytes(self._message)
             self._type, self._compressed, self._message, self._utf8 = 0, False, bytearray(), None
-            self.unread += len(message)
             self.messages.append(message)
+            self.unread += len(message)
+            if len(self.messages) >= self._max_queue or self.unread > HIGH_WATER:
+                self.is_full = True
 
     def _end_control(self) -> Ping | Close | None:
         payload, self._frame = bytes(self._frame), bytearray()
@@ -384,9 +389,11 @@ def _read_length(data: bytes, start: int, kind: int) -> tuple[int, int]:
 
     -1: it is not minimal, or its first bit is set (RFC 6455, 5.2).
     """
-    end, least = (start + 2, 126) if kind == 126 else (start + 8, 65536)
-    length = int.from_bytes(data[start:end], "big")
-    return end + 4, length if length >= least and length >> 63 == 0 else -1
+    if kind == 126:
+        length = int.from_bytes(data[start : start + 2], "big")
+        return start + 6, length if length > MAX_CONTROL else -1
+    length = int.from_bytes(data[start : start + 8], "big")
+    return start + 12, length if length > 0xFFFF and length >> 63 == 0 else -1
 
 
 UTF8 = codecs.getincrementaldecoder("utf-8")
@@ -453,8 +460,11 @@ def _head(first: int, length: int) -> bytes:
     if length < 126:
         return bytes((first, length))
     if length < 65536:
-        return bytes((first, 126)) + length.to_bytes(2, "big")
-    return bytes((first, 127)) + length.to_bytes(8, "big")
+        return MEDIUM_HEAD(first, 126, length)
+    return LONG_HEAD(first, 127, length)
+
+
+MEDIUM_HEAD, LONG_HEAD = struct.Struct("!BBH").pack, struct.Struct("!BBQ").pack
 
 
 def control_frame(opcode: int, payload: bytes) -> bytes:

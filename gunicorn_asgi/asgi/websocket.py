@@ -67,6 +67,7 @@ class WebSocketStream(HTTPStream):
         "_accepted",
         "_closing",
         "_connected",
+        "_create_future",
         "_deflate",
         "_ends_at",
         "_heard",
@@ -96,6 +97,7 @@ class WebSocketStream(HTTPStream):
         # Set once.
         self._server = host
         self._waiters: list[asyncio.Future[None]] = []
+        self._create_future = host.loop.create_future
         self._limits = limits
         self._subprotocols = read_subprotocols(scope["headers"])
         self._deflate: Deflate | None = negotiate_deflate(scope["headers"]) if limits.deflate else None
@@ -127,8 +129,17 @@ class WebSocketStream(HTTPStream):
 
     def feed(self, data: bytes) -> None:
         self._heard = True
-        if self._state is not CLOSED:
-            self._read(data)
+        try:
+            control = self._reader.read(data)
+        except Violation as error:
+            self._read_on(None, error)
+            return
+        if control is not None or self._reader.is_full:
+            self._read_on(control)
+        else:
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
 
     def feed_eof(self) -> None:
         if self._state is not CLOSED:
@@ -180,7 +191,7 @@ class WebSocketStream(HTTPStream):
                 code, reason = self._closing
                 return {"type": "websocket.disconnect", "code": code, "reason": reason}
             # As `_wait`, without a coroutine of its own for each message.
-            waiter = self._host.loop.create_future()
+            waiter = self._create_future()
             self._waiters.append(waiter)
             try:
                 await waiter
@@ -296,13 +307,11 @@ class WebSocketStream(HTTPStream):
 
     # Inside: what goes, and what comes.
 
-    def _read(self, data: bytes = b"") -> None:
-        """Read until there is enough for the application."""
+    def _read_on(self, control: Ping | Close | None, violation: Violation | None = None) -> None:
+        """Answer `control`, and read until there is enough for the application."""
         reader = self._reader
         pongs = bytearray()
-        violation: Violation | None = None
         try:
-            control = reader.read(data)
             while isinstance(control, Ping):
                 if self._state is OPEN and not self._clogged:
                     pongs += control_frame(PONG, control.payload)
@@ -310,16 +319,15 @@ class WebSocketStream(HTTPStream):
                     self._owed_pong = control
                 control = reader.read()
         except Violation as error:
-            control, violation = None, error
-        if self._waiters and self._messages:
-            self._wake()
+            violation = error
+        self._wake()
         if pongs:
             self._pipe.write(bytes(pongs))
-        if control is not None:
-            self._closed_by_client(control)
-        elif violation is not None:
+        if violation is not None:
             self._give_up(violation.code, str(violation))
             self._pipe.fail(str(violation))
+        elif isinstance(control, Close):
+            self._closed_by_client(control)
         elif reader.is_full and not self._held:
             self._held = True
             self._pipe.hold()
@@ -327,8 +335,8 @@ class WebSocketStream(HTTPStream):
     def _let_go(self) -> None:
         """Go on reading: first what is here."""
         if self._held:
-            self._held = False
-            self._read()
+            self._held = self._reader.is_full = False
+            self.feed(b"")  # what is here already
             if not self._held and self._state is not CLOSED:
                 self._pipe.credit()
 
