@@ -52,6 +52,11 @@ WINDOW_BITS, MEM_LEVEL = 12, 5
 Messages of a few KiB, which most are, lose next to nothing by it."""
 
 
+MAX_WINDOW = 32768
+MAX_STREAMS = 64
+"""Blocks with BFINAL in one frame: zlib begins anew behind each, and no sender needs more than one."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a WebSocket may take. Seconds are infinite where there is no limit."""
@@ -130,17 +135,14 @@ def _values(headers: Iterable[Header], name: bytes) -> list[str]:
 class Deflate:
     """permessage-deflate as agreed. zlib's memory is taken with the first message that needs it: many a connection never has one."""
 
-    __slots__ = ("_agreed", "_extension", "header")
+    __slots__ = ("_agreed", "_extension", "_forgets", "header")
 
     def __init__(self, header: bytes, extension: PerMessageDeflate) -> None:
         self.header = header
         """``Sec-WebSocket-Extensions`` of the answer."""
-        self._agreed = (
-            extension.remote_no_context_takeover,
-            extension.local_no_context_takeover,
-            extension.remote_max_window_bits,
-            extension.local_max_window_bits,
-        )
+        self._forgets = extension.remote_no_context_takeover
+        """The client begins each message without a context. `decompress` sees to that."""
+        self._agreed = (False, extension.local_no_context_takeover, extension.remote_max_window_bits, extension.local_max_window_bits)
         self._extension: PerMessageDeflate | None = None
 
     def _zlib(self) -> PerMessageDeflate:
@@ -155,21 +157,29 @@ class Deflate:
     def decompress(self, opcode: int, payload: bytes, is_final: bool, room: float) -> bytes:
         """The payload of one frame of a compressed message. Raises Violation, at the latest when `room` bytes are exceeded."""
         extension = self._zlib()
-        frame = Frame(Opcode(opcode), payload, is_final, rsv1=opcode != CONTINUATION)
+        bits = -extension.remote_max_window_bits
+        if self._forgets and opcode != CONTINUATION:
+            extension.decoder = zlib.decompressobj(wbits=bits)
+        # One more than allowed, so that what fits to the byte is not held back within zlib.
+        limit = None if room == math.inf else int(room) + 1
         try:
-            # One more than allowed, so that what fits to the byte is not held back within zlib.
-            data = extension.decode(frame, max_size=None if room == math.inf else int(room) + 1).data
+            data = bytes(extension.decode(Frame(Opcode(opcode), payload, is_final, rsv1=opcode != CONTINUATION), max_size=limit).data)
+            streams = 0
+            while extension.decoder.eof:
+                # RFC 7692, 7.2.1: a block with BFINAL ends zlib's stream, but neither the message nor its context.
+                streams += 1
+                if streams > MAX_STREAMS:
+                    raise ProtocolError("too many final blocks")
+                rest = extension.decoder.unused_data
+                extension.decoder = zlib.decompressobj(wbits=bits, zdict=data[-MAX_WINDOW:])
+                data += extension.decoder.decompress(rest, 0 if limit is None else max(1, limit - len(data)))
         except PayloadTooBig:
             _refuse_size()
-        except ProtocolError as error:
+        except (ProtocolError, zlib.error) as error:
             raise Violation(PROTOCOL_ERROR, "decompression failed") from error
         if len(data) > room:
             _refuse_size()
-        decoder = getattr(extension, "decoder", None)
-        if decoder is not None and decoder.eof:
-            # RFC 7692, 7.2.3.5: a block with BFINAL ends zlib's stream, but not the context.
-            extension.decoder = zlib.decompressobj(wbits=-extension.remote_max_window_bits, zdict=data)
-        return bytes(data)
+        return data
 
 
 # What is received.
