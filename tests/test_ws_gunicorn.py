@@ -68,7 +68,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lines]:
 def test_a_websocket_has_its_line_at_its_end_with_its_duration_and_its_bytes(lines: Lines) -> None:
     server = lines.server
     begun = time.monotonic()
-    with connect(server, "/a%20b/echo?first=1", {"X-One": "1", "User-Agent": "me/1.0"}, compression=None) as ws:
+    with connect(server, "/a%20b/echo?first=1", {"X-One": "1"}, user_agent_header="me/1.0", compression=None) as ws:
         opened = time.monotonic()
         assert exchange(ws, "hello") == "hello"
         assert exchange(ws, bytes(1000)) == bytes(1000)
@@ -114,26 +114,22 @@ def test_a_client_that_is_lost_ends_its_line(lines: Lines) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "status", "body"),
-    [
-        ("/reject", 403, None),
-        ("/deny?status=401", 401, b"who are you?\n"),
-        ("/deny?status=302", 302, b"who are you?\n"),
-        ("/error", 500, None),
-        ("/nothing", 500, None),
-        ("/silent", 500, None),  # ws_accept_timeout
-    ],
+    ("path", "status"),
+    [("/reject", 403), ("/deny?status=401", 401), ("/deny?status=302", 302), ("/error", 500), ("/nothing", 500), ("/silent", 500)],
 )
-def test_a_denied_handshake_has_a_line_with_the_status_that_was_sent(lines: Lines, path: str, status: int, body: bytes | None) -> None:
+def test_a_denied_handshake_has_a_line_with_the_status_that_was_sent(lines: Lines, path: str, status: int) -> None:
     path += ("&" if "?" in path else "?") + f"denied={status}"
-    response = read_refusal(lines.server, path)
+    # A client of HTTP: the denial comes in parts, which older ones of WebSocket do not understand. (/silent is ended by ws_accept_timeout.)
+    headers = dict(line.split(": ", 1) for line in HANDSHAKE.splitlines())
+    response = lines.server.get(path, headers=headers)
     assert response.status_code == status
-    if body is not None:
-        assert response.body == body
+    assert response.headers["connection"] == "close"
+    if path.startswith("/deny"):
+        assert response.content == b"who are you?\n"
         assert response.headers["x-answer"] == "42"
     line = lines.one(path)
     assert line["s"] == str(status)
-    assert line["B"] == str(len(response.body))
+    assert line["B"] == str(len(response.content))
 
 
 REFUSED = {
@@ -392,7 +388,7 @@ def test_a_client_that_does_not_answer_the_close_holds_a_drain_for_ws_close_time
         server.kill(signal.SIGTERM)
         assert ws.read_close()[0] == 1012
         assert server.wait() == 0
-        assert time.monotonic() - begun < SOON
+        assert time.monotonic() - begun < 30
         assert seen(server) == ["disconnect 1012", "tidied", *LEAVING]
 
 
@@ -444,6 +440,21 @@ def test_an_application_that_only_sends_hears_of_the_end_by_an_oserror(tmp_path:
         assert read_close(ws)[0] == 1012
         assert server.wait() == 0
         assert seen(server) == ["OSError ClientDisconnected", "disconnect 1012", *LEAVING]
+        assert not server.lines(TROUBLE)
+
+
+@pytest.mark.skipif("asgi_disconnect_grace_period" not in SETTINGS, reason="this Gunicorn has no asgi_disconnect_grace_period")
+@pytest.mark.parametrize("how", ["Close", "lost"])
+def test_an_application_whose_client_has_gone_is_cancelled_after_the_grace_period(tmp_path: Path, how: str) -> None:
+    with Gunicorn(tmp_path, APP, asgi_disconnect_grace_period=1) as server:
+        with server.connect() as client:
+            ws = RawWebSocket(client)
+            ws.open("/stubborn")
+            if how == "Close":
+                ws.send(CLOSE, close_payload(4000, "bye"))
+                assert ws.read_close() == (4000, "")
+        server.wait_for_event("cancelled")
+        assert seen(server) == ["disconnect 4000 bye" if how == "Close" else "disconnect 1006", "cancelled"]
         assert not server.lines(TROUBLE)
 
 
@@ -640,7 +651,7 @@ def test_the_report_of_a_stuck_worker_names_the_websocket(tmp_path: Path) -> Non
             server.wait_for(r"\[CRITICAL\] Aborted: the event loop has not turned for \d+\.\d s, in GET /block\. ")
             server.wait_for(BOOT_LINE, 2)
             assert read_close(ws)[0] in (1006, 1012)
-        assert len(server.lines(r"^  GET /echo for \d+\.\d s, in sockets:\d+ app > sockets:\d+ echo > sockets:\d+ serve > ")) == 2
+        assert len(server.lines(r"^  GET /echo for \d+\.\d s, in .*sockets:\d+ echo > sockets:\d+ serve > gunicorn_asgi\.")) == 2
         assert "secret" not in server.log
 
 
