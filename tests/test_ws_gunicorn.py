@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import select
 import signal
 import socket
@@ -69,7 +68,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lines]:
 def test_a_websocket_has_its_line_at_its_end_with_its_duration_and_its_bytes(lines: Lines) -> None:
     server = lines.server
     begun = time.monotonic()
-    with connect(server, "/a%20b/echo?first=1", {"X-One": "1", "User-Agent": "me/1.0"}, compression=None) as ws:
+    with connect(server, "/a%20b/echo?first=1", {"X-One": "1"}, user_agent_header="me/1.0", compression=None) as ws:
         opened = time.monotonic()
         assert exchange(ws, "hello") == "hello"
         assert exchange(ws, bytes(1000)) == bytes(1000)
@@ -115,26 +114,22 @@ def test_a_client_that_is_lost_ends_its_line(lines: Lines) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "status", "body"),
-    [
-        ("/reject", 403, None),
-        ("/deny?status=401", 401, b"who are you?\n"),
-        ("/deny?status=302", 302, b"who are you?\n"),
-        ("/error", 500, None),
-        ("/nothing", 500, None),
-        ("/silent", 500, None),  # ws_accept_timeout
-    ],
+    ("path", "status"),
+    [("/reject", 403), ("/deny?status=401", 401), ("/deny?status=302", 302), ("/error", 500), ("/nothing", 500), ("/silent", 500)],
 )
-def test_a_denied_handshake_has_a_line_with_the_status_that_was_sent(lines: Lines, path: str, status: int, body: bytes | None) -> None:
+def test_a_denied_handshake_has_a_line_with_the_status_that_was_sent(lines: Lines, path: str, status: int) -> None:
     path += ("&" if "?" in path else "?") + f"denied={status}"
-    response = read_refusal(lines.server, path)
+    # A client of HTTP: the denial comes in parts, which older ones of WebSocket do not understand. (/silent is ended by ws_accept_timeout.)
+    headers = dict(line.split(": ", 1) for line in HANDSHAKE.splitlines())
+    response = lines.server.get(path, headers=headers)
     assert response.status_code == status
-    if body is not None:
-        assert response.body == body
+    assert response.headers["connection"] == "close"
+    if path.startswith("/deny"):
+        assert response.content == b"who are you?\n"
         assert response.headers["x-answer"] == "42"
     line = lines.one(path)
     assert line["s"] == str(status)
-    assert line["B"] == str(len(response.body))
+    assert line["B"] == str(len(response.content))
 
 
 REFUSED = {
@@ -154,8 +149,10 @@ def test_a_refused_handshake_has_a_line_and_never_reaches_the_application(lines:
         client.get(path, REFUSED[what])
         status, headers, body = client.read_response()
         assert client.read_all() == b""
-    assert (str(status), headers["connection"]) == (what[:3], "close")
+    assert str(status) == what[:3]
+    assert "close" in headers.get_all("connection")
     if status == 426:
+        assert "upgrade" in headers.get_all("connection")
         assert (headers["sec-websocket-version"], headers["upgrade"]) == ("13", "websocket")
     line = lines.one(path + " ")
     assert (line["s"], line["m"], line["U"]) == (what[:3], "GET", "/echo")
@@ -179,15 +176,13 @@ def post_request(worker, req, environ, resp):
 """
     )
     with Gunicorn(tmp_path, APP, config=config) as server:
-        with connect(server, "/tidy?seconds=0", compression=None) as ws:
+        with connect(server, "/tidy", compression=None) as ws:
             assert exchange(ws, "hello") == "hello"
-            before = seen(server)
-        server.wait_for_event("post /tidy?seconds=0 GET websocket ws 101 Switching Protocols 11")
-        assert before == [event for event in before if event.startswith("pre ")]
-        assert len(before) == 1
-        assert re.fullmatch(r"pre GET /tidy\?seconds=0 \w+", before[0])
-        order = [event.split()[0] for event in server.events if event.split()[0] in ("pre", "connect", "disconnect", "tidied", "post")]
-        assert order == ["pre", "connect", "disconnect", "tidied", "post"]
+            assert seen(server) == ["pre GET /tidy http"]
+        server.wait_for_event("post /tidy GET websocket http 101 Switching Protocols 11")
+        server.wait_for_event("tidied")
+        assert [event.split()[0] for event in server.events[3:5]] == ["pre", "connect"]
+        assert len([event for event in server.events if event.startswith(("pre ", "post "))]) == 2
 
 
 def test_a_pre_request_that_raises_refuses_the_handshake_with_500(tmp_path: Path) -> None:
@@ -393,7 +388,7 @@ def test_a_client_that_does_not_answer_the_close_holds_a_drain_for_ws_close_time
         server.kill(signal.SIGTERM)
         assert ws.read_close()[0] == 1012
         assert server.wait() == 0
-        assert time.monotonic() - begun < SOON
+        assert time.monotonic() - begun < 30
         assert seen(server) == ["disconnect 1012", "tidied", *LEAVING]
 
 
@@ -445,6 +440,21 @@ def test_an_application_that_only_sends_hears_of_the_end_by_an_oserror(tmp_path:
         assert read_close(ws)[0] == 1012
         assert server.wait() == 0
         assert seen(server) == ["OSError ClientDisconnected", "disconnect 1012", *LEAVING]
+        assert not server.lines(TROUBLE)
+
+
+@pytest.mark.skipif("asgi_disconnect_grace_period" not in SETTINGS, reason="this Gunicorn has no asgi_disconnect_grace_period")
+@pytest.mark.parametrize("how", ["Close", "lost"])
+def test_an_application_whose_client_has_gone_is_cancelled_after_the_grace_period(tmp_path: Path, how: str) -> None:
+    with Gunicorn(tmp_path, APP, asgi_disconnect_grace_period=1) as server:
+        with server.connect() as client:
+            ws = RawWebSocket(client)
+            ws.open("/stubborn")
+            if how == "Close":
+                ws.send(CLOSE, close_payload(4000, "bye"))
+                assert ws.read_close() == (4000, "")
+        server.wait_for_event("cancelled")
+        assert seen(server) == ["disconnect 4000 bye" if how == "Close" else "disconnect 1006", "cancelled"]
         assert not server.lines(TROUBLE)
 
 
@@ -640,43 +650,51 @@ def test_the_report_of_a_stuck_worker_names_the_websocket(tmp_path: Path) -> Non
             os.kill(server.workers()[0], signal.SIGABRT)
             server.wait_for(r"\[CRITICAL\] Aborted: the event loop has not turned for \d+\.\d s, in GET /block\. ")
             server.wait_for(BOOT_LINE, 2)
-            assert read_close(ws)[0] == 1006
-        assert len(server.lines(r"^  GET /echo for \d+\.\d s, in .* > sockets:\d+ app > sockets:\d+ echo > sockets:\d+ serve > ")) == 2
+            assert read_close(ws)[0] in (1006, 1012)
+        assert len(server.lines(r"^  GET /echo for \d+\.\d s, in .*sockets:\d+ echo > sockets:\d+ serve > gunicorn_asgi\.")) == 2
         assert "secret" not in server.log
 
 
 # Settings and options.
 
 
-@pytest.mark.skipif("websocket_max_message_size" not in SETTINGS, reason="this Gunicorn has no websocket_max_message_size")
-def test_a_message_above_websocket_max_message_size_is_1009(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, APP, websocket_max_message_size=1000) as server:
-        for compression in (None, "deflate"):
+needs_setting = pytest.mark.skipif("websocket_max_message_size" not in SETTINGS, reason="this Gunicorn has no websocket_max_message_size")
+
+
+@needs_setting
+@pytest.mark.parametrize("compression", [None, "deflate"])
+def test_a_message_above_websocket_max_message_size_is_1009(tmp_path: Path, loop: str, compression: str | None) -> None:
+    """Also for a client that reads nothing until it has sent all of it."""
+    with Gunicorn(tmp_path, APP, asgi_loop=loop, websocket_max_message_size=1000) as server:
+        for size in (1001, 8_000_000):
             with connect(server, "/echo", compression=compression) as ws:
                 assert exchange(ws, bytes(1000)) == bytes(1000)
-                ws.send(bytes(1001))
+                ws.send(os.urandom(size))
                 assert read_close(ws)[0] == 1009
-        server.wait_for_event("disconnect 1009", 2)
+        server.wait_for_event("disconnect 1009 message too big", 2)
+        assert len(server.lines(r"\[WARNING\] Invalid WebSocket frame from ip=127\.0\.0\.1: message too big$")) == 2
 
 
-@pytest.mark.parametrize(
-    ("limit", "accepted"),
-    [
-        (None, False),
-        pytest.param(0, True, marks=pytest.mark.skipif("websocket_max_message_size" not in SETTINGS, reason="no such setting")),
-    ],
-    ids=["default", "none"],
-)
-def test_the_default_limit_is_16_mib_with_any_gunicorn_and_0_is_none(tmp_path: Path, limit: int | None, accepted: bool) -> None:
-    settings = {} if limit is None else {"websocket_max_message_size": limit}
-    with Gunicorn(tmp_path, APP, **settings) as server, connect(server, "/echo", compression=None, max_size=None) as ws:
-        message = bytes(16 * 1024 * 1024)
-        assert exchange(ws, message) == message
-        ws.send(message + b"\0")
-        if accepted:
-            assert len(ws.recv(30)) == 16 * 1024 * 1024 + 1
-        else:
-            assert read_close(ws)[0] == 1009
+LIMIT = 16 * 1024 * 1024
+"""The default of Gunicorn's setting."""
+
+
+def test_the_default_limit_is_16_mib_with_any_gunicorn(tmp_path: Path) -> None:
+    with Gunicorn(tmp_path, APP) as server:
+        with connect(server, "/echo", compression=None, max_size=None) as ws:
+            assert exchange(ws, bytes(LIMIT)) == bytes(LIMIT)
+        with server.connect() as client:
+            raw = RawWebSocket(client)
+            raw.open("/echo")
+            # The head of a frame is enough.
+            client.send(b"\x82\xff" + (LIMIT + 1).to_bytes(8, "big"))
+            assert raw.read_close()[0] == 1009
+
+
+@needs_setting
+def test_without_a_limit_messages_may_be_larger(tmp_path: Path) -> None:
+    with Gunicorn(tmp_path, APP, websocket_max_message_size=0) as server, connect(server, "/echo", compression=None, max_size=None) as ws:
+        assert exchange(ws, bytes(LIMIT + 1)) == bytes(LIMIT + 1)
 
 
 def test_ws_none_is_plain_http(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from ..connection import CLOSED, LINGER, TCP_CLOSE, Connection, Ending
+from ..connection import CLOSED, TCP_CLOSE, Connection, Ending
 from ..errors import ClientDisconnected
 from ..wire import Header
 from .encode import DATE, SERVER, encode_fields
@@ -72,10 +72,10 @@ class UpgradedConnection(Connection):
     # From the transport.
 
     def data_received(self, data: bytes) -> None:
+        # In LINGER it is dropped, however much it is: in the midst of a message that is too big, many a client reads nothing before it has sent it,
+        # and a reset would take the Close frame from it. That has its time, and no more.
         if self._reading is FRAMES:
             self._stream.feed(data)
-        elif self._reading is LINGER:
-            self._drop(len(data))
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
