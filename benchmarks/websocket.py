@@ -285,7 +285,7 @@ does not speak permessage-deflate."""
 RATE_LEGEND = f"""\
 Medians over the rounds. *CPU* is user and system time of all processes of the server per echoed message, *busy* how much of its core that took, *client* what the
 client took of its own: where *busy* is clearly below 100 % it was not the server that set the pace. Latency is that of every eighth connection. *Memory* is the PSS of all the
-server's processes under the load. *{BASELINE} = 1* is the ratio of messages/s within a round."""
+server's processes under the load. *{BASELINE} = 1* is the ratio within a round; that of the CPU time also holds where the client or others set the pace."""
 
 MEMORY_LEGEND = """\
 What the PSS of all processes of the server has grown by, divided by the connections: {idle:,} of them, on each of which one message of 1 KiB has been echoed. Median
@@ -300,8 +300,8 @@ def markdown(facts: Sequence[tuple[str, str]], options: argparse.Namespace, resu
     """The whole report."""
     parts = ["# WebSocket", "\n".join(f"- {name}: {value}" for name, value in facts), LEGEND]
     if results.rate:
-        parts += ["## Messages", RATE_LEGEND, f"### Messages per second, {BASELINE} = 1", _overview(options, results.rate, _ratio)]
-        parts += ["### CPU time of a message in us", _overview(options, results.rate, _cost)]
+        parts += ["## Messages", RATE_LEGEND, f"### Messages per second, {BASELINE} = 1", _overview(options, results.rate, report.ratio)]
+        parts += [f"### Messages per second of CPU time, {BASELINE} = 1", _overview(options, results.rate, _cpu_ratio)]
         parts += [_section(scenario, options.servers, results.rate) for scenario in options.scenarios]
     if results.memory:
         parts += ["## Memory of an idle connection", MEMORY_LEGEND.format(idle=options.idle), _memory(options.servers, results.memory)]
@@ -323,12 +323,12 @@ def _overview(
     return report.table(rows)
 
 
-def _ratio(result: report.Result, baseline: report.Result | None) -> float | None:
-    return report.ratio(result, baseline)
-
-
-def _cost(result: report.Result, _baseline: report.Result | None) -> float | None:
-    return median(sample.cpu_us for sample in result.samples.values()) if result.samples else None
+def _cpu_ratio(result: report.Result, baseline: report.Result | None) -> float | None:
+    """How many messages the CPU time is enough for, as a multiple of the baseline's: the median over the rounds, each compared within itself."""
+    rounds = result.samples.keys() & baseline.samples.keys() if baseline is not None else ()
+    if baseline is None or not rounds:
+        return None
+    return median(baseline.samples[number].cpu_us / result.samples[number].cpu_us for number in rounds)
 
 
 def _cell(result: report.Result, value: float | None) -> str:
@@ -336,8 +336,7 @@ def _cell(result: report.Result, value: float | None) -> str:
         return NONE if result.failure == NONE else f"{MARK} fails"
     if value is None:
         return ""
-    text = f"{value:.2f}" if value < 100 else f"{value:,.0f}"
-    return f"{MARK} {text}" if result.errors else text
+    return f"{MARK} {value:.2f}" if result.errors else f"{value:.2f}"
 
 
 def _section(scenario: Scenario, servers: Sequence[Server], found: report.Results) -> str:
