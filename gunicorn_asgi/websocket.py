@@ -179,6 +179,8 @@ class Deflate:
             raise Violation(PROTOCOL_ERROR, "decompression failed") from error
         if len(data) > room:
             _refuse_size()
+        if self._forgets and is_final:
+            del extension.decoder  # and its memory
         return data
 
 
