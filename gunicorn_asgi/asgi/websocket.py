@@ -82,6 +82,7 @@ class WebSocketStream(HTTPStream):
         "_server",
         "_state",
         "_subprotocols",
+        "_violation",
         "deadline",
     )
 
@@ -114,6 +115,8 @@ class WebSocketStream(HTTPStream):
         self._messages = self._reader.messages
         self._held = False
         """The application has enough: nothing is read."""
+        self._violation: Violation | None = None
+        """The client has broken the protocol behind `_messages`."""
         self._owed_pong: Ping | None = None
         """The last ping that came while nothing could be written (RFC 6455, 5.5.3: to answer the most recent is enough)."""
         # Deadlines, on the loop's clock.
@@ -169,6 +172,8 @@ class WebSocketStream(HTTPStream):
         elif self._state is CLOSING:
             self._over(ABNORMAL_CLOSURE, "")
             self._pipe.close(is_clean=False)
+        elif self._state is OPEN and self._violation is not None:
+            self._fail_connection(self._violation)
         elif self._state is OPEN:
             self._keep_alive(self._server.now)
 
@@ -187,6 +192,8 @@ class WebSocketStream(HTTPStream):
                 # which a cancelled receive() would lose.
                 await asyncio.sleep(0)
         while not messages:
+            if self._violation is not None and self._state is OPEN:
+                self._fail_connection(self._violation)
             if self._gone or self._phase is COMPLETE or self._hung_up:
                 code, reason = self._closing
                 return {"type": "websocket.disconnect", "code": code, "reason": reason}
@@ -324,8 +331,15 @@ class WebSocketStream(HTTPStream):
         if pongs:
             self._pipe.write(bytes(pongs))
         if violation is not None:
-            self._give_up(violation.code, str(violation))
-            self._pipe.fail(str(violation))
+            self._violation = violation
+            if self._messages and self._state is OPEN:
+                # They were in order, so the application may still answer them: `receive` fails the connection once it has taken them all.
+                self._held = True
+                self._pipe.hold()
+                self.deadline = self._server.now + self._limits.close_timeout_s
+                self._pipe.reschedule()
+            else:
+                self._fail_connection(violation)
         elif isinstance(control, Close):
             self._closed_by_client(control)
         elif reader.is_full and not self._held:
@@ -334,7 +348,7 @@ class WebSocketStream(HTTPStream):
 
     def _let_go(self) -> None:
         """Go on reading: first what is here."""
-        if self._held:
+        if self._held and self._violation is None:
             self._held = self._reader.is_full = False
             self.feed(b"")  # what is here already
             if not self._held and self._state is not CLOSED:
@@ -371,6 +385,9 @@ class WebSocketStream(HTTPStream):
         assert isinstance(reason, str)
         self._pipe.write(control_frame(CLOSE, payload))
         self._over(code, reason)
+        if self._violation is not None:
+            self._pipe.fail(str(self._violation))  # nothing that comes behind it is waited for
+            return
         self._state = CLOSING
         self._reader.drop()
         self.deadline = self._server.now + self._limits.close_timeout_s
@@ -392,6 +409,10 @@ class WebSocketStream(HTTPStream):
             self._pipe.write(control_frame(CLOSE, echo_payload(close)))
         self._over(close.code, close.reason)
         self._pipe.close(is_clean=True)
+
+    def _fail_connection(self, violation: Violation) -> None:
+        self._give_up(violation.code, str(violation))
+        self._pipe.fail(str(violation))
 
     def _give_up(self, code: int, reason: str) -> None:
         """RFC 6455, 7.1.7: say why, and wait for nothing."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from ..connection import CLOSED, TCP_CLOSE, Connection, Ending
+from ..connection import CLOSED, LINGER, TCP_CLOSE, Connection, Ending
 from ..errors import ClientDisconnected
 from ..wire import Header
 from .encode import DATE, SERVER, encode_fields
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 10.0
 """Between two looks at whether the client of a connection that is not read has gone."""
+MAX_LINGER = 33554432
+"""Bytes that are read and dropped behind the end: in the midst of a message that is too big, many a client reads nothing before it has sent all of
+it, and a reset would take the Close frame from it."""
 SWITCHING_PROTOCOLS = 101
 
 
@@ -46,6 +49,7 @@ class UpgradedConnection(Connection):
         """Bytes behind the head of the handshake's answer."""
         self._has_ended = False
         """The application has."""
+        self._linger_left = MAX_LINGER
         self._is_plain = self._listener.scheme == "http"
         self._reading = FRAMES
         self._take_over(origin)
@@ -72,10 +76,10 @@ class UpgradedConnection(Connection):
     # From the transport.
 
     def data_received(self, data: bytes) -> None:
-        # In LINGER it is dropped, however much it is: in the midst of a message that is too big, many a client reads nothing before it has sent it,
-        # and a reset would take the Close frame from it. That has its time, and no more.
         if self._reading is FRAMES:
             self._stream.feed(data)
+        elif self._reading is LINGER:
+            self._drop(len(data))
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
