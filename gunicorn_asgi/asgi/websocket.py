@@ -334,7 +334,8 @@ class WebSocketStream(HTTPStream):
             self._violation = violation
             if self._messages and self._state is OPEN:
                 # They were in order, so the application may still answer them: `receive` fails the connection once it has taken them all.
-                self._held = True
+                # What is on its way yet is not looked at: behind a violation nobody knows where a frame begins.
+                self._held = self._reader.is_full = True
                 self._pipe.hold()
                 self.deadline = self._server.now + self._limits.close_timeout_s
                 self._pipe.reschedule()
