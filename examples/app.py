@@ -4,6 +4,7 @@ curl localhost:8000/                                     a greeting
 curl localhost:8000/state                                what lifespan.startup has prepared
 curl -N localhost:8000/stream                            ten lines, one every 0.2 s
 curl -T README.md localhost:8000/echo                    an upload sent back while it arrives: memory stays flat, however big it is
+python -m websockets ws://localhost:8000/echo            what you type, sent back over a WebSocket
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await lifespan(scope, receive, send)
     elif scope["type"] == "http":
         await ROUTES.get(scope["path"], not_found)(scope, receive, send)
+    elif scope["type"] == "websocket":
+        await WEBSOCKET_ROUTES.get(scope["path"], no_websocket)(scope, receive, send)
     else:
         raise NotImplementedError(scope["type"])
 
@@ -75,6 +78,20 @@ async def stream(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body"})
 
 
+async def echo_messages(scope: Scope, receive: Receive, send: Send) -> None:
+    """A WebSocket whose messages come back. When this returns, it is closed with 1000."""
+    await receive()  # websocket.connect
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({**message, "type": "websocket.send"})
+
+
+async def no_websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    """A handshake that is denied like this gets a 403."""
+    await receive()
+    await send({"type": "websocket.close"})
+
+
 async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
     """Everything else."""
     await respond(send, 404, b"text/plain; charset=utf-8", b"Not Found\n")
@@ -87,3 +104,4 @@ async def respond(send: Send, status: int, content_type: bytes, body: bytes) -> 
 
 
 ROUTES = {"/": hello, "/state": state, "/echo": echo, "/stream": stream}
+WEBSOCKET_ROUTES = {"/echo": echo_messages}
