@@ -171,7 +171,7 @@ class WebSocketStream(HTTPStream):
             self._expire_handshake()
         elif self._state is CLOSING:
             self._over(ABNORMAL_CLOSURE, "")
-            self._pipe.close(is_clean=False)
+            self._pipe.abort()
         elif self._state is OPEN and self._violation is not None:
             self._fail_connection(self._violation)
         elif self._state is OPEN:
