@@ -310,7 +310,7 @@ class WebSocketStream(HTTPStream):
         self.deadline = NEVER
         if self._phase is WAITING:
             self._host.log.error("ASGI application did not answer the WebSocket handshake %s in time", self.raw_path.decode("latin-1"))
-            self._wire.refuse(RequestError(500, "Internal Server Error", is_logged=True))
+            self._wire.fail(self, RequestError(500, "Internal Server Error", is_logged=True))
 
     # Inside: what goes, and what comes.
 
