@@ -6,6 +6,7 @@ What goes wrong in a server is of a few kinds, and each has one answer:
 raised                      fault of               answer
 ==========================  =====================  ==================================================
 :class:`RequestError`       the client             its status, ``Connection: close``, one warning line
+:class:`Violation`          a WebSocket's client   a Close frame with its code, and one warning line
 :class:`ApplicationError`   the application        raised at the faulty ``send()``; then a 500 or an abort
 :class:`ClientDisconnected` nobody                 raised by ``send()``; caught again, not logged
 :class:`LifespanError`      the application        the worker does not serve
@@ -32,6 +33,14 @@ class RequestError(Exception):
         self.status = status
         self.is_logged = is_logged
         self.fields = fields
+
+
+class Violation(Exception):
+    """The client has broken the protocol, and the connection ends with `code` (RFC 6455, 7.1.7)."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 class ApplicationError(RuntimeError):

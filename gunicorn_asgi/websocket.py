@@ -1,8 +1,9 @@
-"""Pure: what a WebSocket is made of, on either version of HTTP: its negotiation, its frames, and the limits on both (RFC 6455, RFC 7692).
+"""Pure: what a WebSocket is made of, on either version of HTTP: its subprotocols, its frames, and the limits on what comes (RFC 6455).
 
-The websockets package negotiates, inflates and deflates, unmasks, and knows the close codes. The frames are read here, because each of them passes
-here, and because of when they are refused: the package takes a length that is not minimal, waits for the whole payload of a frame whose first
-byte is wrong, and leaves UTF-8 to be found faulty at the end of a message. It is the oracle of the tests instead (`tests/test_ws_oracle.py`).
+The websockets package unmasks, reads lists of tokens, and knows the close codes; its compression is in `deflate`. The frames are read here,
+because each of them passes here, and because of when they are refused: the package takes a length that is not minimal, waits for the whole
+payload of a frame whose first byte is wrong, and leaves UTF-8 to be found faulty at the end of a message. It is the oracle of the tests
+instead (`tests/test_ws_oracle.py`).
 """
 
 from __future__ import annotations
@@ -10,20 +11,18 @@ from __future__ import annotations
 import codecs
 import math
 import struct
-import zlib
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
-from websockets.exceptions import InvalidHeader, NegotiationError, PayloadTooBig, ProtocolError
-from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
+from websockets.exceptions import InvalidHeader, ProtocolError
 from websockets.frames import Close as _Close
-from websockets.frames import Frame, Opcode
-from websockets.headers import build_extension, parse_extension, parse_subprotocol
+from websockets.headers import parse_subprotocol
 from websockets.utils import accept_key as _accept_key
 
-from .errors import ApplicationError, RequestError
+from .deflate import TOO_BIG, Deflate
+from .errors import ApplicationError, RequestError, Violation
 from .wire import Header
 
 try:
@@ -47,14 +46,6 @@ LARGE = 4096
 """Bytes from which on a view is cheaper than a copy."""
 MIN_DEFLATE = 64
 """Bytes of a message below which it is not compressed: what that saves of a packet is not worth the time (RFC 7692, 6: a sender may choose)."""
-WINDOW_BITS, MEM_LEVEL = 12, 5
-"""Of permessage-deflate: 38 KiB for what is sent and 11 for what is received, where zlib's own choice takes 264 and 44.
-Messages of a few KiB, which most are, lose next to nothing by it."""
-
-
-MAX_WINDOW = 32768
-MAX_STREAMS = 64
-"""Blocks with BFINAL in one frame: zlib begins anew behind each, and no sender needs more than one."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +64,6 @@ class Limits:
     deflate: bool
 
 
-class Violation(Exception):
-    """The client has broken the protocol, and the connection ends with `code` (RFC 6455, 7.1.7)."""
-
-    def __init__(self, code: int, reason: str) -> None:
-        super().__init__(reason)
-        self.code = code
-
-
 class Ping(NamedTuple):
     payload: bytes
 
@@ -96,92 +79,16 @@ class Close(NamedTuple):
 
 def read_subprotocols(headers: Iterable[Header]) -> list[str]:
     """What the client offers, in its order, from any number of header lines. Raises RequestError (RFC 6455, 11.3.4)."""
+    values = [value.decode("latin-1") for name, value in headers if name == b"sec-websocket-protocol"]
     try:
-        return [name for value in _values(headers, b"sec-websocket-protocol") for name in parse_subprotocol(value)]
+        return [name for value in values for name in parse_subprotocol(value)]
     except InvalidHeader as error:
         raise RequestError(400, "Invalid Sec-WebSocket-Protocol: not a list of tokens") from error
-
-
-def negotiate_deflate(headers: Iterable[Header]) -> Deflate | None:
-    """Take the first offer of permessage-deflate that can be taken (RFC 7692, 5 and 7). Raises RequestError for what is no offer (RFC 6455, 9.1)."""
-    try:
-        offers = [offer for value in _values(headers, b"sec-websocket-extensions") for offer in parse_extension(value)]
-    except InvalidHeader as error:
-        raise RequestError(400, "Invalid Sec-WebSocket-Extensions: not a list of extensions") from error
-    for name, parameters in offers:
-        if name == FACTORY.name:
-            try:
-                agreed, extension = FACTORY.process_request_params(parameters, ())
-            except NegotiationError:
-                continue
-            return Deflate(build_extension([(name, list(agreed))]).encode(), extension)
-    return None
 
 
 def accept_key(key: bytes) -> bytes:
     """``Sec-WebSocket-Accept`` for a ``Sec-WebSocket-Key`` (RFC 6455, 4.2.2)."""
     return _accept_key(key.decode()).encode()
-
-
-FACTORY = ServerPerMessageDeflateFactory(
-    server_max_window_bits=WINDOW_BITS, client_max_window_bits=WINDOW_BITS, compress_settings={"memLevel": MEM_LEVEL}
-)
-
-
-def _values(headers: Iterable[Header], name: bytes) -> list[str]:
-    return [value.decode("latin-1") for other, value in headers if other == name]
-
-
-class Deflate:
-    """permessage-deflate as agreed. zlib's memory is taken with the first message that needs it: many a connection never has one."""
-
-    __slots__ = ("_agreed", "_extension", "_forgets", "header")
-
-    def __init__(self, header: bytes, extension: PerMessageDeflate) -> None:
-        self.header = header
-        """``Sec-WebSocket-Extensions`` of the answer."""
-        self._forgets = extension.remote_no_context_takeover
-        """The client begins each message without a context. `decompress` sees to that."""
-        self._agreed = (False, extension.local_no_context_takeover, extension.remote_max_window_bits, extension.local_max_window_bits)
-        self._extension: PerMessageDeflate | None = None
-
-    def _zlib(self) -> PerMessageDeflate:
-        if self._extension is None:
-            self._extension = PerMessageDeflate(*self._agreed, compress_settings={"memLevel": MEM_LEVEL})
-        return self._extension
-
-    def compress(self, opcode: int, payload: bytes) -> bytes:
-        """The payload of the one frame of a message."""
-        return bytes(self._zlib().encode(Frame(Opcode(opcode), payload)).data)
-
-    def decompress(self, opcode: int, payload: bytes, is_final: bool, room: float) -> bytes:
-        """The payload of one frame of a compressed message. Raises Violation, at the latest when `room` bytes are exceeded."""
-        extension = self._zlib()
-        bits = -extension.remote_max_window_bits
-        if self._forgets and opcode != CONTINUATION:
-            extension.decoder = zlib.decompressobj(wbits=bits)
-        # One more than allowed, so that what fits to the byte is not held back within zlib.
-        limit = None if room == math.inf else int(room) + 1
-        try:
-            data = bytes(extension.decode(Frame(Opcode(opcode), payload, is_final, rsv1=opcode != CONTINUATION), max_size=limit).data)
-            streams = 0
-            while extension.decoder.eof:
-                # RFC 7692, 7.2.1: a block with BFINAL ends zlib's stream, but neither the message nor its context.
-                streams += 1
-                if streams > MAX_STREAMS:
-                    raise ProtocolError("too many final blocks")
-                rest = extension.decoder.unused_data
-                extension.decoder = zlib.decompressobj(wbits=bits, zdict=data[-MAX_WINDOW:])
-                data += extension.decoder.decompress(rest, 0 if limit is None else max(1, limit - len(data)))
-        except PayloadTooBig:
-            _refuse_size()
-        except (ProtocolError, zlib.error) as error:
-            raise Violation(PROTOCOL_ERROR, "decompression failed") from error
-        if len(data) > room:
-            _refuse_size()
-        if self._forgets and is_final:
-            del extension.decoder  # and its memory
-        return data
 
 
 # What is received.
@@ -428,7 +335,7 @@ def echo_payload(close: Close) -> bytes:
 
 
 def _refuse_size() -> NoReturn:
-    raise Violation(MESSAGE_TOO_BIG, "message too big")
+    raise Violation(MESSAGE_TOO_BIG, TOO_BIG)
 
 
 def _refuse_text() -> NoReturn:
@@ -448,7 +355,7 @@ def data_frame(data: Any, text: Any, deflate: Deflate | None) -> bytes:
     else:
         opcode = TEXT
         if data is not None or not isinstance(text, str):
-            raise ApplicationError(f"'websocket.send' needs either 'bytes', or a str as 'text', not {data!r} and {text!r}")
+            raise ApplicationError(f"'websocket.send' needs either 'bytes', or a str as 'text', not {_kind(data)} and {_kind(text)}")
         try:
             payload = text.encode()
         except UnicodeEncodeError:
@@ -465,7 +372,12 @@ def data_frame(data: Any, text: Any, deflate: Deflate | None) -> bytes:
 def _as_bytes(data: object) -> bytes:
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data)
-    raise ApplicationError(f"'websocket.send' needs either bytes as 'bytes', or 'text', not {data!r}")
+    raise ApplicationError(f"'websocket.send' needs either bytes as 'bytes', or 'text', not {_kind(data)}")
+
+
+def _kind(value: object) -> str:
+    """What the application sent instead, without its content: that may be large, and nobody's business in a log."""
+    return "None" if value is None else type(value).__name__
 
 
 def _head(first: int, length: int) -> bytes:

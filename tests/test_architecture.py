@@ -120,6 +120,7 @@ def test_only_the_worker_and_types_know_the_server() -> None:
 
 
 PURE = {
+    "deflate",
     "errors",
     "forwarded",
     "proxy_protocol",
@@ -155,12 +156,15 @@ def test_versions_of_http_do_not_know_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "room"),
-    [("httptools", "http1.httptools_parser"), ("h11", "http1.h11_parser"), ("hpack", None), ("h2", None), ("websockets", "websocket")],
+    ("library", "room"), [("httptools", "http1.httptools_parser"), ("h11", "http1.h11_parser"), ("hpack", None), ("h2", None)]
 )
 def test_a_protocol_library_is_known_in_one_room(library: str, room: str | None) -> None:
     """So that it can be replaced there. A parser library reads field sections and nothing else (see `http1.parser`)."""
     assert importers(library) == {room} if room else len(importers(library)) <= 1
+
+
+def test_the_library_of_websockets_is_known_where_their_bytes_are_read_and_made() -> None:
+    assert importers("websockets") == {"websocket", "deflate"}
 
 
 @pytest.mark.parametrize("parser", ["httptools_parser", "h11_parser"])

@@ -143,6 +143,7 @@ MISUSE: dict[str, Any] = {
     "no dict": None,
     "a list": ["websocket.send"],
     **{f"the code {code}": {**CLOSE, "code": code} for code in (*INVALID_CODES, -1, 10**9)},
+    "both, and large": {"type": "websocket.send", "bytes": BLOCK, "text": "x" * 65536},
     "a code of str": {**CLOSE, "code": "1000"},
     "a reason of bytes": {**CLOSE, "reason": b"a"},
     "a reason of 124 bytes": {**CLOSE, "reason": "x" * 124},
@@ -171,6 +172,7 @@ def test_a_message_that_is_not_allowed_raises_and_sends_nothing(parser: str, mes
         assert ws.close() == (1000, "")
         assert raised
         assert str(raised[0]).isprintable()
+        assert len(str(raised[0])) < 300
 
 
 def test_further_keys_are_ignored(parser: str) -> None:

@@ -247,7 +247,7 @@ class HTTPStream:
     def _send_body(self, message: Message, phase: Phase) -> None:
         body = message.get("body", b"")
         if type(body) is not bytes:
-            body = as_bytes(body, "body")
+            body = _as_bytes(body)
         end = not message.get("more_body", False)
         due = self._due
         if due >= 0:
@@ -331,11 +331,8 @@ class HTTPStream:
             self._wake()
 
 
-def as_bytes(data: Any, key: str) -> bytes:
-    """Statement 75: other views of bytes are accepted, and copied, since they may change after ``send()`` has returned.
-
-    Raises ApplicationError for what is none, naming the message's `key`.
-    """
-    if isinstance(data, (bytes, bytearray, memoryview)):
-        return bytes(data)
-    raise ApplicationError(f"{key!r} must be bytes, not {type(data).__name__}")
+def _as_bytes(body: Any) -> bytes:
+    """Statement 75: other views of bytes are accepted, and copied, since they may change after ``send()`` has returned."""
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        return bytes(body)
+    raise ApplicationError(f"'body' must be bytes, not {type(body).__name__}")

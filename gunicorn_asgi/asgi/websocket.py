@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Protocol
 
-from ..errors import ApplicationError, ClientDisconnected, RequestError
+from ..deflate import Deflate, negotiate_deflate
+from ..errors import ApplicationError, ClientDisconnected, RequestError, Violation
 from ..websocket import (
     ABNORMAL_CLOSURE,
     CLOSE,
@@ -19,16 +20,13 @@ from ..websocket import (
     PONG,
     SERVICE_RESTART,
     Close,
-    Deflate,
     FrameReader,
     Limits,
     Ping,
-    Violation,
     close_payload,
     control_frame,
     data_frame,
     echo_payload,
-    negotiate_deflate,
     read_subprotocols,
 )
 from ..wire import NEVER, Header, Pipe, Wire
