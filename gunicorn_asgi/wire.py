@@ -144,6 +144,9 @@ class Pipe(Protocol):
     def close(self, is_clean: bool) -> None:
         """Nothing more is to be written or read. `is_clean`: both sides have said so; otherwise the client may still be sending."""
 
+    def abort(self) -> None:
+        """The client has not answered in time: nothing is waited for any more."""
+
     def fail(self, reason: str) -> None:
         """The client has broken the protocol, or is gone: the log is told `reason`, and nothing more is to be written or read."""
 

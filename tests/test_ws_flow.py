@@ -741,6 +741,23 @@ def test_a_ping_is_sent_each_interval_and_a_pong_keeps_the_connection(parser: st
             server.advance(11)
 
 
+def test_pings_come_each_interval_also_where_their_timeout_is_longer(parser: str) -> None:
+    """A proxy that closes what is idle goes by the interval, and by nothing else. Where an answer is missing, no other ping follows."""
+    with serves(echo, parser, ws_ping_interval=10, ws_ping_timeout=60) as server:
+        ws = connect(server)
+        for _ in range(4):
+            server.advance(12)
+            ws.send(pong(ws.read_ping()))
+            server.settle()
+        server.advance(12)
+        ws.read_ping()
+        for _ in range(4):
+            server.advance(12)
+            assert not ws.client.has_more()
+        server.advance(15)
+        assert ws.read_close() == (1011, "keepalive ping timeout")
+
+
 @pytest.mark.parametrize("answer", [b"", None], ids=["nothing", "a part of a frame before"])
 def test_a_client_that_does_not_answer_is_closed_with_1011(parser: str, answer: bytes | None) -> None:
     told: list[Any] = []

@@ -171,7 +171,7 @@ class WebSocketStream(HTTPStream):
             self._expire_handshake()
         elif self._state is CLOSING:
             self._over(ABNORMAL_CLOSURE, "")
-            self._pipe.close(is_clean=False)
+            self._pipe.abort()
         elif self._state is OPEN and self._violation is not None:
             self._fail_connection(self._violation)
         elif self._state is OPEN:
@@ -360,19 +360,18 @@ class WebSocketStream(HTTPStream):
         if now >= self._ends_at:
             self._start_close(GOING_AWAY, "")
             return
-        if now >= self._pong_due:
-            if not self._heard and not self._held:
-                self._give_up(INTERNAL_ERROR, "keepalive ping timeout")
-                self._pipe.close(is_clean=False)
-                return
+        if now >= self._pong_due and not self._heard and not self._held:
+            self._give_up(INTERNAL_ERROR, "keepalive ping timeout")
+            self._pipe.close(is_clean=False)
+            return
+        if self._heard or now >= self._pong_due:
             self._pong_due = NEVER
         if now >= self._ping_at:
-            self._heard = False
-            self._pipe.write(control_frame(PING, b""))
-            self._pong_due = now + limits.ping_timeout_s
+            if self._pong_due == NEVER:  # one at a time
+                self._heard = False
+                self._pipe.write(control_frame(PING, b""))
+                self._pong_due = now + limits.ping_timeout_s
             self._ping_at = now + limits.ping_interval_s
-            if self._pong_due < NEVER:
-                self._ping_at = max(self._ping_at, self._pong_due)
         self.deadline = min(self._ends_at, self._pong_due, self._ping_at)
         self._pipe.reschedule()
 

@@ -114,6 +114,14 @@ class UpgradedConnection(Connection):
             self._linger(is_sending=not is_clean)
             self._record_end()
 
+    def abort(self) -> None:
+        if self._reading is FRAMES:
+            if self._clogged:
+                self._reset()
+            else:
+                self._shut_idle()
+            self._record_end()
+
     def fail(self, reason: str) -> None:
         self._complain("WebSocket frame", reason)
         self.close(is_clean=False)
