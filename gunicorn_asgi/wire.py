@@ -29,7 +29,7 @@ A WebSocket begins as such an exchange. Until the application has accepted it, i
         |<---------------|-- the Pipe and what has come already -->|               |
         |--------------->| feed(data)                 | frames, messages           |
         |                |--------------------------->| receive() -> websocket.receive
-        |<---------------| write(head, payload) <-----| send(websocket.send)       |
+        |<---------------| write(frame) <-------------| send(websocket.send)       |
         |                | close() <------------------| both have sent a Close     |
         |                | finish() <-----------------| the application has ended  |
 """
@@ -56,16 +56,24 @@ class Stream(Protocol):
     raw_path: bytes
 
     deadline: float
-    """When `expired` is due, on the loop's clock; NEVER if nothing is waited for. The connection looks after it from time to time."""
+    """When `expired` is due, on the loop's clock; NEVER if nothing is waited for. The connection looks after it about once a second."""
+    may_be_followed: bool
+    """The same connection may carry further requests, also where they come one after the other (HTTP/1.1)."""
+    unread: int
+    """Bytes of the body that wait for the application. What a WebSocket has not read is bounded by `Pipe.hold` instead."""
+
+    @property
+    def awaits_body(self) -> bool:
+        """Whether the application waits for more of the body."""
 
     def feed(self, data: bytes) -> None:
-        """A part of the request's body has arrived."""
+        """A part of the request's body has arrived; since `Wire.accept`, and not before it, what else the client of a WebSocket has sent."""
 
     def feed_eof(self) -> None:
-        """The request's body is complete."""
+        """The request's body is complete. Of an accepted WebSocket: nothing more comes, and the other direction is open (RFC 8441, 5)."""
 
     def hang_up(self) -> None:
-        """The client will not wait much longer, or the server will not: tell it an application that listens."""
+        """The client will not wait much longer, or the server will not: tell it an application that listens, and close a WebSocket with 1012."""
 
     def pause(self) -> None:
         """What was sent is not leaving: ``send()`` waits."""
@@ -74,7 +82,7 @@ class Stream(Protocol):
         """There is room to send again."""
 
     def lost(self) -> None:
-        """The client is gone: ``receive()`` says so and ``send()`` raises."""
+        """The client is gone: ``receive()`` says so and ``send()`` raises. May come more than once."""
 
     def expired(self) -> None:
         """`deadline` has passed."""
@@ -115,11 +123,11 @@ class Wire(Protocol):
     def accept(self, stream: Any, headers: Iterable[Header]) -> tuple[Pipe, bytes]:
         """Complete the handshake of a WebSocket, with `headers` beside those that its version of HTTP asks for.
 
-        Returns what to go on with instead of this object, and what the client has sent already. Raises ApplicationError, and
-        ClientDisconnected.
+        Returns what to go on with instead of this object, and what the client has sent already. Raises ApplicationError for `headers`, and
+        ClientDisconnected where the client has closed its side.
         """
 
-    def refuse(self, error: RequestError) -> None:
+    def fail(self, stream: Any, error: RequestError) -> None:
         """Answer in the application's place, and give the exchange up: `Stream.lost` follows, and `Stream.cancel` if it does not end by itself."""
 
     def finish(self, stream: Any) -> None:
@@ -127,16 +135,21 @@ class Wire(Protocol):
 
 
 class Pipe(Protocol):
-    """What a WebSocket tells its connection, which passes bytes both ways now. All plain calls."""
+    """What a WebSocket tells its connection, which passes bytes both ways now: one Pipe for each. All plain calls.
+
+    What is written goes out in its order, also before the end that `close` and `fail` make, and the connection sees to it that this has an end
+    (``write_timeout``). Behind `close`, `abort` and `fail` nothing is fed any more: `Stream.lost` follows, and `Stream.cancel` if the
+    application does not end by itself.
+    """
 
     def write(self, data: bytes) -> None:
-        """Write whole frames."""
+        """Write whole frames: never waits, `Stream.pause` and `resume` say when to."""
 
     def hold(self) -> None:
-        """The application has enough to read: nothing more is to come, until `credit`."""
+        """The application has enough to read: nothing is to be asked of the client until `credit`. What is on its way may still be fed."""
 
     def credit(self) -> None:
-        """More may come."""
+        """All that was fed has been taken, and more may come. What is fed while nothing is held counts as taken at once."""
 
     def reschedule(self) -> None:
         """The stream's `deadline` is another one now."""
@@ -151,4 +164,4 @@ class Pipe(Protocol):
         """The client has broken the protocol, or is gone: the log is told `reason`, and nothing more is to be written or read."""
 
     def finish(self) -> None:
-        """The application has ended: called exactly once."""
+        """The application has ended: called exactly once. The closing handshake may go on behind it."""

@@ -30,6 +30,7 @@ from ws import (
     cont,
     disconnect,
     echo,
+    frame,
     handshake,
     ping,
     pong,
@@ -673,6 +674,84 @@ def test_messages_before_the_loss_can_be_read_behind_it(parser: str, how: str) -
         go.set()
         server.wait_until(lambda: told)
         assert told == [received("a"), received(b"b"), disconnect(1006)]
+
+
+BROKEN = frame(3)
+"""RFC 6455, 5.2: a reserved opcode."""
+
+
+@pytest.mark.parametrize("delivery", ["whole", "bytes"])
+def test_messages_before_a_violation_are_answered_and_nothing_behind_it_is_read(parser: str, delivery: str) -> None:
+    """RFC 6455, 7.1.7: what is behind it is not looked at, though a connection may hand on what was on its way when it was told to stop."""
+    go = Flag()
+    told: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await accept(receive, send)
+        await go.reached()
+        while (message := await receive())["type"] == "websocket.receive":
+            told.append(message)
+            await send(sent(message["text"]))
+        told.append(message)
+
+    with serves(app, parser, delivery=delivery) as server:
+        ws = connect(server, early=text("a") + text("b") + BROKEN + text("c") + close(1000))
+        server.wait_paused()
+        go.set()
+        assert ws.read_message() == "a"
+        assert ws.read_message() == "b"
+        assert ws.read_close()[0] == 1002
+        ws.read_end()
+        server.wait_until(lambda: len(told) == 3)
+        assert told[:2] == [received("a"), received("b")]
+        assert told[2]["code"] == 1002
+        assert len(server.log.take("warning")) == 1
+
+
+def test_a_violation_is_answered_in_time_though_the_application_does_not_read(parser: str) -> None:
+    told: list[Any] = []
+    go = Flag()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await accept(receive, send)
+        await go.reached()
+        told.extend(await rest(receive))
+
+    with serves(app, parser, ws_close_timeout=5) as server:
+        ws = connect(server)
+        ws.send(text("a") + BROKEN)
+        server.wait_paused()
+        server.advance(6)
+        assert ws.read_close()[0] == 1002
+        ws.read_end()
+        go.set()
+        server.wait_until(lambda: told)
+        assert told[0] == received("a")
+        assert told[1]["code"] == 1002
+        assert len(server.log.take("warning")) == 1
+
+
+def test_an_application_may_close_before_it_has_read_up_to_a_violation(parser: str) -> None:
+    """The client hears of the application's reason, and its answer is not waited for: what it sends cannot be read any more."""
+    go = Flag()
+    told: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await accept(receive, send)
+        await go.reached()
+        await send({**CLOSE, "code": 4000})
+        told.append(await receive())
+
+    with serves(app, parser) as server:
+        ws = connect(server)
+        ws.send(text("a") + BROKEN)
+        server.wait_paused()
+        go.set()
+        assert ws.read_close()[0] == 4000
+        ws.read_end()
+        server.wait_until(lambda: told)
+        assert told == [disconnect(4000)]
+        assert len(server.log.take("warning")) == 1
 
 
 def test_a_close_without_a_code_is_1005(parser: str) -> None:

@@ -310,7 +310,7 @@ class WebSocketStream(HTTPStream):
         self.deadline = NEVER
         if self._phase is WAITING:
             self._host.log.error("ASGI application did not answer the WebSocket handshake %s in time", self.raw_path.decode("latin-1"))
-            self._wire.refuse(RequestError(500, "Internal Server Error", is_logged=True))
+            self._wire.fail(self, RequestError(500, "Internal Server Error", is_logged=True))
 
     # Inside: what goes, and what comes.
 
@@ -334,7 +334,8 @@ class WebSocketStream(HTTPStream):
             self._violation = violation
             if self._messages and self._state is OPEN:
                 # They were in order, so the application may still answer them: `receive` fails the connection once it has taken them all.
-                self._held = True
+                # What is on its way yet is not looked at: behind a violation nobody knows where a frame begins.
+                self._held = self._reader.is_full = True
                 self._pipe.hold()
                 self.deadline = self._server.now + self._limits.close_timeout_s
                 self._pipe.reschedule()

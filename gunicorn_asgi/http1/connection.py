@@ -9,7 +9,7 @@ from ..asgi.http import HTTPStream
 from ..asgi.scope import http_scope
 from ..asgi.websocket import WebSocketStream
 from ..connection import CLOSED, LINGER, LINGER_SECONDS, Connection, Ending
-from ..errors import RequestError
+from ..errors import ClientDisconnected, RequestError
 from ..wire import NEVER, Header
 from .body import ChunkedFraming, Framing, LengthFraming
 from .encode import informational
@@ -17,7 +17,7 @@ from .inbox import Inbox
 from .request import Fields, read_head
 from .response import Response
 from .states import BODY, CLIENT_CLOSED_REQUEST, DONE, HANG_UP_SECONDS, HEAD, HIGH_WATER, MAX_DRAIN, TURN, Reading
-from .upgrade import check_handshake
+from .upgrade import check_handshake, switching_protocols
 from .upgraded import UpgradedConnection
 
 if TYPE_CHECKING:
@@ -30,18 +30,7 @@ if TYPE_CHECKING:
 class H1Connection(Connection):
     """A client on a socket. Requests are answered one after the other, in their order (RFC 9112, 9.3.2)."""
 
-    __slots__ = (
-        "_awaits_continue",
-        "_drain_left",
-        "_fields",
-        "_framing",
-        "_half_closed",
-        "_inbox",
-        "_more",
-        "_record",
-        "_response",
-        "_stream",
-    )
+    __slots__ = ("_awaits_100", "_drain_left", "_fields", "_framing", "_half_closed", "_inbox", "_more", "_record", "_response", "_stream")
 
     _reading: Reading | Ending
 
@@ -61,7 +50,7 @@ class H1Connection(Connection):
         # The exchange being answered.
         self._stream: HTTPStream | None = None
         self._record: Record | None = None
-        self._awaits_continue = False
+        self._awaits_100 = False
         """The client holds its body back until it is asked for."""
         self._response = Response()
 
@@ -188,7 +177,7 @@ class H1Connection(Connection):
         else:
             self._stream = stream = HTTPStream(self, scope, True, fields.expect_continue, server)
             self._reading = BODY
-            self._awaits_continue = fields.expect_continue
+            self._awaits_100 = fields.expect_continue
             self._framing = LengthFraming(length) if length > 0 else ChunkedFraming(self._rules.limit_fields, self._rules.limit_field_size)
             self._set_deadline()
             if data:
@@ -206,7 +195,7 @@ class H1Connection(Connection):
         assert self._framing is not None
         content, complete, data = self._framing.feed(data)
         stream = self._stream
-        self._awaits_continue = False
+        self._awaits_100 = False
         if complete:
             self._framing = None
             self._reading = DONE
@@ -291,9 +280,9 @@ class H1Connection(Connection):
 
     def inform(self, stream: HTTPStream, status: int, headers: Iterable[Header]) -> None:
         if status == 100:
-            if not self._awaits_continue:
+            if not self._awaits_100:
                 return  # the body is on its way
-            self._awaits_continue = False
+            self._awaits_100 = False
             self._set_deadline()
         if self._fields is not None and self._fields.version != "1.0":
             self._write(informational(status, headers))
@@ -313,7 +302,18 @@ class H1Connection(Connection):
             self._shut()
 
     def accept(self, stream: WebSocketStream, headers: Iterable[Header]) -> tuple[UpgradedConnection, bytes]:
-        return UpgradedConnection.replace(self, stream, headers)
+        if self._half_closed:
+            raise ClientDisconnected("the client is gone")
+        assert self._fields is not None
+        if self._record is not None:
+            headers = self._record.response_headers = list(headers)
+        self._write(switching_protocols(self._fields.headers, headers, self._server.default_fields))
+        record, self._record = self._record, None
+        self._stream, self._reading = None, CLOSED
+        return UpgradedConnection(self, stream, record), self._inbox.take()
+
+    def fail(self, stream: HTTPStream, error: RequestError) -> None:
+        self.refuse(error)
 
     def finish(self, stream: HTTPStream) -> None:
         if stream is not self._stream:
@@ -355,7 +355,7 @@ class H1Connection(Connection):
 
     def _is_drainable(self) -> bool:
         """Whether the rest of a body that nobody reads is likely to be short, and certain to be sent."""
-        return self._framing is not None and self._framing.left <= MAX_DRAIN and not self._awaits_continue
+        return self._framing is not None and self._framing.left <= MAX_DRAIN and not self._awaits_100
 
     def _close(self) -> None:
         """Close behind what is written, whatever else the client has sent or still sends."""
@@ -372,7 +372,7 @@ class H1Connection(Connection):
         return () if self._stream is None else (self._stream,)
 
     def _patience(self) -> float:
-        if self._reading is BODY and not self._reading_paused and not self._awaits_continue:
+        if self._reading is BODY and not self._reading_paused and not self._awaits_100:
             return self._server.settings.body_timeout_s
         if self._reading is DONE and self._stream is not None:
             patience = self._stream.deadline - self._server.now

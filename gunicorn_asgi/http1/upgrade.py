@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..errors import RequestError
 from ..websocket import accept_key
 from ..wire import Header
+from .encode import DATE, SERVER, encode_fields
 
 VERSION = b"13"
 KEY_SIZE = 16
@@ -55,7 +56,11 @@ def _is_key(value: bytes) -> bool:
         return False
 
 
-def switching_protocols(headers: Sequence[Header], lines: bytes, default_fields: bytes) -> bytes:
-    """The answer that completes a handshake with these `headers`, with the checked field `lines` in it."""
+def switching_protocols(handshake: Sequence[Header], headers: Iterable[Header], default_fields: Sequence[bytes]) -> bytes:
+    """The answer that completes a `handshake` in order, with the application's `headers`. Raises ApplicationError.
+
+    `default_fields` are indexed by what of DATE | SERVER the application brings itself.
+    """
+    lines, _, found = encode_fields(headers)
     own = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: %b\r\n"
-    return b"".join((own % accept_key(*_keys(headers)), lines, default_fields, b"\r\n"))
+    return b"".join((own % accept_key(*_keys(handshake)), lines, default_fields[found & (DATE | SERVER)], b"\r\n"))

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from enum import Enum
 from typing import TYPE_CHECKING
 
 from ..connection import CLOSED, LINGER, TCP_CLOSE, Connection, Ending
-from ..errors import ClientDisconnected
-from ..wire import Header
-from .encode import DATE, SERVER, encode_fields
-from .upgrade import switching_protocols
 
 if TYPE_CHECKING:
+    from ..access import Record
     from ..asgi.websocket import WebSocketStream
     from ..errors import RequestError
-    from .connection import H1Connection
 
 LOOK_SECONDS = 10.0
 """Between two looks at whether the client of a connection that is not read has gone."""
@@ -41,10 +36,11 @@ class UpgradedConnection(Connection):
 
     _reading: Reading | Ending
 
-    def __init__(self, origin: H1Connection, stream: WebSocketStream) -> None:
+    def __init__(self, origin: Connection, stream: WebSocketStream, record: Record | None) -> None:
+        """Take the transport of `origin` over, behind the answer that completes the handshake; `record` is what the log has of it."""
         super().__init__(origin._server, origin._listener, origin._client)
         self._stream = stream
-        self._record, origin._record = origin._record, None
+        self._record = record
         self._sent = 0
         """Bytes behind the head of the handshake's answer."""
         self._has_ended = False
@@ -55,20 +51,6 @@ class UpgradedConnection(Connection):
         self._take_over(origin)
         if self._server.is_closing_websockets:
             self._server.loop.call_soon(self.close_websocket)
-
-    @classmethod
-    def replace(cls, origin: H1Connection, stream: WebSocketStream, headers: Iterable[Header]) -> tuple[UpgradedConnection, bytes]:
-        """Complete the handshake, and go on from there. What it is to return and to raise says `Wire.accept`."""
-        if origin._half_closed:
-            raise ClientDisconnected("the client is gone")
-        fields = origin._fields
-        assert fields is not None
-        if origin._record is not None:
-            headers = origin._record.response_headers = list(headers)
-        lines, _, found = encode_fields(headers)
-        origin._write(switching_protocols(fields.headers, lines, origin._server.default_fields[found & (DATE | SERVER)]))
-        origin._stream, origin._reading = None, CLOSED
-        return cls(origin, stream), origin._inbox.take()
 
     def __repr__(self) -> str:
         return f"<UpgradedConnection {self._client} {self._reading.name} {self._stream!r}>"
