@@ -390,6 +390,7 @@ class H1Connection(Connection):
             stream.expired()
         elif reading is DONE and stream is not None and (self._half_closed or self._is_gone()):
             stream.hang_up()
+            self.deadline = stream.deadline
         elif reading is DONE or (reading is BODY and stream is not None):
             self._set_deadline()  # it is the application that takes its time
         else:

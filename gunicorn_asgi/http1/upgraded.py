@@ -59,7 +59,9 @@ class UpgradedConnection(Connection):
     @classmethod
     def replace(cls, origin: H1Connection, stream: WebSocketStream, headers: Iterable[Header]) -> tuple[UpgradedConnection, bytes]:
         """Complete the handshake, and go on from there. What it is to return and to raise says `Wire.accept`."""
-        if origin._half_closed:
+        # TLS tells of a loss a turn later, and that the protocol that it had before: this one would never hear of it. In Python 3.10, it is
+        # `closing` then only for those who ask for its socket.
+        if origin._half_closed or origin._is_closing() or origin._transport.get_extra_info("socket") is None:
             raise ClientDisconnected("the client is gone")
         fields = origin._fields
         assert fields is not None
