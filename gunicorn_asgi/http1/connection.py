@@ -302,7 +302,9 @@ class H1Connection(Connection):
             self._shut()
 
     def accept(self, stream: WebSocketStream, headers: Iterable[Header]) -> tuple[UpgradedConnection, bytes]:
-        if self._half_closed:
+        # TLS tells of a loss a turn later, and that the protocol that it had before: the new one would never hear of it. In Python 3.10, it is
+        # `closing` then only for those who ask for its socket.
+        if self._half_closed or self._is_closing() or self._transport.get_extra_info("socket") is None:
             raise ClientDisconnected("the client is gone")
         assert self._fields is not None
         if self._record is not None:
@@ -390,6 +392,7 @@ class H1Connection(Connection):
             stream.expired()
         elif reading is DONE and stream is not None and (self._half_closed or self._is_gone()):
             stream.hang_up()
+            self.deadline = stream.deadline
         elif reading is DONE or (reading is BODY and stream is not None):
             self._set_deadline()  # it is the application that takes its time
         else:
