@@ -135,10 +135,7 @@ class H1Connection(Connection):
                 self._shut()
 
     def _begin(self, head: tuple[str, str, bytes, bytes, Fields], data: bytes) -> bytes:
-        """Begin the exchange that `head` asks for, `data` being what came behind it; returns what of that is not this request's.
-
-        Raises RequestError.
-        """
+        """Begin the exchange that `head` asks for; returns what of `data`, which came behind it, is not this request's. Raises RequestError."""
         method, path, raw_path, query, fields = head
         server = self._server
         listener = self._listener
@@ -302,8 +299,7 @@ class H1Connection(Connection):
             self._shut()
 
     def accept(self, stream: WebSocketStream, headers: Iterable[Header]) -> tuple[UpgradedConnection, bytes]:
-        # TLS tells of a loss a turn later, and that the protocol that it had before: the new one would never hear of it. In Python 3.10, it is
-        # `closing` then only for those who ask for its socket.
+        # TLS tells the protocol that it had before of a loss. In Python 3.10, it only shows by the lack of a socket that it is closing.
         if self._half_closed or self._is_closing() or self._transport.get_extra_info("socket") is None:
             raise ClientDisconnected("the client is gone")
         assert self._fields is not None
