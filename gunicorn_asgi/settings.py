@@ -154,7 +154,7 @@ OPTIONS = (
     _switch(
         "ws_per_message_deflate",
         True,
-        "Whether messages of 64 bytes and more are compressed where the client offers it (RFC 7692). A connection that uses it takes up to 50 KiB more memory.",
+        "Whether messages of 64 bytes and more are compressed where the client offers it (RFC 7692). A connection that uses it takes 40 to 80 KiB more memory.",
     ),
     _count(
         "ws_max_queue",

@@ -272,6 +272,22 @@ class InProcess:
         """That much of a body with a length is still to come."""
         self._wait_connection(lambda connection: connection._framing and connection._framing.left == size)
 
+    def abort_and(self, callback: Callable[[], object], turns: int) -> None:
+        """End the transport of the only connection, and call back so many turns of the loop later."""
+
+        def later(left: int) -> None:
+            if left:
+                self.loop.call_soon(later, left - 1)
+            else:
+                callback()
+
+        def work() -> None:
+            (connection,) = self.server.connections
+            later(turns)
+            connection._transport.abort()
+
+        self.call(work)
+
     def held(self) -> int:
         """Bytes that wait for their turn."""
         return self.call(lambda: sum(len(connection._inbox.data) for connection in self.server.connections))

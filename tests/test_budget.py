@@ -9,6 +9,7 @@ loop. A change that goes over the budget has to find the calls again elsewhere.
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from collections import Counter
 from pathlib import Path
@@ -38,7 +39,8 @@ class NullTransport(asyncio.Transport):
         self.written: list[bytes] = []
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return {"peername": ("127.0.0.1", 40000), "sockname": ("127.0.0.1", 8000)}.get(name, default)
+        info = {"peername": ("127.0.0.1", 40000), "sockname": ("127.0.0.1", 8000), "socket": SimpleNamespace(family=socket.AF_UNIX)}
+        return info.get(name, default)
 
     def write(self, data: bytes) -> None:  # type: ignore[override]
         self.written.append(data)

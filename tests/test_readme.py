@@ -104,7 +104,8 @@ def test_ci_runs_the_command_of_the_readme() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "CHANGELOG.md", "docs/behaviour.md", "docs/operations.md", "docs/proxies.md", "docs/settings.md"]
+    "document",
+    ["README.md", "CHANGELOG.md", "docs/behaviour.md", "docs/operations.md", "docs/proxies.md", "docs/settings.md", "docs/websocket.md"],
 )
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import socket
 import threading
 from contextlib import suppress
@@ -40,6 +41,7 @@ from ws import (
     text,
 )
 
+from gunicorn_asgi.asgi.websocket import WebSocketStream
 from gunicorn_asgi.errors import ApplicationError, ClientDisconnected
 
 CLOSE = {"type": "websocket.close"}
@@ -822,6 +824,23 @@ def test_a_ping_is_sent_each_interval_and_a_pong_keeps_the_connection(parser: st
             server.advance(11)
 
 
+def test_pings_come_each_interval_also_where_their_timeout_is_longer(parser: str) -> None:
+    """A proxy that closes what is idle goes by the interval, and by nothing else. Where an answer is missing, no other ping follows."""
+    with serves(echo, parser, ws_ping_interval=10, ws_ping_timeout=60) as server:
+        ws = connect(server)
+        for _ in range(4):
+            server.advance(12)
+            ws.send(pong(ws.read_ping()))
+            server.settle()
+        server.advance(12)
+        ws.read_ping()
+        for _ in range(4):
+            server.advance(12)
+            assert not ws.client.has_more()
+        server.advance(15)
+        assert ws.read_close() == (1011, "keepalive ping timeout")
+
+
 @pytest.mark.parametrize("answer", [b"", None], ids=["nothing", "a part of a frame before"])
 def test_a_client_that_does_not_answer_is_closed_with_1011(parser: str, answer: bytes | None) -> None:
     told: list[Any] = []
@@ -1263,3 +1282,32 @@ def test_the_application_hears_the_code_that_the_client_gets(parser: str) -> Non
         server.wait_until(lambda: len(app.ended) == 3)
         assert [code for code, _ in app.ended.values()] == [1009, 1007, 1002]
         assert list(app.messages.values()) == [["before"]] * 3
+
+
+@pytest.mark.parametrize(
+    "end",
+    [close(1000), text(b"\xff"), ping() + text(b"\xff"), ping() + close(1), text("a") + cont(b"b"), binary(length=1 << 30)],
+    ids=["close", "bad text", "bad text behind a ping", "bad close", "a message and a bad frame", "too big"],
+)
+def test_memory_is_given_back_without_the_garbage_collector(parser: str, end: bytes) -> None:
+    """A stream may hold many MiB, and an exception the stream."""
+
+    def streams() -> int:
+        return sum(type(thing) is WebSocketStream for thing in gc.get_objects())
+
+    with serves(echo, parser) as server:
+        gc.collect()
+        gc.disable()
+        try:
+            before = streams()
+            ws = connect(server)
+            ws.send(binary(b"x" * 100000))
+            ws.read_message()
+            ws.send(end)
+            ws.client.read_rest()
+            ws.client.close()
+            server.wait_until(server.is_idle)
+            server.settle()
+            assert streams() == before
+        finally:
+            gc.enable()

@@ -6,7 +6,7 @@ import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -378,6 +378,23 @@ def test_socketio_clients_come_back_after_a_hup(tmp_path: Path, transports: list
         server.wait_for(BOOT_LINE, 2)
         server.wait_for_event("shutdown")
         assert server.events.index("disconnected transport close") < server.events.index("shutdown")
+        assert server.stop() == 0
+        assert not server.lines("WARNING|ERROR")
+
+
+def test_socketio_by_websocket_alone_needs_no_sticky_sessions(tmp_path: Path) -> None:
+    """By polling, a client would have to come to the same worker each time (docs/websocket.md)."""
+    pytest.importorskip("socketio")
+
+    async def talk(server: Gunicorn) -> None:
+        async with AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(talking_to(server, ["websocket"])) for _ in range(12)]
+            for number, client in enumerate(clients):
+                assert await client.call("add", (number, 1), timeout=DEADLINE) == number + 1
+
+    with Gunicorn(tmp_path, "socketio_app:app", workers=3) as server:
+        run(talk(server))
+        assert server.events.count("connected websocket") == 12
         assert server.stop() == 0
         assert not server.lines("WARNING|ERROR")
 

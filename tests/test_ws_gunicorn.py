@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,12 +16,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from certificates import make_authority
 from gunicorn.config import Config
-from process import BOOT_LINE, LOOPS, NOTE, SETTINGS, Gunicorn, poll, wait_until_gone
+from process import BOOT_LINE, DEADLINE, LOOPS, NOTE, SETTINGS, Gunicorn, poll, trusting_context, wait_until_gone
 from test_access_log import FORMAT, Lines
+from test_proxy import NGINX, NGINX_CONF
 from turnover import end, read_pid
+from websockets.sync.client import unix_connect
 from wsclient import CLOSE, HANDSHAKE, TEXT, Frame, RawWebSocket, close_payload, connect, exchange, read_close, read_refusal
 
 from gunicorn_asgi.errors import ConfigError
@@ -238,7 +243,7 @@ def test_what_was_sent_before_term_is_still_answered(tmp_path: Path) -> None:
             ws.send("late")
             os.kill(worker, signal.SIGTERM)
             os.kill(worker, signal.SIGCONT)
-            assert ws.recv(30) == "late"
+            assert ws.recv(DEADLINE) == "late"
             assert read_close(ws)[0] == 1012
 
 
@@ -256,14 +261,14 @@ def test_hup_closes_with_1012_and_clients_come_back_to_a_new_worker(tmp_path: Pa
     with Gunicorn(tmp_path, APP, asgi_loop=loop, config=HOOKS) as server:
         [first] = server.workers()
         with connect(server, "/tidy") as ws, connect(server, "/pid") as other:
-            assert other.recv(30) == str(first)
+            assert other.recv(DEADLINE) == str(first)
             server.kill(signal.SIGHUP)
             assert read_close(ws)[0] == 1012
             assert read_close(other)[0] == 1012
         # As long as the old one has not stopped listening, it may take a connection, which then ends in the same way.
         wait_until_gone(first)
         with connect(server, "/pid") as ws:
-            assert ws.recv(30) != str(first)
+            assert ws.recv(DEADLINE) != str(first)
         assert seen(server)[:7] == ["disconnect 1012", "disconnect 1012", "tidied", *LEAVING]
         assert not server.lines(TROUBLE)
 
@@ -274,7 +279,7 @@ def test_ttou_closes_those_of_the_worker_that_leaves_and_no_others(tmp_path: Pat
         of: dict[int, list[Any]] = {leaving: [], staying: []}
         for _ in range(100):
             ws = stack.enter_context(connect(server, "/pid"))
-            of[int(ws.recv(30))].append(ws)
+            of[int(ws.recv(DEADLINE))].append(ws)
             if all(of.values()):
                 break
         server.kill(signal.SIGTTOU)
@@ -299,7 +304,7 @@ def test_max_requests_counts_websockets_and_closes_those_that_are_open(tmp_path:
         wait_until_gone(first)
         server.wait_for(BOOT_LINE, 2)
         with connect(server, "/pid") as ws:
-            assert ws.recv(30) != str(first)
+            assert ws.recv(DEADLINE) != str(first)
         assert seen(server)[:3] == ["disconnect 1012"] * 3
         assert seen(server)[3:10] == ["tidied"] * 3 + LEAVING
         assert len(server.lines("Autorestarting worker after current request")) == 1
@@ -327,7 +332,7 @@ def test_an_upgrade_of_the_master_closes_with_1012_and_clients_come_back_to_the_
                 assert read_close(ws)[0] == 1012
                 assert server.wait() == 0
                 with connect(server, "/pid") as other:
-                    assert other.recv(30) != str(first)
+                    assert other.recv(DEADLINE) != str(first)
                 assert seen(server)[:5] == ["disconnect 1012", "tidied", "shutdown", "shut down", "atexit"]
                 assert not server.lines(TROUBLE)
             finally:
@@ -435,7 +440,7 @@ def test_an_application_that_refuses_to_be_cancelled_cannot_hold_the_worker(tmp_
 
 def test_an_application_that_only_sends_hears_of_the_end_by_an_oserror(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, APP, config=HOOKS) as server, connect(server, "/chatter") as ws:
-        assert ws.recv(30) == "tick"
+        assert ws.recv(DEADLINE) == "tick"
         server.kill(signal.SIGTERM)
         assert read_close(ws)[0] == 1012
         assert server.wait() == 0
@@ -576,7 +581,7 @@ def test_many_at_once(tmp_path: Path, loop: str) -> None:
 
 def read_scope(server: Gunicorn, headers: dict[str, str] | None = None) -> dict[str, Any]:
     with connect(server, "/scope", headers) as ws:
-        scope: dict[str, Any] = json.loads(ws.recv(30))
+        scope: dict[str, Any] = json.loads(ws.recv(DEADLINE))
     return scope
 
 
@@ -636,6 +641,48 @@ def test_nobody_else_says_it(tmp_path: Path, value: str) -> None:
     with Gunicorn(tmp_path, APP, forwarded_allow_ips="10.0.0.1", keepalive=3) as server:
         scope = read_scope(server, {"X-Forwarded-Proto": value, "X-Forwarded-For": "192.0.2.1"})
         assert (scope["scheme"], scope["client"][0]) == ("ws", "127.0.0.1")
+
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
+def test_the_nginx_of_the_documentation_passes_websockets_on_and_requests_as_before(tmp_path: Path) -> None:
+    (location,) = re.findall(r"```nginx\n(location.*?)```", (DOCS / "proxies.md").read_text(), re.DOTALL)
+    table, headers, _ = re.findall(r"```nginx\n(.*?)```", (DOCS / "websocket.md").read_text(), re.DOTALL)
+    assert location.count('proxy_set_header Connection "";') == 1
+    location = location.replace('proxy_set_header Connection "";', headers)
+    pair = make_authority(tmp_path, "localhost")
+    socket_path = f"{tmp_path}/nginx.socket"
+    with Gunicorn(tmp_path, APP, config=HOOKS) as server:
+        # Over TCP, for nginx is nobody where root starts it, and has no way into this directory.
+        conf = NGINX_CONF.format(
+            directory=tmp_path, location=f"ssl_certificate {pair.certfile}; ssl_certificate_key {pair.keyfile}; {location}", below=""
+        )
+        conf = (
+            conf.replace("http {", f"http {{ {table}", 1)
+            .replace("nginx.socket;", "nginx.socket ssl;")
+            .replace("http://unix:/run/app.sock", server.url)
+        )
+        (tmp_path / "nginx.conf").write_text(conf)
+        nginx = subprocess.Popen([str(NGINX), "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")], stderr=subprocess.DEVNULL)
+        try:
+            poll(Path(socket_path).exists)
+            with unix_connect(socket_path, uri="wss://localhost/scope", ssl=trusting_context()) as ws:
+                assert json.loads(ws.recv(DEADLINE))["scheme"] == "wss"
+            with httpx.Client(transport=httpx.HTTPTransport(uds=socket_path, verify=trusting_context()), timeout=DEADLINE) as http:
+                assert http.get("https://localhost/hello").text == "hello\n"
+                assert http.get("https://localhost/scope").json()["scheme"] == "https"
+                assert "connection" not in dict(http.get("https://localhost/scope").json()["headers"])
+            with unix_connect(socket_path, uri="wss://localhost/tidy", ssl=trusting_context()) as ws:
+                assert exchange(ws, bytes(100_000)) == bytes(100_000)
+                server.kill(signal.SIGTERM)
+                assert read_close(ws)[0] == 1012
+            assert server.wait() == 0
+            assert seen(server)[-6:] == ["disconnect 1012", "tidied", *LEAVING]
+        finally:
+            nginx.terminate()
+            nginx.wait(DEADLINE)
 
 
 # A stuck worker.

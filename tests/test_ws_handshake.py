@@ -970,6 +970,64 @@ def test_a_client_that_leaves_before_the_answer_is_1006(parser: str, how: str, e
         assert type(raised[0]) is ClientDisconnected
 
 
+@pytest.mark.parametrize("turns", range(5))
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_an_acceptance_in_the_turn_of_the_loss_leaves_nothing_behind(parser: str, tls: ssl.SSLContext, scheme: str, turns: int) -> None:
+    """With TLS, the loss is told a turn later, and to the protocol that there was when it happened."""
+    waiting, ended = Flag(), Flag()
+    answers: list[asyncio.Future[None]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert await receive() == CONNECT
+        answers.append(asyncio.get_running_loop().create_future())
+        waiting.set()
+        await answers[0]
+        try:
+            with suppress(ClientDisconnected):
+                await send(ACCEPT)
+            assert await receive() == disconnect(1006)
+        finally:
+            ended.set()
+
+    with serve(app, parser, tls=tls if scheme == "https" else None) as server:
+        client = server.connect()
+        if scheme == "https":
+            client.start_tls()
+        client.send(handshake())
+        waiting.wait()
+        server.abort_and(lambda: answers[0].set_result(None), turns)
+        ended.wait()
+        server.wait_until(server.is_idle)
+
+
+def test_a_client_that_has_closed_its_side_does_not_keep_the_handshake_from_its_deadline(parser: str) -> None:
+    waiting, cancelled = Flag(), Flag()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        waiting.set()
+        try:
+            await asyncio.Event().wait()  # hears of nothing
+        finally:
+            cancelled.set()
+
+    with serve(app, parser, ws_accept_timeout=5) as server:
+        client = server.connect()
+        client.send(handshake())
+        waiting.wait()
+        client.send_eof()
+        server.wait_half_closed()
+        server.advance(3)
+        assert not client.has_more()
+        server.advance(4)
+        assert client.read_response().status == 500
+        client.close()
+        for _ in range(5):
+            server.settle()
+            server.advance(2)
+        cancelled.wait()
+        server.log.take("error")
+
+
 def test_an_application_that_does_not_answer_is_a_500_after_a_while(parser: str) -> None:
     """``ws_accept_timeout``; it is told, and ended if it does not listen."""
     waiting, cancelled = Flag(), Flag()

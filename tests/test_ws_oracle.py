@@ -56,7 +56,7 @@ def read(pieces: Iterable[bytes], limit: float = math.inf, deflate: Deflate | No
                     outcome.pings.append(control.payload)
                 outcome.messages += reader.messages
                 reader.messages.clear()
-                reader.unread = 0
+                reader.unread, reader.is_full = 0, False
                 control = reader.read()
     except Violation as violation:
         outcome.code = violation.code

@@ -113,8 +113,8 @@ class WebSocketStream(HTTPStream):
         self._messages = self._reader.messages
         self._held = False
         """The application has enough: nothing is read."""
-        self._violation: Violation | None = None
-        """The client has broken the protocol behind `_messages`."""
+        self._violation: Close | None = None
+        """The client has broken the protocol behind `_messages`, and this is to tell it so. Not the exception: its frames hold the stream."""
         self._owed_pong: Ping | None = None
         """The last ping that came while nothing could be written (RFC 6455, 5.5.3: to answer the most recent is enough)."""
         # Deadlines, on the loop's clock.
@@ -133,7 +133,7 @@ class WebSocketStream(HTTPStream):
         try:
             control = self._reader.read(data)
         except Violation as error:
-            self._read_on(None, error)
+            self._read_on(None, Close(error.code, str(error)))
             return
         if control is not None or self._reader.is_full:
             self._read_on(control)
@@ -312,7 +312,7 @@ class WebSocketStream(HTTPStream):
 
     # Inside: what goes, and what comes.
 
-    def _read_on(self, control: Ping | Close | None, violation: Violation | None = None) -> None:
+    def _read_on(self, control: Ping | Close | None, violation: Close | None = None) -> None:
         """Answer `control`, and read until there is enough for the application."""
         reader = self._reader
         pongs = bytearray()
@@ -324,7 +324,7 @@ class WebSocketStream(HTTPStream):
                     self._owed_pong = control
                 control = reader.read()
         except Violation as error:
-            violation = error
+            violation = Close(error.code, str(error))
         self._wake()
         if pongs:
             self._pipe.write(bytes(pongs))
@@ -359,19 +359,18 @@ class WebSocketStream(HTTPStream):
         if now >= self._ends_at:
             self._start_close(GOING_AWAY, "")
             return
-        if now >= self._pong_due:
-            if not self._heard and not self._held:
-                self._give_up(INTERNAL_ERROR, "keepalive ping timeout")
-                self._pipe.close(is_clean=False)
-                return
+        if now >= self._pong_due and not self._heard and not self._held:
+            self._give_up(INTERNAL_ERROR, "keepalive ping timeout")
+            self._pipe.close(is_clean=False)
+            return
+        if self._heard or now >= self._pong_due:
             self._pong_due = NEVER
         if now >= self._ping_at:
-            self._heard = False
-            self._pipe.write(control_frame(PING, b""))
-            self._pong_due = now + limits.ping_timeout_s
+            if self._pong_due == NEVER:  # one at a time
+                self._heard = False
+                self._pipe.write(control_frame(PING, b""))
+                self._pong_due = now + limits.ping_timeout_s
             self._ping_at = now + limits.ping_interval_s
-            if self._pong_due < NEVER:
-                self._ping_at = max(self._ping_at, self._pong_due)
         self.deadline = min(self._ends_at, self._pong_due, self._ping_at)
         self._pipe.reschedule()
 
@@ -385,7 +384,7 @@ class WebSocketStream(HTTPStream):
         self._pipe.write(control_frame(CLOSE, payload))
         self._over(code, reason)
         if self._violation is not None:
-            self._pipe.fail(str(self._violation))  # nothing that comes behind it is waited for
+            self._pipe.fail(self._violation.reason)  # nothing that comes behind it is waited for
             return
         self._state = CLOSING
         self._reader.drop()
@@ -409,9 +408,9 @@ class WebSocketStream(HTTPStream):
         self._over(close.code, close.reason)
         self._pipe.close(is_clean=True)
 
-    def _fail_connection(self, violation: Violation) -> None:
-        self._give_up(violation.code, str(violation))
-        self._pipe.fail(str(violation))
+    def _fail_connection(self, violation: Close) -> None:
+        self._give_up(violation.code, violation.reason)
+        self._pipe.fail(violation.reason)
 
     def _give_up(self, code: int, reason: str) -> None:
         """RFC 6455, 7.1.7: say why, and wait for nothing."""

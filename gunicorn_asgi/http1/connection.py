@@ -135,10 +135,7 @@ class H1Connection(Connection):
                 self._shut()
 
     def _begin(self, head: tuple[str, str, bytes, bytes, Fields], data: bytes) -> bytes:
-        """Begin the exchange that `head` asks for, `data` being what came behind it; returns what of that is not this request's.
-
-        Raises RequestError.
-        """
+        """Begin the exchange that `head` asks for; returns what of `data`, which came behind it, is not this request's. Raises RequestError."""
         method, path, raw_path, query, fields = head
         server = self._server
         listener = self._listener
@@ -302,7 +299,8 @@ class H1Connection(Connection):
             self._shut()
 
     def accept(self, stream: WebSocketStream, headers: Iterable[Header]) -> tuple[UpgradedConnection, bytes]:
-        if self._half_closed:
+        # TLS tells the protocol that it had before of a loss. In Python 3.10, it only shows by the lack of a socket that it is closing.
+        if self._half_closed or self._is_closing() or self._transport.get_extra_info("socket") is None:
             raise ClientDisconnected("the client is gone")
         assert self._fields is not None
         if self._record is not None:
@@ -390,6 +388,7 @@ class H1Connection(Connection):
             stream.expired()
         elif reading is DONE and stream is not None and (self._half_closed or self._is_gone()):
             stream.hang_up()
+            self.deadline = stream.deadline
         elif reading is DONE or (reading is BODY and stream is not None):
             self._set_deadline()  # it is the application that takes its time
         else:
