@@ -382,21 +382,21 @@ class WebSocketStream(HTTPStream):
         assert isinstance(code, int)
         assert isinstance(reason, str)
         self._pipe.write(control_frame(CLOSE, payload))
-        self._over(code, reason)
         if self._violation is not None:
+            self._over(code, reason)
             self._pipe.fail(self._violation.reason)  # nothing that comes behind it is waited for
             return
-        self._state = CLOSING
+        self._over(code, reason, CLOSING)
         self._reader.drop()
         self.deadline = self._server.now + self._limits.close_timeout_s
         self._pipe.reschedule()
         self._let_go()
 
-    def _over(self, code: int, reason: str) -> None:
+    def _over(self, code: int, reason: str, state: State = CLOSED) -> None:
         """Nothing more can be sent. The application reads what has come before, and then `code`, unless another was there first."""
         if not self._gone:
             self._closing = code, reason
-        self._state = CLOSED
+        self._state = state
         self._gone = True
         self._clogged = False
         self.deadline = NEVER
