@@ -9,11 +9,13 @@ import asyncio
 import contextvars
 import gc
 import socket
+import ssl
 import threading
 from contextlib import suppress
 from typing import Any
 
 import pytest
+from certificates import make_authority
 from gunicorn.config import Config
 from inprocess import Flag, InProcess, serve
 from ws import (
@@ -54,6 +56,13 @@ async def rest(receive: Any) -> list[Any]:
     while not messages or messages[-1]["type"] != "websocket.disconnect":
         messages.append(await receive())
     return messages
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*make_authority(tmp_path_factory.mktemp("certificate"), "server"))
+    return context
 
 
 def serves(app: Any, parser: str, **settings: Any) -> Any:
@@ -1311,3 +1320,116 @@ def test_memory_is_given_back_without_the_garbage_collector(parser: str, end: by
             assert streams() == before
         finally:
             gc.enable()
+
+
+async def sip(receive: Any, send: Any, until: Flag) -> None:
+    """Accept, and send from a task of its own until that raises; the rest goes on at `until`."""
+
+    async def spam() -> None:
+        with suppress(ClientDisconnected):
+            while True:
+                await send(sent(BLOCK))
+
+    await accept(receive, send)
+    sending = asyncio.ensure_future(spam())
+    await until.reached()
+    await send(CLOSE)
+    await sending
+
+
+def test_a_client_that_reads_a_little_cannot_put_off_the_end_of_the_close(parser: str) -> None:
+    """``ws_close_timeout`` holds also for one whose connection is full, and which is not stuck."""
+    go = Flag()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await sip(receive, send, go)
+
+    with serves(app, parser, ws_close_timeout=5, write_timeout=1000) as server:
+        ws = connect(server, receive_buffer=4096)
+        server.wait_clogged()
+        go.set()
+        server.wait_until(lambda: not server.server.tasks)
+        server.advance(3)
+        assert server.call(lambda: len(server.server.connections)) == 1
+        server.advance(4)
+        server.wait_until(server.is_idle)
+        with pytest.raises((ConnectionResetError, AssertionError)):
+            while True:
+                ws.read_message()
+
+
+def test_a_life_ends_in_time_though_the_client_does_not_read(parser: str) -> None:
+    """``ws_max_lifetime``."""
+    never, told = Flag(), Flag()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await sip(receive, send, never)
+        finally:
+            told.set()
+
+    with serves(app, parser, ws_max_lifetime=20, ws_close_timeout=5, write_timeout=1000, asgi_disconnect_grace_period=1) as server:
+        connect(server, receive_buffer=4096)
+        server.wait_clogged()
+        server.advance(15)
+        assert server.call(lambda: len(server.server.connections)) == 1
+        server.advance(15)
+        server.settle()
+        server.advance(10)
+        told.wait()
+        server.wait_until(server.is_idle)
+
+
+def test_a_client_that_sends_on_and_on_does_not_put_off_write_timeout(parser: str) -> None:
+    """Each message lets the reading pause and go on; nothing leaves all the while."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def spam() -> None:
+            while True:
+                await send(sent(BLOCK))
+
+        await accept(receive, send)
+        sending = asyncio.ensure_future(spam())
+        while await read(receive) is not None:
+            pass
+        with pytest.raises(ClientDisconnected):
+            await sending
+
+    with serves(app, parser, ws_max_queue=1, write_timeout=10, ws_ping_interval=0) as server:
+        ws = connect(server, receive_buffer=4096)
+        server.wait_clogged()
+        with pytest.raises(OSError):  # a reset, or what follows on one
+            for _ in range(25):
+                ws.send(text("x") * 10)
+                server.settle()
+                server.advance(1)
+        server.wait_until(server.is_idle)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_the_end_of_what_the_client_sends_ends_the_sending(parser: str, certificate: ssl.SSLContext, tls: bool) -> None:
+    """RFC 6455, 7.1.5: without a Close, that is 1006. Nothing that is sent behind it would leave, or wait for room."""
+    ended: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await accept(receive, send)
+        count = 0
+        with suppress(ClientDisconnected):
+            while True:
+                await send(sent(BLOCK))
+                count += 1
+        assert await receive() == disconnect(1006)
+        ended.append(count)
+
+    with serves(app, parser, tls=certificate if tls else None, write_timeout=1000) as server:
+        ws = connect(server, receive_buffer=4096, tls=tls)
+        server.wait_clogged()
+        if tls:
+            ws.client.sock.settimeout(0)
+            with suppress(ssl.SSLError, OSError):
+                ws.client.sock.unwrap()  # close_notify, and nothing is read
+        else:
+            ws.client.send_eof()
+        server.wait_until(lambda: ended)
+        assert ended[0] < 1000
+        ws.client.close()

@@ -359,14 +359,14 @@ class WebSocketStream(HTTPStream):
         if now >= self._ends_at:
             self._start_close(GOING_AWAY, "")
             return
-        if now >= self._pong_due and not self._heard and not self._held:
+        if now >= self._pong_due and not (self._heard or self._held or self._clogged):
             self._give_up(INTERNAL_ERROR, "keepalive ping timeout")
             self._pipe.close(is_clean=False)
             return
         if self._heard or now >= self._pong_due:
             self._pong_due = NEVER
         if now >= self._ping_at:
-            if self._pong_due == NEVER:  # one at a time
+            if self._pong_due == NEVER and not self._clogged:  # one at a time, and where it gets through
                 self._heard = False
                 self._pipe.write(control_frame(PING, b""))
                 self._pong_due = now + limits.ping_timeout_s

@@ -32,7 +32,7 @@ FRAMES = Reading.FRAMES
 class UpgradedConnection(Connection):
     """The Pipe below one WebSocketStream (see `wire`), in the place of the connection that its handshake came on."""
 
-    __slots__ = ("_has_ended", "_is_plain", "_record", "_sent", "_stream")
+    __slots__ = ("_has_ended", "_is_plain", "_record", "_sent", "_stream", "_stuck_at")
 
     _reading: Reading | Ending
 
@@ -48,6 +48,8 @@ class UpgradedConnection(Connection):
         self._linger_left = MAX_LINGER
         self._is_plain = self._listener.scheme == "http"
         self._reading = FRAMES
+        self._stuck_at = self._server.now + self._server.settings.write_timeout_s
+        """When something of what was written has to have left, where that is `_clogged`."""
         self._take_over(origin)
         if self._server.is_closing_websockets:
             self._server.loop.call_soon(self.close_websocket)
@@ -62,6 +64,16 @@ class UpgradedConnection(Connection):
             self._stream.feed(data)
         elif self._reading is LINGER:
             self._drop(len(data))
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stuck_at = self.deadline
+        self.reschedule()
+
+    def eof_received(self) -> bool:
+        if self._reading is FRAMES:
+            self._stream.feed_eof()  # now: until all is written, the application could send on and on, and none of it would leave
+        return super().eof_received()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -117,6 +129,29 @@ class UpgradedConnection(Connection):
     def _let_stream_go(self) -> None:
         """They hold each other, and the stream much memory: it is not left to the garbage collector."""
         del self._stream
+
+    # Deadlines.
+
+    def _set_deadline(self) -> None:
+        if self._clogged and self._reading is FRAMES:
+            self.deadline = min(self._stuck_at, self._stream.deadline)
+        else:
+            super()._set_deadline()
+
+    def expired(self) -> None:
+        # A client that reads a little now and then has what `write_timeout` asks for, but the stream's deadlines hold for it too.
+        if not self._clogged or self._reading is not FRAMES:
+            super().expired()
+            return
+        if self._stuck_at <= self._server.now:
+            if self._is_stuck():
+                self._reset()
+                return
+            self._stuck_at = self._server.now + self._server.settings.write_timeout_s
+        if self._stream.deadline <= self._server.now:
+            self._stream.expired()
+        if self._reading is FRAMES:
+            self._set_deadline()
 
     # For the base, and through it for the server.
 
