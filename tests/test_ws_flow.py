@@ -767,6 +767,19 @@ def test_an_application_may_close_before_it_has_read_up_to_a_violation(parser: s
         assert len(server.log.take("warning")) == 1
 
 
+def test_a_client_that_closes_its_side_behind_its_close_still_gets_the_answer(parser: str) -> None:
+    """RFC 6455, 7.1.1: it should wait for the server's end, but need not."""
+    app = Recorder()
+    with serves(app, parser) as server:
+        ws = connect(server)
+        ws.send(text("a") + close(4000, "bye"))
+        ws.client.send_eof()
+        assert ws.read_close()[0] == 4000
+        ws.read_end()
+        server.wait_until(lambda: app.ended)
+        assert (app.messages, app.ended) == ({"/": ["a"]}, {"/": (4000, "bye")})
+
+
 def test_a_close_without_a_code_is_1005(parser: str) -> None:
     """Statement 96, and the answer has none either, or 1000."""
     app = Recorder()

@@ -95,6 +95,8 @@ HANDSHAKES = {
     "white space": handshake(key=b"  " + KEY + b"\t", version=b" 13 "),
     "an origin": handshake(b"Origin: http://example.com"),
     "no body, and said so": handshake(b"Content-Length: 0"),
+    "an expectation without a body": handshake(b"Expect: 100-continue"),
+    "a last request": handshake(connection=b"close, Upgrade"),
     "absolute-form": handshake(target="http://b/chat"),
     "another key": handshake(b"X: y", key=KEY),
 }
@@ -157,6 +159,10 @@ REFUSED: dict[str, tuple[bytes, int]] = {
     # 11.3.1: "must not appear more than once"
     "two keys": (handshake(b"Sec-WebSocket-Key: " + KEY), 400),
     "two keys in one line": (handshake(key=KEY + b", " + KEY), 400),
+    # 4.1, 10, and 11.3.4: tokens
+    "a subprotocol of two words": (handshake(b"Sec-WebSocket-Protocol: a b"), 400),
+    "a subprotocol in quotes": (handshake(b'Sec-WebSocket-Protocol: "a"'), 400),
+    "a subprotocol that is no ASCII": (handshake(b"Sec-WebSocket-Protocol: caf\xe9"), 400),
     # 4.1, 2; RFC 9110, 15.5.6
     **{method: (handshake(method=method), 405) for method in ("POST", "PUT", "HEAD", "OPTIONS", "DELETE", "PATCH", "GETT")},
     # 4.1: the client speaks frames behind it, so nobody could tell a body from them
@@ -451,6 +457,31 @@ def test_frames_in_the_packet_of_the_handshake_are_kept(parser: str, early: byte
         ws.read_end()
         server.wait_until(lambda: len(got) == len(expected) + 1)
         assert got == [*expected, "last"]
+
+
+@pytest.mark.parametrize("slow", [False, True], ids=["accepted at once", "accepted later"])
+def test_a_close_in_the_packet_of_the_handshake_is_answered_behind_it(parser: str, slow: bool) -> None:
+    go = Flag()
+    told: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if slow:
+            await go.reached()
+        await accept(receive, send)
+        told.extend([await receive(), await receive()])
+
+    with serve(app, parser) as server:
+        client = server.connect()
+        client.send(handshake() + text("a") + close(4000, "bye"))
+        if not slow:  # who has closed its side before is taken for gone
+            client.send_eof()
+        server.settle()
+        go.set()
+        ws = accepted(client)
+        assert ws.read_close()[0] == 4000
+        ws.read_end()
+        server.wait_until(lambda: told)
+        assert told == [received("a"), disconnect(4000, "bye")]
 
 
 def test_what_comes_before_the_handshake_is_accepted_is_bounded(parser: str) -> None:
