@@ -52,6 +52,8 @@ WINDOW_BITS, MEM_LEVEL = 12, 5
 Messages of a few KiB, which most are, lose next to nothing by it."""
 
 
+MAX_OFFER = 16384
+"""Bytes of all values of one field of the handshake: they are read in Python, about 4 MB in a second, while nobody else is served."""
 MAX_WINDOW = 32768
 MAX_STREAMS = 64
 """Blocks with BFINAL in one frame: zlib begins anew behind each, and no sender needs more than one."""
@@ -129,7 +131,11 @@ FACTORY = ServerPerMessageDeflateFactory(
 
 
 def _values(headers: Iterable[Header], name: bytes) -> list[str]:
-    return [value.decode("latin-1") for other, value in headers if other == name]
+    """Raises RequestError if they are too long."""
+    values = [value.decode("latin-1") for other, value in headers if other == name]
+    if sum(map(len, values)) > MAX_OFFER:
+        raise RequestError(431, f"Invalid WebSocket handshake: {name.decode()} is longer than {MAX_OFFER} bytes")
+    return values
 
 
 class Deflate:
