@@ -214,6 +214,7 @@ class FrameReader:
         "_max_size",
         "_message",
         "_opcode",
+        "_position",
         "_type",
         "_utf8",
         "is_full",
@@ -234,6 +235,8 @@ class FrameReader:
         """There are enough of them."""
         # What was not read: the beginning of a head, or what waits behind enough messages.
         self._data = b""
+        self._position = 0
+        """In that."""
         # The frame.
         self._left = AT_BORDER
         """Bytes of its payload that are still to come."""
@@ -254,12 +257,13 @@ class FrameReader:
 
         None: all is read, or there are enough messages, which `is_full` says until somebody resets it.
         """
+        position = 0
         if self._data:
-            data = self._data + data
-            self._data = b""
+            data, position = self._data + data, self._position
+            self._data, self._position = b"", 0
         messages = self.messages
         control = None
-        position, size = 0, len(data)
+        size = len(data)
         while position < size and not self.is_full:
             first = data[position]
             # A message in one whole frame, as most are. Whatever is different, or not in order, is left to `_read_frame`.
@@ -288,7 +292,10 @@ class FrameReader:
             if control is not None or position == before:
                 break
         if position < size:
-            self._data = data[position:]
+            if control is None and not self.is_full:
+                self._data = data[position:]
+            else:  # there may be very many such stops in what came at once: no copy for each
+                self._data, self._position = data, position
         return control
 
     def drop(self) -> None:
