@@ -1,18 +1,12 @@
-"""Pure: permessage-deflate, the compression of WebSocket messages, as the websockets package has it (RFC 7692)."""
+"""Pure: permessage-deflate, the compression of WebSocket messages (RFC 7692). What it is to be is agreed on in `negotiation`."""
 
 from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable
+from typing import Any
 
-from websockets.exceptions import InvalidHeader, NegotiationError, PayloadTooBig, ProtocolError
-from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
-from websockets.frames import Frame, Opcode
-from websockets.headers import build_extension, parse_extension
-
-from .errors import RequestError, Violation
-from .wire import Header
+from .errors import Violation
 
 WINDOW_BITS, MEM_LEVEL = 12, 5
 """Of permessage-deflate: 38 KiB for what is sent and 11 for what is received, where zlib's own choice takes 264 and 44.
@@ -21,78 +15,62 @@ MAX_WINDOW = 32768
 """Bytes that DEFLATE can refer back to."""
 MAX_STREAMS = 64
 """Blocks with BFINAL in one frame: zlib begins anew behind each, and no sender needs more than one."""
+TAIL = b"\x00\x00\xff\xff"
+"""Of an empty block, which ends what zlib flushes, and is left out of a message (RFC 7692, 7.2.1)."""
 TOO_BIG = "message too big"
 """The reason of a Close with 1009."""
 
-FACTORY = ServerPerMessageDeflateFactory(
-    server_max_window_bits=WINDOW_BITS, client_max_window_bits=WINDOW_BITS, compress_settings={"memLevel": MEM_LEVEL}
-)
-
-
-def negotiate_deflate(headers: Iterable[Header]) -> Deflate | None:
-    """Take the first offer of permessage-deflate that can be taken (RFC 7692, 5 and 7). Raises RequestError for what is no offer (RFC 6455, 9.1)."""
-    values = [value.decode("latin-1") for name, value in headers if name == b"sec-websocket-extensions"]
-    try:
-        offers = [offer for value in values for offer in parse_extension(value)]
-    except InvalidHeader as error:
-        raise RequestError(400, "Invalid Sec-WebSocket-Extensions: not a list of extensions") from error
-    for name, parameters in offers:
-        if name == FACTORY.name:
-            try:
-                agreed, extension = FACTORY.process_request_params(parameters, ())
-            except NegotiationError:
-                continue
-            return Deflate(build_extension([(name, list(agreed))]).encode(), extension)
-    return None
-
 
 class Deflate:
-    """permessage-deflate as agreed. zlib's memory is taken with the first message that needs it: many a connection never has one."""
+    """permessage-deflate as agreed. zlib's memory is taken with the first message that needs it: many a connection never has one.
 
-    __slots__ = ("_agreed", "_extension", "_forgets", "header")
+    It is asked directly, not by the package's extension: that makes two frames of each, and says nothing of blocks with BFINAL.
+    """
 
-    def __init__(self, header: bytes, extension: PerMessageDeflate) -> None:
+    __slots__ = ("_client_bits", "_client_forgets", "_compressor", "_decompressor", "_server_bits", "_server_forgets", "header")
+
+    def __init__(self, header: bytes, client_bits: int, server_bits: int, client_forgets: bool, server_forgets: bool) -> None:
+        """`header` is ``Sec-WebSocket-Extensions`` of the answer. Each side has a window of 2 ** bits; one that `forgets` takes no context
+        over from one message to the next.
+        """
         self.header = header
-        """``Sec-WebSocket-Extensions`` of the answer."""
-        self._forgets = extension.remote_no_context_takeover
-        """The client begins each message without a context. `decompress` sees to that."""
-        self._agreed = (False, extension.local_no_context_takeover, extension.remote_max_window_bits, extension.local_max_window_bits)
-        self._extension: PerMessageDeflate | None = None
+        self._client_bits = client_bits
+        self._server_bits = server_bits
+        self._client_forgets = client_forgets
+        self._server_forgets = server_forgets
+        self._compressor: Any = None
+        self._decompressor: Any = None
 
-    def _zlib(self) -> PerMessageDeflate:
-        if self._extension is None:
-            self._extension = PerMessageDeflate(*self._agreed, compress_settings={"memLevel": MEM_LEVEL})
-        return self._extension
-
-    def compress(self, opcode: int, payload: bytes) -> bytes:
+    def compress(self, payload: bytes) -> bytes:
         """The payload of the one frame of a message."""
-        return bytes(self._zlib().encode(Frame(Opcode(opcode), payload)).data)
+        compressor = self._compressor or zlib.compressobj(wbits=-self._server_bits, memLevel=MEM_LEVEL)
+        if not self._server_forgets:
+            self._compressor = compressor
+        data: bytes = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
+        return data[: -len(TAIL)]
 
-    def decompress(self, opcode: int, payload: bytes, is_final: bool, room: float) -> bytes:
-        """The payload of one frame of a compressed message. Raises Violation, at the latest when `room` bytes are exceeded."""
-        extension = self._zlib()
-        bits = -extension.remote_max_window_bits
-        if self._forgets and opcode != Opcode.CONT:
-            extension.decoder = zlib.decompressobj(wbits=bits)
-        # One more than allowed, so that what fits to the byte is not held back within zlib.
-        limit = None if room == math.inf else int(room) + 1
+    def decompress(self, payload: bytes, is_final: bool, room: float) -> bytes:
+        """The payload of one frame of a compressed message, the last one if `is_final`.
+
+        Raises Violation, at the latest when `room` bytes are exceeded.
+        """
+        decompressor = self._decompressor or zlib.decompressobj(wbits=-self._client_bits)
+        # One more than allowed: so a full one is too many, and what fits to the byte is not held back within zlib. 0 is no limit to it.
+        limit = 0 if room == math.inf else int(room) + 1
         try:
-            data = bytes(extension.decode(Frame(Opcode(opcode), payload, is_final, rsv1=opcode != Opcode.CONT), max_size=limit).data)
+            data: bytes = decompressor.decompress(payload + TAIL if is_final else payload, limit)
             streams = 0
-            while extension.decoder.eof:
-                # RFC 7692, 7.2.1: a block with BFINAL ends zlib's stream, but neither the message nor its context.
+            while decompressor.eof and len(data) <= room:
+                # RFC 7692, 7.2.1: a block with BFINAL ends zlib's stream, but neither the message nor its context. Of that, this frame is known.
                 streams += 1
                 if streams > MAX_STREAMS:
-                    raise ProtocolError("too many final blocks")
-                rest = extension.decoder.unused_data
-                extension.decoder = zlib.decompressobj(wbits=bits, zdict=data[-MAX_WINDOW:])
-                data += extension.decoder.decompress(rest, 0 if limit is None else max(1, limit - len(data)))
-        except PayloadTooBig:
-            raise Violation(1009, TOO_BIG) from None
-        except (ProtocolError, zlib.error) as error:
+                    raise Violation(1002, "too many final blocks")
+                rest = decompressor.unused_data
+                decompressor = zlib.decompressobj(wbits=-self._client_bits, zdict=data[-MAX_WINDOW:])
+                data += decompressor.decompress(rest, limit and limit - len(data))
+        except zlib.error as error:
             raise Violation(1002, "decompression failed") from error
         if len(data) > room:
             raise Violation(1009, TOO_BIG)
-        if self._forgets and is_final:
-            del extension.decoder  # and its memory
+        self._decompressor = None if is_final and self._client_forgets else decompressor
         return data

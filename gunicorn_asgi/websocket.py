@@ -1,6 +1,6 @@
-"""Pure: what a WebSocket is made of, on either version of HTTP: its subprotocols, its frames, and the limits on what comes (RFC 6455).
+"""Pure: what a WebSocket is made of, on either version of HTTP: its frames, and the limits on what comes (RFC 6455).
 
-The websockets package unmasks, reads lists of tokens, and knows the close codes; its compression is in `deflate`. The frames are read here,
+The websockets package unmasks and knows the close codes. The frames are read here,
 because each of them passes here, and because of when they are refused: the package takes a length that is not minimal, waits for the whole
 payload of a frame whose first byte is wrong, and leaves UTF-8 to be found faulty at the end of a message. It is the oracle of the tests
 instead (`tests/test_ws_oracle.py`).
@@ -12,18 +12,14 @@ import codecs
 import math
 import struct
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
-from websockets.exceptions import InvalidHeader, ProtocolError
+from websockets.exceptions import ProtocolError
 from websockets.frames import Close as _Close
-from websockets.headers import parse_subprotocol
-from websockets.utils import accept_key as _accept_key
 
 from .deflate import TOO_BIG, Deflate
-from .errors import ApplicationError, RequestError, Violation
-from .wire import Header
+from .errors import ApplicationError, Violation
 
 try:
     from websockets.speedups import apply_mask
@@ -74,23 +70,6 @@ class Close(NamedTuple):
     reason: str
 
 
-# Negotiation.
-
-
-def read_subprotocols(headers: Iterable[Header]) -> list[str]:
-    """What the client offers, in its order, from any number of header lines. Raises RequestError (RFC 6455, 11.3.4)."""
-    values = [value.decode("latin-1") for name, value in headers if name == b"sec-websocket-protocol"]
-    try:
-        return [name for value in values for name in parse_subprotocol(value)]
-    except InvalidHeader as error:
-        raise RequestError(400, "Invalid Sec-WebSocket-Protocol: not a list of tokens") from error
-
-
-def accept_key(key: bytes) -> bytes:
-    """``Sec-WebSocket-Accept`` for a ``Sec-WebSocket-Key`` (RFC 6455, 4.2.2)."""
-    return _accept_key(key.decode()).encode()
-
-
 # What is received.
 
 AT_BORDER = -1
@@ -115,6 +94,7 @@ class FrameReader:
         "_max_size",
         "_message",
         "_opcode",
+        "_position",
         "_type",
         "_utf8",
         "is_full",
@@ -135,6 +115,8 @@ class FrameReader:
         """There are enough of them."""
         # What was not read: the beginning of a head, or what waits behind enough messages.
         self._data = b""
+        self._position = 0
+        """In that."""
         # The frame.
         self._left = AT_BORDER
         """Bytes of its payload that are still to come."""
@@ -155,12 +137,13 @@ class FrameReader:
 
         None: all is read, or there are enough messages, which `is_full` says until somebody resets it.
         """
+        position = 0
         if self._data:
-            data = self._data + data
-            self._data = b""
+            data, position = self._data + data, self._position
+            self._data, self._position = b"", 0
         messages = self.messages
         control = None
-        position, size = 0, len(data)
+        size = len(data)
         while position < size and not self.is_full:
             first = data[position]
             # A message in one whole frame, as most are. Whatever is different, or not in order, is left to `_read_frame`.
@@ -189,7 +172,10 @@ class FrameReader:
             if control is not None or position == before:
                 break
         if position < size:
-            self._data = data[position:]
+            if control is None and not self.is_full:
+                self._data = data[position:]
+            else:  # there may be very many such stops in what came at once: no copy for each
+                self._data, self._position = data, position
         return control
 
     def drop(self) -> None:
@@ -211,18 +197,19 @@ class FrameReader:
         part = apply_mask(part, self._mask)
         turn = len(part) % 4
         self._mask = self._mask[turn:] + self._mask[:turn]
-        is_control = self._opcode >= CLOSE
-        if is_control or self._compressed:
+        if self._opcode < CLOSE and not self._compressed:
+            self._add(part, self._is_final and not self._left)
+        elif self._left or self._frame:
             # At most MAX_CONTROL bytes, or what a compressed message may have.
             self._frame += part
-        else:
-            self._add(part, self._is_final and not self._left)
         if self._left:
             return position, None
         self._left = AT_BORDER
-        if is_control:
-            return position, self._end_control()
-        self._end_data()
+        if self._frame:
+            part, self._frame = bytes(self._frame), bytearray()
+        if self._opcode >= CLOSE:
+            return position, self._end_control(part)
+        self._end_data(part)
         return position, None
 
     def _read_head(self, data: bytes, start: int) -> int:
@@ -281,23 +268,29 @@ class FrameReader:
                 _refuse_text()
         self._message += part
 
-    def _end_data(self) -> None:
-        """A frame of the message is whole."""
+    def _end_data(self, frame: bytes) -> None:
+        """A frame of the message is whole; `frame` is its payload if it is compressed."""
+        whole: bytes | bytearray = self._message
         if self._compressed:
             assert self._deflate is not None
-            payload, self._frame = bytes(self._frame), bytearray()
-            room = self._max_size - len(self._message)
-            self._add(self._deflate.decompress(self._opcode, payload, self._is_final, room), self._is_final)
-        if self._is_final:
-            message = self._message.decode() if self._type == TEXT else bytes(self._message)
-            self._type, self._compressed, self._message, self._utf8 = 0, False, bytearray(), None
-            self.messages.append(message)
-            self.unread += len(message)
-            if len(self.messages) >= self._max_queue or self.unread > HIGH_WATER:
-                self.is_full = True
+            part = self._deflate.decompress(frame, self._is_final, self._max_size - len(whole))
+            if self._is_final and not whole:
+                whole = part
+            else:
+                self._add(part, self._is_final)
+        if not self._is_final:
+            return
+        try:
+            message = whole.decode() if self._type == TEXT else bytes(whole)
+        except UnicodeDecodeError:
+            _refuse_text()
+        self._type, self._compressed, self._message, self._utf8 = 0, False, bytearray(), None
+        self.messages.append(message)
+        self.unread += len(message)
+        if len(self.messages) >= self._max_queue or self.unread > HIGH_WATER:
+            self.is_full = True
 
-    def _end_control(self) -> Ping | Close | None:
-        payload, self._frame = bytes(self._frame), bytearray()
+    def _end_control(self, payload: bytes) -> Ping | Close | None:
         if self._opcode == PING:
             return Ping(payload)
         return read_close(payload) if self._opcode == CLOSE else None
@@ -362,7 +355,7 @@ def data_frame(data: Any, text: Any, deflate: Deflate | None) -> bytes:
             raise ApplicationError("'text' has a lone surrogate, which UTF-8 has not") from None
     size = len(payload)
     if deflate is not None and size >= MIN_DEFLATE:
-        payload = deflate.compress(opcode, payload)
+        payload = deflate.compress(payload)
         return _head(FINAL | RSV1 | opcode, len(payload)) + payload
     if size < 126:
         return _SMALL_HEADS[opcode][size] + payload

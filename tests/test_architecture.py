@@ -121,6 +121,7 @@ def test_only_the_worker_and_types_know_the_server() -> None:
 
 PURE = {
     "deflate",
+    "negotiation",
     "errors",
     "forwarded",
     "proxy_protocol",
@@ -164,7 +165,7 @@ def test_a_protocol_library_is_known_in_one_room(library: str, room: str | None)
 
 
 def test_the_library_of_websockets_is_known_where_their_bytes_are_read_and_made() -> None:
-    assert importers("websockets") == {"websocket", "deflate"}
+    assert importers("websockets") == {"websocket", "negotiation"}
 
 
 @pytest.mark.parametrize("parser", ["httptools_parser", "h11_parser"])

@@ -167,6 +167,9 @@ REFUSED: dict[str, tuple[bytes, int]] = {
     **{method: (handshake(method=method), 405) for method in ("POST", "PUT", "HEAD", "OPTIONS", "DELETE", "PATCH", "GETT")},
     # 4.1: the client speaks frames behind it, so nobody could tell a body from them
     "a body with a length": (handshake(b"Content-Length: 5") + b"hello", 400),
+    # RFC 6585, 5: to read them takes microseconds each, in which nobody else is served
+    "very many extensions": (handshake(*[b"Sec-WebSocket-Extensions: " + b"a," * 4000] * 3), 431),
+    "very many subprotocols": (handshake(*[b"Sec-WebSocket-Protocol: " + b"a," * 4000] * 3), 431),
     "a body in chunks": (handshake(b"Transfer-Encoding: chunked") + b"5\r\nhello\r\n0\r\n\r\n", 400),
 }
 

@@ -24,9 +24,10 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 from ws import BINARY, CLOSE, CONTINUATION, INVALID_CODES, KEY, MASK, PING, PONG, RSV1, TEXT, VALID_CODES, close, fragments, frame, text
 
-from gunicorn_asgi.deflate import Deflate, negotiate_deflate
+from gunicorn_asgi.deflate import Deflate
 from gunicorn_asgi.errors import ApplicationError, Violation
-from gunicorn_asgi.websocket import Close, FrameReader, accept_key, close_payload
+from gunicorn_asgi.negotiation import accept_key, negotiate_deflate
+from gunicorn_asgi.websocket import Close, FrameReader, close_payload
 
 NO_CODE = 1005
 

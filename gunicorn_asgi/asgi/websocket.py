@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from enum import IntEnum
 from typing import Protocol
 
-from ..deflate import Deflate, negotiate_deflate
+from ..deflate import Deflate
 from ..errors import ApplicationError, ClientDisconnected, RequestError, Violation
+from ..negotiation import negotiate_deflate, read_subprotocols
 from ..websocket import (
     ABNORMAL_CLOSURE,
     CLOSE,
@@ -27,7 +28,6 @@ from ..websocket import (
     control_frame,
     data_frame,
     echo_payload,
-    read_subprotocols,
 )
 from ..wire import NEVER, Header, Pipe, Wire
 from .http import COMPLETE, PARTS_PER_TURN, STREAMING, WAITING, Host, HTTPStream

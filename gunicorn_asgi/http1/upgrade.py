@@ -7,7 +7,7 @@ import binascii
 from collections.abc import Iterable, Sequence
 
 from ..errors import RequestError
-from ..websocket import accept_key
+from ..negotiation import accept_key
 from ..wire import Header
 from .encode import DATE, SERVER, encode_fields
 

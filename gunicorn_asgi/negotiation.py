@@ -1,0 +1,63 @@
+"""Pure: what the two sides of a WebSocket agree on in its handshake, on either version of HTTP, by the websockets package (RFC 6455, RFC 7692)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from websockets.exceptions import InvalidHeader, NegotiationError
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.headers import build_extension, parse_extension, parse_subprotocol
+from websockets.utils import accept_key as _accept_key
+
+from .deflate import WINDOW_BITS, Deflate
+from .errors import RequestError
+from .wire import Header
+
+MAX_OFFER = 16384
+"""Bytes of all values of one field of the handshake: they are read in Python, about 4 MB in a second, while nobody else is served."""
+FACTORY = ServerPerMessageDeflateFactory(server_max_window_bits=WINDOW_BITS, client_max_window_bits=WINDOW_BITS)
+
+
+def accept_key(key: bytes) -> bytes:
+    """``Sec-WebSocket-Accept`` for a ``Sec-WebSocket-Key`` (RFC 6455, 4.2.2)."""
+    return _accept_key(key.decode()).encode()
+
+
+def read_subprotocols(headers: Iterable[Header]) -> list[str]:
+    """What the client offers, in its order, from any number of header lines. Raises RequestError (RFC 6455, 11.3.4)."""
+    values = _values(headers, b"sec-websocket-protocol")
+    try:
+        return [name for value in values for name in parse_subprotocol(value)]
+    except InvalidHeader as error:
+        raise RequestError(400, "Invalid Sec-WebSocket-Protocol: not a list of tokens") from error
+
+
+def negotiate_deflate(headers: Iterable[Header]) -> Deflate | None:
+    """Take the first offer of permessage-deflate that can be taken (RFC 7692, 5 and 7). Raises RequestError for what is no offer (RFC 6455, 9.1)."""
+    values = _values(headers, b"sec-websocket-extensions")
+    try:
+        offers = [offer for value in values for offer in parse_extension(value)]
+    except InvalidHeader as error:
+        raise RequestError(400, "Invalid Sec-WebSocket-Extensions: not a list of extensions") from error
+    for name, parameters in offers:
+        if name == FACTORY.name:
+            try:
+                agreed, theirs = FACTORY.process_request_params(parameters, ())
+            except NegotiationError:
+                continue
+            return Deflate(
+                build_extension([(name, list(agreed))]).encode(),
+                client_bits=theirs.remote_max_window_bits,
+                server_bits=theirs.local_max_window_bits,
+                client_forgets=theirs.remote_no_context_takeover,
+                server_forgets=theirs.local_no_context_takeover,
+            )
+    return None
+
+
+def _values(headers: Iterable[Header], name: bytes) -> list[str]:
+    """Raises RequestError if they are too long."""
+    values = [value.decode("latin-1") for other, value in headers if other == name]
+    if sum(map(len, values)) > MAX_OFFER:
+        raise RequestError(431, f"Invalid WebSocket handshake: {name.decode()} is longer than {MAX_OFFER} bytes")
+    return values
