@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
+from gunicorn.config import KNOWN_SETTINGS
+
 from . import checks
 from .errors import ConfigError
 from .http1 import parser
@@ -112,7 +114,7 @@ OPTIONS = (
         "lame_duck",
         0.3,
         "Seconds that idle keep-alive connections stay open when a worker stops. A request that comes in this time is answered with `Connection: close`, instead of being lost to a connection closed under it.",
-        zero="",
+        zero=", 0 or more",
     ),
     _seconds(
         "head_timeout",
@@ -188,7 +190,7 @@ OPTIONS = (
         "ws_drain_delay",
         0.0,
         "Seconds from the moment that a worker is to stop until its WebSockets are closed with 1012, at most half of `graceful_timeout`.",
-        zero="",
+        zero=", 0 or more",
     ),
 )
 """All options, in the order of the README."""
@@ -246,6 +248,9 @@ def read_options(configured: Mapping[str, Any], environment: Mapping[str, str]) 
 
 
 def _nearest(name: str, known: Mapping[str, object]) -> str:
+    setting = name.removeprefix(ENVIRONMENT_PREFIX).lower()
+    if setting in GUNICORN_DEFAULTS or any(setting == each.name for each in KNOWN_SETTINGS):
+        return f": {setting} is a setting of Gunicorn, to be given as those are"
     by_case = {other.lower(): other for other in known}
     near = difflib.get_close_matches(name.lower(), by_case, n=1, cutoff=0.7 if name.startswith(ENVIRONMENT_PREFIX) else 0.4)
     if near:

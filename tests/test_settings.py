@@ -149,6 +149,18 @@ def test_an_unknown_option_is_refused_with_the_nearest_known_name(name: str, nea
     assert str(caught.value) == f"Unknown option {name!r} in Worker.configure(); the nearest known name is {nearest}."
 
 
+@pytest.mark.parametrize("name", ["websocket_max_message_size", "keepalive", "Timeout"])
+def test_a_setting_of_gunicorn_that_is_given_as_an_option_is_called_that(name: str) -> None:
+    variable = f"GUNICORN_ASGI_{name.upper()}"
+    why = f"{name.lower()} is a setting of Gunicorn, to be given as those are."
+    with pytest.raises(ConfigError) as configured:
+        read_options({name: 3}, {})
+    assert str(configured.value) == f"Unknown option {name!r} in Worker.configure(): {why}"
+    with pytest.raises(ConfigError) as environment:
+        read_options({}, {variable: "3"})
+    assert str(environment.value) == f"Unknown option {variable} in the environment: {why}"
+
+
 def test_an_unknown_variable_with_our_prefix_is_refused_with_the_nearest_known_name() -> None:
     with pytest.raises(ConfigError) as caught:
         read_options({}, {"GUNICORN_ASGI_HTPP": "h11", "GUNICORN_CMD_ARGS": "", "PATH": "/bin"})

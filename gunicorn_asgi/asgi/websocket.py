@@ -307,7 +307,11 @@ class WebSocketStream(HTTPStream):
     def _expire_handshake(self) -> None:
         self.deadline = NEVER
         if self._phase is WAITING:
-            self._host.log.error("ASGI application did not answer the WebSocket handshake %s in time", self.raw_path.decode("latin-1"))
+            self._host.log.error(
+                "ASGI application did not answer the WebSocket handshake %s in time (%g s, option ws_accept_timeout)",
+                self.raw_path.decode("latin-1"),
+                self._limits.accept_timeout_s,
+            )
             self._wire.fail(self, RequestError(500, "Internal Server Error", is_logged=True))
 
     # Inside: what goes, and what comes.
@@ -426,6 +430,8 @@ class WebSocketStream(HTTPStream):
         elif self._hung_up and self._phase is WAITING:
             # The worker leaves, or the client has closed its side: told so, the application has answered nothing.
             self._deny(500, b"Internal Server Error")
+        elif self._phase is WAITING:
+            self._fail("ASGI application returned without accepting or denying the WebSocket of %s %s", None)
         else:
             super()._unfinished()
 

@@ -37,7 +37,11 @@ def check_handshake(method: str, headers: Sequence[Header], has_body: bool) -> N
     if versions != [VERSION]:
         raise RequestError(426, "Invalid WebSocket handshake: Sec-WebSocket-Version is not 13", fields=UPGRADE_REQUIRED)
     keys = _keys(headers)
-    if len(keys) != 1 or not _is_key(keys[0]):
+    if not keys:
+        raise RequestError(400, "Invalid WebSocket handshake: Sec-WebSocket-Key is missing")
+    if len(keys) > 1:
+        raise RequestError(400, "Invalid WebSocket handshake: Sec-WebSocket-Key is there more than once")
+    if not _is_key(keys[0]):
         raise RequestError(400, "Invalid WebSocket handshake: Sec-WebSocket-Key is not 16 bytes in base64")
 
 
