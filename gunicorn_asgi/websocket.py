@@ -112,7 +112,8 @@ def negotiate_deflate(headers: Iterable[Header]) -> Deflate | None:
         if name == FACTORY.name:
             try:
                 agreed, extension = FACTORY.process_request_params(parameters, ())
-            except NegotiationError:
+            except (NegotiationError, ValueError):
+                # ValueError is zlib's, for server_max_window_bits=8, which websockets takes before 17.
                 continue
             return Deflate(build_extension([(name, list(agreed))]).encode(), extension)
     return None
