@@ -62,14 +62,19 @@ class ConfigError(Exception):
     """A setting or an option has a value that cannot work; ``str(error)`` is one sentence for the operator."""
 
 
-def is_disconnect(error: BaseException) -> bool:
-    """Whether `error` only says that the client is gone, also in a framework's words, or when a task group has wrapped it."""
+def is_disconnect(error: BaseException, is_told: bool = False) -> bool:
+    """Whether `error` only says that the client is gone, also in a framework's words, or when a task group has wrapped it.
+
+    `is_told`: the application has received that the client is gone, so the framework need not have it from an error of ours.
+    """
     if isinstance(error, ClientDisconnected):
         return True
     nested = getattr(error, "exceptions", None)
     if nested and isinstance(nested, (tuple, list)):  # a group's; other exceptions may call something else so
-        return all(map(is_disconnect, nested))
+        return all(is_disconnect(part, is_told) for part in nested)
     # Starlette turns ours into its own ClientDisconnect. By the name, since no framework is imported here; and not for any error that came up
     # behind ours, which may be a fault in the application's clean-up.
+    if "disconnect" not in type(error).__name__.lower():
+        return False
     origin = error.__cause__ or error.__context__
-    return origin is not None and "disconnect" in type(error).__name__.lower() and is_disconnect(origin)
+    return is_told or (origin is not None and is_disconnect(origin))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from websockets.exceptions import InvalidHeader, NegotiationError
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
@@ -10,7 +11,7 @@ from websockets.headers import build_extension, parse_extension, parse_subprotoc
 from websockets.utils import accept_key as _accept_key
 
 from .deflate import WINDOW_BITS, Deflate
-from .errors import RequestError
+from .errors import ApplicationError, RequestError
 from .wire import Header
 
 MAX_OFFER = 16384
@@ -43,8 +44,8 @@ def negotiate_deflate(headers: Iterable[Header]) -> Deflate | None:
         if name == FACTORY.name:
             try:
                 agreed, theirs = FACTORY.process_request_params(parameters, ())
-            except NegotiationError:
-                continue
+            except (NegotiationError, ValueError):
+                continue  # ValueError is zlib's, for server_max_window_bits=8, which the package takes before version 17
             return Deflate(
                 build_extension([(name, list(agreed))]).encode(),
                 client_bits=theirs.remote_max_window_bits,
@@ -53,6 +54,22 @@ def negotiate_deflate(headers: Iterable[Header]) -> Deflate | None:
                 server_forgets=theirs.local_no_context_takeover,
             )
     return None
+
+
+def read_headers(headers: object) -> list[Header]:
+    """The headers of ``websocket.accept``, without a look at their form. Raises ApplicationError for one that the handshake itself answers for
+    (ASGI statement 86; RFC 6455, 4.2.2).
+    """
+    if headers is None:
+        return []
+    if not isinstance(headers, Iterable):
+        raise ApplicationError(f"headers must be an iterable of pairs of bytes, not {headers!r}")
+    fields: list[Any] = list(headers)
+    for field in fields:
+        name = field[0].lower() if isinstance(field, (tuple, list)) and field and isinstance(field[0], bytes) else b""
+        if name == b"upgrade" or name.startswith(b"sec-websocket-"):
+            raise ApplicationError(f"the header {field[0]!r} of 'websocket.accept' is the server's to send")
+    return fields
 
 
 def _values(headers: Iterable[Header], name: bytes) -> list[str]:

@@ -93,7 +93,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 def make_connection(app: Any, parser: str, transport: NullTransport, loop: asyncio.AbstractEventLoop) -> H1Connection:
     settings = Settings.read(Config(), {"http": parser}, {})
     host = SimpleNamespace(nr=0, max_requests=sys.maxsize, retire=lambda: None)
-    server = Server(settings, app, host, SimpleNamespace(), None, loop)  # type: ignore[arg-type]  # nothing is logged
+    server = Server(settings, app, host, SimpleNamespace(debug=lambda *_: None), None, loop)  # type: ignore[arg-type]  # nothing is logged
     listening = SimpleNamespace(sock=SimpleNamespace(getsockname=lambda: ("127.0.0.1", 8000)))
     connection = H1Connection(server, Listener(listening, "http", ""), ("127.0.0.1", 40000))  # type: ignore[arg-type]
     transport.set_protocol(connection)

@@ -1034,32 +1034,41 @@ def test_an_acceptance_in_the_turn_of_the_loss_leaves_nothing_behind(parser: str
         server.wait_until(server.is_idle)
 
 
-def test_a_client_that_has_closed_its_side_does_not_keep_the_handshake_from_its_deadline(parser: str) -> None:
+def test_a_client_that_closes_its_side_before_the_answer_is_gone(parser: str) -> None:
+    """There is no half of a WebSocket: who does not listen is cancelled, and who does is told."""
     waiting, cancelled = Flag(), Flag()
+    told: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        if scope["path"] == "/listens":
+            waiting.set()
+            told.append(await receive())
+            cancelled.set()
+            return
         waiting.set()
         try:
-            await asyncio.Event().wait()  # hears of nothing
+            await asyncio.Event().wait()
         finally:
             cancelled.set()
 
-    with serve(app, parser, ws_accept_timeout=5) as server:
-        client = server.connect()
-        client.send(handshake())
-        waiting.wait()
-        client.send_eof()
-        server.wait_half_closed()
-        server.advance(3)
-        assert not client.has_more()
-        server.advance(4)
-        assert client.read_response().status == 500
-        client.close()
-        for _ in range(5):
-            server.settle()
-            server.advance(2)
-        cancelled.wait()
-        server.log.take("error")
+    for path in ("/listens", "/sleeps"):
+        waiting, cancelled = Flag(), Flag()
+        with serve(app, parser, ws_accept_timeout=3600) as server:
+            client = server.connect()
+            client.send(handshake(target=path))
+            waiting.wait()
+            client.send_eof()
+            assert client.read_rest() == b""
+            client.close()
+            if path == "/sleeps":
+                for _ in range(5):
+                    server.settle()
+                    server.advance(2)
+            cancelled.wait()
+            server.wait_until(server.is_idle)
+            assert not server.log.take("error")
+    assert told == [{"type": "websocket.disconnect", "code": 1006, "reason": ""}]
 
 
 def test_an_application_that_does_not_answer_is_a_500_after_a_while(parser: str) -> None:

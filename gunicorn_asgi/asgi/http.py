@@ -37,6 +37,8 @@ WAITING, STARTED, STREAMING, COMPLETE = Phase
 class Log(Protocol):
     """What of Gunicorn's logger is used here."""
 
+    def debug(self, message: str, *args: object) -> None: ...
+
     def error(self, message: str, *args: object, exc_info: BaseException | None = None) -> None: ...
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from enum import IntEnum
 from typing import Protocol
 
 from ..deflate import Deflate
-from ..errors import ApplicationError, ClientDisconnected, RequestError, Violation
-from ..negotiation import negotiate_deflate, read_subprotocols
+from ..errors import ApplicationError, ClientDisconnected, RequestError, Violation, is_disconnect
+from ..negotiation import negotiate_deflate, read_headers, read_subprotocols
 from ..websocket import (
     ABNORMAL_CLOSURE,
     CLOSE,
@@ -70,6 +69,7 @@ class WebSocketStream(HTTPStream):
         "_ends_at",
         "_heard",
         "_held",
+        "_is_told",
         "_limits",
         "_messages",
         "_owed_pong",
@@ -77,7 +77,6 @@ class WebSocketStream(HTTPStream):
         "_pipe",
         "_pong_due",
         "_reader",
-        "_server",
         "_state",
         "_subprotocols",
         "_violation",
@@ -87,6 +86,7 @@ class WebSocketStream(HTTPStream):
     may_be_followed = False
     """What the client has sent behind its handshake are frames, and must never be taken for a request."""
 
+    _host: WebSocketHost
     _pipe: Pipe
     """Since the handshake."""
 
@@ -94,7 +94,6 @@ class WebSocketStream(HTTPStream):
         """`scope` is that of the handshake's request. Raises RequestError."""
         super().__init__(wire, scope, False, False, host)
         # Set once.
-        self._server = host
         self._waiters: list[asyncio.Future[None]] = []
         self._create_future = host.loop.create_future
         self._limits = limits
@@ -104,8 +103,8 @@ class WebSocketStream(HTTPStream):
         # How far it is.
         self._state: State = CONNECTING
         self._accepted = False
-        self._connected = False
-        """The application was handed ``websocket.connect``."""
+        # The application was handed ``websocket.connect``, and ``websocket.disconnect``.
+        self._connected = self._is_told = False
         self._closing = ABNORMAL_CLOSURE, ""
         """Code and reason of ``websocket.disconnect``."""
         # What comes.
@@ -173,7 +172,7 @@ class WebSocketStream(HTTPStream):
         elif self._state is OPEN and self._violation is not None:
             self._fail_connection(self._violation)
         elif self._state is OPEN:
-            self._keep_alive(self._server.now)
+            self._keep_alive(self._host.now)
 
     # The application.
 
@@ -193,6 +192,7 @@ class WebSocketStream(HTTPStream):
             if self._violation is not None and self._state is OPEN:
                 self._fail_connection(self._violation)
             if self._gone or self._phase is COMPLETE or self._hung_up:
+                self._is_told = True
                 code, reason = self._closing
                 return {"type": "websocket.disconnect", "code": code, "reason": reason}
             # As `_wait`, without a coroutine of its own for each message.
@@ -256,8 +256,7 @@ class WebSocketStream(HTTPStream):
         elif kind == "websocket.close":
             self._deny(403, b"")
         elif kind == "websocket.http.response.start":
-            status = message.get("status")
-            if isinstance(status, int) and 100 <= status < 200:
+            if isinstance(status := message.get("status"), int) and 100 <= status < 200:
                 raise ApplicationError(f"'status' of a denial must be that of a final response, not {status}")
             self._send_start(message)
             self.deadline = NEVER
@@ -276,24 +275,17 @@ class WebSocketStream(HTTPStream):
             headers.append((b"sec-websocket-protocol", subprotocol.encode()))
         if self._deflate is not None:
             headers.append((b"sec-websocket-extensions", self._deflate.header))
-        own = message.get("headers") or ()
-        if not isinstance(own, Iterable):
-            raise ApplicationError(f"headers must be an iterable of pairs of bytes, not {own!r}")
-        own = list(own)
-        for name in (field[0] for field in own if isinstance(field, (tuple, list)) and field and isinstance(field[0], bytes)):
-            # Statement 86, and what else the handshake answers for (RFC 6455, 4.2.2).
-            if name.lower().startswith((b"sec-websocket-", b"upgrade")):
-                raise ApplicationError(f"the header {name!r} of 'websocket.accept' is the server's to send")
+        headers += read_headers(message.get("headers"))
         try:
-            self._pipe, data = self._wire.accept(self, headers + own)
+            self._pipe, data = self._wire.accept(self, headers)
         except ClientDisconnected:
             self._gone = True
             raise
         self._accepted = True
         self._state = OPEN
-        self._ends_at = self._server.now + self._limits.max_lifetime_s
-        self._ping_at = self._server.now + self._limits.ping_interval_s
-        self._keep_alive(self._server.now)
+        self._ends_at = self._host.now + self._limits.max_lifetime_s
+        self._ping_at = self._host.now + self._limits.ping_interval_s
+        self._keep_alive(self._host.now)
         if data:
             self.feed(data)
         if not self._held:
@@ -339,7 +331,7 @@ class WebSocketStream(HTTPStream):
                 # What is on its way yet is not looked at: behind a violation nobody knows where a frame begins.
                 self._held = self._reader.is_full = True
                 self._pipe.hold()
-                self.deadline = self._server.now + self._limits.close_timeout_s
+                self.deadline = self._host.now + self._limits.close_timeout_s
                 self._pipe.reschedule()
             else:
                 self._fail_connection(violation)
@@ -392,7 +384,7 @@ class WebSocketStream(HTTPStream):
             return
         self._over(code, reason, CLOSING)
         self._reader.drop()
-        self.deadline = self._server.now + self._limits.close_timeout_s
+        self.deadline = self._host.now + self._limits.close_timeout_s
         self._pipe.reschedule()
         self._let_go()
 
@@ -400,6 +392,7 @@ class WebSocketStream(HTTPStream):
         """Nothing more can be sent. The application reads what has come before, and then `code`, unless another was there first."""
         if not self._gone:
             self._closing = code, reason
+            self._host.log.debug("WebSocket %s is over: %d %r", self.raw_path.decode("latin-1"), code, reason)
         self._state = state
         self._gone = True
         self._clogged = False
@@ -425,7 +418,9 @@ class WebSocketStream(HTTPStream):
     # What HTTPStream.run asks for.
 
     def _unfinished(self) -> None:
-        if self._state is OPEN:
+        if self._state is OPEN and self._violation is not None:
+            self._fail_connection(self._violation)
+        elif self._state is OPEN:
             self._start_close(NORMAL_CLOSURE, "")  # statement 92
         elif self._hung_up and self._phase is WAITING:
             # The worker leaves, or the client has closed its side: told so, the application has answered nothing.
@@ -439,7 +434,7 @@ class WebSocketStream(HTTPStream):
         if self._state is OPEN:
             self._host.log.error(what, self.method, self.raw_path.decode("latin-1"), exc_info=error)
             self._start_close(INTERNAL_ERROR, "")  # statement 93
-        else:
+        elif not (self._is_told and error is not None and is_disconnect(error, is_told=True)):
             super()._fail(what, error)
 
     def _end(self) -> None:

@@ -80,7 +80,7 @@ class H1Connection(Connection):
             self._drop(len(data))
 
     def eof_received(self) -> bool:
-        if self._reading is not DONE or self._listener.scheme != "http":
+        if self._reading is not DONE or self._listener.scheme != "http" or (self._stream is not None and not self._stream.may_be_followed):
             return super().eof_received()
         # The request is whole, so it gets its response, though nobody may be there to read it (RFC 9112, 9.6). TLS cannot do this.
         self._half_closed = True
