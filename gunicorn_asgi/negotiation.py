@@ -43,7 +43,7 @@ def negotiate_deflate(headers: Iterable[Header]) -> Deflate | None:
         if name == FACTORY.name:
             try:
                 agreed, theirs = FACTORY.process_request_params(parameters, ())
-            except NegotiationError:
+            except (NegotiationError, ValueError):  # zlib's, for server_max_window_bits=8, which websockets takes before 17
                 continue
             return Deflate(
                 build_extension([(name, list(agreed))]).encode(),
