@@ -251,7 +251,7 @@ LIMITS_OF_SIZE = st.sampled_from([math.inf, math.inf, 1 << 24, 125, 30, 10, 1])
 
 
 @has_oracle
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(sequences(), CUTS, LIMITS_OF_SIZE)
 @example([Sent(TEXT, b"a", fin=False), Sent(CLOSE, b"\x03\xe8")], [], math.inf)
 @example([Sent(TEXT, b"a", fin=False), Sent(PING, b"x" * 9), Sent(CONTINUATION, b"")], [], 5)
