@@ -1382,7 +1382,7 @@ def test_a_life_ends_in_time_though_the_client_does_not_read(parser: str) -> Non
         finally:
             told.set()
 
-    with serves(app, parser, ws_max_lifetime=20, ws_close_timeout=5, write_timeout=1000, asgi_disconnect_grace_period=1) as server:
+    with serves(app, parser, ws_max_lifetime=20, ws_close_timeout=5, write_timeout=1000) as server:
         connect(server, receive_buffer=4096)
         server.wait_clogged()
         server.advance(15)

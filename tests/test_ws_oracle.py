@@ -31,6 +31,10 @@ from gunicorn_asgi.websocket import Close, FrameReader, close_payload
 
 NO_CODE = 1005
 
+has_oracle = pytest.mark.skipif(
+    not hasattr(ServerProtocol(state=State.OPEN), "current_size"), reason="in this version of websockets, what is put right has other names"
+)
+
 
 @dataclass
 class Outcome:
@@ -246,7 +250,8 @@ CUTS = st.lists(st.one_of(st.integers(1, 3), st.integers(1, 200)), max_size=60)
 LIMITS_OF_SIZE = st.sampled_from([math.inf, math.inf, 1 << 24, 125, 30, 10, 1])
 
 
-@settings(max_examples=300, deadline=None)
+@has_oracle
+@settings(max_examples=200, deadline=None)
 @given(sequences(), CUTS, LIMITS_OF_SIZE)
 @example([Sent(TEXT, b"a", fin=False), Sent(CLOSE, b"\x03\xe8")], [], math.inf)
 @example([Sent(TEXT, b"a", fin=False), Sent(PING, b"x" * 9), Sent(CONTINUATION, b"")], [], 5)
@@ -310,6 +315,7 @@ def compressed_sequences(draw: st.DrawFn, offer: bytes) -> list[Sent]:
     return frames
 
 
+@has_oracle
 @settings(max_examples=150, deadline=None)
 @given(st.data(), CUTS)
 def test_the_oracle_inflates_the_same(data: st.DataObject, cuts: list[int]) -> None:
