@@ -13,6 +13,7 @@ import math
 import struct
 from collections import deque
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, NamedTuple, NoReturn
 
 from websockets.exceptions import ProtocolError
@@ -58,6 +59,17 @@ class Limits:
     close_timeout_s: float
     max_lifetime_s: float
     deflate: bool
+
+
+class State(IntEnum):
+    """How far the WebSocket is. Only ever grows."""
+
+    CONNECTING = 0
+    """The application has not accepted it: this is an exchange of HTTP."""
+    OPEN = 1
+    CLOSING = 2
+    """This side has sent a Close frame, and waits for the client's."""
+    CLOSED = 3
 
 
 class Ping(NamedTuple):
@@ -347,7 +359,7 @@ def data_frame(data: Any, text: Any, deflate: Deflate | None) -> bytes:
         payload: bytes = data if type(data) is bytes else _as_bytes(data)
     else:
         opcode = TEXT
-        if data is not None or not isinstance(text, str):
+        if data is not None or (type(text) is not str and not isinstance(text, str)):
             raise ApplicationError(f"'websocket.send' needs either 'bytes', or a str as 'text', not {_kind(data)} and {_kind(text)}")
         try:
             payload = text.encode()

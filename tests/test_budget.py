@@ -155,7 +155,7 @@ class TestKeepAliveGet:
 
 PACKAGE = str(Path(gunicorn_asgi.__file__).parent)
 MAX_PYTHON_CALLS_PER_MESSAGE = 9
-MAX_C_CALLS_PER_MESSAGE = 18
+MAX_C_CALLS_PER_MESSAGE = 16
 MESSAGE = text("x" * 32)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from enum import IntEnum
 from typing import Protocol
 
 from ..deflate import Deflate
@@ -23,6 +22,7 @@ from ..websocket import (
     FrameReader,
     Limits,
     Ping,
+    State,
     close_payload,
     control_frame,
     data_frame,
@@ -31,18 +31,6 @@ from ..websocket import (
 from ..wire import NEVER, Header, Pipe, Wire
 from .http import COMPLETE, PARTS_PER_TURN, STREAMING, WAITING, Host, HTTPStream
 from .scope import Message, Scope, websocket_scope
-
-
-class State(IntEnum):
-    """How far the WebSocket is. Only ever grows."""
-
-    CONNECTING = 0
-    """The application has not accepted it: this is an exchange of HTTP."""
-    OPEN = 1
-    CLOSING = 2
-    """This side has sent a Close frame, and waits for the client's."""
-    CLOSED = 3
-
 
 CONNECTING, OPEN, CLOSING, CLOSED = State
 
@@ -77,6 +65,7 @@ class WebSocketStream(HTTPStream):
         "_pipe",
         "_pong_due",
         "_reader",
+        "_receiver",
         "_state",
         "_subprotocols",
         "_violation",
@@ -94,7 +83,6 @@ class WebSocketStream(HTTPStream):
         """`scope` is that of the handshake's request. Raises RequestError."""
         super().__init__(wire, scope, False, False, host)
         # Set once.
-        self._waiters: list[asyncio.Future[None]] = []
         self._create_future = host.loop.create_future
         self._limits = limits
         self._subprotocols = read_subprotocols(scope["headers"])
@@ -108,6 +96,8 @@ class WebSocketStream(HTTPStream):
         self._closing = ABNORMAL_CLOSURE, ""
         """Code and reason of ``websocket.disconnect``."""
         # What comes.
+        self._receiver: asyncio.Future[None] | None = None
+        """Of the one who waits in `receive`, as `_wait` does, without a coroutine of its own for each message. Further ones use that."""
         self._reader = FrameReader(limits.max_message_size, limits.max_queue, self._deflate)
         self._messages = self._reader.messages
         self._held = False
@@ -137,9 +127,11 @@ class WebSocketStream(HTTPStream):
         if control is not None or self._reader.is_full:
             self._read_on(control)
         else:
-            for waiter in self._waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+            receiver = self._receiver
+            if receiver is not None and not receiver.done():
+                receiver.set_result(None)
+            if self._waiters:
+                self._wake()
 
     def feed_eof(self) -> None:
         if self._state is not CLOSED:
@@ -195,13 +187,11 @@ class WebSocketStream(HTTPStream):
                 self._is_told = True
                 code, reason = self._closing
                 return {"type": "websocket.disconnect", "code": code, "reason": reason}
-            # As `_wait`, without a coroutine of its own for each message.
-            waiter = self._create_future()
-            self._waiters.append(waiter)
-            try:
-                await waiter
-            finally:
-                self._waiters.remove(waiter)
+            if self._receiver is None or self._receiver.done():
+                self._receiver = self._create_future()
+                await self._receiver
+            else:
+                await self._wait()
         message = messages.popleft()
         self._reader.unread -= len(message)
         if self._held and len(messages) <= self._limits.max_queue // 2 and self._reader.unread <= HIGH_WATER // 2:
@@ -414,6 +404,11 @@ class WebSocketStream(HTTPStream):
         if self._state is OPEN:
             self._pipe.write(control_frame(CLOSE, close_payload(code, reason)))
         self._over(code, reason)
+
+    def _wake(self) -> None:
+        if self._receiver is not None and not self._receiver.done():
+            self._receiver.set_result(None)
+        super()._wake()
 
     # What HTTPStream.run asks for.
 
