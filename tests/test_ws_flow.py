@@ -556,6 +556,30 @@ def test_an_application_that_raises_has_closed_with_1011(parser: str, error: Bas
         assert isinstance(error, asyncio.CancelledError) or line.error is error
 
 
+def test_a_framework_s_word_for_the_end_is_no_error_once_the_application_has_been_told(parser: str) -> None:
+    """Starlette raises WebSocketDisconnect where it receives ``websocket.disconnect``. Anything else is a fault, and so is that name before."""
+
+    class WebSocketDisconnect(Exception):
+        pass
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await accept(receive, send)
+        if scope["path"] != "/untold":
+            await rest(receive)
+        raise KeyError if scope["path"] == "/fault" else WebSocketDisconnect
+
+    for path, is_error in (("/told", False), ("/fault", True), ("/untold", True)):
+        with serves(app, parser) as server:
+            ws = connect(server, target=path)
+            if path == "/untold":
+                assert ws.answer_close() == (1011, "")
+            else:
+                ws.close(1000)
+            ws.client.close()
+            server.wait_until(server.is_idle)
+            assert bool(server.log.take("error")) is is_error
+
+
 def test_an_application_that_raises_behind_its_close_is_logged_and_no_more(parser: str) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await accept(receive, send)
