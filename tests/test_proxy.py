@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -494,6 +495,12 @@ http {{
 """
 
 
+def is_listening(path: str) -> bool:
+    """Whether somebody accepts connections on a unix socket: it is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(path) == 0
+
+
 @pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 def test_the_nginx_of_the_documentation_lets_no_client_say_who_it_is(tmp_path: Path) -> None:
     text = (Path(__file__).parent.parent / "docs" / "proxies.md").read_text()
@@ -514,7 +521,7 @@ def test_the_nginx_of_the_documentation_lets_no_client_say_who_it_is(tmp_path: P
         conf.write_text(text.replace("http://unix:/run/app.sock", server.url))
         nginx = subprocess.Popen([str(NGINX), "-p", str(tmp_path), "-c", str(conf)], stderr=subprocess.DEVNULL)
         try:
-            poll((tmp_path / "nginx.socket").exists)
+            poll(lambda: is_listening(f"{tmp_path}/nginx.socket"), "nginx")
             transport = httpx.HTTPTransport(uds=f"{tmp_path}/nginx.socket")
             with httpx.Client(transport=transport, base_url="http://example.org", timeout=DEADLINE) as client:
                 scope = client.get("/scope", headers=forged).json()

@@ -22,7 +22,7 @@ from certificates import make_authority
 from gunicorn.config import Config
 from process import BOOT_LINE, DEADLINE, LOOPS, NOTE, SETTINGS, Gunicorn, poll, trusting_context, wait_until_gone
 from test_access_log import FORMAT, Lines
-from test_proxy import NGINX, NGINX_CONF
+from test_proxy import NGINX, NGINX_CONF, is_listening
 from turnover import end, read_pid
 from websockets.sync.client import unix_connect
 from wsclient import CLOSE, HANDSHAKE, TEXT, Frame, RawWebSocket, close_payload, connect, exchange, read_close, read_refusal
@@ -667,7 +667,7 @@ def test_the_nginx_of_the_documentation_passes_websockets_on_and_requests_as_bef
         (tmp_path / "nginx.conf").write_text(conf)
         nginx = subprocess.Popen([str(NGINX), "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")], stderr=subprocess.DEVNULL)
         try:
-            poll(Path(socket_path).exists)
+            poll(lambda: is_listening(socket_path), "nginx")
             with unix_connect(socket_path, uri="wss://localhost/scope", ssl=trusting_context()) as ws:
                 assert json.loads(ws.recv(DEADLINE))["scheme"] == "wss"
             with httpx.Client(transport=httpx.HTTPTransport(uds=socket_path, verify=trusting_context()), timeout=DEADLINE) as http:
