@@ -42,7 +42,7 @@ class NullTransport(asyncio.Transport):
         info = {"peername": ("127.0.0.1", 40000), "sockname": ("127.0.0.1", 8000), "socket": SimpleNamespace(family=socket.AF_UNIX)}
         return info.get(name, default)
 
-    def write(self, data: bytes) -> None:  # type: ignore[override]
+    def write(self, data: bytes) -> None:  # type: ignore[override]  # nothing else is written
         self.written.append(data)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
@@ -95,7 +95,7 @@ def make_connection(app: Any, parser: str, transport: NullTransport, loop: async
     host = SimpleNamespace(nr=0, max_requests=sys.maxsize, retire=lambda: None)
     server = Server(settings, app, host, SimpleNamespace(debug=lambda *_: None), None, loop)  # type: ignore[arg-type]  # nothing is logged
     listening = SimpleNamespace(sock=SimpleNamespace(getsockname=lambda: ("127.0.0.1", 8000)))
-    connection = H1Connection(server, Listener(listening, "http", ""), ("127.0.0.1", 40000))  # type: ignore[arg-type]
+    connection = H1Connection(server, Listener(listening, "http", ""), ("127.0.0.1", 40000))  # type: ignore[arg-type]  # of the socket, its name is asked for
     transport.set_protocol(connection)
     connection.connection_made(transport)
     return connection

@@ -900,7 +900,7 @@ DENYING: dict[str, list[Any]] = {
     "accept behind the start": [START, ACCEPT],
     "close behind the start": [START, {"type": "websocket.close"}],
     "send behind the start": [START, sent("x")],
-    "a body of str": [START, body("x")],  # type: ignore[arg-type]
+    "a body of str": [START, body("x")],
     "the names of HTTP": [{"type": "http.response.start", "status": 200, "headers": []}],
     "a body with the name of HTTP": [START, {"type": "http.response.body", "body": b"x"}],
     "send before all": [sent("x")],

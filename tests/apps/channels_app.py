@@ -12,17 +12,17 @@ settings.configure(
     SECRET_KEY="for tests",
 )
 
-from django.core.asgi import get_asgi_application  # noqa: E402
+from django.core.asgi import get_asgi_application  # noqa: E402 # the settings come first
 
 # Sets Django up, which has to be before anything else of it is imported.
 django_app = get_asgi_application()
 
-from channels.generic.websocket import AsyncJsonWebsocketConsumer, AsyncWebsocketConsumer, WebsocketConsumer  # noqa: E402
-from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402
-from channels.security.websocket import OriginValidator  # noqa: E402
-from django.http import JsonResponse  # noqa: E402
-from django.urls import path  # noqa: E402
-from events import note  # noqa: E402
+from channels.generic.websocket import AsyncJsonWebsocketConsumer, AsyncWebsocketConsumer, WebsocketConsumer  # noqa: E402 # Django has to be set up before
+from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402 # Django has to be set up before
+from channels.security.websocket import OriginValidator  # noqa: E402 # Django has to be set up before
+from django.http import JsonResponse  # noqa: E402 # Django has to be set up before
+from django.urls import path  # noqa: E402 # Django has to be set up before
+from events import note  # noqa: E402 # Django has to be set up before
 
 
 class Echo(AsyncWebsocketConsumer):
