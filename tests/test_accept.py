@@ -252,10 +252,16 @@ def free_address() -> str:
 def test_a_leaving_worker_with_a_queue_of_its_own_loses_no_connection(tmp_path: Path, loop: str) -> None:
     settings = {"workers": 2, "reuse_port": True, "bind": free_address(), "max_requests": 100, "graceful_timeout": 60}
     with Gunicorn(tmp_path, "answering:app", **settings, **_loop(loop)) as server:
-        with Load(server.address, requests=600, keep_alive=False) as load:
-            tally = load.wait(2 * DEADLINE)
-        assert not tally.losses, "\n".join(map(str, tally.losses))
-        assert len(tally.pids) > 2
+        pids: set[int] = set()
+        # One leaves only while another listens, so how many do in the meantime is a question of how fast they are replaced.
+        for _ in range(20):
+            with Load(server.address, requests=600, keep_alive=False) as load:
+                tally = load.wait(2 * DEADLINE)
+            assert not tally.losses, "\n".join(map(str, tally.losses))
+            pids |= tally.pids.keys()
+            if len(pids) > 2:
+                break
+        assert len(pids) > 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such filters")
