@@ -18,9 +18,9 @@ from gunicorn.glogging import Logger, SafeAtoms
 
 from .asgi.scope import Address
 from .errors import RequestError
+from .grammar import TOKEN
 from .http1.encode import STATUS_LINES
-from .http1.grammar import TOKEN
-from .http1.request import decode_path
+from .request import decode_path
 from .wire import Header
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import islice
 
 from .errors import RequestError
-from .http1.grammar import TOKEN_PATTERN
+from .grammar import TOKEN_PATTERN
 from .wire import Header
 
 Node = tuple[str, int]

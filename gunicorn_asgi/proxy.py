@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 from .asgi.scope import Address
 from .errors import ConfigError
 from .forwarded import READERS
-from .http1.request import Rules
+from .request import Rules
 from .settings import Settings
 
 IsTrustedPeer = Callable[[str | None], bool]

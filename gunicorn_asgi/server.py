@@ -19,11 +19,11 @@ from .asgi.scope import Address, Application
 from .balance import Share
 from .connection import Connection
 from .errors import RequestError
+from .fields import DATE, SERVER
 from .http1 import parser
 from .http1.connection import H1Connection
-from .http1.encode import DATE, SERVER
-from .http1.request import MAX_LINE, Rules
 from .proxy import peer_rules, trusted_peers
+from .request import MAX_LINE, Rules
 from .settings import Settings
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gunicorn_asgi.errors import ApplicationError
-from gunicorn_asgi.http1.encode import CLOSE, DATE, SERVER, STATUS_LINES, chunk, encode_fields, frame
+from gunicorn_asgi.fields import CLOSE, DATE, SERVER
+from gunicorn_asgi.http1.encode import STATUS_LINES, chunk, encode_fields, frame
 
 
 @pytest.mark.parametrize(
@@ -133,11 +134,11 @@ def test_the_error_names_the_field(headers: Any, words: list[str]) -> None:
 
 
 def test_names_are_remembered_within_a_bound() -> None:
-    from gunicorn_asgi.http1 import encode
+    from gunicorn_asgi import fields
 
     for number in range(3000):
         encode_fields([(b"x-%d" % number, b"a")])
-    assert len(encode._NAMES) <= encode._MAX_NAMES
+    assert len(fields.NAMES) <= fields._MAX_NAMES
     assert encode_fields([(b"date", b"x"), (b"content-length", b"1")]) == (b"date: x\r\n", 1, DATE)
 
 

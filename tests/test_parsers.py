@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from gunicorn_asgi.errors import RequestError
 from gunicorn_asgi.http1 import parser as parsers
 from gunicorn_asgi.http1.parser import FieldParser
-from gunicorn_asgi.http1.request import Rules, read_fields
+from gunicorn_asgi.http1.request import read_fields
+from gunicorn_asgi.request import Rules
 
 
 @pytest.fixture

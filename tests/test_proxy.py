@@ -23,8 +23,9 @@ from process import DEADLINE, GUNICORN_VERSION, NOTE, Gunicorn, poll
 from gunicorn_asgi.access import Record, make_environ
 from gunicorn_asgi.errors import ConfigError, RequestError
 from gunicorn_asgi.http1.h11_parser import parse_fields
-from gunicorn_asgi.http1.request import Rules, read_head
+from gunicorn_asgi.http1.request import read_head
 from gunicorn_asgi.proxy import peer_rules
+from gunicorn_asgi.request import Rules
 from gunicorn_asgi.settings import Settings
 
 UNTRUSTED = Rules(

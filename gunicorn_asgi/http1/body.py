@@ -10,7 +10,7 @@ import re
 from enum import Enum
 
 from ..errors import RequestError
-from .grammar import TOKEN_PATTERN
+from ..grammar import TOKEN_PATTERN
 
 Part = tuple[bytes, bool, bytes]
 """(content, whether the body is complete, the data behind it)."""

@@ -10,11 +10,12 @@ from ..asgi.scope import http_scope
 from ..asgi.websocket import WebSocketStream
 from ..connection import CLOSED, LINGER, LINGER_SECONDS, Connection, Ending
 from ..errors import ClientDisconnected, RequestError
+from ..request import Fields
 from ..wire import NEVER, Header
 from .body import ChunkedFraming, Framing, LengthFraming
 from .encode import informational
 from .inbox import Inbox
-from .request import Fields, read_head
+from .request import read_head
 from .response import Response
 from .states import BODY, CLIENT_CLOSED_REQUEST, DONE, HANG_UP_SECONDS, HEAD, HIGH_WATER, MAX_DRAIN, TURN, Reading
 from .upgrade import check_handshake, switching_protocols

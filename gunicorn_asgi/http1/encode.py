@@ -4,27 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import NoReturn
 
-from ..errors import ApplicationError, RequestError
+from ..errors import RequestError
+from ..fields import CLOSE, CODING, CONNECTION, LENGTH, NAMES, VISIBLE, check_name, explain, read_length
 from ..wire import Header
-from .grammar import CONTENT_LENGTH, TOKEN
 
 STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(100, 1000)}
 """RFC 9112, 4: the space stays where there is no reason phrase."""
 STATUS_LINES.update({status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus})
-
-VISIBLE = bytes(byte for byte in range(256) if byte in (9, 32) or (byte > 32 and byte != 127))
-"""What a field line may hold (RFC 9110, 5.5): visible characters, obs-text, space and tab."""
-
-# What is found in the application's fields, as a bit mask.
-DATE, SERVER, CLOSE = 1, 2, 4
-# Fields that are not simply passed on, as what `_NAMES` holds for their names.
-_PLAIN, _DATE, _SERVER, _LENGTH, _CONNECTION, _CODING = 0, DATE, SERVER, 3, 4, 5  # the first two are found as what they are
-_SPECIAL = {b"date": _DATE, b"server": _SERVER, b"content-length": _LENGTH, b"connection": _CONNECTION, b"transfer-encoding": _CODING}
-_NAMES: dict[bytes, int] = {}
-"""Names that were checked before. An application has few; the bound is against one that makes them up."""
-_MAX_NAMES = 1024
 
 Head = tuple[bytes, int, int]
 """(field lines without those of the framing, ``content-length`` or -1, bit mask)."""
@@ -41,16 +28,16 @@ def encode_fields(headers: Iterable[Header]) -> Head:
     length = -1
     try:
         for name, value in headers:
-            kind = _NAMES.get(name)
+            kind = NAMES.get(name)
             if kind is None:
-                kind = _check_name(name)
+                kind = check_name(name)
             if kind:
-                if kind == _LENGTH:
-                    length = _read_length(value, length)
+                if kind == LENGTH:
+                    length = read_length(value, length)
                     continue
-                if kind == _CODING:
+                if kind == CODING:
                     continue
-                if kind == _CONNECTION:
+                if kind == CONNECTION:
                     options, found = _read_connection(value, found)
                     if options:
                         parts += (name, b": ", options, b"\r\n")
@@ -61,32 +48,11 @@ def encode_fields(headers: Iterable[Header]) -> Head:
             count += 1
         lines = b"".join(parts)
     except (TypeError, ValueError):
-        _explain(headers)
+        explain(headers)
     # One look at all of them: only the line ends may be left when everything visible is taken away.
     if lines.translate(None, VISIBLE) != b"\r\n" * count:
-        _explain([(parts[i], parts[i + 2]) for i in range(0, len(parts), 4)])
+        explain([(parts[i], parts[i + 2]) for i in range(0, len(parts), 4)])
     return lines, length, found
-
-
-def _check_name(name: object) -> int:
-    if not isinstance(name, bytes):
-        raise TypeError
-    if TOKEN.fullmatch(name) is None:
-        raise ApplicationError(f"a header name must be a token (RFC 9110, 5.6.2), not {name!r}")
-    kind = _SPECIAL.get(name.lower(), _PLAIN)
-    if len(_NAMES) >= _MAX_NAMES:
-        _NAMES.clear()
-    _NAMES[name] = kind
-    return kind
-
-
-def _read_length(value: bytes, before: int) -> int:
-    if CONTENT_LENGTH.fullmatch(value) is None:
-        raise ApplicationError(f"content-length must be a number of bytes, not {value!r}")
-    length = int(value)
-    if before not in (-1, length):
-        raise ApplicationError(f"content-length is given twice, as {before} and {length}")
-    return length
 
 
 def _read_connection(value: bytes, found: int) -> tuple[bytes, int]:
@@ -95,20 +61,6 @@ def _read_connection(value: bytes, found: int) -> tuple[bytes, int]:
     if any(option.lower() == b"close" for option in options):
         found |= CLOSE
     return b", ".join(option for option in options if option.lower() not in (b"close", b"keep-alive", b"")), found
-
-
-def _explain(headers: object) -> NoReturn:
-    for field in headers if isinstance(headers, Iterable) else ():
-        try:
-            name, value = field
-        except (TypeError, ValueError):
-            raise ApplicationError(f"a header must be a pair of a name and a value, not {field!r}") from None
-        for what, part in (("name", name), ("value", value)):
-            if not isinstance(part, bytes if what == "name" else (bytes, bytearray, memoryview)):
-                raise ApplicationError(f"a header {what} must be bytes, not {type(part).__name__} ({part!r})")
-        if bytes(value).translate(None, VISIBLE):
-            raise ApplicationError(f"the value of header {bytes(name)!r} has a control character: {bytes(value)!r}")
-    raise ApplicationError(f"headers must be an iterable of pairs of bytes, not {headers!r}")
 
 
 def chunk(data: bytes, end: bool) -> bytes:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .request import Rules, check_partial_head
+from ..request import Rules
+from .request import check_partial_head
 from .states import HIGH_WATER, MAX_EMPTY_LINES
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..errors import RequestError
+from ..fields import CLOSE
 from ..wire import Header
-from .encode import CLOSE, STATUS_LINES, chunk, encode_fields, frame, refusal
+from .encode import STATUS_LINES, chunk, encode_fields, frame, refusal
 
 LARGE = 16384
 """Bytes from which on a body is not copied behind its head: two writes are cheaper then."""

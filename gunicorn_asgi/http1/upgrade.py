@@ -7,9 +7,10 @@ import binascii
 from collections.abc import Iterable, Sequence
 
 from ..errors import RequestError
+from ..fields import DATE, SERVER
 from ..negotiation import accept_key
 from ..wire import Header
-from .encode import DATE, SERVER, encode_fields
+from .encode import encode_fields
 
 VERSION = b"13"
 KEY_SIZE = 16

@@ -1,0 +1,56 @@
+"""Pure: what of the application's header fields means the same in every version of HTTP, and what is wrong with them (RFC 9110, 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NoReturn
+
+from .errors import ApplicationError
+from .grammar import CONTENT_LENGTH, TOKEN
+
+VISIBLE = bytes(byte for byte in range(256) if byte in (9, 32) or (byte > 32 and byte != 127))
+"""What a field line may hold (RFC 9110, 5.5): visible characters, obs-text, space and tab."""
+
+# What is found in the application's fields, as a bit mask.
+DATE, SERVER, CLOSE = 1, 2, 4
+# Fields that are not simply passed on, as what `NAMES` holds for their names.
+PLAIN, _DATE, _SERVER, LENGTH, CONNECTION, CODING = 0, DATE, SERVER, 3, 4, 5  # the first two are found as what they are
+_SPECIAL = {b"date": _DATE, b"server": _SERVER, b"content-length": LENGTH, b"connection": CONNECTION, b"transfer-encoding": CODING}
+NAMES: dict[bytes, int] = {}
+"""Names that were checked before. An application has few; the bound is against one that makes them up."""
+_MAX_NAMES = 1024
+
+
+def check_name(name: object) -> int:
+    if not isinstance(name, bytes):
+        raise TypeError
+    if TOKEN.fullmatch(name) is None:
+        raise ApplicationError(f"a header name must be a token (RFC 9110, 5.6.2), not {name!r}")
+    kind = _SPECIAL.get(name.lower(), PLAIN)
+    if len(NAMES) >= _MAX_NAMES:
+        NAMES.clear()
+    NAMES[name] = kind
+    return kind
+
+
+def read_length(value: bytes, before: int) -> int:
+    if CONTENT_LENGTH.fullmatch(value) is None:
+        raise ApplicationError(f"content-length must be a number of bytes, not {value!r}")
+    length = int(value)
+    if before not in (-1, length):
+        raise ApplicationError(f"content-length is given twice, as {before} and {length}")
+    return length
+
+
+def explain(headers: object) -> NoReturn:
+    for field in headers if isinstance(headers, Iterable) else ():
+        try:
+            name, value = field
+        except (TypeError, ValueError):
+            raise ApplicationError(f"a header must be a pair of a name and a value, not {field!r}") from None
+        for what, part in (("name", name), ("value", value)):
+            if not isinstance(part, bytes if what == "name" else (bytes, bytearray, memoryview)):
+                raise ApplicationError(f"a header {what} must be bytes, not {type(part).__name__} ({part!r})")
+        if bytes(value).translate(None, VISIBLE):
+            raise ApplicationError(f"the value of header {bytes(name)!r} has a control character: {bytes(value)!r}")
+    raise ApplicationError(f"headers must be an iterable of pairs of bytes, not {headers!r}")

@@ -1,0 +1,222 @@
+"""Pure: what of a request means the same in every version of HTTP, and every reason to refuse it that is no version's own.
+
+The rules for one kind of peer, the method, the path, the host, and what a trusted proxy says of its client.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from ipaddress import IPv6Address
+from typing import Literal
+from urllib.parse import unquote_to_bytes
+
+from .errors import RequestError
+from .forwarded import Node, Told
+from .grammar import TOKEN
+from .wire import Header
+
+UNDERSCORE = ord("_")
+"""As a number: `in` on bytes looks for a byte ten times faster than for a string of one."""
+
+UNKNOWN = -1
+"""``Fields.length`` of a body whose length only its end tells."""
+
+UNCONVENTIONAL = re.compile(rb"[a-z#]")
+# RFC 3986, 3.2.2 and 3.2.3, without the userinfo that RFC 9110, 4.2.4, forbids; the inside of brackets is checked by ipaddress.
+AUTHORITY = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::(\d{0,5}))?")
+
+MAX_LINE = 65536
+"""The longest request line where ``limit_request_line`` is 0: everything that waits in memory has a bound."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a request may look like: Gunicorn's settings, plus what the peer of this connection is trusted with."""
+
+    parse_fields: Callable[[bytes], list[Header]]
+    """Of HTTP/1.x: see `http1.parser`."""
+    limit_line: int
+    """``limit_request_line`` in bytes without the line's end."""
+    limit_fields: int
+    """``limit_request_fields``."""
+    limit_field_size: int
+    """``limit_request_field_size`` in bytes with the line's end."""
+    header_map: Literal["drop", "refuse", "dangerous"]
+    permit_unconventional_method: bool
+    secure_scheme: Mapping[bytes, bytes]
+    """From a trusted peer: field name to the value that means https; otherwise empty."""
+    forwarder_names: Container[bytes]
+    """From a trusted peer: names with an underscore that pass whatever `header_map` says."""
+    script_name: bytes | None = None
+    """``SCRIPT_NAME`` of the environment, which holds for every peer."""
+    takes_script_name: bool = False
+    """From a trusted peer: whether a header ``SCRIPT_NAME`` stands in its place."""
+    read_proxy: Callable[[Sequence[Header]], Told] | None = None
+    """From a trusted peer: what its headers say of its client."""
+    proxy_names: frozenset[bytes] = field(init=False)
+    """The names of all these headers, so that a request without them costs nothing."""
+
+    def __post_init__(self) -> None:
+        names = set(self.secure_scheme)
+        if self.takes_script_name:
+            names.add(b"script_name")
+        if self.read_proxy is not None:
+            names |= {b"x-forwarded-for", b"forwarded"}
+        object.__setattr__(self, "proxy_names", frozenset(names))
+
+
+class Fields:
+    """A checked field section and what it means. Shared by equal requests of a connection, so never changed once it is read."""
+
+    __slots__ = (
+        "client",
+        "expect_continue",
+        "headers",
+        "keep_alive",
+        "length",
+        "root_path",
+        "scheme",
+        "script_name",
+        "section",
+        "version",
+        "websocket",
+    )
+
+    def __init__(self, section: bytes, version: str, headers: list[Header]) -> None:
+        self.section = section
+        """``HTTP/1.x CRLF fields CRLF CRLF`` as received; empty for another version."""
+        self.version = version
+        self.headers = headers
+        self.length = 0
+        """Bytes of the body; 0 is none; UNKNOWN."""
+        self.keep_alive = True
+        self.expect_continue = False
+        self.websocket = False
+        """It is the handshake of a WebSocket."""
+        self.scheme: str | None = None
+        """What a trusted proxy says of its client's connection; None if nothing."""
+        self.client: Node | None = None
+        """What a trusted proxy says of its client's address; None if nothing."""
+        self.script_name: bytes | None = None
+        """What a path has to begin with: Gunicorn's ``SCRIPT_NAME``, from a trusted proxy or the environment; None if neither has one."""
+        self.root_path: str | None = None
+        """`script_name` as ASGI has it: decoded, without a slash at its end."""
+
+    def with_host(self, authority: bytes) -> Fields:
+        """The same for the host `authority`, placed first."""
+        own = Fields(b"", self.version, [(b"host", authority), *(field for field in self.headers if field[0] != b"host")])
+        own.length, own.keep_alive = self.length, self.keep_alive
+        own.expect_continue, own.websocket, own.scheme = self.expect_continue, self.websocket, self.scheme
+        own.client, own.script_name, own.root_path = self.client, self.script_name, self.root_path
+        return own
+
+
+Request = tuple[str, str, bytes, bytes, "Fields"]
+"""(method, path, raw_path, query_string, fields): a tuple, because one is made for every request."""
+
+
+METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE")}
+
+
+def decode_path(raw_path: bytes) -> str:
+    """The path as a string, whatever bytes it has (ASGI statements 24 and 25): percent-decoded, then UTF-8, U+FFFD where it is none."""
+    if b"%" in raw_path:
+        return unquote_to_bytes(raw_path).decode("utf-8", "replace")
+    return raw_path.decode("ascii")
+
+
+def read_method(verb: bytes, rules: Rules) -> str:
+    """A method outside the table, by Gunicorn's rules (``permit_unconventional_http_method``)."""
+    if TOKEN.fullmatch(verb) is None:
+        raise RequestError(400, "Invalid HTTP method: not a token")
+    if not rules.permit_unconventional_method and (UNCONVENTIONAL.search(verb) or not 3 <= len(verb) <= 20):
+        raise RequestError(400, f"Invalid HTTP method {verb.decode()!r}")
+    if verb.upper() == b"CONNECT":
+        # RFC 9110, 9.3.6 and 9.1: for proxies; what an origin server does not implement is answered with 501.
+        raise RequestError(501, "CONNECT is not implemented")
+    # ASGI statement 22: upper case in the scope. So `casefold_http_method` changes nothing here.
+    return verb.decode().upper()
+
+
+def check_path(raw_path: bytes, fields: Fields) -> None:
+    """Raises RequestError where the path does not begin with what a trusted proxy, or the environment, says that it does."""
+    if fields.script_name and not raw_path.startswith(fields.script_name):
+        # Gunicorn's ConfigurationProblem, and its status: server and proxy are not configured for each other.
+        raise RequestError(500, f"The path does not begin with SCRIPT_NAME {fields.script_name.decode('latin-1')!r}")
+
+
+def read_proxied(fields: Fields, rules: Rules, has_underscore: bool, is_proxied: bool) -> None:
+    """What a trusted proxy says, and Gunicorn's ``header_map``. Raises RequestError.
+
+    `has_underscore`: the name of a header has one; `is_proxied`: it is one of ``rules.proxy_names``.
+    """
+    headers = fields.headers
+    if has_underscore and rules.header_map != "dangerous":
+        fields.headers = _map_underscores(headers, rules)
+    if is_proxied:
+        scheme = None
+        if rules.read_proxy is not None:
+            fields.client, scheme = rules.read_proxy(headers)
+        if fields.websocket:
+            # Traefik calls the scheme of a handshake wss.
+            headers = [(name, b"https" if value == b"wss" else value) for name, value in headers]
+        fields.scheme = _read_scheme(headers, rules.secure_scheme, scheme)
+    if is_proxied or rules.script_name is not None:
+        _read_script_name(fields, rules)
+
+
+def _map_underscores(headers: list[Header], rules: Rules) -> list[Header]:
+    """Gunicorn's ``header_map``: ``X_Forwarded_For`` and ``X-Forwarded-For`` are one key to a CGI-like application."""
+    kept = []
+    for name, value in headers:
+        if UNDERSCORE not in name or name in rules.forwarder_names or b"*" in rules.forwarder_names:
+            kept.append((name, value))
+        elif rules.header_map == "refuse":
+            raise RequestError(400, f"Invalid HTTP header name {name.decode('latin-1')!r}: it has an underscore")
+    return kept
+
+
+def _read_script_name(fields: Fields, rules: Rules) -> None:
+    script_name = rules.script_name
+    if rules.takes_script_name:
+        for name, value in fields.headers:
+            if name == b"script_name":  # the last of several, as in Gunicorn
+                script_name = value
+    if script_name is not None:
+        fields.script_name = script_name
+        fields.root_path = unquote_to_bytes(script_name.rstrip(b"/")).decode("utf-8", "replace")
+
+
+@lru_cache(maxsize=1024)
+def check_authority(authority: bytes) -> None:
+    """Raises RequestError unless `authority` is ``host [":" port]`` (RFC 9110, 7.2; RFC 3986, 3.2.2 and 3.2.3)."""
+    match = AUTHORITY.fullmatch(authority)
+    if match is None or int(match[2] or 0) > 65535 or (match[1] is not None and not _is_ipv6(match[1])):
+        raise RequestError(400, "Invalid Host: not a host with an optional port")
+
+
+def _is_ipv6(address: bytes) -> bool:
+    try:
+        IPv6Address(address.decode())
+    except ValueError:
+        return False
+    return True
+
+
+def read_expect(values: Sequence[bytes]) -> None:
+    """Raises RequestError for an expectation that is not ``100-continue`` (RFC 9110, 10.1.1)."""
+    if any(value.lower() != b"100-continue" for value in values):
+        raise RequestError(417, "Expect other than 100-continue")
+
+
+def _read_scheme(headers: list[Header], secure_scheme: Mapping[bytes, bytes], forwarded: str | None) -> str | None:
+    """Gunicorn's ``secure_scheme_headers``: https only for the exact value, and no two that disagree. `forwarded` counts as one more."""
+    schemes = {"https" if value == secure_scheme[name] else "http" for name, value in headers if name in secure_scheme}
+    if forwarded is not None:
+        schemes.add(forwarded)
+    if len(schemes) > 1:
+        raise RequestError(400, "Contradictory scheme headers")
+    return schemes.pop() if schemes else None
