@@ -129,7 +129,7 @@ class Acceptors:
 
     def accepted(self, listener: Listener, client: Address | None) -> Connection:
         """There is a connection from `client`. It counts from now on. Returns its protocol."""
-        connection = self._server.protocol(self._server, listener, client)
+        connection = self._server.connect(listener, client)
         self.pending[connection] = None
         self.balance()
         return connection

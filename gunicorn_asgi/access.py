@@ -156,6 +156,21 @@ class Access:
             except Exception:  # noqa: BLE001 # whatever it is that the hook raises
                 self._log.exception("Exception in post_request hook")
 
+    def refused_fields(
+        self, fields: Sequence[Header], status: int, sent: int, scheme: str, client: Address | None, server: Address | None
+    ) -> None:
+        """The same for HTTP/2, where the `fields` are whole, and need not be in order."""
+        if not self._logs:
+            return
+        pseudo = {name: _printable(value[:MAX_LOGGED_LINE].decode("latin-1")) for name, value in fields if name[:1] == b":"}
+        headers = [(name, value) for name, value in fields[:MAX_LOGGED_FIELDS] if _is_harmless(name)]
+        headers = [(name, _printable(value[:MAX_LOGGED_LINE].decode("latin-1")).encode("latin-1")) for name, value in headers]
+        uri = pseudo.get(b":path") or "-"
+        record = Record(pseudo.get(b":method") or "-", b"", b"", "2.0", scheme, headers, client, server)
+        record.uri = uri
+        record.path, _, record.query = uri.partition("?")
+        self._write(record, Response(status, [], sent), timedelta())
+
     def refused(
         self, head: bytes, status: int, sent: int, scheme: str, client: Address | None, server: Address | None, seconds: float
     ) -> None:
@@ -198,11 +213,15 @@ def _guess_headers(section: bytes) -> list[Header]:
         if not line:
             break
         name, colon, value = line.partition(b":")
-        # Not with an underscore, which in an environ could be taken for another one (Gunicorn's ``header_map``).
-        if colon and TOKEN.fullmatch(name) and b"_" not in name:
+        if colon and _is_harmless(name):
             text = _printable(value[:MAX_LOGGED_LINE].strip(b" \t").decode("latin-1"))
             headers.append((name.lower(), text.encode("latin-1")))
     return headers
+
+
+def _is_harmless(name: bytes) -> bool:
+    # Not with an underscore, which in an environ could be taken for another one (Gunicorn's ``header_map``).
+    return TOKEN.fullmatch(name) is not None and b"_" not in name
 
 
 def _writes_access_log(log: Logger) -> bool:

@@ -37,14 +37,11 @@ def refuse(cfg: Config) -> None:
         value = _get(cfg, name)
         if name in cfg.settings and not allows(value):
             raise _refusal(name, value, f"must be {allowed}")
-    _refuse_http2(cfg)
     _refuse_tls(cfg)
 
 
 def warnings(cfg: Config) -> Iterator[str]:
     """What the operator should know: a line each."""
-    if "h2" in _http_protocols(cfg):
-        yield "http_protocols has h2, which is not spoken here yet: its clients are served HTTP/1.1."
     if cfg.keepalive == cfg.settings["keepalive"].default and any(not isinstance(address, str) for address in cfg.address):
         remote = [text for text in cfg.forwarded_allow_ips if text == "*" or not ipaddress.ip_network(text).is_loopback]
         if remote:
@@ -53,15 +50,6 @@ def warnings(cfg: Config) -> Iterator[str]:
                 "balancer that keeps idle connections for longer now and then sends a request into one that is being closed, and answers "
                 "502; set keepalive to more than its idle timeout."
             )
-
-
-def _refuse_http2(cfg: Config) -> None:
-    protocols, cleartext = _http_protocols(cfg), _get(cfg, "http2_cleartext") or "off"
-    if "h1" not in protocols:
-        raise _refusal("http_protocols", ",".join(protocols), "must have h1: HTTP/2 is not spoken here yet")
-    # As in Gunicorn, it means nothing without h2 or with TLS.
-    if cleartext != "off" and "h2" in protocols and not cfg.is_ssl:
-        raise _refusal("http2_cleartext", cleartext, "must be off: HTTP/2 is not spoken here yet")
 
 
 def _refuse_tls(cfg: Config) -> None:
@@ -85,7 +73,3 @@ def _refusal(name: str, value: object, reason: str) -> ConfigError:
 def _get(cfg: Config, name: str) -> Any:
     """The value of a setting, None on a Gunicorn that lacks it."""
     return getattr(cfg, name) if name in cfg.settings else None
-
-
-def _http_protocols(cfg: Config) -> list[str]:
-    return _get(cfg, "http_protocols") or ["h1"]

@@ -328,6 +328,13 @@ class Connection(asyncio.Protocol):
     def close_websocket(self) -> None:
         """The worker is to stop, and ``ws_drain_delay`` is over: end what has no end of its own."""
 
+    def announce(self) -> None:
+        """The worker is to stop, and there is time yet to say so."""
+
+    def postpone(self, seconds: float) -> None:
+        """The loop was blocked for so long: that time does not count."""
+        self.deadline += seconds
+
     def hang_up(self) -> None:
         """The worker is about to stop: tell applications that listen."""
         for stream in self._streams():

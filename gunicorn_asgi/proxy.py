@@ -52,6 +52,7 @@ def peer_rules(rules: Rules, settings: Settings) -> PeerRules:
         rules,
         secure_scheme=settings.secure_scheme_headers,
         forwarder_names=settings.forwarder_headers,
+        h2c=settings.http2_cleartext,
         takes_script_name=reader is not None,
         read_proxy=partial(reader, is_trusted) if reader else None,
     )

@@ -52,6 +52,8 @@ class Rules:
     """From a trusted peer: names with an underscore that pass whatever `header_map` says."""
     script_name: bytes | None = None
     """``SCRIPT_NAME`` of the environment, which holds for every peer."""
+    h2c: Literal["off", "prior-knowledge", "upgrade", "both"] = "off"
+    """From a trusted peer: how HTTP/2 may begin without TLS (``http2_cleartext``)."""
     takes_script_name: bool = False
     """From a trusted peer: whether a header ``SCRIPT_NAME`` stands in its place."""
     read_proxy: Callable[[Sequence[Header]], Told] | None = None
@@ -74,6 +76,7 @@ class Fields:
     __slots__ = (
         "client",
         "expect_continue",
+        "h2c",
         "headers",
         "keep_alive",
         "length",
@@ -81,8 +84,8 @@ class Fields:
         "scheme",
         "script_name",
         "section",
+        "upgrade",
         "version",
-        "websocket",
     )
 
     def __init__(self, section: bytes, version: str, headers: list[Header]) -> None:
@@ -94,8 +97,10 @@ class Fields:
         """Bytes of the body; 0 is none; UNKNOWN."""
         self.keep_alive = True
         self.expect_continue = False
-        self.websocket = False
-        """It is the handshake of a WebSocket."""
+        self.upgrade: Literal["", "websocket", "h2c"] = ""
+        """What it asks for besides: it is the handshake of a WebSocket, or would go on in HTTP/2."""
+        self.h2c = b""
+        """The SETTINGS that it brings then."""
         self.scheme: str | None = None
         """What a trusted proxy says of its client's connection; None if nothing."""
         self.client: Node | None = None
@@ -109,8 +114,8 @@ class Fields:
         """The same for the host `authority`, placed first."""
         own = Fields(b"", self.version, [(b"host", authority), *(field for field in self.headers if field[0] != b"host")])
         own.length, own.keep_alive = self.length, self.keep_alive
-        own.expect_continue, own.websocket, own.scheme = self.expect_continue, self.websocket, self.scheme
-        own.client, own.script_name, own.root_path = self.client, self.script_name, self.root_path
+        own.expect_continue, own.upgrade, own.scheme = self.expect_continue, self.upgrade, self.scheme
+        own.h2c, own.client, own.script_name, own.root_path = self.h2c, self.client, self.script_name, self.root_path
         return own
 
 
@@ -160,7 +165,7 @@ def read_proxied(fields: Fields, rules: Rules, has_underscore: bool, is_proxied:
         scheme = None
         if rules.read_proxy is not None:
             fields.client, scheme = rules.read_proxy(headers)
-        if fields.websocket:
+        if fields.upgrade == "websocket":
             # Traefik calls the scheme of a handshake wss.
             headers = [(name, b"https" if value == b"wss" else value) for name, value in headers]
         fields.scheme = _read_scheme(headers, rules.secure_scheme, scheme)

@@ -23,11 +23,12 @@ from .fields import DATE, SERVER
 from .http1 import parser
 from .http1.connection import H1Connection
 from .proxy import peer_rules, trusted_peers
-from .request import MAX_LINE, Rules
+from .request import MAX_LINE, Request, Rules
 from .settings import Settings
+from .wire import Header
 
 if TYPE_CHECKING:
-    from .access import Access
+    from .access import Access, Record
     from .asgi.http import HTTPStream
 
 
@@ -94,7 +95,7 @@ class Server:
     """The side of a worker that serves connections."""
 
     protocol: Callable[[Server, Listener, Address | None], Connection] = H1Connection
-    """What speaks with a new connection."""
+    """What speaks HTTP/1.1 with a new connection."""
 
     def __init__(
         self,
@@ -128,6 +129,13 @@ class Server:
         )
         self.rules_for = peer_rules(rules, settings)
         self.trusts_proxy = trusted_peers(settings.proxy_allow_ips, "proxy_allow_ips")
+        self._opening: Callable[[Server, Listener, Address | None], Connection] = self.protocol
+        self.upgrade: Callable[[H1Connection, Request, bytes, Record | None], bool] = lambda *_: False
+        """What answers a request for h2c, where that is served. Returns whether it does."""
+        if settings.http2:
+            from . import opening  # noqa: PLC0415 # needs hpack, and takes memory
+
+            self._opening, self.upgrade = opening.Opening, opening.upgrade
         self.connections: set[Connection] = set()
         """Those with a transport, and those whose exchange has outlasted it."""
         self.tasks: dict[asyncio.Task[None], tuple[HTTPStream, float]] = {}
@@ -145,6 +153,8 @@ class Server:
         self.idle_deadline = 0.0
         self.default_fields: tuple[bytes, bytes, bytes, bytes] = (b"", b"", b"", b"")
         """The ``date`` and ``server`` lines, indexed by what of DATE | SERVER the application brought itself."""
+        self.default_headers: tuple[tuple[Header, ...], ...] = ((), (), (), ())
+        """The same as headers."""
         self.context = contextvars.copy_context()
         """Every exchange runs in a copy of it, so that nothing leaks from one to the next."""
         self._spawn = _spawner(loop)
@@ -156,6 +166,16 @@ class Server:
         self.tick(1.0)
 
     # Connections.
+
+    def connect(self, listener: Listener, client: Address | None) -> Connection:
+        """What speaks with a new connection."""
+        settings = self.settings
+        if settings.http2 and (
+            listener.scheme == "https"
+            or (settings.http2_cleartext != "off" and self.rules_for(client, None).h2c in ("prior-knowledge", "both"))
+        ):
+            return self._opening(self, listener, client)
+        return self.protocol(self, listener, client)
 
     def admit(self, connection: Connection) -> None:
         """`connection` has a transport."""
@@ -213,10 +233,12 @@ class Server:
         self.now = now + interval
         self.acceptors.attend()
         self.idle_deadline = self.now + self.settings.keepalive_s
-        date = b"date: %b\r\n" % formatdate(time.time(), usegmt=True).encode() if self.settings.date_header else b""
-        server = b"server: %b\r\n" % self.settings.server_header.encode() if self.settings.server_header else b""
-        fields = {0: date + server, DATE: server, SERVER: date, DATE | SERVER: b""}
-        self.default_fields = (fields[0], fields[1], fields[2], fields[3])
+        date = ((b"date", formatdate(time.time(), usegmt=True).encode()),) if self.settings.date_header else ()
+        server = ((b"server", self.settings.server_header.encode()),) if self.settings.server_header else ()
+        headers: dict[int, tuple[Header, ...]] = {0: (*date, *server), DATE: server, SERVER: date, DATE | SERVER: ()}
+        self.default_headers = (headers[0], headers[1], headers[2], headers[3])
+        lines = [b"".join([b"%b: %b\r\n" % field for field in fields]) for fields in self.default_headers]
+        self.default_fields = (lines[0], lines[1], lines[2], lines[3])
         if self._refused:
             self.log.warning("Answered with 503, for limit_concurrency is %d: %d", self.limit_concurrency, self._refused)
             self._refused = 0
@@ -224,7 +246,7 @@ class Server:
             # Something has blocked the loop. Meanwhile nobody could be served, and what came is read only behind this (uvloop runs timers
             # first): the time does not count.
             for connection in self.connections:
-                connection.deadline += late
+                connection.postpone(late)
         for connection in [connection for connection in self.connections if connection.deadline <= now]:
             try:
                 connection.expired()
@@ -241,6 +263,11 @@ class Server:
         self.keep_alive = False
         self.host.retire()
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether the worker is to stop."""
+        return self._phase is not SERVING
+
     def leave(self, error: SystemExit | KeyboardInterrupt) -> None:
         """Somebody called ``sys.exit()`` within an exchange. uvloop would swallow that where an exchange began in a callback of its transport."""
         code = error.code if isinstance(error, SystemExit) else 1
@@ -256,6 +283,8 @@ class Server:
         """
         self._phase = LAME_DUCK
         self.keep_alive = False
+        for connection in list(self.connections):
+            connection.announce()
         end = self.loop.time() + seconds
         # At the latest when there is time left for both sides of the closing.
         closing = self.loop.call_later(min(self.settings.ws_drain_delay_s, seconds / 2), self._close_websockets)

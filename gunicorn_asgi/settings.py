@@ -11,7 +11,7 @@ import importlib.util
 import math
 import platform
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -196,6 +196,37 @@ OPTIONS = (
 """All options, in the order of the README."""
 
 
+def _protocols(text: object) -> tuple[str, ...]:
+    """The versions of HTTP in ``http_protocols``, in their order; empty for what is none."""
+    names = [name.strip() for name in text.split(",")] if isinstance(text, str) else text
+    if not isinstance(names, (list, tuple)) or not names or not all(name in ("h1", "h2") for name in names):
+        return ()
+    return tuple(names)
+
+
+STAND_INS = (
+    Option(
+        "http_protocols",
+        "h1",
+        str,
+        "h1, h2, or both with a comma between them",
+        lambda value: len(_protocols(value)) > 0,
+        "The versions of HTTP that are served, and preferred in this order.",
+    ),
+    _choice(
+        "http2_cleartext",
+        "off",
+        ("off", "prior-knowledge", "upgrade", "both"),
+        "How HTTP/2 may begin without TLS, for peers in `forwarded_allow_ips`.",
+    ),
+    _count("http2_max_concurrent_streams", 100, "Requests at once on a connection of HTTP/2.", least=1),
+    _count("http2_initial_window_size", 65535, "Bytes of a request's body that are taken before the application asks for them.", least=1),
+    _count("http2_max_frame_size", 16384, "Bytes of the longest frame that is taken.", least=16384),
+    _count("http2_max_header_list_size", 65536, "Bytes of all header fields of a request.", least=0),
+)
+"""Settings of newer Gunicorns, as options on one that lacks them: without these, there would be no HTTP/2."""
+
+
 class Options(TypedDict, total=False):
     """The options as ``Worker.configure()`` takes them, for type checkers. Documented in `OPTIONS`."""
 
@@ -219,16 +250,23 @@ class Options(TypedDict, total=False):
     ws_close_timeout: float
     ws_max_lifetime: float
     ws_drain_delay: float
+    # With a Gunicorn that has no settings of these names.
+    http_protocols: str
+    http2_cleartext: Literal["off", "prior-knowledge", "upgrade", "both"]
+    http2_max_concurrent_streams: int
+    http2_initial_window_size: int
+    http2_max_frame_size: int
+    http2_max_header_list_size: int
 
 
-def read_options(configured: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
-    """All options with their values: the default, or what was configured, or what the environment says.
+def read_options(configured: Mapping[str, Any], environment: Mapping[str, str], options: Sequence[Option] = OPTIONS) -> dict[str, Any]:
+    """All `options` with their values: the default, or what was configured, or what the environment says.
 
     Raises ConfigError for a name that is none, and for a value that is not allowed.
     """
-    known = {option.name: option for option in OPTIONS}
-    variables = {option.variable: option for option in OPTIONS}
-    values: dict[str, Any] = {option.name: option.default for option in OPTIONS}
+    known = {option.name: option for option in options}
+    variables = {option.variable: option for option in options}
+    values: dict[str, Any] = {option.name: option.default for option in options}
     for name, value in configured.items():
         if name not in known:
             raise ConfigError(f"Unknown option {name!r} in Worker.configure(){_nearest(name, known)}.")
@@ -275,6 +313,8 @@ GUNICORN_DEFAULTS: Mapping[str, Any] = {
 
 MAX_REQUEST_LINE = 8190  # Gunicorn's own bounds for its limit_request_*
 MAX_REQUEST_FIELDS = 32768
+MAX_HEADER_LIST = 16777216
+"""For 0, no limit: everything that waits in memory has one. As much as Gunicorn's highest ``http2_max_frame_size``."""
 DEFAULT_FIELD_SIZE = 8190
 
 
@@ -291,6 +331,13 @@ class Settings:
     forwarder_headers: frozenset[bytes]
     graceful_timeout_s: float
     header_map: Literal["drop", "refuse", "dangerous"]
+    http_protocols: tuple[str, ...]
+    """``h1``, ``h2`` or both, in the order of preference."""
+    http2_cleartext: Literal["off", "prior-knowledge", "upgrade", "both"]
+    http2_initial_window_size: int
+    http2_max_concurrent_streams: int
+    http2_max_frame_size: int
+    http2_max_header_list_size: int
     keepalive_s: float
     limit_request_field_size: int
     limit_request_fields: int
@@ -321,14 +368,23 @@ class Settings:
     write_timeout_s: float
     ws_drain_delay_s: float
 
+    @property
+    def http2(self) -> bool:
+        """Whether HTTP/2 is served at all."""
+        return "h2" in self.http_protocols
+
     @classmethod
     def read(cls, cfg: Config, configured: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
         """Read Gunicorn's `cfg` and the options. Raises ConfigError."""
 
-        def get(name: str) -> Any:
-            return getattr(cfg, name) if name in cfg.settings else GUNICORN_DEFAULTS[name]
+        stand_ins = [option for option in STAND_INS if option.name not in cfg.settings]
+        options = read_options(configured, environment, (*OPTIONS, *stand_ins))
 
-        options = read_options(configured, environment)
+        def get(name: str) -> Any:
+            if name in cfg.settings:
+                return getattr(cfg, name)
+            return options[name] if name in options else GUNICORN_DEFAULTS[name]
+
         checks.refuse(cfg)
         field_size, fields, line = cfg.limit_request_field_size, cfg.limit_request_fields, cfg.limit_request_line
         return cls(
@@ -340,6 +396,12 @@ class Settings:
             forwarder_headers=frozenset(name.lower().encode("latin-1") for name in cfg.forwarder_headers),
             graceful_timeout_s=cfg.graceful_timeout,
             header_map=cfg.header_map,
+            http_protocols=_choose_protocols(get("http_protocols")),
+            http2_cleartext="off" if cfg.is_ssl else get("http2_cleartext"),
+            http2_initial_window_size=_window(get("http2_initial_window_size")),
+            http2_max_concurrent_streams=get("http2_max_concurrent_streams"),
+            http2_max_frame_size=get("http2_max_frame_size"),
+            http2_max_header_list_size=get("http2_max_header_list_size") or MAX_HEADER_LIST,
             keepalive_s=cfg.keepalive,
             limit_request_field_size=field_size if field_size > 0 else DEFAULT_FIELD_SIZE,
             limit_request_fields=fields if 0 < fields <= MAX_REQUEST_FIELDS else MAX_REQUEST_FIELDS,
@@ -388,6 +450,20 @@ def _websocket_limits(options: Mapping[str, Any], max_message_size: int) -> Limi
 
 def _limit(seconds: float) -> float:
     return float(seconds) or math.inf
+
+
+def _choose_protocols(value: object) -> tuple[str, ...]:
+    protocols = _protocols(value)
+    if "h2" in protocols and importlib.util.find_spec("hpack") is None:
+        # Newer Gunicorns look for themselves, and for the h2 package, which brings it.
+        raise ConfigError("Invalid value for setting http_protocols: h2 needs the hpack package; install gunicorn-asgi[http2].")
+    return protocols
+
+
+def _window(size: int) -> int:
+    if size < 1:
+        raise ConfigError(f"Invalid value for setting http2_initial_window_size: {size} must be 1 or more: no request could have a body.")
+    return size
 
 
 def _as_tuple(value: str | list[str]) -> tuple[str, ...]:

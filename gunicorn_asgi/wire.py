@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 
 NEVER = math.inf
 
+CLIENT_CLOSED_REQUEST = 499
+"""For the log: the status that nginx's has made known for a client that went away before there was a response; never sent."""
+
 Header = tuple[bytes, bytes]
 
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
     from .settings import Options
 
+ALPN = {"h1": "http/1.1", "h2": "h2"}
+"""What Gunicorn calls the versions of HTTP, and TLS does (RFC 7301)."""
 QUICK_SECONDS = 1.0
 """What lifespan.shutdown may take after QUIT and INT: the arbiter kills 2 s after it sent one of them during a drain."""
 RELOAD_SECONDS = 2.0
@@ -254,18 +256,23 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             context: ssl.SSLContext = sock.ssl_context(self.cfg)
         except Exception as error:  # whatever OpenSSL, or the ssl_context hook, has to say: never plain HTTP instead
             raise ConfigError(f"The TLS context cannot be made from certfile, keyfile and their like: {error!r}.") from error
-        context.set_alpn_protocols(["http/1.1"])
+        # RFC 7301: the server's order counts. Who selects none of them is served HTTP/1.1, also where that is not among them, as in Gunicorn.
+        context.set_alpn_protocols([ALPN[name] for name in self.settings.http_protocols])
         return context
 
     def _log_boot(self, context: ssl.SSLContext | None) -> None:
+        protocols = [ALPN[name] for name in self.settings.http_protocols if name == "h1" or context is not None]
+        if self.settings.http2 and self.settings.http2_cleartext != "off":
+            protocols.append(f"h2c ({self.settings.http2_cleartext})")
         self.log.info(
-            "gunicorn_asgi %s on Gunicorn %s, %s %s: loop %s, parser %s, protocols http/1.1%s",
+            "gunicorn_asgi %s on Gunicorn %s, %s %s: loop %s, parser %s, protocols %s%s",
             __version__,
             gunicorn.__version__,
             platform.python_implementation(),
             platform.python_version(),
             self.settings.asgi_loop,
             self.settings.http,
+            ", ".join(protocols) or ALPN["h1"],
             " over TLS" if context is not None else "",
         )
 

@@ -119,6 +119,14 @@ class Gunicorn:
             self._command = [sys.executable, "-c", f"{launcher}\nimport os\nos.execv({sys.executable!r}, {self._command!r})"]
         self.process: subprocess.Popen[bytes] | None = None
 
+    @classmethod
+    def with_http2(cls, directory: Path, app: str = "main:app", **given: Any) -> Gunicorn:
+        """One that speaks HTTP/2, too, unless `given` says otherwise: as options where Gunicorn has no setting for it."""
+        given = {"http_protocols": "h2,h1", **given}
+        names = [name for name in given if name.startswith("http2_") or name == "http_protocols"]
+        options = {**(given.pop("options", None) or {}), **{name: given.pop(name) for name in names if name not in SETTINGS}}
+        return cls(directory, app, options=options or None, **given)
+
     def configure(self, **settings: Any) -> None:
         """Write the configuration file, which a HUP has read again."""
         self._settings.update(settings)

@@ -138,8 +138,25 @@ PURE = {
     "http1.request",
     "http1.response",
     "http1.upgrade",
+    "http2.blocks",
+    "http2.budget",
+    "http2.events",
+    "http2.frames",
+    "http2.outbox",
+    "http2.protocol",
+    "http2.request",
+    "http2.streams",
 }
-LOOPS_AND_TRANSPORTS = ("asyncio", "uvloop", "socket", "ssl", "selectors", f"{NAME}.connection", f"{NAME}.http1.connection")
+LOOPS_AND_TRANSPORTS = (
+    "asyncio",
+    "uvloop",
+    "socket",
+    "ssl",
+    "selectors",
+    f"{NAME}.connection",
+    f"{NAME}.http1.connection",
+    f"{NAME}.http2.connection",
+)
 
 
 @pytest.mark.parametrize("module", LOOPS_AND_TRANSPORTS)
@@ -160,7 +177,7 @@ def test_versions_of_http_do_not_know_each_other() -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "room"), [("httptools", "http1.httptools_parser"), ("h11", "http1.h11_parser"), ("hpack", None), ("h2", None)]
+    ("library", "room"), [("httptools", "http1.httptools_parser"), ("h11", "http1.h11_parser"), ("hpack", "http2.blocks"), ("h2", None)]
 )
 def test_a_protocol_library_is_known_in_one_room(library: str, room: str | None) -> None:
     """So that it can be replaced there. A parser library reads field sections and nothing else (see `http1.parser`)."""

@@ -57,7 +57,7 @@ def test_every_option_has_its_default_unless_it_is_given() -> None:
 
 
 def test_the_typed_options_are_the_documented_options() -> None:
-    assert set(get_type_hints(Options)) == {option.name for option in OPTIONS}
+    assert set(get_type_hints(Options)) == {option.name for option in (*OPTIONS, *settings.STAND_INS)}
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)

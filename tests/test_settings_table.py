@@ -79,7 +79,6 @@ def test_no_setting_has_two_rows_and_every_row_says_one_of_four_things() -> None
 # What is refused.
 
 ONE_OR_MORE = "must be 1 or more."
-NO_HTTP2 = "HTTP/2 is not spoken here yet."
 TLS = {"certfile": "cert.pem", "keyfile": "key.pem"}
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("backlog", {"backlog": 0}, f"0 {ONE_OR_MORE}"),
@@ -87,9 +86,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("cert_reqs", {"cert_reqs": 1}, "1 needs certfile and keyfile: without TLS no client has a certificate."),
     ("cert_reqs", {"cert_reqs": 2}, "2 needs certfile and keyfile: without TLS no client has a certificate."),
     ("cert_reqs", {"cert_reqs": 2, **TLS}, "2 needs ca_certs: without them no client's certificate is good."),
-    ("http2_cleartext", {"http2_cleartext": "both", "http_protocols": "h2,h1"}, f"'both' must be off: {NO_HTTP2}"),
-    ("http2_cleartext", {"http2_cleartext": True, "http_protocols": "h1,h2"}, f"'prior-knowledge' must be off: {NO_HTTP2}"),
-    ("http_protocols", {"http_protocols": "h2"}, f"'h2' must have h1: {NO_HTTP2}"),
+    ("http2_initial_window_size", {"http2_initial_window_size": 0}, "0 must be 1 or more: no request could have a body."),
     ("keyfile", {"keyfile": "key.pem"}, "'key.pem' needs certfile, the certificate of this key."),
     (
         "permit_obsolete_folding",
@@ -147,8 +144,10 @@ ACCEPTED: list[dict[str, Any]] = [
     {"tmp_upload_dir": "/tmp"},
     {"websocket_max_message_size": 0},
     {"http2_max_concurrent_streams": 1},
-    # Means nothing to Gunicorn either.
+    # Means nothing without h2, or with TLS, as in Gunicorn.
     {"http2_cleartext": "both"},
+    {"http2_cleartext": "both", "http_protocols": "h1,h2", **TLS},
+    {"http_protocols": "h2", "http2_cleartext": True},
     # Half of TLS, but the hook may have the rest.
     {"keyfile": "key.pem", "ssl_context": lambda _config, factory: factory()},
     {"cert_reqs": 2, **TLS, "ssl_context": lambda _config, factory: factory()},
@@ -166,16 +165,6 @@ def test_what_harms_nobody_is_accepted_without_a_word(settings: dict[str, Any], 
 
 
 # What deserves a warning.
-
-
-@pytest.mark.skipif("http_protocols" not in SETTINGS, reason="this Gunicorn has no http_protocols")
-@pytest.mark.parametrize("settings", [{}, TLS, {"http2_cleartext": "both", **TLS}], ids=["plain", "TLS", "cleartext beside TLS"])
-def test_who_asks_for_http2_hears_that_it_is_not_there(settings: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
-    if not settings.keys() <= SETTINGS:
-        pytest.skip("this Gunicorn has no http2_cleartext")
-    cfg = config(http_protocols="h2,h1", **settings)
-    line = "WARNING: http_protocols has h2, which is not spoken here yet: its clients are served HTTP/1.1."
-    assert check(caplog, cfg) == (None, [line])
 
 
 NETWORKS = GUNICORN_VERSION >= (24, 1)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from certificates import Pair, client_context, make_authority, sign
-from process import LOOPS, SETTINGS, Connection, Gunicorn, wait_until_gone
+from process import LOOPS, Connection, Gunicorn, wait_until_gone
 
 
 @pytest.fixture(params=LOOPS)
@@ -143,19 +143,13 @@ def test_http_1_1_is_chosen_whatever_else_a_client_offers(tmp_path: Path, loop: 
             assert sock.selected_alpn_protocol() == "http/1.1"
 
 
-@pytest.mark.parametrize("protocols", ["h2,h1", "h1,h2"])
-def test_who_offers_http2_gets_http_1_1_and_a_warning(tmp_path: Path, people: People, protocols: str) -> None:
-    """Until it is there."""
-    pytest.importorskip("h2")  # Gunicorn itself asks for it
-    if "http_protocols" not in SETTINGS:
-        pytest.skip("this Gunicorn has no http_protocols")
-    with Gunicorn(tmp_path, http_protocols=protocols, **people.settings) as server:
+@pytest.mark.parametrize(("protocols", "chosen"), [("h2,h1", "h2"), ("h1,h2", "http/1.1"), ("h2", "h2"), ("h1", "http/1.1")])
+def test_the_order_of_http_protocols_is_that_of_preference(tmp_path: Path, people: People, protocols: str, chosen: str) -> None:
+    with Gunicorn.with_http2(tmp_path, http_protocols=protocols, **people.settings) as server:
         context = client_context()
-        context.set_alpn_protocols(["h2", "http/1.1"])
+        context.set_alpn_protocols(["http/1.1", "h2"])
         with server.connect() as raw, context.wrap_socket(raw.sock) as sock:
-            assert sock.selected_alpn_protocol() == "http/1.1"
-        [warning] = server.lines(r"\[(WARNING|ERROR)\]")
-        assert "http_protocols has h2, which is not spoken here yet" in warning
+            assert sock.selected_alpn_protocol() == chosen
 
 
 def test_a_new_certificate_is_shown_after_a_hup(tmp_path: Path, loop: str, people: People) -> None:

@@ -11,13 +11,13 @@ from ..asgi.websocket import WebSocketStream
 from ..connection import CLOSED, LINGER, LINGER_SECONDS, Connection, Ending
 from ..errors import ClientDisconnected, RequestError
 from ..request import Fields
-from ..wire import NEVER, Header
+from ..wire import CLIENT_CLOSED_REQUEST, NEVER, Header
 from .body import ChunkedFraming, Framing, LengthFraming
 from .encode import informational
 from .inbox import Inbox
 from .request import read_head
 from .response import Response
-from .states import BODY, CLIENT_CLOSED_REQUEST, DONE, HANG_UP_SECONDS, HEAD, HIGH_WATER, MAX_DRAIN, TURN, Reading
+from .states import BODY, DONE, HANG_UP_SECONDS, HEAD, HIGH_WATER, MAX_DRAIN, TURN, Reading
 from .upgrade import check_handshake, switching_protocols
 from .upgraded import UpgradedConnection
 
@@ -161,9 +161,15 @@ class H1Connection(Connection):
         response.sent = 0
         length = fields.length
         stream: HTTPStream
-        if fields.websocket and server.websocket is not None:
+        websocket = None
+        if fields.upgrade:
+            if fields.upgrade == "h2c" and server.upgrade(self, head, data, self._record):
+                self._record, self._reading = None, CLOSED
+                return b""
+            websocket = server.websocket if fields.upgrade == "websocket" else None
+        if websocket is not None:
             check_handshake(method, headers, length != 0)
-            self._stream = stream = WebSocketStream(self, scope, server, server.websocket)
+            self._stream = stream = WebSocketStream(self, scope, server, websocket)
             self._reading = DONE
             self._set_deadline()
             self._hold(data)

@@ -6,7 +6,7 @@ The same code for every field parser, so that two of them cannot read one reques
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from ..errors import RequestError
@@ -25,7 +25,7 @@ from ..request import (
     read_method,
     read_proxied,
 )
-from .upgrade import asks_for_websocket
+from .upgrade import asks_for_websocket, read_h2c
 
 TOKEN_BYTES = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 VERSION = re.compile(rb"HTTP/\d\.\d")
@@ -128,10 +128,20 @@ def read_fields(section: bytes, rules: Rules) -> Fields:
         read_expect(values[b"expect"])
         fields.expect_continue = version == "1.1" and fields.length != 0  # HTTP/1.0 has no 1xx
     if b"upgrade" in values:
-        fields.websocket = asks_for_websocket(values[b"upgrade"], values.get(b"connection", ()), version)
+        _read_upgrade(fields, values, rules)
     if has_underscore or is_proxied or rules.script_name is not None:
         read_proxied(fields, rules, has_underscore, is_proxied)
     return fields
+
+
+def _read_upgrade(fields: Fields, values: Mapping[bytes, Sequence[bytes]], rules: Rules) -> None:
+    upgrades, connections = values[b"upgrade"], values.get(b"connection", ())
+    if asks_for_websocket(upgrades, connections, fields.version):
+        fields.upgrade = "websocket"
+    elif rules.h2c in ("upgrade", "both") and fields.length == 0:
+        settings = read_h2c(upgrades, connections, fields.version, fields.headers)
+        if settings is not None:
+            fields.upgrade, fields.h2c = "h2c", settings
 
 
 VERSIONS = {b"HTTP/1.1\r\n": "1.1", b"HTTP/1.0\r\n": "1.0"}

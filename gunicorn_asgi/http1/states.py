@@ -25,6 +25,3 @@ class Reading(Enum):
 
 
 HEAD, BODY, DONE = Reading
-
-CLIENT_CLOSED_REQUEST = 499
-"""The status that nginx's log has made known for a client that went away before there was a response; never sent."""

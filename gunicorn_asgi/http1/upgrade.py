@@ -24,6 +24,20 @@ def asks_for_websocket(upgrades: Sequence[bytes], connections: Sequence[bytes], 
     return version == "1.1" and b"websocket" in _members(upgrades) and b"upgrade" in _members(connections)
 
 
+def read_h2c(upgrades: Sequence[bytes], connections: Sequence[bytes], version: str, headers: Sequence[Header]) -> bytes | None:
+    """The SETTINGS of a request that asks for HTTP/2, or None for one that does not, or not as it should (RFC 7540, 3.2.1: then it is ignored)."""
+    options = _members(connections)
+    if version != "1.1" or b"h2c" not in _members(upgrades) or b"upgrade" not in options or b"http2-settings" not in options:
+        return None
+    values = [value for name, value in headers if name == b"http2-settings"]
+    if len(values) != 1:
+        return None
+    try:
+        return base64.b64decode(values[0] + b"=" * (-len(values[0]) % 4), b"-_", validate=True)
+    except binascii.Error:
+        return None
+
+
 def _members(values: Sequence[bytes]) -> list[bytes]:
     return [member.strip(b" \t") for value in values for member in value.lower().split(b",")]
 

@@ -1,0 +1,210 @@
+"""Pure: field blocks, read by the hpack package and written as literals (RFC 9113, 4.3; RFC 7541).
+
+The only room that knows the package. To read, its dynamic table is needed. What is written here never refers to one: an application sends the same
+few fields again and again, and the bytes of a literal can be kept, while an index into the table of one connection cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import hpack
+from hpack.table import HeaderTable
+
+from ..errors import ApplicationError
+from ..fields import CODING, CONNECTION, DATE, LENGTH, SERVER, VISIBLE, check_name, explain, read_length
+from ..wire import Header
+from .frames import Code, ConnectionFailure
+
+ENTRY_SIZE = 32
+"""What each field counts besides its bytes in the size of a list (RFC 9113, 6.5.2; RFC 7541, 4.1)."""
+TOLERANCE = 4
+"""How many times the largest list that is answered may be read: it has to be, or the tables of the two sides would differ."""
+MAX_MEMO = 32
+"""Blocks that are remembered for a connection."""
+MAX_MEMO_SIZE = 1024
+"""Bytes of the longest of them."""
+
+
+class Block:
+    """A field block that has been read."""
+
+    __slots__ = ("fields", "request", "size")
+
+    def __init__(self, fields: list[Header]) -> None:
+        self.fields = fields
+        self.size = sum(len(name) + len(value) for name, value in fields) + ENTRY_SIZE * len(fields)
+        """As SETTINGS_MAX_HEADER_LIST_SIZE counts it."""
+        self.request: Any = None
+        """What it means, once that is known: room for whoever reads it."""
+
+
+class _Table(HeaderTable):
+    """Counts its changes."""
+
+    def __init__(self) -> None:
+        self.changes = 0
+        super().__init__()
+
+    def add(self, name: bytes, value: bytes) -> None:
+        self.changes += 1
+        super().add(name, value)
+
+
+class BlockReader:
+    """Reads the blocks of one connection in their order.
+
+    A client repeats itself: where the table has not changed, equal bytes are equal fields, and the same Block is returned.
+    """
+
+    __slots__ = ("_decoder", "_memo", "_table")
+
+    def __init__(self, max_list_size: int) -> None:
+        """`max_list_size`: bytes of the largest list that is answered. One that is several times that long ends the connection."""
+        self._decoder = hpack.Decoder(max_header_list_size=max_list_size * TOLERANCE)
+        self._decoder.header_table = self._table = _Table()
+        self._memo: dict[bytes, Block] = {}
+
+    def read(self, block: bytes) -> Block:
+        """Raises ConnectionFailure."""
+        found = self._memo.get(block)
+        if found is not None:
+            return found
+        changes = self._table.changes
+        try:
+            # Copied to plain tuples, which are what a scope has.
+            fields = [(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)]
+        except hpack.OversizedHeaderListError:
+            raise ConnectionFailure(Code.ENHANCE_YOUR_CALM, "a header list that is far too large") from None
+        except (hpack.HPACKError, IndexError, UnicodeError) as error:
+            # 4.3: "A decoding error in a field block MUST be treated as a connection error of type COMPRESSION_ERROR."
+            raise ConnectionFailure(Code.COMPRESSION_ERROR, f"a field block that cannot be read: {error}") from None
+        read = Block(fields)
+        # A size update at its beginning (RFC 7541, 6.3) changes the table, too.
+        if self._table.changes != changes or (block[:1] and block[0] & 0xE0 == 0x20):
+            self._memo.clear()
+        elif len(block) <= MAX_MEMO_SIZE:
+            if len(self._memo) >= MAX_MEMO:
+                self._memo.clear()
+            self._memo[block] = read
+        return read
+
+
+# Writing.
+
+TABLE_SIZE_0 = b"\x20"
+"""Begins the first block of a connection: no dynamic table is used, so that none has ever to be made smaller (RFC 7541, 4.2)."""
+NAMES = {name: index for index, (name, _) in reversed(list(enumerate(HeaderTable.STATIC_TABLE, 1)))}
+STATUSES = {int(value): index for index, (name, value) in enumerate(HeaderTable.STATIC_TABLE, 1) if name == b":status"}
+NEVER_INDEXED = frozenset({b"set-cookie", b"authorization", b"proxy-authorization"})
+"""What nobody on the way may put into a table that others can probe (RFC 7541, 7.1.3)."""
+CONNECTION_SPECIFIC = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
+"""RFC 9113, 8.2.2."""
+
+Head = tuple[bytes, int, int]
+"""(block without the status, ``content-length`` or -1, bit mask of DATE and SERVER)."""
+
+_OMITTED = -2
+_Known = tuple[bytes, int, int]
+"""The same for one field; with _OMITTED as its length for one that is not sent."""
+_FIELDS: dict[Header, _Known] = {}
+"""Fields that were checked before."""
+_MAX_FIELDS = 2048
+_MAX_VALUE = 256
+
+
+def _integer(number: int, bits: int, pattern: int) -> bytes:
+    """RFC 7541, 5.1: `number` in a prefix of so many `bits`, behind `pattern`."""
+    most = (1 << bits) - 1
+    if number < most:
+        return bytes((pattern | number,))
+    encoded = bytearray((pattern | most,))
+    number -= most
+    while number >= 0x80:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+def _literal(name: bytes, value: bytes) -> bytes:
+    """A field that nobody puts into a table (RFC 7541, 6.2.2 and 6.2.3)."""
+    pattern = 0x10 if name in NEVER_INDEXED else 0
+    index = NAMES.get(name)
+    start = _integer(index, 4, pattern) if index else bytes((pattern,)) + _integer(len(name), 7, 0) + name
+    return start + _integer(len(value), 7, 0) + value
+
+
+STATUS_FIELDS = {
+    status: bytes((0x80 | STATUSES[status],)) if status in STATUSES else _literal(b":status", b"%d" % status) for status in range(100, 1000)
+}
+
+
+def encode_fields(headers: Iterable[Header]) -> Head:
+    """The application's fields as literals, in their order.
+
+    Left out are those of the connection, which HTTP/2 does not have. Raises ApplicationError naming the field that is not valid.
+    """
+    parts = []
+    length = -1
+    found = 0
+    try:
+        for field in headers:
+            try:
+                known = _FIELDS.get(field) or _check(field)
+            except TypeError:
+                known = _check(field)  # a list, or a view of bytes that may change
+            literal, declared, kind = known
+            if declared != -1:
+                if declared == _OMITTED:
+                    continue
+                if length not in (-1, declared):
+                    raise ApplicationError(f"content-length is given twice, as {length} and {declared}")
+                if length >= 0:
+                    continue
+                length = declared
+            found |= kind
+            parts.append(literal)
+        return b"".join(parts), length, found
+    except (TypeError, ValueError):
+        explain(headers)
+
+
+def _check(field: Any) -> _Known:
+    """Check one field, and remember it if it is short. Raises TypeError or ValueError where it is no pair of bytes, or ApplicationError."""
+    name, value = field
+    kind = check_name(name)
+    may_change = type(value) is not bytes or type(field) is not tuple
+    if may_change:
+        if not isinstance(value, (bytes, bytearray, memoryview)):
+            raise TypeError
+        value = bytes(value)
+    if value.translate(None, VISIBLE):
+        raise ApplicationError(f"the value of header {name!r} has a control character: {value!r}")
+    # RFC 9113, 8.2: names are in lower case. 8.2.1: no white space around a value, which would change nothing in HTTP/1.1.
+    name, value = name.lower(), value.strip(b" \t")
+    known: _Known
+    if kind in (CONNECTION, CODING) or name in CONNECTION_SPECIFIC:
+        known = b"", _OMITTED, 0
+    elif kind == LENGTH:
+        known = _literal(name, value), read_length(value, -1), 0
+    else:
+        known = _literal(name, value), -1, kind if kind in (DATE, SERVER) else 0
+    if len(value) <= _MAX_VALUE and name not in NEVER_INDEXED and not may_change:
+        if len(_FIELDS) >= _MAX_FIELDS:
+            _FIELDS.clear()
+        _FIELDS[field] = known
+    return known
+
+
+@lru_cache(maxsize=64)
+def encode_defaults(headers: tuple[Header, ...]) -> bytes:
+    """The server's own fields as literals."""
+    return b"".join(_literal(name, value) for name, value in headers)
+
+
+def encode_length(length: int) -> bytes:
+    """A ``content-length`` as a literal."""
+    return _literal(b"content-length", b"%d" % length)

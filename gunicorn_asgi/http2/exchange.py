@@ -1,0 +1,317 @@
+"""One stream of an HTTP/2 connection: its request, as it comes, to an HTTPStream, and that one's response to frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ..asgi.http import HTTPStream
+from ..asgi.websocket import WebSocketStream
+from ..errors import ApplicationError, ClientDisconnected, RequestError
+from ..fields import DATE, SERVER
+from ..wire import CLIENT_CLOSED_REQUEST, NEVER, Header
+from .blocks import STATUS_FIELDS, encode_defaults, encode_fields, encode_length
+from .frames import Code
+from .outbox import HIGH_WATER
+from .streams import CLOSED, HALF_CLOSED_LOCAL, OPEN, Stream
+from .tunnel import Tunnel
+
+if TYPE_CHECKING:
+    from ..access import Record
+    from .connection import H2Connection
+
+
+class Exchange:
+    """The Wire of one HTTPStream (see `wire`), on one stream of a connection that it shares with others.
+
+    It is over once the application has ended and the stream is closed: `_settle` decides, whichever comes last.
+    """
+
+    __slots__ = (
+        "_awaits_100",
+        "_block",
+        "_declared",
+        "_found",
+        "_is_lost",
+        "_seen",
+        "connection",
+        "deadline",
+        "has_begun",
+        "has_ended",
+        "lane",
+        "record",
+        "sent",
+        "status",
+        "stream",
+        "tunnel",
+    )
+
+    def __init__(self, connection: H2Connection, lane: Stream, record: Record | None) -> None:
+        # Set once.
+        self.connection = connection
+        self.lane = lane
+        """The stream of the protocol."""
+        lane.exchange = self
+        self.record = record
+        """What the log has of it, until its end is told."""
+        self.stream: HTTPStream | None = None
+        """None where no application is to see the request."""
+        self.tunnel: Tunnel | None = None
+        """Of a WebSocket, also before it is accepted."""
+        self.deadline = NEVER
+        """On the loop's clock; the connection looks after it."""
+        self.has_ended = False
+        """The application is through with it."""
+        self._is_lost = False
+        """The application was told that the client is gone."""
+        self._awaits_100 = False
+        """The client holds its body back until it is asked for."""
+        # The response: its head is held until there is a body.
+        self.status = 0
+        self._block = b""
+        self._declared = -1
+        self._found = 0
+        self.has_begun = False
+        """The head is sent."""
+        self.sent = 0
+        """Bytes of the body."""
+        self._seen = 0
+        """How many of them had left when that was last asked."""
+
+    def __repr__(self) -> str:
+        return f"<Exchange {self.lane!r} {self.stream!r}>"
+
+    # From the connection.
+
+    def expect_body(self, awaits_100: bool) -> None:
+        """The body of the request is still to come."""
+        self._awaits_100 = awaits_100
+        self._await_body()
+
+    def received(self, data: bytes, end: bool) -> None:
+        """A part of the request's body has come."""
+        if self.tunnel is not None:
+            self.tunnel.received(data, end)
+            return
+        stream = self.stream
+        self._awaits_100 = False
+        if stream is None or self.has_ended or self._is_lost:
+            # Nobody reads this.
+            self.connection.protocol.consume(self.lane, len(data))
+            self._settle()
+            return
+        if data:
+            stream.feed(data)
+        if end:
+            stream.feed_eof()
+        self._watch()
+
+    def lost(self) -> None:
+        """The stream or the connection is gone, or as good as that: the application hears it, and has a moment to end."""
+        if self.tunnel is not None:
+            self.tunnel.lost()
+            if self.tunnel.is_accepted:
+                self.record_end()
+        if self.stream is None or self.has_ended:
+            self.has_ended = True
+            self._settle()
+        elif not self._is_lost:
+            self._is_lost = True
+            self.set_deadline(self.connection.now + self.connection.settings.disconnect_grace_s)
+            self.stream.lost()
+
+    def freed(self) -> None:
+        """There is room to send again."""
+        if self.stream is not None:
+            self.stream.resume()
+
+    def completed(self) -> None:
+        """The end of the response was queued, and is out."""
+        if self.tunnel is not None and self.tunnel.is_accepted:
+            if self.lane.state is CLOSED:
+                self.lost()
+        else:
+            self._settle()
+
+    def expired(self) -> None:
+        """`deadline` has passed."""
+        self.deadline = NEVER
+        stream = self.stream
+        if self._is_lost and not self.has_ended:
+            assert stream is not None
+            stream.cancel()
+        elif self.tunnel is not None and self.tunnel.is_accepted:
+            self.tunnel.expired()
+        elif self.lane.is_waiting and self.is_stuck():
+            self.reset(Code.CANCEL)
+        elif stream is None or self.has_ended:
+            if self.lane.state is HALF_CLOSED_LOCAL:
+                self._give_up_body()
+            else:
+                self._watch()
+        elif stream.deadline <= self.connection.now:
+            stream.expired()
+        elif self.lane.state is OPEN and stream.awaits_body and not self._awaits_100:
+            self.refuse(RequestError(408, "The body of the request did not arrive in time"))
+        else:
+            self._watch()
+
+    def is_stuck(self) -> bool:
+        """Whether nothing that is queued has left since this was asked before, and the client could have taken something."""
+        before, self._seen = self._seen, self.sent - self.lane.queued
+        return self._seen == before and not self.connection.is_clogged
+
+    def set_deadline(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.connection.watch(deadline)
+
+    def _await_body(self) -> None:
+        self.set_deadline(self.connection.now + self.connection.settings.body_timeout_s)
+
+    def _watch(self) -> None:
+        """Set the deadline of what is waited for now."""
+        if self.lane.is_waiting:
+            self.set_deadline(self.connection.now + self.connection.settings.write_timeout_s)
+        elif self.lane.state is OPEN or self.lane.state is HALF_CLOSED_LOCAL:
+            self._await_body()
+        else:
+            self.deadline = NEVER
+
+    # For the stream (see `wire`).
+
+    def head(self, stream: HTTPStream, status: int, headers: Iterable[Header]) -> int:
+        if status < 200:
+            # RFC 9113, 8.1: an interim response is followed by a final one, on the same stream.
+            raise ApplicationError(f"'status' must be that of a final response over HTTP/2, not {status}")
+        if self.record is not None:
+            headers = self.record.response_headers = list(headers) if isinstance(headers, Iterable) else headers
+        self._block, self._declared, self._found = encode_fields(headers)
+        self.status = status
+        return self._declared
+
+    def respond(self, stream: HTTPStream, body: bytes, end: bool, bodyless: bool) -> None:
+        status, connection = self.status, self.connection
+        block = STATUS_FIELDS[status] + self._block + encode_defaults(connection.server.default_headers[self._found])
+        # RFC 9110, 8.6: a 204 has none; a 304, and the answer to HEAD, only where GET would have had it.
+        if self._declared < 0 and end and status != 204 and not (bodyless and (status == 304 or not body)):
+            block += encode_length(len(body))
+        self.has_begun = True
+        if bodyless or (end and not body):
+            connection.protocol.send_head(self.lane, block, True)
+        else:
+            connection.protocol.send_head(self.lane, block, False)
+            self.put(body, end)
+        connection.flush_soon()
+
+    def write(self, stream: HTTPStream, data: bytes, end: bool) -> None:
+        self.put(data, end)
+        self.connection.flush_soon()
+
+    def put(self, data: bytes, end: bool) -> None:
+        """Send a part of the body, the last one if `end`."""
+        lane = self.lane
+        self.sent += len(data)
+        self.connection.protocol.send_data(lane, data, end)
+        if lane.is_waiting:
+            if lane.queued > HIGH_WATER and not lane.is_clogged and self.stream is not None:
+                lane.is_clogged = True
+                self.stream.pause()
+            if self.deadline == NEVER:
+                self._watch()
+
+    def inform(self, stream: HTTPStream, status: int, headers: Iterable[Header]) -> None:
+        if status == 100:
+            if not self._awaits_100:
+                return  # the body is on its way
+            self._awaits_100 = False
+            self._await_body()
+        block, _, _ = encode_fields(headers)
+        self.connection.protocol.send_head(self.lane, STATUS_FIELDS[status] + block, False)
+        self.connection.flush_soon()
+
+    def credit(self, stream: HTTPStream) -> None:
+        self.connection.protocol.consume(self.lane, self.lane.unread)
+        self.connection.flush_soon()
+
+    def abort(self, stream: HTTPStream) -> None:
+        self.connection.protocol.reset(self.lane, Code.INTERNAL_ERROR)
+        self.connection.flush_soon()
+
+    def accept(self, stream: WebSocketStream, headers: Iterable[Header]) -> tuple[Tunnel, bytes]:
+        tunnel = self.tunnel
+        assert tunnel is not None
+        if self.lane.state is CLOSED:
+            raise ClientDisconnected("the client is gone")
+        if self.record is not None:
+            headers = self.record.response_headers = list(headers)
+        block, _, found = encode_fields(headers)
+        block += encode_defaults(self.connection.server.default_headers[found & (DATE | SERVER)])
+        # RFC 8441, 5: a 2xx accepts, without a Sec-WebSocket-Accept.
+        self.status, self.has_begun = 200, True
+        self.connection.protocol.send_head(self.lane, STATUS_FIELDS[200] + block, False)
+        self.connection.flush_soon()
+        return tunnel, tunnel.accept()
+
+    def fail(self, stream: HTTPStream, error: RequestError) -> None:
+        self.refuse(error)
+
+    def finish(self, stream: HTTPStream) -> None:
+        self.has_ended = True
+        self.record_end()
+        self._settle()
+
+    # The end.
+
+    def reset(self, code: Code) -> None:
+        """End the stream at once."""
+        self.connection.protocol.reset(self.lane, code)
+        self.connection.flush_soon()
+        self.lost()
+
+    def _settle(self) -> None:
+        """The application, or the stream, or both have ended: what now?"""
+        lane = self.lane
+        if not self.has_ended:
+            return
+        if lane.state is CLOSED:
+            self.connection.forget(self)
+        elif lane.state is HALF_CLOSED_LOCAL and not (0 <= lane.expected <= lane.receive_window and not self._awaits_100):
+            self._give_up_body()
+        else:
+            # The rest of the response is on its way, or that of a request which is short and certain to come: to be dropped.
+            self.connection.protocol.consume(lane, lane.unread)
+            self._watch()
+
+    def _give_up_body(self) -> None:
+        """RFC 9113, 8.1: the response is complete, and the client need not send the rest."""
+        self.connection.protocol.reset(self.lane, Code.NO_ERROR)
+        self.connection.flush_soon()
+        self.connection.forget(self)
+
+    def refuse(self, error: RequestError) -> None:
+        """Answer what the application is not to see, or not to answer."""
+        connection = self.connection
+        if not error.is_logged:
+            connection.complain("request", error)
+        if self.has_begun:
+            connection.protocol.reset(self.lane, Code.CANCEL)
+        elif self.lane.state is not CLOSED:
+            body = str(error).encode() + b"\n"
+            fields = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body)), *error.fields]
+            if self.stream is not None and self.stream.method == "HEAD":
+                body = b""
+            self.status, self.has_begun = error.status, True
+            block = STATUS_FIELDS[error.status] + encode_fields(fields)[0] + encode_defaults(connection.server.default_headers[0])
+            connection.protocol.send_head(self.lane, block, not body)
+            if body:
+                self.put(body, True)
+        self.record_end()
+        connection.flush_soon()
+        self.lost()
+
+    def record_end(self) -> None:
+        """Tell the log, once."""
+        record, self.record = self.record, None
+        access = self.connection.server.access
+        if record is not None and access is not None:
+            access.end(record, self.status if self.has_begun else CLIENT_CLOSED_REQUEST, self.sent)

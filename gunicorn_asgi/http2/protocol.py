@@ -1,0 +1,470 @@
+"""Pure: the server's side of one connection, from frames to events and from what is to be sent to frames (RFC 9113, RFC 8441). No I/O.
+
+`receive` takes what has come and returns what it means; everything that is to be sent, answers to the client's frames included, is in `outbox`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ..errors import RequestError
+from ..request import UNKNOWN, Request
+from . import budget, frames
+from .blocks import TOLERANCE, Block, BlockReader
+from .events import Acknowledged, Event, Failed, Leaving, Malformed, Opened, Received, Refused, Reset
+from .frames import (
+    ACK,
+    DEFAULT_WINDOW,
+    END_HEADERS,
+    END_STREAM,
+    HAS_PRIORITY,
+    MAX_STREAM_ID,
+    MAX_WINDOW,
+    PADDED,
+    PREFACE,
+    Code,
+    ConnectionFailure,
+)
+from .request import MalformedError, check_trailers
+from .streams import HALF_CLOSED_REMOTE, MAX_SKIPPED, OPEN, Limits, Stream, Streams
+
+MARK = b"drained?"
+"""In the PING that asks whether all before it was seen."""
+
+
+class Protocol(Streams):
+    """One connection. Frames come into `receive`, and go from `outbox.frames`."""
+
+    def __init__(self, limits: Limits, read: Callable[[Block], Request]) -> None:
+        """`read` says what a request's fields mean; it raises MalformedError or RequestError."""
+        super().__init__(limits)
+        # Set once.
+        self._read = read
+        # What comes.
+        self._reader = frames.FrameReader(limits.max_frame)
+        self._blocks = BlockReader(limits.max_header_list)
+        self._preface = PREFACE
+        """What is still to come of it."""
+        self._is_settled = False
+        """The client's first SETTINGS are here."""
+        self._is_acknowledged = False
+        """Ours are with the client."""
+        self._held: tuple[int, bool, bool, bytearray] | None = None
+        """A field block whose end is to come in CONTINUATION frames: stream, whether that ends with it, whether it depends on itself, bytes."""
+        self._now = 0.0
+        self._is_refusing = False
+        """No new ones are taken."""
+        self.has_failed = False
+
+    @property
+    def awaits_more(self) -> bool:
+        """Whether something was begun that its end is waited for: the preface, or a field block."""
+        return self._held is not None or not self._is_settled
+
+    def start(self) -> None:
+        """Send our SETTINGS, and open the connection's window."""
+        limits = self._limits
+        values = [
+            (frames.MAX_CONCURRENT_STREAMS, limits.max_streams),
+            (frames.INITIAL_WINDOW_SIZE, limits.window),
+            (frames.MAX_FRAME_SIZE, limits.max_frame),
+            (frames.MAX_HEADER_LIST_SIZE, limits.max_header_list),
+        ]
+        if limits.has_websocket:
+            values.append((frames.ENABLE_CONNECT_PROTOCOL, 1))
+        self.outbox.add([frames.settings(values)])
+        if self._window > DEFAULT_WINDOW:
+            self.outbox.add([frames.window_update(0, self._window - DEFAULT_WINDOW)])
+
+    def start_upgraded(self, settings: bytes) -> Stream:
+        """The same behind ``Upgrade: h2c``: `settings` are those of the request, which is the stream 1 that the client has ended (RFC 7540, 3.2).
+
+        Raises ConnectionFailure for settings that are none.
+        """
+        self._apply(settings)
+        self.start()
+        self.last_id = 1
+        stream = self.streams[1] = Stream(1, self.outbox.initial_window, 0, HALF_CLOSED_REMOTE, 0)
+        return stream
+
+    # What comes.
+
+    def receive(self, data: bytes, now: float) -> list[Event]:
+        """Take `data` at the time `now`, in seconds. Whatever the client does wrong is answered, and told in the events."""
+        events: list[Event] = []
+        if self.has_failed:
+            return events
+        self._now = now
+        found: list[frames.Frame] = []
+        failure: ConnectionFailure | None = None
+        try:
+            if self._preface:
+                data = self._take_preface(data)
+            try:
+                self._reader.read(data, found)
+            except ConnectionFailure as error:
+                failure = error  # what came before it is in order
+            for kind, flags, stream, payload in found:
+                if self._held is not None and not (kind == frames.CONTINUATION and stream == self._held[0]):
+                    # 6.2 and 6.10: nothing may stand between the frames of a field block.
+                    raise ConnectionFailure(Code.PROTOCOL_ERROR, "a frame within a field block")
+                handler = HANDLERS.get(kind)
+                if handler is None:
+                    self._spend(budget.IDLE_FRAME)  # 4.1 and 5.5: unknown types are ignored
+                elif not self._is_settled and kind != frames.SETTINGS:
+                    raise ConnectionFailure(Code.PROTOCOL_ERROR, "the first frame is not SETTINGS")  # 3.4
+                else:
+                    handler(self, flags, stream, payload, events)
+            if failure is not None:
+                raise failure
+        except ConnectionFailure as error:
+            self.fail(error.code, str(error))
+            events.append(Failed(error.code, str(error)))
+        return events
+
+    def _take_preface(self, data: bytes) -> bytes:
+        expected = self._preface
+        if data[: len(expected)] != expected[: len(data)]:
+            raise ConnectionFailure(Code.PROTOCOL_ERROR, "no connection preface")  # 3.4
+        self._preface = expected[len(data) :]
+        return data[len(expected) :]
+
+    def _spend(self, points: int) -> None:
+        if not self._budget.spend(points, self._now):
+            # 10.5: "An endpoint MAY treat activity that is suspicious as a connection error of type ENHANCE_YOUR_CALM."
+            raise ConnectionFailure(Code.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
+
+    def _on_headers(self, flags: int, id_: int, payload: bytes, events: list[Event]) -> None:
+        if not id_ & 1:
+            # 5.1.1 and 6.2: those of a client have odd numbers.
+            raise ConnectionFailure(Code.PROTOCOL_ERROR, f"HEADERS on stream {id_}")
+        if flags & PADDED:
+            payload = _unpad(payload)
+        depends_on_itself = False
+        if flags & HAS_PRIORITY:
+            if len(payload) < 5:
+                raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "HEADERS without room for their priority")
+            depends_on_itself = frames.read_number(payload) == id_
+            payload = payload[5:]
+        end = bool(flags & END_STREAM)
+        if flags & END_HEADERS:
+            self._take_block(id_, end, depends_on_itself, payload, events)
+        else:
+            self._held = id_, end, depends_on_itself, bytearray()
+            self._hold(payload)
+
+    def _on_continuation(self, flags: int, id_: int, payload: bytes, events: list[Event]) -> None:
+        if self._held is None:
+            raise ConnectionFailure(Code.PROTOCOL_ERROR, "CONTINUATION without HEADERS")  # 6.10
+        self._spend(budget.IDLE_FRAME)
+        self._hold(payload)
+        if flags & END_HEADERS:
+            _, end, depends_on_itself, block = self._held
+            self._held = None
+            self._take_block(id_, end, depends_on_itself, bytes(block), events)
+
+    def _hold(self, payload: bytes) -> None:
+        assert self._held is not None
+        block = self._held[3]
+        block += payload
+        if len(block) > self._limits.max_header_list * TOLERANCE:
+            raise ConnectionFailure(Code.ENHANCE_YOUR_CALM, "a field block that is far too long")
+
+    def _take_block(self, id_: int, end: bool, depends_on_itself: bool, data: bytes, events: list[Event]) -> None:
+        # 4.3: read whatever becomes of it, for the tables of both sides have to stay the same.
+        block = self._blocks.read(data)
+        stream = self.streams.get(id_)
+        if stream is not None:
+            self._take_trailers(stream, end, block, events)
+        elif id_ > self.last_id:
+            self._open(id_, end, depends_on_itself, block, events)
+        else:
+            self._on_closed(id_)
+
+    def _open(self, id_: int, end: bool, depends_on_itself: bool, block: Block, events: list[Event]) -> None:
+        if id_ > self.last_id + 2:
+            self._skipped.append(range(self.last_id + 2, id_, 2))
+            del self._skipped[:-MAX_SKIPPED]
+        self.last_id = id_
+        limit = self._limits.max_streams
+        if self._is_refusing or len(self.streams) >= limit or len(self.streams) + self.abandoned >= 2 * limit:
+            # 5.1.2 and 8.7: the client may try again.
+            self._spend(budget.IDLE_FRAME)
+            self._reset(id_, Code.REFUSED_STREAM)
+            return
+        request = block.request
+        try:
+            if depends_on_itself:
+                raise MalformedError("a stream that depends on itself")  # RFC 7540, 5.3.1
+            if request is None:
+                request = block.request = self._read(block)
+            expected = request[4].length
+            if end and expected > 0:
+                raise MalformedError("less content than its content-length")
+        except MalformedError as error:
+            self._spend(budget.RESET)
+            self._reset(id_, Code.PROTOCOL_ERROR)
+            events.append(Malformed(block, str(error)))
+            return
+        except RequestError as error:
+            refused = self.streams[id_] = self._make(id_, end, UNKNOWN)
+            events.append(Refused(refused, error, block))
+            return
+        stream = self.streams[id_] = self._make(id_, end, expected)
+        events.append(Opened(stream, request, end))
+
+    def _make(self, id_: int, end: bool, expected: int) -> Stream:
+        # Until our SETTINGS are acknowledged, a client may send as much as without them (6.9.2).
+        window = self._limits.window if self._is_acknowledged else max(self._limits.window, DEFAULT_WINDOW)
+        return Stream(id_, self.outbox.initial_window, window, HALF_CLOSED_REMOTE if end else OPEN, expected)
+
+    def _take_trailers(self, stream: Stream, end: bool, block: Block, events: list[Event]) -> None:
+        if stream.state is HALF_CLOSED_REMOTE:
+            self._break(stream, Code.STREAM_CLOSED, "HEADERS behind the end of the stream", events)  # 5.1
+            return
+        try:
+            if not end:
+                raise MalformedError("HEADERS in the midst of a body")  # 8.1
+            check_trailers(block.fields)
+        except MalformedError as error:
+            self._break(stream, Code.PROTOCOL_ERROR, str(error), events)
+        else:
+            self._take_data(stream, b"", True, events)
+
+    def _on_closed(self, id_: int) -> None:
+        """HEADERS or DATA have come on a stream that is no more."""
+        by_us = self._resets.get(id_)
+        if by_us is None and any(id_ in skipped for skipped in self._skipped):
+            raise ConnectionFailure(Code.PROTOCOL_ERROR, f"stream {id_} behind stream {self.last_id}")  # 5.1.1
+        if by_us is None:
+            raise ConnectionFailure(Code.STREAM_CLOSED, f"a frame on stream {id_} behind its end")  # 5.1
+        # 5.1: after our RST_STREAM they may have been on their way.
+        if not by_us:
+            self._spend(budget.RESET)
+            self.outbox.add([frames.rst_stream(id_, Code.STREAM_CLOSED)])
+
+    def _on_data(self, flags: int, id_: int, payload: bytes, events: list[Event]) -> None:
+        size = len(payload)
+        self._window -= size
+        if self._window < 0:
+            raise ConnectionFailure(Code.FLOW_CONTROL_ERROR, "more than the window of the connection")  # 6.9.1
+        stream = self.streams.get(id_)
+        if stream is None:
+            self._check_not_idle(id_, "DATA")
+            self._give_back(size)  # 6.9: it counts
+            self._on_closed(id_)
+            return
+        if flags & PADDED:
+            payload = _unpad(payload)
+        if stream.state is HALF_CLOSED_REMOTE:
+            self._give_back(size)
+            self._break(stream, Code.STREAM_CLOSED, "DATA behind the end of the stream", events)  # 5.1
+            return
+        stream.receive_window -= size
+        stream.unread += size
+        if stream.receive_window < 0:
+            self._break(stream, Code.FLOW_CONTROL_ERROR, "more than the window of the stream", events)  # 6.9.1
+            return
+        end = bool(flags & END_STREAM)
+        if not payload and not end:
+            self._spend(budget.IDLE_FRAME)
+        if len(payload) < size:
+            self.consume(stream, size - len(payload))
+        self._take_data(stream, payload, end, events)
+
+    def _take_data(self, stream: Stream, data: bytes, end: bool, events: list[Event]) -> None:
+        if stream.expected >= 0:
+            stream.expected -= len(data)
+            if stream.expected < 0 or (end and stream.expected):
+                self._break(stream, Code.PROTOCOL_ERROR, "content of another length than its content-length", events)  # 8.1.1
+                return
+        if end:
+            if stream.state is OPEN:
+                stream.state = HALF_CLOSED_REMOTE
+            else:
+                self._close(stream)
+        if data or end:
+            events.append(Received(stream, data, end))
+
+    def _on_priority(self, _flags: int, id_: int, payload: bytes, events: list[Event]) -> None:
+        """5.3.2: that scheme is given up. What is left of it are the errors."""
+        stream = self.streams.get(id_)
+        if id_ == 0:
+            raise ConnectionFailure(Code.PROTOCOL_ERROR, "PRIORITY on stream 0")  # 6.3
+        code, reason = Code.NO_ERROR, ""
+        if len(payload) != 5:
+            code, reason = Code.FRAME_SIZE_ERROR, "PRIORITY of another size than 5"  # 6.3
+        elif frames.read_number(payload) == id_:
+            code, reason = Code.PROTOCOL_ERROR, "a stream that depends on itself"  # RFC 7540, 5.3.1
+        if not reason:
+            self._spend(budget.IDLE_FRAME)
+        elif stream is not None:
+            self._break(stream, code, reason, events)
+        elif id_ > self.last_id:
+            raise ConnectionFailure(code, reason)  # 6.4: there is no RST_STREAM of an idle stream
+
+    def _on_rst_stream(self, _flags: int, id_: int, payload: bytes, events: list[Event]) -> None:
+        if len(payload) != 4:
+            raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "RST_STREAM of another size than 4")  # 6.4
+        stream = self.streams.get(id_)
+        if stream is None:
+            self._check_not_idle(id_, "RST_STREAM")
+            self._spend(budget.IDLE_FRAME)
+            return
+        self._spend(budget.RESET)
+        self._remember(id_, False)
+        self.outbox.forget(stream)
+        self._close(stream)
+        events.append(Reset(stream, int.from_bytes(payload, "big"), None))
+
+    def _on_settings(self, flags: int, id_: int, payload: bytes, _events: list[Event]) -> None:
+        if id_:
+            raise ConnectionFailure(Code.PROTOCOL_ERROR, "SETTINGS on a stream")  # 6.5
+        if flags & ACK:
+            if payload:
+                raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "SETTINGS that acknowledge, and set something")  # 6.5
+            if not self._is_settled:
+                raise ConnectionFailure(Code.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+            self._acknowledged()
+            return
+        self._spend(budget.SETTINGS_FRAME)
+        self._apply(payload)
+        self._is_settled = True
+        self.outbox.add([frames.SETTINGS_ACK])
+
+    def _acknowledged(self) -> None:
+        if self._is_acknowledged:
+            self._spend(budget.IDLE_FRAME)
+            return
+        self._is_acknowledged = True
+        surplus = DEFAULT_WINDOW - self._limits.window
+        if surplus > 0:
+            for stream in self.streams.values():
+                stream.receive_window -= surplus
+
+    def _apply(self, payload: bytes) -> None:
+        """Take the client's SETTINGS (6.5.2). Raises ConnectionFailure."""
+        if len(payload) % 6:
+            raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "SETTINGS of a size that is no multiple of 6")
+        outbox = self.outbox
+        for setting, value in frames.read_settings(payload):
+            if setting == frames.INITIAL_WINDOW_SIZE:
+                if value > MAX_WINDOW:
+                    raise ConnectionFailure(Code.FLOW_CONTROL_ERROR, f"SETTINGS_INITIAL_WINDOW_SIZE of {value}")
+                change, outbox.initial_window = value - outbox.initial_window, value
+                # 6.9.2: of the streams that there are, too.
+                if not all(outbox.open(stream, change) for stream in self.streams.values()):
+                    raise ConnectionFailure(Code.FLOW_CONTROL_ERROR, "a window above 2^31-1")
+            elif setting == frames.MAX_FRAME_SIZE:
+                if not frames.LEAST_MAX_FRAME_SIZE <= value < 2**24:
+                    raise ConnectionFailure(Code.PROTOCOL_ERROR, f"SETTINGS_MAX_FRAME_SIZE of {value}")
+                outbox.max_frame = min(value, MAX_SENT_FRAME)
+            elif setting in (frames.ENABLE_PUSH, frames.ENABLE_CONNECT_PROTOCOL) and value > 1:
+                raise ConnectionFailure(Code.PROTOCOL_ERROR, f"a setting of {value} that is 0 or 1")
+
+    def _on_push_promise(self, _flags: int, _id: int, _payload: bytes, _events: list[Event]) -> None:
+        raise ConnectionFailure(Code.PROTOCOL_ERROR, "PUSH_PROMISE from a client")  # 8.4
+
+    def _on_ping(self, flags: int, id_: int, payload: bytes, events: list[Event]) -> None:
+        if id_:
+            raise ConnectionFailure(Code.PROTOCOL_ERROR, "PING on a stream")  # 6.7
+        if len(payload) != 8:
+            raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "PING of another size than 8")  # 6.7
+        self._spend(budget.IDLE_FRAME)
+        if not flags & ACK:
+            self.outbox.add([frames.ping(payload, True)])
+        elif payload == MARK:
+            events.append(Acknowledged())
+
+    def _on_goaway(self, _flags: int, id_: int, payload: bytes, events: list[Event]) -> None:
+        if id_:
+            raise ConnectionFailure(Code.PROTOCOL_ERROR, "GOAWAY on a stream")  # 6.8
+        if len(payload) < 8:
+            raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "GOAWAY of less than 8 bytes")
+        self._spend(budget.SETTINGS_FRAME)
+        events.append(Leaving())
+
+    def _on_window_update(self, _flags: int, id_: int, payload: bytes, events: list[Event]) -> None:
+        if len(payload) != 4:
+            raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "WINDOW_UPDATE of another size than 4")  # 6.9
+        self._spend(budget.IDLE_FRAME)
+        increment = frames.read_number(payload)
+        if id_ == 0:
+            if increment == 0:
+                raise ConnectionFailure(Code.PROTOCOL_ERROR, "WINDOW_UPDATE by 0")
+            if not self.outbox.open_connection(increment):
+                raise ConnectionFailure(Code.FLOW_CONTROL_ERROR, "a window above 2^31-1")
+            return
+        stream = self.streams.get(id_)
+        if stream is None:
+            self._check_not_idle(id_, "WINDOW_UPDATE")
+        elif increment == 0:
+            self._break(stream, Code.PROTOCOL_ERROR, "WINDOW_UPDATE by 0", events)
+        elif not self.outbox.open(stream, increment):
+            self._break(stream, Code.FLOW_CONTROL_ERROR, "a window above 2^31-1", events)
+
+    def _check_not_idle(self, id_: int, what: str) -> None:
+        # 5.1: on an idle stream only HEADERS and PRIORITY.
+        if id_ > self.last_id or not id_ & 1:
+            raise ConnectionFailure(Code.PROTOCOL_ERROR, f"{what} on stream {id_}, which is idle")
+
+    # How streams end.
+
+    def _break(self, stream: Stream, code: Code, reason: str, events: list[Event]) -> None:
+        """A stream error (5.4.2). Raises ConnectionFailure where there were too many of them."""
+        self.reset(stream, code)
+        events.append(Reset(stream, code, reason))
+        self._spend(budget.RESET)
+
+    def settle(self) -> Failed | None:
+        """Set off what the data frames have cost, or earned. Returns why the connection has failed by it."""
+        points, self.outbox.points = self.outbox.points, 0
+        if points < 0:
+            self._budget.earn(-points)
+        elif points > 0 and not self._budget.spend(points, self._now):
+            failure = Failed(Code.ENHANCE_YOUR_CALM, "a window that allows next to nothing")
+            self.fail(*failure)
+            return failure
+        return None
+
+    # The end.
+
+    def announce(self) -> None:
+        """Say that the connection will end, and ask when that is known: `Acknowledged` comes (6.8)."""
+        self.outbox.add([frames.goaway(MAX_STREAM_ID, Code.NO_ERROR, ""), frames.ping(MARK, False)])
+
+    def stop(self) -> None:
+        """Take no more streams, and tell the client up to which all have been taken (6.8)."""
+        if not self._is_refusing and not self.has_failed:
+            self._is_refusing = True
+            self.outbox.add([frames.goaway(self.last_id, Code.NO_ERROR, "")])
+
+    def fail(self, code: Code, reason: str) -> None:
+        """End the connection for `reason` (5.4.1). Nothing that comes behind it is looked at."""
+        self.has_failed = True
+        self.outbox.add([frames.goaway(self.last_id, code, reason)])
+
+
+MAX_SENT_FRAME = 65536
+"""Bytes of the longest frame of data that is sent, however long the client allows it: others want their turn."""
+
+Handler = Callable[[Protocol, int, int, bytes, list[Event]], None]
+HANDLERS: Mapping[int, Handler] = {
+    frames.DATA: Protocol._on_data,
+    frames.HEADERS: Protocol._on_headers,
+    frames.PRIORITY: Protocol._on_priority,
+    frames.RST_STREAM: Protocol._on_rst_stream,
+    frames.SETTINGS: Protocol._on_settings,
+    frames.PUSH_PROMISE: Protocol._on_push_promise,
+    frames.PING: Protocol._on_ping,
+    frames.GOAWAY: Protocol._on_goaway,
+    frames.WINDOW_UPDATE: Protocol._on_window_update,
+    frames.CONTINUATION: Protocol._on_continuation,
+}
+
+
+def _unpad(payload: bytes) -> bytes:
+    """6.1 and 6.2: the first byte says how many at the end are padding."""
+    if not payload or payload[0] >= len(payload):
+        raise ConnectionFailure(Code.PROTOCOL_ERROR, "padding of more than the frame")
+    return payload[1 : len(payload) - payload[0]]

@@ -1,0 +1,211 @@
+"""Pure: a request's field block, from fields to what the application is told, and every reason to refuse it (RFC 9113, 8; RFC 8441, 4)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from ..errors import RequestError
+from ..grammar import CONTENT_LENGTH, TOKEN
+from ..request import (
+    METHODS,
+    UNDERSCORE,
+    UNKNOWN,
+    Fields,
+    Request,
+    Rules,
+    check_authority,
+    check_path,
+    decode_path,
+    read_expect,
+    read_method,
+    read_proxied,
+)
+from ..wire import Header
+from .blocks import CONNECTION_SPECIFIC, Block
+
+VERSION = "2"
+
+UPPER_CASE = re.compile(rb"[A-Z]")
+INVALID_VALUE = re.compile(rb"[^\t \x21-\x7e\x80-\xff\n]|\n[ \t]|[ \t]\n")
+"""In all values of a block, with a line's end before and behind each (RFC 9113, 8.2.1; RFC 9110, 5.5)."""
+SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*")
+
+# What a name means here, as `_NAMES` holds it.
+_PLAIN, _UNDERSCORE, _MEANINGFUL = range(3)
+MEANINGFUL = frozenset({b"host", b"content-length", b"expect", b"te", b"sec-websocket-version"})
+_NAMES: dict[bytes, int] = {}
+"""Names that were checked before; the bound is against a client that makes them up."""
+_MAX_NAMES = 1024
+_MAX_NAME = 64
+
+
+class MalformedError(Exception):
+    """What has come is no request (RFC 9113, 8.1.1): its stream ends with PROTOCOL_ERROR."""
+
+
+def read_request(block: Block, rules: Rules, max_list: int, has_websocket: bool) -> Request:
+    """Read a whole block. `max_list` is SETTINGS_MAX_HEADER_LIST_SIZE; `has_websocket`: extended CONNECT was offered.
+
+    Raises MalformedError, or RequestError for what HTTP/1.1 would refuse with the same status.
+    """
+    pseudo, headers = _split(block.fields)
+    _check_sizes(block, pseudo, headers, rules, max_list)
+    fields = Fields(b"", VERSION, headers)
+    fields.length = UNKNOWN
+    values, has_underscore, is_proxied = _read_names(headers, rules)
+    method, path, raw_path, query = _read_target(pseudo, fields, has_websocket)
+    _read_host(pseudo.get(b":authority"), values.get(b"host", ()), fields)
+    lengths = values.get(b"content-length", ())
+    if lengths:
+        if len(lengths) > 1 or CONTENT_LENGTH.fullmatch(lengths[0]) is None:
+            raise MalformedError("a content-length that is not one number")
+        fields.length = int(lengths[0])
+    if b"expect" in values:
+        read_expect(values[b"expect"])
+        fields.expect_continue = True
+    if has_underscore or is_proxied or rules.script_name is not None:
+        read_proxied(fields, rules, has_underscore, is_proxied)
+    if fields.upgrade:
+        _check_handshake(values)
+    name = METHODS.get(method) or ("CONNECT" if fields.upgrade else read_method(method, rules))
+    if raw_path != b"*":
+        check_path(raw_path, fields)
+    return name, path, raw_path, query, fields
+
+
+def check_trailers(fields: Sequence[Header]) -> None:
+    """Raises MalformedError for trailers that may not be. Nobody is shown them: they would have to be told from header fields."""
+    pseudo, headers = _split(fields)
+    if pseudo:
+        raise MalformedError("a pseudo-header field among the trailers")  # 8.1
+    for name, _ in headers:
+        _kind(name)
+
+
+def _split(fields: Sequence[Header]) -> tuple[Mapping[bytes, bytes], list[Header]]:
+    """The pseudo-header fields, and the others. Raises MalformedError."""
+    pseudo: dict[bytes, bytes] = {}
+    headers: list[Header] = []
+    for field in fields:
+        name, value = field
+        if name[:1] != b":":
+            headers.append(field)
+        elif headers:
+            raise MalformedError("a pseudo-header field behind the others")  # 8.3
+        elif name not in PSEUDO or name in pseudo:
+            raise MalformedError(f"the pseudo-header field {name.decode('latin-1')!r} is unknown, or is there twice")  # 8.3 and 8.3.1
+        else:
+            pseudo[name] = value
+    text = b"\n%b\n" % b"\n".join([value for _, value in fields])
+    if INVALID_VALUE.search(text) or text.count(b"\n") != len(fields) + (1 if fields else 2):
+        raise MalformedError("a character in a header that is not allowed, or white space around its value")  # 8.2.1
+    return pseudo, headers
+
+
+PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority", b":protocol"})
+
+
+def _check_sizes(block: Block, pseudo: Mapping[bytes, bytes], headers: Sequence[Header], rules: Rules, max_list: int) -> None:
+    """The same limits as in HTTP/1.1, where they are those of lines, and the one of the list. Raises RequestError."""
+    if len(pseudo.get(b":method", b"")) + len(pseudo.get(b":path", b"")) + len(b"  HTTP/1.1") > rules.limit_line:
+        raise RequestError(414, f"Request line is longer than {rules.limit_line} bytes")
+    if len(headers) > rules.limit_fields:
+        raise RequestError(431, f"More than {rules.limit_fields} header fields")
+    if block.size > max_list:
+        raise RequestError(431, f"The header fields are longer than {max_list} bytes")
+    if block.size > rules.limit_field_size and any(
+        len(name) + len(value) + len(b": \r\n") > rules.limit_field_size for name, value in headers
+    ):
+        raise RequestError(431, f"A header field is longer than {rules.limit_field_size} bytes")
+
+
+def _read_names(headers: Sequence[Header], rules: Rules) -> tuple[Mapping[bytes, list[bytes]], bool, bool]:
+    """The values of the fields that mean something, whether a name has an underscore, and whether one is a proxy's. Raises MalformedError."""
+    values: dict[bytes, list[bytes]] = {}
+    has_underscore = is_proxied = False
+    proxy_names = rules.proxy_names
+    for name, value in headers:
+        kind = _NAMES.get(name)
+        if kind is None:
+            kind = _kind(name)
+        if kind == _MEANINGFUL:
+            values.setdefault(name, []).append(value)
+        elif kind == _UNDERSCORE:
+            has_underscore = True
+        if name in proxy_names:
+            is_proxied = True
+    if any(value.lower() != b"trailers" for value in values.get(b"te", ())):
+        raise MalformedError("TE other than trailers")  # 8.2.2
+    return values, has_underscore, is_proxied
+
+
+def _kind(name: bytes) -> int:
+    """What `name` means. Raises MalformedError."""
+    # 8.2.1 and 8.2: in lower case, and not only visible characters but a token, as it has to be for everybody behind this.
+    if TOKEN.fullmatch(name) is None or UPPER_CASE.search(name):
+        raise MalformedError("a header name that is not a token in lower case")
+    if name in CONNECTION_SPECIFIC:
+        raise MalformedError(f"{name.decode()}, which is a header of HTTP/1.1's connections")  # 8.2.2
+    kind = _MEANINGFUL if name in MEANINGFUL else _UNDERSCORE if UNDERSCORE in name else _PLAIN
+    if len(name) <= _MAX_NAME:
+        if len(_NAMES) >= _MAX_NAMES:
+            _NAMES.clear()
+        _NAMES[name] = kind
+    return kind
+
+
+def _read_target(pseudo: Mapping[bytes, bytes], fields: Fields, has_websocket: bool) -> tuple[bytes, str, bytes, bytes]:
+    """(method, path, raw_path, query_string). Raises MalformedError or RequestError."""
+    method = pseudo.get(b":method")
+    if not method:
+        raise MalformedError("no :method")  # 8.3.1
+    protocol = pseudo.get(b":protocol")
+    if protocol is not None:
+        if method != b"CONNECT" or not has_websocket:
+            raise MalformedError(":protocol without an extended CONNECT that was offered")  # RFC 8441, 3 and 4
+        if protocol.lower() != b"websocket":
+            raise RequestError(501, "An extended CONNECT to something else than a WebSocket is not implemented")
+        fields.upgrade = "websocket"
+    elif method == b"CONNECT":
+        if b":scheme" in pseudo or b":path" in pseudo or b":authority" not in pseudo:
+            raise MalformedError("CONNECT with a :scheme or :path, or without an :authority")  # 8.5
+        raise RequestError(501, "CONNECT is not implemented")
+    scheme, target = pseudo.get(b":scheme"), pseudo.get(b":path")
+    # 8.3.1: each exactly once. What the client says of its scheme is not believed, as in HTTP/1.1 in absolute-form.
+    if scheme is None or SCHEME.fullmatch(scheme) is None:
+        raise MalformedError("no valid :scheme")
+    if not target:
+        raise MalformedError("no :path")
+    if target == b"*" and method == b"OPTIONS":
+        return method, "*", b"*", b""
+    if target[:1] != b"/":
+        raise MalformedError("a :path that is none")
+    text = target.decode("latin-1")
+    if not (text.isascii() and text.isprintable()) or "#" in text or " " in text:
+        raise RequestError(400, "Invalid request target: not printable ASCII")
+    raw_path, _, query = target.partition(b"?")
+    return method, decode_path(raw_path), raw_path, query
+
+
+def _read_host(authority: bytes | None, hosts: Sequence[bytes], fields: Fields) -> None:
+    """ASGI statement 35: the authority is the first header, as ``host``. Raises MalformedError or RequestError."""
+    if len(hosts) > 1:
+        raise RequestError(400, "More than one Host header field")
+    if hosts and authority is not None and hosts[0].lower() != authority.lower():
+        raise MalformedError("Host is not the :authority")  # 8.3.1
+    host = hosts[0] if authority is None and hosts else authority
+    if host is None:
+        raise RequestError(400, "No :authority and no Host")
+    check_authority(host)
+    if authority is not None:
+        fields.headers.insert(0, (b"host", authority))
+        if hosts:
+            fields.headers = [fields.headers[0], *(field for field in fields.headers[1:] if field[0] != b"host")]
+
+
+def _check_handshake(values: Mapping[bytes, Sequence[bytes]]) -> None:
+    """RFC 8441, 5: as in RFC 6455, 4.2.1 and 4.4, without what is HTTP/1.1's. Raises RequestError."""
+    if list(values.get(b"sec-websocket-version", ())) != [b"13"]:
+        # Not 426, which would have to name another protocol for the connection (RFC 9110, 15.5.22).
+        raise RequestError(400, "Invalid WebSocket handshake: Sec-WebSocket-Version is not 13", fields=((b"sec-websocket-version", b"13"),))

@@ -1,0 +1,148 @@
+"""The Pipe below a WebSocket on one stream of an HTTP/2 connection (RFC 8441, 5)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..wire import NEVER
+from .frames import Code
+from .streams import CLOSED
+
+if TYPE_CHECKING:
+    from ..asgi.websocket import WebSocketStream
+    from .exchange import Exchange
+
+LINGER_SECONDS = 2.0
+"""How long a client has to end its side once ours has."""
+
+
+class Tunnel:
+    """Passes bytes both ways, and sees to the end. The stream's window is what holds the client back."""
+
+    __slots__ = ("_early", "_exchange", "_is_held", "_is_open", "_stream", "_stuck_at", "is_accepted")
+
+    def __init__(self, exchange: Exchange, stream: WebSocketStream) -> None:
+        self._exchange = exchange
+        self._stream = stream
+        self._early = bytearray()
+        """What has come before the WebSocket was accepted: within the stream's window."""
+        self.is_accepted = False
+        self._is_open = False
+        """Since it was accepted, until one of the two sides ends it."""
+        self._is_held = False
+        """The application has enough to read."""
+        self._stuck_at = NEVER
+        """When something of what is queued has to have left."""
+
+    # From the exchange.
+
+    def received(self, data: bytes, end: bool) -> None:
+        """Some of what the client sends, all of it if `end`."""
+        exchange = self._exchange
+        if not self.is_accepted and not exchange.has_ended:
+            self._early += data
+            if end:  # the client has gone in the midst of its handshake
+                exchange.reset(Code.CANCEL)
+            return
+        if self._is_open:
+            if data:
+                self._stream.feed(data)
+            if end and self._is_open:
+                self._stream.feed_eof()
+        if not self._is_held or not self._is_open:
+            self._consume()
+        if exchange.lane.state is CLOSED:
+            exchange.lost()
+
+    def lost(self) -> None:
+        """The stream or the connection is gone."""
+        self._is_open = False
+
+    def accept(self) -> bytes:
+        """The handshake is complete. Returns what has come already."""
+        self.is_accepted = self._is_open = True
+        self._is_held = True  # until `credit`
+        data = bytes(self._early)
+        self._early.clear()
+        if self._exchange.connection.server.is_closing_websockets:
+            self._exchange.connection.call_soon(self.close_websocket)
+        return data
+
+    def close_websocket(self) -> None:
+        """The worker is to stop."""
+        if self._is_open:
+            self._stream.hang_up()
+
+    def expired(self) -> None:
+        """The exchange's deadline has passed."""
+        exchange, now = self._exchange, self._exchange.connection.now
+        if not self._is_open:
+            if exchange.lane.is_waiting and not exchange.is_stuck():
+                exchange.set_deadline(now + exchange.connection.settings.write_timeout_s)
+            else:
+                exchange.reset(Code.CANCEL)
+            return
+        if self._stuck_at <= now:
+            if exchange.lane.is_waiting and exchange.is_stuck():
+                exchange.reset(Code.CANCEL)
+                return
+            self._stuck_at = NEVER
+        if self._stream.deadline <= now:
+            self._stream.expired()
+        if self._is_open:
+            self.reschedule()
+
+    def _consume(self) -> None:
+        lane = self._exchange.lane
+        if lane.unread:
+            self._exchange.connection.protocol.consume(lane, lane.unread)
+            self._exchange.connection.flush_soon()
+
+    # For the stream (see `wire`).
+
+    def write(self, data: bytes) -> None:
+        self._exchange.put(data, False)
+        self._exchange.connection.flush_soon()
+        if self._stuck_at == NEVER and self._exchange.lane.is_waiting:
+            self._stuck_at = self._exchange.connection.now + self._exchange.connection.settings.write_timeout_s
+            self.reschedule()
+
+    def hold(self) -> None:
+        self._is_held = True
+
+    def credit(self) -> None:
+        self._is_held = False
+        self._consume()
+
+    def reschedule(self) -> None:
+        if self._is_open:
+            self._exchange.set_deadline(min(self._stream.deadline, self._stuck_at))
+
+    def close(self, is_clean: bool) -> None:
+        if self._is_open:
+            self._is_open = False
+            exchange = self._exchange
+            exchange.put(b"", True)
+            self._consume()
+            exchange.set_deadline(exchange.connection.now + LINGER_SECONDS)
+            exchange.connection.flush_soon()
+            exchange.record_end()
+            if exchange.lane.state is CLOSED:
+                exchange.connection.call_soon(exchange.lost)
+
+    def abort(self) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._exchange.record_end()
+            self._exchange.connection.protocol.reset(self._exchange.lane, Code.CANCEL)
+            self._exchange.connection.flush_soon()
+            self._exchange.connection.call_soon(self._exchange.lost)
+
+    def fail(self, reason: str) -> None:
+        self._exchange.connection.complain("WebSocket frame", reason)
+        self.close(is_clean=False)
+
+    def finish(self) -> None:
+        self._exchange.has_ended = True
+        if self._exchange.lane.state is CLOSED:
+            self._exchange.connection.forget(self._exchange)
