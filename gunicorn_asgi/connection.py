@@ -7,10 +7,12 @@ import socket
 import struct
 import sys
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from . import tls
+from .sendfile import Transfer
 from .wire import NEVER, Stream
 
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ class Connection(asyncio.Protocol):
         "_seen",
         "_server",
         "_server_address",
+        "_tls",
+        "_transfer",
         "_transport",
         "deadline",
         "introduction",
@@ -76,7 +80,11 @@ class Connection(asyncio.Protocol):
         self._client = client
         self._server_address: Address | None = None
         self._rules = server.rules_for(client, None)
+        self._tls: Mapping[str, Any] | None = None
+        """What the ``tls`` extension says of it; None without TLS."""
         # The transport.
+        self._transfer: Transfer | None = None
+        """A file that is being sent."""
         self._lost = False
         self._reading_paused = False
         self._clogged = False
@@ -97,6 +105,8 @@ class Connection(asyncio.Protocol):
         self._transport = transport
         self._server_address = self._listener.address or address(transport.get_extra_info("sockname"))
         self.deadline = server.now + server.settings.head_timeout_s
+        if self._listener.scheme == "https":
+            self._tls = tls.describe(transport.get_extra_info("ssl_object"))
         server.admit(self)
         if self.introduction is not None:
             self._introduce(self.introduction)
@@ -115,7 +125,7 @@ class Connection(asyncio.Protocol):
         """Go on in its place, with its transport as it is."""
         self._transport = origin._transport
         self._server_address = origin._server_address
-        self._client, self._rules = origin._client, origin._rules
+        self._client, self._rules, self._tls = origin._client, origin._rules, origin._tls
         self._reading_paused, self._clogged, self._seen = origin._reading_paused, origin._clogged, origin._seen
         self._server.replace(origin, self)
         self._transport.set_protocol(self)
@@ -133,6 +143,8 @@ class Connection(asyncio.Protocol):
         if self._reading is CLOSED:
             return
         self._set_deadline()
+        if self._transfer is not None:
+            return  # the stream goes on when that is through
         for stream in self._streams():
             stream.resume()
 
@@ -144,6 +156,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._reading = CLOSED
         self._lost = True
+        self._end_transfer()
         streams = self._streams()
         if not streams:
             self._server.forget(self)
@@ -177,6 +190,32 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.write(data)
 
+    def _start_transfer(self, descriptor: int, offset: int, count: int) -> bool:
+        """Send a part of a file without reading it; the streams are resumed behind it. Returns False where that is not possible."""
+        if self._listener.scheme == "https" or self._transport.is_closing():
+            return False
+        try:
+            self._transfer = Transfer(self._server.loop, self._transport, descriptor, offset, count, self._transferred)
+        except OSError:  # no descriptor left
+            return False
+        self._seen = self._look()
+        self._set_deadline()
+        return True
+
+    def _transferred(self) -> None:
+        if self._reading is not CLOSED:
+            self._set_deadline()
+        for stream in self._streams():
+            stream.resume()
+
+    def _end_transfer(self) -> int:
+        """Returns how many bytes of the file were not sent."""
+        transfer, self._transfer = self._transfer, None
+        if transfer is None:
+            return 0
+        transfer.cancel()
+        return transfer.left
+
     def _tcp_socket(self) -> Any:
         """The loop's view of the socket, or None where it is no TCP one."""
         sock = self._transport.get_extra_info("socket")
@@ -202,6 +241,8 @@ class Connection(asyncio.Protocol):
 
     def _look(self) -> int:
         """A number that changes whenever something of what was written leaves."""
+        if self._transfer is not None:
+            return self._transfer.left
         if self._listener.scheme == "https":
             # What TLS has encrypted is out of its sight, so the kernel has to say: tcpi_bytes_acked of its tcp_info.
             sock = self._tcp_socket()
@@ -272,7 +313,7 @@ class Connection(asyncio.Protocol):
     # Deadlines.
 
     def _set_deadline(self) -> None:
-        if self._clogged or self._reading is CLOSED:
+        if self._clogged or self._reading is CLOSED or self._transfer is not None:
             seconds = self._server.settings.write_timeout_s
         elif self._reading is LINGER:
             seconds = LINGER_SECONDS
@@ -286,7 +327,7 @@ class Connection(asyncio.Protocol):
         if self._lost:
             for stream in self._streams():
                 stream.cancel()
-        elif self._clogged or self._reading is CLOSED:
+        elif self._clogged or self._reading is CLOSED or self._transfer is not None:
             if not self._is_owing or self._is_stuck():
                 self._reset()
             else:

@@ -217,6 +217,11 @@ def read_expect(values: Sequence[bytes]) -> None:
         raise RequestError(417, "Expect other than 100-continue")
 
 
+def takes_trailers(headers: Sequence[Header]) -> bool:
+    """Whether the client wants the trailers of a response (RFC 9110, 10.1.4)."""
+    return any(name == b"te" and b"trailers" in [member.strip(b" \t") for member in value.lower().split(b",")] for name, value in headers)
+
+
 def _read_scheme(headers: list[Header], secure_scheme: Mapping[bytes, bytes], forwarded: str | None) -> str | None:
     """Gunicorn's ``secure_scheme_headers``: https only for the exact value, and no two that disagree. `forwarded` counts as one more."""
     schemes = {"https" if value == secure_scheme[name] else "http" for name, value in headers if name in secure_scheme}

@@ -349,6 +349,8 @@ class Settings:
     script_name: bytes | None
     """``SCRIPT_NAME`` of the environment."""
     secure_scheme_headers: Mapping[bytes, bytes]
+    sendfile: bool
+    """Files may go to a socket without passing through this process."""
     worker_connections: int
     workers: int
     # This package's
@@ -415,6 +417,8 @@ class Settings:
             secure_scheme_headers={
                 name.lower().encode("latin-1"): value.encode("latin-1") for name, value in cfg.secure_scheme_headers.items()
             },
+            # Gunicorn's own reading takes True for False.
+            sendfile=bool(cfg.sendfile if cfg.settings["sendfile"].get() is None else cfg.settings["sendfile"].get()),
             workers=cfg.workers,
             worker_connections=cfg.worker_connections,
             body_timeout_s=_limit(options["body_timeout"]),

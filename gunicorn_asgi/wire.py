@@ -114,6 +114,24 @@ class Wire(Protocol):
     def write(self, stream: Any, data: bytes, end: bool) -> None:
         """Write a further part of the body, the last one with `end`."""
 
+    def declare(self, stream: Any, length: int) -> None:
+        """The held head is that of a body of so many bytes, as if the application had said so."""
+
+    def may_have_trailers(self, stream: Any) -> bool:
+        """Whether the response whose head is held can have trailers, which the application promises (ASGI statements 148 to 151)."""
+
+    def trailers(self, stream: Any, headers: Iterable[Header]) -> None:
+        """End the response with these behind its body. Raises ApplicationError, and then nothing is written."""
+
+    def start_file(self, stream: Any, descriptor: int, offset: int, count: int) -> bool:
+        """Send a part of a file behind what was written, without reading it. `Stream.resume` follows when it is sent, or cannot be.
+
+        Returns False where that is not possible: its bytes have to be written.
+        """
+
+    def end_file(self, stream: Any) -> int:
+        """Stop that, if it goes on. Returns how many bytes were not sent."""
+
     def inform(self, stream: Any, status: int, headers: Iterable[Header]) -> None:
         """Write a 1xx head, where the version of the protocol has them."""
 

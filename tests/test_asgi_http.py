@@ -693,7 +693,8 @@ def test_the_types_in_a_scope_are_those_of_the_specification(parser: str) -> Non
             "state": dict,
         }
         assert scope["asgi"] == {"version": "3.0", "spec_version": "2.5"}
-        assert scope["extensions"] == {}
+        names = ["http.response.pathsend", "http.response.zerocopysend", "http.response.early_hint", "http.response.trailers"]
+        assert scope["extensions"] == {name: {} for name in names}
         assert all(type(name) is bytes and type(value) is bytes for name, value in scope["headers"])
         assert type(scope["client"][1]) is int
         assert type(scope["server"][1]) is int

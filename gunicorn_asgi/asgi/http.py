@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from ..errors import ApplicationError, ClientDisconnected, is_disconnect
-from ..wire import NEVER, Wire
+from ..wire import NEVER, Header, Wire
 from .scope import Application, Message, Scope
 
 UNKNOWN = -1
@@ -27,11 +27,13 @@ class Phase(IntEnum):
     """It has sent ``http.response.start``; the connection holds the head, nothing is written."""
     STREAMING = 2
     """The head is written, the body is not complete."""
-    COMPLETE = 3
+    TRAILING = 3
+    """The body is complete, and the trailers are waited for that were promised."""
+    COMPLETE = 4
     """All is written, or it was given up: the connection no longer belongs to this exchange."""
 
 
-WAITING, STARTED, STREAMING, COMPLETE = Phase
+WAITING, STARTED, STREAMING, TRAILING, COMPLETE = Phase
 
 
 class Log(Protocol):
@@ -72,6 +74,7 @@ class HTTPStream:
         "_parts",
         "_phase",
         "_scope",
+        "_trailers",
         "_waiters",
         "_wire",
         "method",
@@ -108,6 +111,8 @@ class HTTPStream:
         self._due = UNKNOWN
         """Bytes that the declared ``content-length`` still asks for."""
         self._parts = 0
+        self._trailers: list[Header] | None = None
+        """Those that have come; None where none were promised, or could be sent."""
         # The client.
         self._gone = False
         self._hung_up = False
@@ -213,8 +218,8 @@ class HTTPStream:
         except (TypeError, KeyError):
             raise ApplicationError(f"a message must be a dict with a 'type', not {message!r}") from None
         if kind == "http.response.body":
-            if phase is WAITING:
-                raise ApplicationError("expected 'http.response.start' before 'http.response.body'")
+            if phase is not STARTED and phase is not STREAMING:
+                self._refuse_body(kind, phase)
             self._send_body(message, phase)
             if self._phase is STREAMING:
                 self._parts += 1
@@ -228,7 +233,7 @@ class HTTPStream:
                 raise ApplicationError("'http.response.start' was sent before; expected 'http.response.body'")
             self._send_start(message)
         else:
-            raise ApplicationError(f"expected 'http.response.start' or 'http.response.body', not {kind!r}")
+            await self._send_extension(kind, message, phase)
 
     # Inside.
 
@@ -240,10 +245,13 @@ class HTTPStream:
         if not isinstance(status, int) or not 100 <= status <= 999:
             raise ApplicationError(f"'status' must be an int from 100 to 999, not {status!r}")
         self._due = self._wire.head(self, status, message.get("headers", ()))
+        if message.get("trailers") and self._wire.may_have_trailers(self):
+            self._trailers = []
         # RFC 9110, 6.4.1.
         if status < 200 or status == 204 or status == 304 or self.method == "HEAD":
             self._bodyless = True
             self._due = UNKNOWN
+            self._trailers = None
         self._phase = STARTED
 
     def _send_body(self, message: Message, phase: Phase) -> None:
@@ -257,18 +265,30 @@ class HTTPStream:
             if due < 0:
                 raise ApplicationError(f"the body is {-due} bytes longer than its content-length")
             self._due = due
+        is_last = end and self._trailers is None
         if phase is STARTED:
             self._phase = STREAMING
-            self._wire.respond(self, body, end, self._bodyless)
+            self._wire.respond(self, body, is_last, self._bodyless)
         elif not self._bodyless:
-            self._wire.write(self, body, end)
+            self._wire.write(self, body, is_last)
         if end:
             if due > 0:
                 # Nobody may take it for whole: the connection ends short of the announced length (RFC 9112, 8).
                 self._wire.abort(self)
                 self._end()
                 raise ApplicationError(f"the body is {due} bytes shorter than its content-length")
-            self._end()
+            if is_last:
+                self._end()
+            else:
+                self._phase = TRAILING
+
+    def _refuse_body(self, kind: str, phase: Phase) -> NoReturn:
+        expected = "http.response.start" if phase is WAITING else "http.response.trailers"
+        raise ApplicationError(f"expected {expected!r} before {kind!r}" if phase is WAITING else f"expected {expected!r}, not {kind!r}")
+
+    async def _send_extension(self, kind: str, _message: Message, _phase: Phase) -> None:
+        """Send what is neither the start nor a part of the body: see `extensions`."""
+        raise ApplicationError(f"expected 'http.response.start' or 'http.response.body', not {kind!r}")
 
     def _take(self) -> Message:
         chunks, self._chunks = self._chunks, []
@@ -307,6 +327,8 @@ class HTTPStream:
         """The application has returned, and its response is not complete."""
         if self._hung_up:  # it was told http.disconnect, and has drawn the consequence
             self._wire.abort(self)
+        elif self._phase is TRAILING:
+            self._wire.write(self, b"", True)  # statement 152: the body was whole
         elif self._phase is STREAMING:
             self._fail("ASGI application returned without completing its response to %s %s", None)
         else:

@@ -31,6 +31,7 @@ def http_scope(
     client: Address | None,
     server: Address | None,
     state: Mapping[str, Any] | None,
+    tls: Mapping[str, Any] | None = None,
 ) -> Scope:
     """The scope of one request. Every mutable part of it is this request's own (statement 18)."""
     scope: Scope = {
@@ -46,8 +47,18 @@ def http_scope(
         "headers": headers,
         "client": client,
         "server": server,
-        "extensions": {},
+        # Statement 16: each is there exactly where it works.
+        "extensions": {
+            "http.response.pathsend": {},
+            "http.response.zerocopysend": {},
+            "http.response.early_hint": {},
+            "http.response.trailers": {},
+        },
     }
+    if http_version == "1.0":
+        del scope["extensions"]["http.response.early_hint"], scope["extensions"]["http.response.trailers"]
+    if tls is not None:
+        scope["extensions"]["tls"] = {**tls, "client_cert_chain": list(tls["client_cert_chain"])}
     if state is not None:
         scope["state"] = dict(state)
     return scope
@@ -61,6 +72,8 @@ def websocket_scope(handshake: Scope, subprotocols: list[str]) -> Scope:
         "subprotocols": subprotocols,
         "extensions": {"websocket.http.response": {}},
     }
+    if "tls" in handshake["extensions"]:
+        scope["extensions"]["tls"] = handshake["extensions"]["tls"]
     del scope["method"]
     return scope
 

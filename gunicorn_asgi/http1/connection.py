@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from ..asgi.extensions import ExtendedStream
 from ..asgi.http import HTTPStream
 from ..asgi.scope import http_scope
 from ..asgi.websocket import WebSocketStream
 from ..connection import CLOSED, LINGER, LINGER_SECONDS, Connection, Ending
 from ..errors import ClientDisconnected, RequestError
-from ..request import Fields
+from ..request import Fields, takes_trailers
 from ..wire import CLIENT_CLOSED_REQUEST, NEVER, Header
 from .body import ChunkedFraming, Framing, LengthFraming
 from .encode import informational
@@ -155,7 +156,9 @@ class H1Connection(Connection):
             if root_path and path != "*":
                 path, raw_path = root_path + path, listener.raw_root_path + raw_path
         version, headers, client = fields.version, fields.headers.copy(), fields.client or self._client
-        scope = http_scope(version, method, scheme, path, raw_path, query, root_path, headers, client, self._server_address, server.state)
+        scope = http_scope(
+            version, method, scheme, path, raw_path, query, root_path, headers, client, self._server_address, server.state, self._tls
+        )
         response = self._response
         response.begun = response.keep_alive = False
         response.sent = 0
@@ -175,11 +178,11 @@ class H1Connection(Connection):
             self._hold(data)
             data = b""
         elif length == 0:
-            self._stream = stream = HTTPStream(self, scope, False, False, server)
+            self._stream = stream = ExtendedStream(self, scope, False, False, server)
             self._reading = DONE
             self.deadline = NEVER
         else:
-            self._stream = stream = HTTPStream(self, scope, True, fields.expect_continue, server)
+            self._stream = stream = ExtendedStream(self, scope, True, fields.expect_continue, server)
             self._reading = BODY
             self._awaits_100 = fields.expect_continue
             self._framing = LengthFraming(length) if length > 0 else ChunkedFraming(self._rules.limit_fields, self._rules.limit_field_size)
@@ -281,6 +284,28 @@ class H1Connection(Connection):
         data = self._response.part(data, end)
         if data:
             self._write(data)
+
+    def declare(self, stream: HTTPStream, length: int) -> None:
+        self._response.declare(length)
+
+    def may_have_trailers(self, stream: HTTPStream) -> bool:
+        fields = self._fields
+        assert fields is not None
+        return fields.version == "1.1" and self._response.may_be_chunked and takes_trailers(fields.headers)
+
+    def trailers(self, stream: HTTPStream, headers: Iterable[Header]) -> None:
+        self._write(self._response.trailers(headers))
+
+    def start_file(self, stream: HTTPStream, descriptor: int, offset: int, count: int) -> bool:
+        if self._response.is_chunked or not self._server.settings.sendfile or not self._start_transfer(descriptor, offset, count):
+            return False
+        self._response.sent += count
+        return True
+
+    def end_file(self, stream: HTTPStream) -> int:
+        left = self._end_transfer()
+        self._response.sent -= left
+        return left
 
     def inform(self, stream: HTTPStream, status: int, headers: Iterable[Header]) -> None:
         if status == 100:

@@ -70,6 +70,24 @@ class Response:
             body, large = b"", body
         return b"".join((STATUS_LINES[status], self._lines, default_fields[found & 3], framing, b"\r\n", body)), large
 
+    @property
+    def is_chunked(self) -> bool:
+        """Whether the body is in the chunked transfer coding, once it has `begun`."""
+        return self._chunked
+
+    def declare(self, length: int) -> None:
+        """Give the held head a ``content-length``."""
+        self._declared = length
+
+    @property
+    def may_be_chunked(self) -> bool:
+        """Whether the held head leaves open how long the body is."""
+        return self._declared < 0
+
+    def trailers(self, headers: Iterable[Header]) -> bytes:
+        """The end of a chunked body, with a trailer section (RFC 9112, 7.1.2). Raises ApplicationError."""
+        return b"0\r\n%b\r\n" % encode_fields(headers)[0]
+
     def part(self, data: bytes, end: bool) -> bytes:
         """A further part of the body, the last one if `end`."""
         self.sent += len(data)

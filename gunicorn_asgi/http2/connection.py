@@ -7,6 +7,7 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
 
+from ..asgi.extensions import ExtendedStream
 from ..asgi.http import HTTPStream
 from ..asgi.scope import Scope, http_scope
 from ..asgi.websocket import WebSocketStream
@@ -177,6 +178,7 @@ class H2Connection(Connection):
         server, listener = self._server, self._listener
         scheme = fields.scheme or listener.scheme
         exchange = Exchange(self, stream, record)
+        exchange.fields = fields
         if not self._exchanges:
             self.deadline = NEVER
         self._exchanges[exchange] = None
@@ -193,12 +195,12 @@ class H2Connection(Connection):
                 path, raw_path = root_path + path, listener.raw_root_path + raw_path
         scope = http_scope(
             *(fields.version, method, scheme, path, raw_path, query, root_path, fields.headers.copy()),
-            *(fields.client or self._client, self._server_address, server.state),
+            *(fields.client or self._client, self._server_address, server.state, self._tls),
         )
         if fields.upgrade:
             self._open_websocket(exchange, scope)
         else:
-            exchange.stream = HTTPStream(exchange, scope, not has_ended, fields.expect_continue, server)
+            exchange.stream = ExtendedStream(exchange, scope, not has_ended, fields.expect_continue, server)
             if not has_ended:
                 exchange.expect_body(fields.expect_continue)
         return exchange

@@ -9,6 +9,7 @@ from ..asgi.http import HTTPStream
 from ..asgi.websocket import WebSocketStream
 from ..errors import ApplicationError, ClientDisconnected, RequestError
 from ..fields import DATE, SERVER
+from ..request import Fields, takes_trailers
 from ..wire import CLIENT_CLOSED_REQUEST, NEVER, Header
 from .blocks import STATUS_FIELDS, encode_defaults, encode_fields, encode_length
 from .frames import Code
@@ -36,6 +37,7 @@ class Exchange:
         "_seen",
         "connection",
         "deadline",
+        "fields",
         "has_begun",
         "has_ended",
         "lane",
@@ -54,6 +56,8 @@ class Exchange:
         lane.exchange = self
         self.record = record
         """What the log has of it, until its end is told."""
+        self.fields: Fields | None = None
+        """Of the request, where that is in order."""
         self.stream: HTTPStream | None = None
         """None where no application is to see the request."""
         self.tunnel: Tunnel | None = None
@@ -218,6 +222,23 @@ class Exchange:
                 self.stream.pause()
             if self.deadline == NEVER:
                 self._watch()
+
+    def declare(self, stream: HTTPStream, length: int) -> None:
+        self._declared = length
+        self._block += encode_length(length)
+
+    def may_have_trailers(self, stream: HTTPStream) -> bool:
+        return self.fields is not None and takes_trailers(self.fields.headers)
+
+    def trailers(self, stream: HTTPStream, headers: Iterable[Header]) -> None:
+        self.connection.protocol.send_trailers(self.lane, encode_fields(headers)[0])
+        self.connection.flush_soon()
+
+    def start_file(self, stream: HTTPStream, descriptor: int, offset: int, count: int) -> bool:
+        return False  # it has to be cut into frames
+
+    def end_file(self, stream: HTTPStream) -> int:
+        return 0
 
     def inform(self, stream: HTTPStream, status: int, headers: Iterable[Header]) -> None:
         if status == 100:

@@ -1,0 +1,136 @@
+"""The messages of the extensions of a response: files, early hints and trailers (ASGI statements 124 to 136 and 145 to 152)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import NoReturn
+
+from ..errors import ApplicationError, ClientDisconnected
+from . import files
+from .files import File
+from .http import STARTED, STREAMING, TRAILING, UNKNOWN, HTTPStream, Phase
+from .scope import Message
+
+
+class ExtendedStream(HTTPStream):
+    """An exchange whose response may have more than a head and a body."""
+
+    __slots__ = ()
+
+    async def _send_extension(self, kind: str, message: Message, phase: Phase) -> None:
+        """The messages of the extensions."""
+        if kind == "http.response.early_hint":
+            self._send_early_hint(message, phase)
+        elif kind == "http.response.trailers":
+            self._send_trailers(message, phase)
+        elif kind == "http.response.pathsend":
+            if phase is not STARTED:
+                raise ApplicationError(
+                    "'http.response.pathsend' is a whole body: expected between 'http.response.start' and any other part"
+                )
+            await self._send_path(message)
+        elif kind == "http.response.zerocopysend":
+            if phase is not STARTED and phase is not STREAMING:
+                self._refuse_body(kind, phase)
+            file = files.describe(message)
+            await self._send_file(file, not message.get("more_body", False))
+            files.move_on(message, file)
+        else:
+            await super()._send_extension(kind, message, phase)
+
+    def _send_early_hint(self, message: Message, phase: Phase) -> None:
+        links = message.get("links", ())
+        if isinstance(links, (bytes, str)) or not isinstance(links, Iterable):
+            raise ApplicationError(f"'links' must be an iterable of bytes, not {links!r}")
+        headers = [(b"link", link) for link in links]
+        if headers and phase < STREAMING:  # statement 146: behind the head it would be none
+            self._wire.inform(self, 103, headers)
+
+    def _send_trailers(self, message: Message, phase: Phase) -> None:
+        if phase is not TRAILING or self._trailers is None:
+            raise ApplicationError("expected 'http.response.trailers' behind the body of a response that was started with 'trailers' True")
+        trailers = [*self._trailers, *message.get("headers", ())]
+        if message.get("more_trailers", False):
+            self._trailers = trailers
+        else:
+            self._wire.trailers(self, trailers)
+            self._end()
+
+    async def _send_path(self, message: Message) -> None:
+        file = await files.open_file(self._host.loop, files.check_path(message))
+        try:
+            if self._gone:
+                raise ClientDisconnected("the client is gone")
+            if self._phase is not STARTED:
+                raise ApplicationError("the response was sent while the file of 'http.response.pathsend' was opened")
+            await self._send_file(file, True)
+        finally:
+            os.close(file.descriptor)
+
+    async def _send_file(self, file: File, end: bool) -> None:
+        """Send a part of a file as a part of the body, the last one if `end`."""
+        count = file.size
+        if self._due >= 0 and end and count > self._due and file.offset == 0:
+            count = self._due  # it has grown since somebody looked: what was announced is the whole
+        if (
+            self._phase is STARTED
+            and end
+            and self._due == UNKNOWN
+            and self._trailers is None
+            and (not self._bodyless or self.method == "HEAD")
+        ):
+            self._wire.declare(self, count)
+            self._due = UNKNOWN if self._bodyless else count
+        elif end and count < self._due:
+            raise ApplicationError(f"the file is {self._due - count} bytes shorter than its content-length")
+        if self._bodyless or file.data is not None:
+            self._send_body({"body": b"" if self._bodyless or not file.data else file.data[:count], "more_body": not end}, self._phase)
+            return
+        if self._due >= 0 and count > self._due:
+            raise ApplicationError(f"the body is {count - self._due} bytes longer than its content-length")
+        if count > files.SMALL and self._phase is STARTED:
+            self._phase = STREAMING
+            self._wire.respond(self, b"", False, False)
+        if count > files.SMALL and self._wire.start_file(self, file.descriptor, file.offset, count):
+            await self._await_file(count, end)
+        else:
+            await self._send_pieces(file.descriptor, file.offset, count, end)
+
+    async def _await_file(self, count: int, end: bool) -> None:
+        self._clogged = True
+        try:
+            while self._clogged:
+                await self._wait()
+        finally:
+            left = self._wire.end_file(self)
+        if self._gone:
+            raise ClientDisconnected("the client is gone")
+        if left:
+            self._cut(left)
+        if self._due >= 0:
+            self._due -= count
+        if end:
+            self._send_body({}, self._phase)
+
+    async def _send_pieces(self, descriptor: int, offset: int, count: int, end: bool) -> None:
+        while count:
+            try:
+                piece = await files.read_piece(self._host.loop, descriptor, offset, min(count, files.PIECE))
+            except OSError as error:
+                self._cut(count, error)
+            if self._gone:
+                raise ClientDisconnected("the client is gone")
+            if not piece:
+                self._cut(count)
+            offset += len(piece)
+            count -= len(piece)
+            self._send_body({"body": piece, "more_body": not end or count > 0}, self._phase)
+            if self._clogged:
+                await self._drain()
+
+    def _cut(self, left: int, error: OSError | None = None) -> NoReturn:
+        """The file has ended before what was announced."""
+        self._wire.abort(self)
+        self._end()
+        raise ApplicationError(f"the file is {left} bytes shorter than it was, or cannot be read") from error

@@ -1,0 +1,121 @@
+"""Files as bodies: opened and read without holding the loop up (ASGI statements 124 to 136)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ..errors import ApplicationError
+
+SMALL = 65536
+"""Bytes of a file that is read as a whole with its opening, and sent in one write with its head."""
+PIECE = 131072
+"""Bytes that are read at once of a larger one, where it passes through this process."""
+NOWAIT = getattr(os, "RWF_NOWAIT", 0)
+"""Linux reads what is in its cache, and says where it would have to wait for the disk."""
+
+
+class File(NamedTuple):
+    """An open file, or a part of one."""
+
+    descriptor: int
+    offset: int
+    size: int
+    data: bytes | None
+    """All of it, where that has been read already."""
+
+
+def check_path(message: Mapping[str, Any]) -> str:
+    """The path of ``http.response.pathsend``. Raises ApplicationError."""
+    path = message.get("path")
+    if isinstance(path, str) and path.startswith("/") and "\0" not in path:
+        return path
+    raise ApplicationError(f"'path' must be an absolute path as a str, not {path!r}")
+
+
+async def open_file(loop: asyncio.AbstractEventLoop, path: str) -> File:
+    """Open the regular file at `path`, in a thread. Raises ApplicationError."""
+    opening = loop.run_in_executor(None, _open, path)
+    try:
+        file = await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close_unwanted)
+        raise
+    except OSError as error:
+        # Not as it is: for a framework, an OSError out of send() says that the client is gone.
+        raise ApplicationError(f"the file of 'http.response.pathsend' cannot be sent: {error}") from error
+    return file
+
+
+def _open(path: str) -> File:
+    # O_NONBLOCK: a FIFO would be waited for until somebody writes to it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(f"not a regular file: {path!r}")
+        size = status.st_size
+        data = os.pread(descriptor, size, 0) if size <= SMALL else None
+        if data is not None and len(data) < size:
+            size = len(data)  # it has become shorter since
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return File(descriptor, 0, size, data)
+
+
+def _close_unwanted(opening: asyncio.Future[File]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result().descriptor)
+
+
+def describe(message: Mapping[str, Any]) -> File:
+    """The part of a file that ``http.response.zerocopysend`` is to send. Raises ApplicationError."""
+    file, offset, count = message.get("file"), message.get("offset"), message.get("count")
+    for name, number in (("offset", offset), ("count", count)):
+        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 0):
+            raise ApplicationError(f"{name!r} must be a number of bytes or None, not {number!r}")
+    try:
+        descriptor = file if isinstance(file, int) and not isinstance(file, bool) else file.fileno()  # type: ignore[union-attr]  # whatever has one
+        status = os.fstat(descriptor)
+    except (AttributeError, TypeError, ValueError, OSError) as error:  # io.UnsupportedOperation is two of them
+        raise ApplicationError(f"'file' must be an open file with a descriptor, not {file!r}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise ApplicationError(f"'file' must be a regular file, not {file!r}")
+    if offset is None:
+        # A buffer in front of the descriptor has read ahead of what the application has.
+        tell = getattr(file, "tell", None)
+        offset = int(tell()) if tell is not None else os.lseek(descriptor, 0, os.SEEK_CUR)
+    left = max(0, status.st_size - offset)
+    if count is None:
+        count = left
+    elif count > left:
+        raise ApplicationError(f"'count' is {count}, and behind offset {offset} the file has {left} bytes")
+    return File(descriptor, offset, count, b"" if count == 0 else None)
+
+
+def move_on(message: Mapping[str, Any], file: File) -> None:
+    """Where no offset was given, the file's own position was meant: put it behind what was sent."""
+    if message.get("offset") is None:
+        end = file.offset + file.size
+        if hasattr(message["file"], "seek"):
+            message["file"].seek(end)
+        else:
+            os.lseek(file.descriptor, end, os.SEEK_SET)
+
+
+async def read_piece(loop: asyncio.AbstractEventLoop, descriptor: int, offset: int, size: int) -> bytes:
+    """The next `size` bytes, or fewer: none where the file has ended. In a thread, unless they are in the system's cache. Raises OSError."""
+    if NOWAIT:
+        buffer = bytearray(size)
+        try:
+            count = os.preadv(descriptor, [buffer], offset, NOWAIT)
+        except OSError:
+            pass  # it would have to wait, or this file system cannot tell
+        else:
+            await asyncio.sleep(0)  # others want their turn
+            return bytes(buffer) if count == size else bytes(buffer[:count])
+    return await loop.run_in_executor(None, os.pread, descriptor, size, offset)
