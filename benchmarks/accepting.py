@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ import fairness
 import instructions
 import report
 import run
+from measure import describe
 from scenarios import SCENARIOS, WrongAnswerError
 from servers import GUNICORN, OURS, SERVERS, Server, StartError
 
@@ -100,26 +100,20 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     bench_env.add_arguments(parser)
     parser.add_argument("--rounds", type=bench_env.positive, help="how often every server is measured in each part (default: 10)")
     parser.add_argument("--seconds", type=bench_env.positive, help="of each measurement of the cost (default: 3)")
-    parser.add_argument("--parts", default=",".join(PARTS), help=f"separated by commas (default: all of {', '.join(PARTS)})")
+    bench_env.add_parts(parser, PARTS)
     parser.add_argument("--servers", help=f"separated by commas (default: all of {', '.join(server.name for server in EVERY)})")
     parser.add_argument("--output", type=Path, help="the Markdown file to write (default: benchmarks/ACCEPTING.md; none with --quick)")
     parser.add_argument("--quick", action="store_true", help="one round, one second: to see that all works, not for numbers")
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (1 if options.quick else FEW_ROUNDS)
     options.seconds = options.seconds or (1 if options.quick else 3)
-    options.parts = options.parts.split(",")
+    bench_env.read_parts(parser, options, PARTS)
     if options.output is None and not options.quick:
         options.output = OUTPUT
-    unknown = set(options.parts) - set(PARTS)
-    if unknown:
-        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     try:
         options.servers = bench_env.select(EVERY, options.servers)
     except ValueError as error:
         parser.error(str(error))
-    if "instructions" in options.parts and shutil.which("valgrind") is None:
-        print("Without valgrind (Debian and Ubuntu: apt install valgrind) no instructions are counted.", file=sys.stderr)
-        options.parts.remove("instructions")
     return options
 
 
@@ -142,11 +136,7 @@ def write(options: argparse.Namespace, command: str) -> None:
         for server in _chosen(COUNTED, options):
             results.instructions[server.name] = instructions.instructions(server, CLOSE)
             _progress("instructions", server, f"{results.instructions[server.name]:,.0f}")
-    text = markdown(facts, options, results)
-    print(text)
-    if options.output is not None:
-        options.output.write_text(text)
-        print(f"Written to {options.output}", file=sys.stderr)
+    bench_env.write(markdown(facts, options, results), options.output)
 
 
 def measure_sharing(options: argparse.Namespace, results: Results) -> None:
@@ -252,7 +242,7 @@ def _cost(found: dict[str, report.Result]) -> str:
         if result.failure:
             remarks.append(f"{MARK} {name}: {result.failure}")
         if result.errors:
-            remarks.append(f"{MARK} {name}: errors over all rounds: {report.describe(result.errors)}")
+            remarks.append(f"{MARK} {name}: errors over all rounds: {describe(result.errors)}")
         samples = result.samples
         if not samples:
             rows.append([_name(name), f"{MARK} fails", *[""] * 5])

@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,12 +48,79 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def add_measuring(parser: argparse.ArgumentParser, scenarios: Sequence[Named], servers: Sequence[Named], output: Path) -> None:
+    """The arguments of every script that measures scenarios and servers in rounds."""
+    parser.add_argument("--rounds", type=positive, help="how often every server is measured in every scenario (default: 5)")
+    parser.add_argument("--seconds", type=positive, help="of each measurement (default: 3)")
+    parser.add_argument("--scenarios", help=f"separated by commas (default: all of {_names(scenarios)})")
+    parser.add_argument("--servers", help=f"separated by commas (default: all of {_names(servers)})")
+    where = f"the Markdown file to write (default: {output.relative_to(ROOT)}; none with --quick)"
+    parser.add_argument("--output", type=Path, help=where)
+    parser.add_argument("--quick", action="store_true", help="one round of one second: to see that all works, not for numbers")
+
+
+def read_measuring(
+    parser: argparse.ArgumentParser, arguments: Sequence[str], scenarios: Sequence[Named], servers: Sequence[Named], output: Path
+) -> argparse.Namespace:
+    """Of the command line, with the scenarios and the servers themselves in place of their names."""
+    options = parser.parse_args(arguments)
+    options.rounds = options.rounds or (1 if options.quick else 5)
+    options.seconds = options.seconds or (1 if options.quick else 3)
+    if options.output is None and not options.quick:
+        options.output = output
+    try:
+        options.scenarios = select(scenarios, options.scenarios)
+        options.servers = select(servers, options.servers)
+    except ValueError as error:
+        parser.error(str(error))
+    return options
+
+
+def add_parts(parser: argparse.ArgumentParser, parts: Sequence[str]) -> None:
+    """The argument of a script that measures several things."""
+    parser.add_argument("--parts", default=",".join(parts), help=f"separated by commas (default: all of {', '.join(parts)})")
+
+
+def read_parts(parser: argparse.ArgumentParser, options: argparse.Namespace, parts: Sequence[str]) -> None:
+    """Have `options.parts` be a list, without instructions where nothing counts them."""
+    options.parts = options.parts.split(",")
+    unknown = set(options.parts) - set(parts)
+    if unknown:
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
+    if "instructions" in options.parts and shutil.which("valgrind") is None:
+        print("Without valgrind (Debian and Ubuntu: apt install valgrind) no instructions are counted.", file=sys.stderr)
+        options.parts.remove("instructions")
+
+
+def missing(program: str = "", package: str = "") -> str:
+    """What keeps this machine from measuring, in one sentence; empty if nothing does. `program` is the client, of that Debian package."""
+    if not sys.platform.startswith("linux"):
+        return "The benchmarks need Linux: they read /proc and pin processes to cores."
+    if program and shutil.which(program) is None:
+        return f"The benchmarks need {program}, which is not installed here (Debian and Ubuntu: apt install {package})."
+    if len(os.sched_getaffinity(0)) < 2:
+        return "The benchmarks need two CPU cores, one for the server and one for its client."
+    return ""
+
+
+def write(text: str, output: Path | None) -> None:
+    """Print a report, and write it where it is wanted."""
+    print(text)
+    if output is not None:
+        output.write_text(text)
+        print(f"Written to {output}", file=sys.stderr)
+
+
 class Named(Protocol):
     @property
     def name(self) -> str: ...
 
 
 AnyNamed = TypeVar("AnyNamed", bound=Named)
+
+
+def _names(named: Sequence[Named]) -> str:
+    return ", ".join(item.name for item in named)
 
 
 def select(known: Sequence[AnyNamed], names: str | None) -> list[AnyNamed]:
@@ -127,6 +195,14 @@ def _commit() -> str:
         return _run(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10"], ASK_SECONDS).strip()
     except SetupError:
         return "not a git checkout"
+
+
+def make_certificate(folder: Path) -> tuple[str, str]:
+    """A new certificate, which has signed itself, and its key: files in `folder`. Raises SetupError."""
+    cert, key = str(folder / "cert.pem"), str(folder / "key.pem")
+    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    _run([*new, "-subj", "/CN=localhost", "-keyout", key, "-out", cert], ASK_SECONDS)
+    return cert, key
 
 
 def conduct(script: str, inside: bool, python: str, arguments: Sequence[str], work: Callable[[], object], *errors: type[Exception]) -> int:

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench_env import HERE, ROOT
+from bench_env import HERE, ROOT, make_certificate
 from load import Load
 from servers import START_SECONDS, STOP_SECONDS, Server, StartError
 from strict import Address
@@ -55,7 +55,8 @@ def deployed(server: Server, folder: Path, workers: int, settings: Sequence[str]
     command += ["--pid", str(pidfile), "--error-logfile", str(log), "--workers", str(workers), *settings]
     context = None
     if tls:
-        command += _certificate(folder)
+        certfile, keyfile = make_certificate(folder)
+        command += ["--certfile", certfile, "--keyfile", keyfile]
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # it has signed itself
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "apps"), str(HERE)])
@@ -82,14 +83,6 @@ def _free_port() -> int:
         with socket.socket() as sock, suppress(OSError):
             sock.bind(("127.0.0.1", port))
             return port
-
-
-def _certificate(folder: Path) -> list[str]:
-    """Gunicorn's options for a new key and its certificate."""
-    key, cert = str(folder / "key.pem"), str(folder / "cert.pem")
-    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    subprocess.run([*new, "-subj", "/CN=localhost", "-keyout", key, "-out", cert], check=True, capture_output=True)
-    return ["--keyfile", key, "--certfile", cert]
 
 
 def _await_workers(process: subprocess.Popen[bytes], deployment: Deployment, workers: int) -> None:

@@ -1,39 +1,51 @@
-"""Measuring: what wrk says of the answers, and what ``/proc`` says of the processes that gave them."""
+"""Measuring: what a client says of the answers, and what ``/proc`` says of the processes that gave them."""
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
-from scenarios import REPORT
-from servers import Running, pinned
+from scenarios import REPORT, WrongAnswerError
+from servers import Running, Server, StartError, free_port, last_words, pinned, running
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 WARM_UP_SECONDS = 1
 GRACE_SECONDS = 15.0
-"""What wrk may take beyond the time it was told to run."""
+"""What a client may take beyond the time it was told to run."""
 
 
 class LoadError(Exception):
-    """wrk did not do its work."""
+    """The client did not do its work."""
+
+
+class NotOfferedError(Exception):
+    """The server does not have what the scenario asks for."""
+
+
+NONE = "none"
+"""What is said of such a server."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What wrk did."""
+    """What a client did."""
 
     requests: int
     seconds: float
     p50_us: float
     p99_us: float
     errors: dict[str, int]
-    """By kind, as wrk names them: connect, read, write, timeout, and status for every answer outside 2xx and 3xx."""
+    """By kind, as the client names them."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +65,58 @@ class Sample:
     memory: int
     """Bytes (PSS) of all processes of the server, after the load."""
     errors: dict[str, int]
+    client: float
+    """Share of the client's core that the client took."""
 
 
-def sample(server: Running, script: Path, connections: int, seconds: int, cpu: int) -> Sample:
-    """Load a running server from core `cpu`, after a warm-up. Raises LoadError."""
-    load(server.port, script, connections, WARM_UP_SECONDS, cpu)
-    before, core_before, begun = cpu_seconds(server.pid), core_seconds(server.cpu), time.monotonic()
-    done = load(server.port, script, connections, seconds, cpu)
+class Scenario(Protocol):
+    """What is known of a scenario here."""
+
+    @property
+    def app(self) -> str: ...
+    def check(self, port: int) -> None: ...
+
+
+AnyScenario = TypeVar("AnyScenario", bound=Scenario)
+Measured = TypeVar("Measured")
+
+
+def turns(scenarios: Sequence[AnyScenario], servers: Sequence[Server], rounds: int) -> list[tuple[int, AnyScenario, Server]]:
+    """Round, scenario and server: within a scenario and a round one server behind the other, so that a machine that becomes slower does so
+    for all of them, and in the opposite order in every other round."""
+    return [
+        (number, scenario, server)
+        for number in range(rounds)
+        for scenario in scenarios
+        for server in (servers if number % 2 == 0 else reversed(servers))
+    ]
+
+
+def started(server: Server, scenario: Scenario, core: int, measured: Callable[[Running, Path], Measured]) -> tuple[Measured | None, str]:
+    """Start a server, check it, have it measured, with a folder for files, and end it; returns what was measured, or None and why."""
+    port = free_port()
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        try:
+            with running(server.command(scenario.app, port), port, folder, core) as process:
+                scenario.check(port)
+                return measured(process, folder), ""
+        except NotOfferedError:
+            return None, NONE
+        except (StartError, WrongAnswerError, LoadError) as error:
+            return None, f"{error} ({last_words(folder)})"
+
+
+def progress(position: str, scenario: str, server: Server, outcome: str) -> None:
+    """One line on stderr."""
+    print(f"{time.strftime('%H:%M:%S')} {position}, {scenario}, {server.name}: {outcome}", file=sys.stderr, flush=True)
+
+
+def sample(server: Running, load: Callable[[int], Load], seconds: int) -> Sample:
+    """Load a running server for so many seconds, after a warm-up. Raises LoadError."""
+    load(WARM_UP_SECONDS)
+    before, core_before, client_before, begun = cpu_seconds(server.pid), core_seconds(server.cpu), _children_seconds(), time.monotonic()
+    done = load(seconds)
     used, core_used, passed = cpu_seconds(server.pid) - before, core_seconds(server.cpu) - core_before, time.monotonic() - begun
     if not done.requests:
         raise LoadError(f"not one answer in {seconds} s, errors: {describe(done.errors) or 'none'}")
@@ -72,27 +129,34 @@ def sample(server: Running, script: Path, connections: int, seconds: int, cpu: i
         others=max(0.0, core_used - used) / passed,
         memory=memory(server.pid),
         errors=done.errors,
+        client=(_children_seconds() - client_before) / passed,
     )
 
 
-def load(port: int, script: Path, connections: int, seconds: int, cpu: int) -> Load:
+def wrk(port: int, script: Path, connections: int, cpu: int, seconds: int) -> Load:
     """Run wrk with one thread on core `cpu`. Raises LoadError."""
     command = ["wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds}s", "--latency", "-s", str(script), f"http://127.0.0.1:{port}/"]
-    try:
-        with pinned(cpu):
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        try:
-            output, _ = process.communicate(timeout=seconds + GRACE_SECONDS)
-        finally:
-            process.kill()
-            process.wait()
-    except subprocess.TimeoutExpired as error:
-        raise LoadError(f"wrk did not end within {GRACE_SECONDS:.0f} s of its time") from error
+    output = client(command, cpu, seconds + GRACE_SECONDS)
     for line in output.splitlines():
         if line.startswith(REPORT):
             report = json.loads(line.removeprefix(REPORT))
             return Load(report["requests"], report["duration_us"] / 1e6, report["p50_us"], report["p99_us"], report["errors"])
     raise LoadError(f"wrk says: {output.strip()[:300]}")
+
+
+def client(command: Sequence[str], cpu: int, seconds: float) -> str:
+    """Run a client on core `cpu` to its end, for which it has so many seconds; returns what it says. Raises LoadError."""
+    try:
+        with pinned(cpu):
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        try:
+            output, _ = process.communicate(timeout=seconds)
+        finally:
+            process.kill()
+            process.wait()
+    except subprocess.TimeoutExpired as error:
+        raise LoadError(f"{command[0]} did not end within {seconds:.0f} s") from error
+    return output
 
 
 def describe(errors: dict[str, int]) -> str:
@@ -104,6 +168,12 @@ def cpu_seconds(session: int) -> float:
     """User and system time of all processes of a session, those that have ended and were waited for included."""
     # proc(5): utime, stime, cutime and cstime are the fields 14 to 17; `_stats` leaves out the first two.
     return sum(int(ticks) for fields in _stats(session) for ticks in fields[11:15]) / TICKS_PER_SECOND
+
+
+def _children_seconds() -> float:
+    """User and system time of all processes that this one has started and that have ended: the clients."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def core_seconds(cpu: int) -> float:

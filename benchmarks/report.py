@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Protocol
 
-from measure import Sample, describe
-from scenarios import Scenario
+from measure import NONE, Sample, describe
 from servers import BASELINE, OURS, Server
 
 MARK = "⚠"
@@ -51,75 +51,137 @@ def ratio(result: Result, baseline: Result | None) -> float | None:
     return median(result.samples[number].rate / baseline.samples[number].rate for number in rounds)
 
 
-def markdown(facts: Sequence[tuple[str, str]], scenarios: Sequence[Scenario], servers: Sequence[Server], results: Results) -> str:
-    """The whole report."""
-    parts = ["# Results", "\n".join(f"- {name}: {value}" for name, value in facts), LEGEND, _overview(scenarios, servers, results)]
-    parts += [_section(scenario, servers, results) for scenario in scenarios]
-    return "\n\n".join(parts) + "\n"
+def cpu_ratio(result: Result, baseline: Result | None) -> float | None:
+    """How many requests the CPU time is enough for, as a multiple of the baseline's: the median over the rounds, each compared within itself."""
+    rounds = result.samples.keys() & baseline.samples.keys() if baseline is not None else ()
+    if baseline is None or not rounds or result.failure or baseline.failure:
+        return None
+    return median(baseline.samples[number].cpu_us / result.samples[number].cpu_us for number in rounds)
 
 
-LEGEND = f"""\
-Medians over the rounds. *CPU* is user and system time of all processes of the server per request, *busy* how much of its core that took: clearly
-below 100 %, it was not the server that set the pace. *Memory* is the PSS of all its processes after the load. *{BASELINE} = 1* is the
-ratio of requests/s within a round. There is no latency of pipelined requests: wrk's histogram is wrong for them. A cell with {MARK} has errors or no
-measurement at all; what happened stands below its table."""
+class Titled(Protocol):
+    """What is known of a scenario here."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
 
 
-def _overview(scenarios: Sequence[Scenario], servers: Sequence[Server], results: Results) -> str:
-    rows = [["requests/s", *(scenario.name for scenario in scenarios)]]
+@dataclass(frozen=True)
+class Column:
+    """One number of a sample, of which the table has the median."""
+
+    title: str
+    value: Callable[[Sample], float]
+    spec: str
+    """How it is formatted."""
+
+
+BUSY = Column("busy", lambda sample: sample.busy, ".0%")
+CLIENT = Column("client", lambda sample: sample.client, ".0%")
+P50 = Column("p50 us", lambda sample: sample.p50_us, ",.0f")
+P99 = Column("p99 us", lambda sample: sample.p99_us, ",.0f")
+MEMORY = Column("memory MiB", lambda sample: sample.memory / 2**20, ".1f")
+
+
+def cpu(what: str) -> Column:
+    """The CPU time of one of `what`."""
+    return Column(f"CPU us/{what}", lambda sample: sample.cpu_us, ",.1f")
+
+
+def facts_list(facts: Sequence[tuple[str, str]]) -> str:
+    """What stands at the beginning of a report."""
+    return "\n".join(f"- {name}: {value}" for name, value in facts)
+
+
+def overview(
+    scenarios: Sequence[Titled],
+    servers: Sequence[Server],
+    results: Results,
+    value: Callable[[Result, Result | None], float | None] = ratio,
+    baseline: str = BASELINE,
+) -> str:
+    """One number of each server in each scenario."""
+    rows = [["server", *(scenario.name for scenario in scenarios)]]
     for server in servers:
-        cells = [_ratio_cell(results.get((scenario.name, server.name)), results.get((scenario.name, BASELINE))) for scenario in scenarios]
-        rows.append([_name(server), *cells])
-    return f"## Requests per second, {BASELINE} = 1\n\n{table(rows)}"
+        cells = []
+        for scenario in scenarios:
+            result = results.get((scenario.name, server.name), Result())
+            cells.append(_cell(result, value(result, results.get((scenario.name, baseline)))))
+        rows.append([name(server), *cells])
+    return table(rows)
 
 
-def _section(scenario: Scenario, servers: Sequence[Server], results: Results) -> str:
-    rows = [["server", "requests/s", "lowest to highest", f"{BASELINE} = 1", "CPU us/request", "busy", "p50 us", "p99 us", "memory MiB"]]
+def section(
+    scenario: Titled,
+    servers: Sequence[Server],
+    results: Results,
+    columns: Sequence[Column],
+    what: str = "requests",
+    baseline: str = BASELINE,
+) -> str:
+    """All numbers of one scenario, with what there is to say about them, below its title."""
+    rows = [["server", f"{what}/s", "lowest to highest", f"{baseline} = 1", *(column.title for column in columns)]]
     remarks, disturbed = [], []
-    baseline = results.get((scenario.name, BASELINE))
     for server in servers:
         result = results.get((scenario.name, server.name), Result())
-        rows.append([_name(server), *_cells(result, baseline, scenario.pipeline > 1)])
-        if result.failure:
+        rows.append([name(server), *_cells(result, results.get((scenario.name, baseline)), columns)])
+        if result.failure not in {"", NONE}:
             remarks.append(f"{MARK} {server.name}: {result.failure}")
-        if result.disturbed > DISTURBED:
-            disturbed.append(f"{server.name} {result.disturbed:.0%}")
         if result.errors:
             remarks.append(f"{MARK} {server.name}: errors over all rounds: {describe(result.errors)}")
+        if result.disturbed > DISTURBED:
+            disturbed.append(f"{server.name} {result.disturbed:.0%}")
     if disturbed:
         remarks.append(f"Other processes took of the server's core, in the worst round: {', '.join(disturbed)}.")
-    return f"## {scenario.title} (`{scenario.name}`)\n\n{table(rows)}" + "".join(f"\n\n{remark}" for remark in remarks)
+    return "\n\n".join([f"{scenario.title} (`{scenario.name}`)", table(rows), *remarks])
 
 
-def _cells(result: Result, baseline: Result | None, pipelined: bool) -> list[str]:
+def _cells(result: Result, baseline: Result | None, columns: Sequence[Column]) -> list[str]:
     samples = list(result.samples.values())
     if result.failure or not samples:
-        return [f"{MARK} fails" if result.failure else "", *[""] * 7]
+        return [_cell(result, None), *[""] * (2 + len(columns))]
     rates = [sample.rate for sample in samples]
     return [
         f"{MARK} {median(rates):,.0f}" if result.errors else f"{median(rates):,.0f}",
         f"{min(rates):,.0f} to {max(rates):,.0f}",
-        _ratio_cell(result, baseline),
-        f"{median(sample.cpu_us for sample in samples):.1f}",
-        f"{median(sample.busy for sample in samples):.0%}",
-        "" if pipelined else f"{median(sample.p50_us for sample in samples):,.0f}",
-        "" if pipelined else f"{median(sample.p99_us for sample in samples):,.0f}",
-        f"{median(sample.memory for sample in samples) / 2**20:.1f}",
+        _cell(result, ratio(result, baseline)),
+        *(format(median(column.value(sample) for sample in samples), column.spec) for column in columns),
     ]
 
 
-def _ratio_cell(result: Result | None, baseline: Result | None) -> str:
-    if result is None:
-        return ""
+def _cell(result: Result, value: float | None) -> str:
     if result.failure:
-        return f"{MARK} fails"
-    value = ratio(result, baseline)
+        return NONE if result.failure == NONE else f"{MARK} fails"
     if value is None:
         return ""
     return f"{MARK} {value:.2f}" if result.errors else f"{value:.2f}"
 
 
-def _name(server: Server) -> str:
+def counts(
+    scenarios: Sequence[Titled], servers: Sequence[Server], found: Mapping[tuple[str, str], float | str], baseline: str = BASELINE
+) -> str:
+    """Instructions by the names of scenario and server, or what kept them from being counted."""
+    rows = [["server", *(cell for scenario in scenarios for cell in (scenario.name, f"{baseline} = 1"))]]
+    remarks = []
+    for server in servers:
+        cells = []
+        for scenario in scenarios:
+            count, other = found[scenario.name, server.name], found.get((scenario.name, baseline))
+            if count == NONE:
+                cells += [NONE, ""]
+            elif isinstance(count, str):
+                cells += [f"{MARK} fails", ""]
+                remarks.append(f"{MARK} {server.name}, {scenario.name}: {count}")
+            else:
+                cells += [f"{count:,.0f}", f"{count / other:.2f}" if isinstance(other, float) else ""]
+        rows.append([name(server), *cells])
+    return "\n\n".join([table(rows), *remarks])
+
+
+def name(server: Server) -> str:
+    """As the first cell of a row."""
     return f"**{server.name}**" if server.name == OURS else server.name
 
 

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 import bench_env
 import measure
 import report
-from scenarios import SCENARIOS, Scenario, WrongAnswerError
-from servers import SERVERS, Server, StartError, free_port, last_words, running
+from scenarios import SCENARIOS, Scenario
+from servers import BASELINE, SERVERS, Running, Server
 
-HERE = Path(__file__).resolve().parent
+OUTPUT = Path(__file__).resolve().parent / "RESULTS.md"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,35 +36,14 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(description="Measure gunicorn_asgi beside its peers.")
     bench_env.add_arguments(parser)
-    parser.add_argument("--rounds", type=bench_env.positive, help="how often every server is measured in every scenario (default: 5)")
-    parser.add_argument("--seconds", type=bench_env.positive, help="of each measurement (default: 3)")
     parser.add_argument("--connections", type=bench_env.positive, default=16, help="that wrk keeps open (default: 16)")
-    parser.add_argument("--scenarios", help=f"separated by commas (default: all of {', '.join(scenario.name for scenario in SCENARIOS)})")
-    parser.add_argument("--servers", help=f"separated by commas (default: all of {', '.join(server.name for server in SERVERS)})")
-    parser.add_argument("--output", type=Path, help="the Markdown file to write (default: benchmarks/RESULTS.md; none with --quick)")
-    parser.add_argument("--quick", action="store_true", help="one round of one second: to see that all works, not for numbers")
-    options = parser.parse_args(arguments)
-    options.rounds = options.rounds or (1 if options.quick else 5)
-    options.seconds = options.seconds or (1 if options.quick else 3)
-    if options.output is None and not options.quick:
-        options.output = HERE / "RESULTS.md"
-    try:
-        options.scenarios = bench_env.select(SCENARIOS, options.scenarios)
-        options.servers = bench_env.select(SERVERS, options.servers)
-    except ValueError as error:
-        parser.error(str(error))
-    return options
+    bench_env.add_measuring(parser, SCENARIOS, SERVERS, OUTPUT)
+    return bench_env.read_measuring(parser, arguments, SCENARIOS, SERVERS, OUTPUT)
 
 
 def missing() -> str:
     """What keeps this machine from measuring, in one sentence; empty if nothing does."""
-    if not sys.platform.startswith("linux"):
-        return "The benchmarks need Linux: they read /proc and pin processes to cores."
-    if shutil.which("wrk") is None:
-        return "The benchmarks need wrk, which is not installed here (Debian and Ubuntu: apt install wrk)."
-    if len(os.sched_getaffinity(0)) < 2:
-        return "The benchmarks need two CPU cores, one for the server and one for wrk."
-    return ""
+    return bench_env.missing("wrk", "wrk")
 
 
 def write(options: argparse.Namespace, command: str) -> None:
@@ -81,35 +59,28 @@ def write(options: argparse.Namespace, command: str) -> None:
         ("wrk", _wrk_version()),
     ]
     results = measure_all(options, server_core, load_core)
-    text = report.markdown(facts, options.scenarios, options.servers, results)
-    print(text)
-    if options.output is not None:
-        options.output.write_text(text)
-        print(f"Written to {options.output}", file=sys.stderr)
+    bench_env.write(markdown(facts, options, results), options.output)
 
 
 def measure_all(options: argparse.Namespace, server_core: int, load_core: int) -> report.Results:
     """Every server in every scenario in every round.
 
-    The servers take turns within a scenario and a round, so that a machine that becomes slower does so for all of them, and in the
-    opposite order in every other round. Each measurement starts its server anew. Keeping all of them stopped (SIGSTOP) in between
+    Each measurement starts its server anew. Keeping all of them stopped (SIGSTOP) in between
     would save half a minute a round, but Gunicorn's arbiter takes a stopped worker for a hung one, the pages that several processes
     share would belong to each of them in part, and the memory after a scenario would be that of all the ones before.
     """
     results = {(scenario.name, server.name): report.Result() for scenario in options.scenarios for server in options.servers}
-    total = len(results) * options.rounds
-    done = 0
+    turns = measure.turns(options.scenarios, options.servers, options.rounds)
     begun = time.monotonic()
-    for number in range(options.rounds):
-        for scenario in options.scenarios:
-            for server in options.servers if number % 2 == 0 else reversed(options.servers):
-                result = results[scenario.name, server.name]
-                done += 1
-                if result.failure:
-                    continue
-                measure_one(result, number, scenario, server, options, server_core, load_core)
-                left = (time.monotonic() - begun) / done * (total - done)
-                _progress(f"{done}/{total}, {left / 60:.0f} min left", scenario, server, result, number)
+    for done, (number, scenario, server) in enumerate(turns, 1):
+        result = results[scenario.name, server.name]
+        if result.failure:
+            continue
+        measure_one(result, number, scenario, server, options, server_core, load_core)
+        left = (time.monotonic() - begun) / done * (len(turns) - done)
+        sample = result.samples.get(number)
+        outcome = f"{sample.rate:,.0f} requests/s {measure.describe(sample.errors)}" if sample else f"fails: {result.failure}"
+        measure.progress(f"{done}/{len(turns)}, {left / 60:.0f} min left", scenario.name, server, outcome)
     return results
 
 
@@ -117,23 +88,34 @@ def measure_one(
     result: report.Result, number: int, scenario: Scenario, server: Server, options: argparse.Namespace, server_core: int, load_core: int
 ) -> None:
     """Start, check, load and end one server; add the sample of round `number`, or the failure, to `result`."""
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        folder = Path(name)
+
+    def measured(process: Running, folder: Path) -> measure.Sample:
         script = folder / "load.lua"
-        script.write_text(scenario.script(port))
-        try:
-            with running(server.command(scenario.app, port), port, folder, server_core) as process:
-                scenario.check(port)
-                result.samples[number] = measure.sample(process, script, options.connections, options.seconds, load_core)
-        except (StartError, WrongAnswerError, measure.LoadError) as error:
-            result.failure = f"{error} ({last_words(folder)})"
+        script.write_text(scenario.script(process.port))
+        return measure.sample(process, partial(measure.wrk, process.port, script, options.connections, load_core), options.seconds)
+
+    sample, result.failure = measure.started(server, scenario, server_core, measured)
+    if sample is not None:
+        result.samples[number] = sample
 
 
-def _progress(position: str, scenario: Scenario, server: Server, result: report.Result, number: int) -> None:
-    sample = result.samples.get(number)
-    outcome = f"{sample.rate:,.0f} requests/s {measure.describe(sample.errors)}" if sample else f"fails: {result.failure}"
-    print(f"[{position}] {scenario.name}, {server.name}: {outcome}", file=sys.stderr, flush=True)
+LEGEND = f"""\
+Medians over the rounds. *CPU* is user and system time of all processes of the server per request, *busy* how much of its core that took: clearly
+below 100 %, it was not the server that set the pace. *Memory* is the PSS of all its processes after the load. *{BASELINE} = 1* is the
+ratio of requests/s within a round. There is no latency of pipelined requests: wrk's histogram is wrong for them. A cell with {report.MARK} has errors or no
+measurement at all; what happened stands below its table."""
+
+
+def markdown(facts: Sequence[tuple[str, str]], options: argparse.Namespace, results: report.Results) -> str:
+    """The whole report."""
+    scenarios, servers = options.scenarios, options.servers
+    parts = ["# Results", report.facts_list(facts), LEGEND]
+    parts += [f"## Requests per second, {BASELINE} = 1", report.overview(scenarios, servers, results)]
+    for scenario in scenarios:
+        latency = () if scenario.pipeline > 1 else (report.P50, report.P99)
+        columns = [report.cpu("request"), report.BUSY, *latency, report.MEMORY]
+        parts.append("## " + report.section(scenario, servers, results, columns))
+    return "\n\n".join(parts) + "\n"
 
 
 def _wrk_version() -> str:

@@ -6,32 +6,27 @@ import argparse
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any
 
 import bench_env
 import instructions
 import report
-from measure import GRACE_SECONDS, LoadError, Sample, describe
-from scenarios import REPORT, WrongAnswerError
-from servers import BASELINE, OURS, Running, Server, StartError, free_port, last_words, pinned, running
-from websocket_scenarios import APP, LIMIT, SCENARIOS, SERVERS, Job, NoDeflateError, Scenario
+from measure import GRACE_SECONDS, NONE, LoadError, Sample, progress, started, turns
+from scenarios import REPORT
+from servers import BASELINE, Running, Server, pinned
+from websocket_scenarios import LIMIT, SCENARIOS, SERVERS, Job, Scenario
 
 HERE = Path(__file__).resolve().parent
 OUTPUT = HERE / "WEBSOCKET.md"
 PARTS = ("rate", "memory", "instructions")
 MARK = report.MARK
-NONE = "none"
-"""In place of a number where the server does not speak permessage-deflate."""
 
 IDLE = (
     Scenario("idle", "without permessage-deflate", 1, 1024),
@@ -45,14 +40,6 @@ COUNTED_SERVERS = tuple(server for server in SERVERS if server.name not in {"gun
 """Valgrind does not know all instructions of `gunicorn_h1c`, is killed with Hypercorn before it has written, and takes minutes for Daphne."""
 COUNTED = tuple(scenario for scenario in SCENARIOS if scenario.name != "large" and scenario.in_flight == 1)
 """Callgrind counts a copied block as one instruction a byte, which says nothing of large ones."""
-
-
-@dataclass(frozen=True)
-class Echoes(Sample):
-    """One measurement. A request is a message that came back."""
-
-    client: float
-    """Share of the client's core that the client took, 1.0 being all of it."""
 
 
 @dataclass
@@ -79,7 +66,7 @@ class Results:
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code."""
     options = read_arguments(arguments)
-    complaint = missing()
+    complaint = bench_env.missing()
     if complaint:
         print(complaint, file=sys.stderr)
         return 2
@@ -91,50 +78,17 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(description="Measure WebSocket echoes of gunicorn_asgi beside its peers.")
     bench_env.add_arguments(parser)
-    parser.add_argument("--rounds", type=bench_env.positive, help="how often every server is measured in every scenario (default: 5)")
-    parser.add_argument("--seconds", type=bench_env.positive, help="of each measurement of the rate (default: 3)")
+    bench_env.add_measuring(parser, SCENARIOS, SERVERS, OUTPUT)
     parser.add_argument("--idle", type=bench_env.positive, help="connections whose memory is measured (default: 5000, 500 with --quick)")
-    parser.add_argument("--parts", default=",".join(PARTS), help=f"separated by commas (default: all of {', '.join(PARTS)})")
-    parser.add_argument("--scenarios", help=f"of rate and instructions, separated by commas (default: all of {_names(SCENARIOS)})")
-    parser.add_argument("--servers", help=f"separated by commas (default: all of {_names(SERVERS)})")
-    parser.add_argument("--output", type=Path, help="the Markdown file to write (default: benchmarks/WEBSOCKET.md; none with --quick)")
-    parser.add_argument("--quick", action="store_true", help="one round of one second: to see that all works, not for numbers")
-    options = parser.parse_args(arguments)
-    options.rounds = options.rounds or (1 if options.quick else 5)
-    options.seconds = options.seconds or (1 if options.quick else 3)
+    bench_env.add_parts(parser, PARTS)
+    options = bench_env.read_measuring(parser, arguments, SCENARIOS, SERVERS, OUTPUT)
+    bench_env.read_parts(parser, options, PARTS)
     options.idle = options.idle or (500 if options.quick else 5000)
-    options.parts = options.parts.split(",")
-    if options.output is None and not options.quick:
-        options.output = OUTPUT
-    unknown = set(options.parts) - set(PARTS)
-    if unknown:
-        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    try:
-        options.scenarios = bench_env.select(SCENARIOS, options.scenarios)
-        options.servers = bench_env.select(SERVERS, options.servers)
-    except ValueError as error:
-        parser.error(str(error))
     most = _allow_files() - 200
     if "memory" in options.parts and options.idle > most:
         print(f"No process may have more files open than {most + 200}: the memory is that of {most} connections.", file=sys.stderr)
         options.idle = most
-    if "instructions" in options.parts and shutil.which("valgrind") is None:
-        print("Without valgrind (Debian and Ubuntu: apt install valgrind) no instructions are counted.", file=sys.stderr)
-        options.parts.remove("instructions")
     return options
-
-
-def missing() -> str:
-    """What keeps this machine from measuring, in one sentence; empty if nothing does."""
-    if not sys.platform.startswith("linux"):
-        return "The benchmarks need Linux: they read /proc and pin processes to cores."
-    if len(os.sched_getaffinity(0)) < 2:
-        return "The benchmarks need two CPU cores, one for the server and one for the client."
-    return ""
-
-
-def _names(named: Sequence[bench_env.Named]) -> str:
-    return ", ".join(item.name for item in named)
 
 
 def _allow_files() -> int:
@@ -161,11 +115,7 @@ def write(options: argparse.Namespace, command: str) -> None:
         measure_memory(options, results, cores[0], cores[-1])
     if "instructions" in options.parts:
         count_instructions(options, results)
-    text = markdown(facts, options, results)
-    print(text)
-    if options.output is not None:
-        options.output.write_text(text)
-        print(f"Written to {options.output}", file=sys.stderr)
+    bench_env.write(markdown(facts, options, results), options.output)
 
 
 # Measuring.
@@ -173,86 +123,50 @@ def write(options: argparse.Namespace, command: str) -> None:
 
 def measure_rate(options: argparse.Namespace, results: Results, server_core: int, client_core: int) -> None:
     """Every server in every scenario in every round, in turns."""
-
-    def measured(server: Running, scenario: Scenario) -> Echoes:
-        job = Job(scenario, server.port, server.pid, server.cpu, seconds=options.seconds)
-        return Echoes(**_client(job, client_core, options.seconds + GRACE_SECONDS))
-
-    for number, scenario, server in _turns(options.scenarios, options.servers, options.rounds):
+    for number, scenario, server in turns(options.scenarios, options.servers, options.rounds):
         result = results.rate.setdefault((scenario.name, server.name), report.Result())
         if result.failure:
             continue
-        sample, result.failure = _started(server, scenario, server_core, measured)
+
+        def measured(process: Running, _: Path, scenario: Scenario = scenario) -> Sample:
+            job = Job(scenario, process.port, process.pid, process.cpu, seconds=options.seconds)
+            return Sample(**_client(job, client_core, options.seconds + GRACE_SECONDS))
+
+        sample, result.failure = started(server, scenario, server_core, measured)
         if sample is not None:
             result.samples[number] = sample
-        _progress(f"rate {number + 1}", scenario, server, f"{sample.rate:,.0f}/s, {sample.cpu_us:.1f} us" if sample else result.failure)
+        outcome = f"{sample.rate:,.0f}/s, {sample.cpu_us:.1f} us" if sample else result.failure
+        progress(f"rate {number + 1}", scenario.name, server, outcome)
 
 
 def measure_memory(options: argparse.Namespace, results: Results, server_core: int, client_core: int) -> None:
     """Every server in every round, in turns."""
-
-    def measured(server: Running, scenario: Scenario) -> dict[str, int]:
-        return _client(Job(scenario, server.port, server.pid, server.cpu, idle=options.idle), client_core, IDLE_SECONDS)
-
-    for number, scenario, server in _turns(IDLE, options.servers, min(options.rounds, IDLE_ROUNDS)):
+    for number, scenario, server in turns(IDLE, options.servers, min(options.rounds, IDLE_ROUNDS)):
         result = results.memory.setdefault((scenario.name, server.name), Idle())
         if result.failure:
             continue
-        found, result.failure = _started(server, scenario, server_core, measured)
+
+        def measured(process: Running, _: Path, scenario: Scenario = scenario) -> dict[str, int]:
+            return _client(Job(scenario, process.port, process.pid, process.cpu, idle=options.idle), client_core, IDLE_SECONDS)
+
+        found, result.failure = started(server, scenario, server_core, measured)
         if found is not None:
             result.per_connection.append((found["after"] - found["before"]) / options.idle)
             result.before.append(found["before"])
-        _progress(f"memory {number + 1}", scenario, server, result.failure or f"{result.per_connection[-1] / 1024:.1f} KiB")
+        outcome = result.failure or f"{result.per_connection[-1] / 1024:.1f} KiB"
+        progress(f"memory {number + 1}", scenario.name, server, outcome)
 
 
 def count_instructions(options: argparse.Namespace, results: Results) -> None:
     """Once: they hardly vary."""
     for scenario in (scenario for scenario in options.scenarios if scenario in COUNTED):
         for server in _counted(options):
-            key = scenario.name, server.name
-            try:
-                count = instructions.instructions(server, scenario)
-                results.instructions[key] = count
-                _progress("instructions", scenario, server, f"{count:,.0f}")
-            except NoDeflateError:
-                results.instructions[key] = NONE
-            except (StartError, WrongAnswerError, instructions.CountError) as error:
-                results.instructions[key] = str(error)
-                _progress("instructions", scenario, server, str(error))
+            results.instructions[scenario.name, server.name] = found = instructions.attempt(server, scenario)
+            progress("instructions", scenario.name, server, found if isinstance(found, str) else f"{found:,.0f}")
 
 
 def _counted(options: argparse.Namespace) -> list[Server]:
     return [server for server in options.servers if server in COUNTED_SERVERS]
-
-
-def _turns(scenarios: Sequence[Scenario], servers: Sequence[Server], rounds: int) -> list[tuple[int, Scenario, Server]]:
-    """Round, scenario and server: one server behind the other, and in the opposite order in every other round, for a machine is not always the same."""
-    return [
-        (number, scenario, server)
-        for number in range(rounds)
-        for scenario in scenarios
-        for server in (servers if number % 2 == 0 else reversed(servers))
-    ]
-
-
-Measured = TypeVar("Measured")
-
-
-def _started(
-    server: Server, scenario: Scenario, core: int, measured: Callable[[Running, Scenario], Measured]
-) -> tuple[Measured | None, str]:
-    """Start a server, check it, have it measured, and end it; returns what was measured, or None and why."""
-    port = free_port()
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        folder = Path(name)
-        try:
-            with running(server.command(APP, port), port, folder, core) as process:
-                scenario.check(port)
-                return measured(process, scenario), ""
-        except NoDeflateError:
-            return None, NONE
-        except (StartError, WrongAnswerError, LoadError) as error:
-            return None, f"{error} ({last_words(folder)})"
 
 
 def _client(job: Job, core: int, seconds: float) -> dict[str, Any]:
@@ -269,10 +183,6 @@ def _client(job: Job, core: int, seconds: float) -> dict[str, Any]:
         if line.startswith(REPORT):
             return dict(json.loads(line.removeprefix(REPORT)))
     raise LoadError(f"the client says: {done.stdout.strip()[-300:]}")
-
-
-def _progress(part: str, scenario: Scenario, server: Server, outcome: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {part}, {scenario.name}, {server.name}: {outcome}", file=sys.stderr, flush=True)
 
 
 # The report.
@@ -296,82 +206,24 @@ User-space instructions of one message on one connection, counted by callgrind a
 that each wakes the server. The kernel is not in it."""
 
 
+COLUMNS = (report.cpu("message"), report.BUSY, report.CLIENT, report.P50, report.P99, report.MEMORY)
+
+
 def markdown(facts: Sequence[tuple[str, str]], options: argparse.Namespace, results: Results) -> str:
     """The whole report."""
-    parts = ["# WebSocket", "\n".join(f"- {name}: {value}" for name, value in facts), LEGEND]
+    scenarios, servers = options.scenarios, options.servers
+    parts = ["# WebSocket", report.facts_list(facts), LEGEND]
     if results.rate:
-        parts += ["## Messages", RATE_LEGEND, f"### Messages per second, {BASELINE} = 1", _overview(options, results.rate, report.ratio)]
-        parts += [f"### Messages per second of CPU time, {BASELINE} = 1", _overview(options, results.rate, _cpu_ratio)]
-        parts += [_section(scenario, options.servers, results.rate) for scenario in options.scenarios]
+        parts += ["## Messages", RATE_LEGEND, f"### Messages per second, {BASELINE} = 1", report.overview(scenarios, servers, results.rate)]
+        parts.append(f"### Messages per second of CPU time, {BASELINE} = 1")
+        parts.append(report.overview(scenarios, servers, results.rate, report.cpu_ratio))
+        parts += ["### " + report.section(scenario, servers, results.rate, COLUMNS, "messages") for scenario in scenarios]
     if results.memory:
-        parts += ["## Memory of an idle connection", MEMORY_LEGEND.format(idle=options.idle), _memory(options.servers, results.memory)]
+        parts += ["## Memory of an idle connection", MEMORY_LEGEND.format(idle=options.idle), _memory(servers, results.memory)]
     if results.instructions:
-        parts += ["## Instructions of a message", INSTRUCTIONS_LEGEND, _instructions(options, results.instructions)]
+        counted = [scenario for scenario in scenarios if scenario in COUNTED]
+        parts += ["## Instructions of a message", INSTRUCTIONS_LEGEND, report.counts(counted, _counted(options), results.instructions)]
     return "\n\n".join(parts) + "\n"
-
-
-def _overview(
-    options: argparse.Namespace, found: report.Results, value: Callable[[report.Result, report.Result | None], float | None]
-) -> str:
-    rows = [["server", *(scenario.name for scenario in options.scenarios)]]
-    for server in options.servers:
-        cells = []
-        for scenario in options.scenarios:
-            result = found[scenario.name, server.name]
-            cells.append(_cell(result, value(result, found.get((scenario.name, BASELINE)))))
-        rows.append([_name(server), *cells])
-    return report.table(rows)
-
-
-def _cpu_ratio(result: report.Result, baseline: report.Result | None) -> float | None:
-    """How many messages the CPU time is enough for, as a multiple of the baseline's: the median over the rounds, each compared within itself."""
-    rounds = result.samples.keys() & baseline.samples.keys() if baseline is not None else ()
-    if baseline is None or not rounds:
-        return None
-    return median(baseline.samples[number].cpu_us / result.samples[number].cpu_us for number in rounds)
-
-
-def _cell(result: report.Result, value: float | None) -> str:
-    if result.failure:
-        return NONE if result.failure == NONE else f"{MARK} fails"
-    if value is None:
-        return ""
-    return f"{MARK} {value:.2f}" if result.errors else f"{value:.2f}"
-
-
-def _section(scenario: Scenario, servers: Sequence[Server], found: report.Results) -> str:
-    rows = [["server", "messages/s", "lowest to highest", f"{BASELINE} = 1", "CPU us", "busy", "client", "p50 us", "p99 us", "memory MiB"]]
-    remarks, disturbed = [], []
-    for server in servers:
-        result = found[scenario.name, server.name]
-        rows.append([_name(server), *_cells(result, found.get((scenario.name, BASELINE)))])
-        if result.failure not in {"", NONE}:
-            remarks.append(f"{MARK} {server.name}: {result.failure}")
-        if result.errors:
-            remarks.append(f"{MARK} {server.name}: errors over all rounds: {describe(result.errors)}")
-        if result.disturbed > report.DISTURBED:
-            disturbed.append(f"{server.name} {result.disturbed:.0%}")
-    if disturbed:
-        remarks.append(f"Other processes took of the server's core, in the worst round: {', '.join(disturbed)}.")
-    return "\n\n".join([f"### {scenario.title} (`{scenario.name}`)", report.table(rows), *remarks])
-
-
-def _cells(result: report.Result, baseline: report.Result | None) -> list[str]:
-    samples = [sample for sample in result.samples.values() if isinstance(sample, Echoes)]
-    if result.failure or not samples:
-        return [_cell(result, None), *[""] * 8]
-    rates = [sample.rate for sample in samples]
-    return [
-        f"{MARK} {median(rates):,.0f}" if result.errors else f"{median(rates):,.0f}",
-        f"{min(rates):,.0f} to {max(rates):,.0f}",
-        _cell(result, report.ratio(result, baseline)),
-        f"{median(sample.cpu_us for sample in samples):,.1f}",
-        f"{median(sample.busy for sample in samples):.0%}",
-        f"{median(sample.client for sample in samples):.0%}",
-        f"{median(sample.p50_us for sample in samples):,.0f}",
-        f"{median(sample.p99_us for sample in samples):,.0f}",
-        f"{median(sample.memory for sample in samples) / 2**20:.1f}",
-    ]
 
 
 def _memory(servers: Sequence[Server], found: dict[tuple[str, str], Idle]) -> str:
@@ -384,32 +236,9 @@ def _memory(servers: Sequence[Server], found: dict[tuple[str, str], Idle]) -> st
             for result in results
         ]
         before = results[0].before
-        rows.append([_name(server), *cells, f"{median(before) / 2**20:.1f}" if before else ""])
+        rows.append([report.name(server), *cells, f"{median(before) / 2**20:.1f}" if before else ""])
         remarks += [f"{MARK} {server.name}: {result.failure}" for result in results if result.failure not in {"", NONE}]
     return "\n\n".join([report.table(rows), *remarks])
-
-
-def _instructions(options: argparse.Namespace, found: dict[tuple[str, str], float | str]) -> str:
-    scenarios = [scenario for scenario in options.scenarios if scenario in COUNTED]
-    rows = [["server", *(name for scenario in scenarios for name in (scenario.name, f"{BASELINE} = 1"))]]
-    remarks = []
-    for server in _counted(options):
-        cells = []
-        for scenario in scenarios:
-            count, baseline = found[scenario.name, server.name], found.get((scenario.name, BASELINE))
-            if count == NONE:
-                cells += [NONE, ""]
-            elif isinstance(count, str):
-                cells += [f"{MARK} fails", ""]
-                remarks.append(f"{MARK} {server.name}, {scenario.name}: {count}")
-            else:
-                cells += [f"{count:,.0f}", f"{count / baseline:.2f}" if isinstance(baseline, float) else ""]
-        rows.append([_name(server), *cells])
-    return "\n\n".join([report.table(rows), *remarks])
-
-
-def _name(server: Server) -> str:
-    return f"**{server.name}**" if server.name == OURS else server.name
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
+from measure import NotOfferedError
 from scenarios import STEP_SECONDS, WrongAnswerError
 from servers import BASELINE, GUNICORN, OURS, Server
 
@@ -46,11 +47,11 @@ class Scenario:
         return [_record(generator, self.size) if self.text else generator.randbytes(self.size) for _ in range(count)]
 
     def check(self, port: int) -> None:
-        """Have another client than that of the load, which is strict, send a few. Raises WrongAnswerError, NoDeflateError."""
+        """Have another client than that of the load, which is strict, send a few. Raises WrongAnswerError, NotOfferedError."""
         self.ask(port, 5)
 
     def ask(self, port: int, times: int) -> None:
-        """Send so many messages on one connection, one after the other, and check every answer. Raises WrongAnswerError, NoDeflateError."""
+        """Send so many messages on one connection, one after the other, and check every answer. Raises WrongAnswerError, NotOfferedError."""
         from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
         from websockets.sync.client import connect
 
@@ -70,7 +71,7 @@ class Scenario:
             ) as client,
         ):
             if self.deflate and not client.protocol.extensions:
-                raise NoDeflateError("it does not accept permessage-deflate")
+                raise NotOfferedError("it does not accept permessage-deflate")
             for number in range(times):
                 message = messages[number % len(messages)]
                 client.send(message, text=self.text)
@@ -103,10 +104,6 @@ class Job:
         """Of that argument."""
         fields = json.loads(text)
         return cls(**{**fields, "scenario": Scenario(**fields["scenario"])})
-
-
-class NoDeflateError(Exception):
-    """The server does not speak permessage-deflate."""
 
 
 @contextmanager
