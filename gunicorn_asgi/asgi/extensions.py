@@ -89,16 +89,16 @@ class ExtendedStream(HTTPStream):
             return
         if self._due >= 0 and count > self._due:
             raise ApplicationError(f"the body is {count - self._due} bytes longer than its content-length")
-        if count > files.SMALL and self._phase is STARTED:
-            self._phase = STREAMING
-            self._wire.respond(self, b"", False, False)
-        if count > files.SMALL and self._wire.start_file(self, file.descriptor, file.offset, count):
+        if count < files.LARGE:
+            await self._send_pieces(file.descriptor, file.offset, count, end)
+            return
+        self._phase = STREAMING
+        if self._wire.start_file(self, file.descriptor, file.offset, count):
             await self._await_file(count, end)
         else:
             await self._send_pieces(file.descriptor, file.offset, count, end)
 
     async def _await_file(self, count: int, end: bool) -> None:
-        self._clogged = True
         try:
             while self._clogged:
                 await self._wait()

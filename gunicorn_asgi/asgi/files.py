@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..errors import ApplicationError
+from .cached import Opener
 
-SMALL = 65536
-"""Bytes of a file that is read as a whole with its opening, and sent in one write with its head."""
+LARGE = 16384
+"""Bytes from which on a file is sent without being read, where that is possible. A smaller one is read as a whole with its opening, and sent in one
+write with its head."""
 PIECE = 131072
 """Bytes that are read at once of a larger one, where it passes through this process."""
 NOWAIT = getattr(os, "RWF_NOWAIT", 0)
@@ -36,8 +38,19 @@ def check_path(message: Mapping[str, Any]) -> str:
     raise ApplicationError(f"'path' must be an absolute path as a str, not {path!r}")
 
 
+OPENER = Opener()
+FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+"""O_NONBLOCK: a FIFO would be waited for until somebody writes to it."""
+
+
 async def open_file(loop: asyncio.AbstractEventLoop, path: str) -> File:
-    """Open the regular file at `path`, in a thread. Raises ApplicationError."""
+    """Open the regular file at `path`, in a thread unless that can be done at once. Raises ApplicationError."""
+    descriptor = OPENER.open(path, FLAGS)
+    if descriptor >= 0:
+        try:
+            return _look(descriptor, NOWAIT)
+        except OSError:
+            os.close(descriptor)  # a thread may wait for the disk, and finds out what else is wrong
     opening = loop.run_in_executor(None, _open, path)
     try:
         file = await asyncio.shield(opening)
@@ -51,20 +64,28 @@ async def open_file(loop: asyncio.AbstractEventLoop, path: str) -> File:
 
 
 def _open(path: str) -> File:
-    # O_NONBLOCK: a FIFO would be waited for until somebody writes to it.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    descriptor = os.open(path, FLAGS)
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"not a regular file: {path!r}")
-        size = status.st_size
-        data = os.pread(descriptor, size, 0) if size <= SMALL else None
-        if data is not None and len(data) < size:
-            size = len(data)  # it has become shorter since
+        OPENER.learn(path, descriptor)
+        return _look(descriptor, 0)
     except BaseException:
         os.close(descriptor)
         raise
-    return File(descriptor, 0, size, data)
+
+
+def _look(descriptor: int, flags: int) -> File:
+    """Read it if it is small. Raises OSError, also where that would take time and `flags` are NOWAIT."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("not a regular file")
+    size = status.st_size
+    if size >= LARGE:
+        return File(descriptor, 0, size, None)
+    buffer = bytearray(size)
+    count = os.preadv(descriptor, [buffer], 0, flags)
+    if flags and count < size:
+        raise BlockingIOError("only a part of it is in the cache")
+    return File(descriptor, 0, count, bytes(buffer[:count]))  # it may have become shorter since
 
 
 def _close_unwanted(opening: asyncio.Future[File]) -> None:

@@ -235,6 +235,8 @@ class Exchange:
         self.connection.flush_soon()
 
     def start_file(self, stream: HTTPStream, descriptor: int, offset: int, count: int) -> bool:
+        if not self.has_begun:
+            self.respond(stream, b"", False, False)
         return False  # it has to be cut into frames
 
     def end_file(self, stream: HTTPStream) -> int:
