@@ -159,8 +159,8 @@ def encode_fields(headers: Iterable[Header]) -> Head:
         for field in headers:
             try:
                 known = _FIELDS.get(field) or _check(field)
-            except TypeError:
-                known = _check(field)  # a list, or a view of bytes that may change
+            except (TypeError, ValueError):
+                known = _check(field)  # a list, or a view of bytes that may change: what has no hash
             literal, declared, kind = known
             if declared != -1:
                 if declared == _OMITTED:
