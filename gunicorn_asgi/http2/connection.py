@@ -293,8 +293,9 @@ class H2Connection(Connection):
         if parts:
             data = b"".join(parts)
             parts.clear()
-            outbox.size = 0
             self._write(data)
+        if not self._clogged:
+            outbox.size = 0  # else what is put into it waits on its stream from MAX_READY on
         if outbox.points:
             failed = protocol.settle()
             if failed is not None:
