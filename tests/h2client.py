@@ -162,10 +162,10 @@ class H2Client(Client):
             if stream.is_over:
                 return
             size = min(len(rest), self.h2.local_flow_control_window(stream.id), self.h2.max_outbound_frame_size)
-            self.h2.send_data(stream.id, bytes(rest[:size]))
+            part, rest = bytes(rest[:size]), rest[size:]
+            self.h2.send_data(stream.id, part, end_stream=end and not rest)
             self.flush()
-            rest = rest[size:]
-        if end:
+        if end and not data:
             self.h2.end_stream(stream.id)
             self.flush()
 

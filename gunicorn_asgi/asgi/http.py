@@ -259,12 +259,12 @@ class HTTPStream:
             self._due = due
         if phase is STARTED:
             self._phase = STREAMING
-            self._wire.respond(self, body, end, self._bodyless)
+            self._wire.respond(self, body, end and due <= 0, self._bodyless)
         elif not self._bodyless:
-            self._wire.write(self, body, end)
+            self._wire.write(self, body, end and due <= 0)
         if end:
             if due > 0:
-                # Nobody may take it for whole: the connection ends short of the announced length (RFC 9112, 8).
+                # Nobody may take it for whole: it ends short of the announced length, and without an end of its own (RFC 9112, 8; RFC 9113, 8.1).
                 self._wire.abort(self)
                 self._end()
                 raise ApplicationError(f"the body is {due} bytes shorter than its content-length")

@@ -47,6 +47,7 @@ class H2Connection(Connection):
 
     __slots__ = (
         "_exchanges",
+        "_idle_until",
         "_is_ending",
         "_is_flushing",
         "_more_until",
@@ -69,6 +70,8 @@ class H2Connection(Connection):
         """What is to be sent will be, in this turn of the loop or the next."""
         self._is_ending = False
         """It closes behind its last exchange."""
+        self._idle_until = NEVER
+        """When it ends, unless there is an exchange."""
         self._more_until = NEVER
         """When the preface, or the rest of a field block, has to be there."""
         self._stuck_at = NEVER
@@ -115,6 +118,7 @@ class H2Connection(Connection):
 
     def _begin(self, data: bytes) -> None:
         self._more_until = self._server.now + self.settings.head_timeout_s
+        self._idle_until = self._server.idle_deadline
         if self._server.is_draining:
             self.announce()
         self._set_deadline()
@@ -152,11 +156,12 @@ class H2Connection(Connection):
     def pause_writing(self) -> None:
         self._clogged = True
         self._seen = self._look()
+        self.protocol.outbox.is_held = True
         self._stuck_at = self._server.now + self.settings.write_timeout_s
         self.watch(self._stuck_at)
 
     def resume_writing(self) -> None:
-        self._clogged = False
+        self._clogged = self.protocol.outbox.is_held = False
         self._stuck_at = NEVER
         if self._reading is FRAMES:
             self._flush()
@@ -164,9 +169,12 @@ class H2Connection(Connection):
     def connection_lost(self, exc: Exception | None) -> None:
         self._reading = CLOSED
         self._lost = True
-        self.deadline = NEVER
+        self._more_until = self._stuck_at = NEVER
         self._lose()
-        if not self._exchanges:
+        if self._exchanges:
+            self.deadline = self._next_deadline()  # also of one that knew it before
+        else:
+            self.deadline = NEVER
             self._server.forget(self)
 
     # What comes.
@@ -178,13 +186,13 @@ class H2Connection(Connection):
         scheme = fields.scheme or listener.scheme
         exchange = Exchange(self, stream, record)
         if not self._exchanges:
-            self.deadline = NEVER
+            self.deadline = min(self._more_until, self._stuck_at)
         self._exchanges[exchange] = None
         if server.access is not None and record is None:
             try:
                 exchange.record = self._record(server.access, request, scheme)
             except RequestError as error:
-                exchange.refuse(error)
+                exchange.refuse(error, method == "HEAD")
                 return exchange
         root_path = fields.root_path
         if root_path is None:
@@ -231,7 +239,7 @@ class H2Connection(Connection):
                 exchange.finish(stream)  # the client has changed its mind
             elif len(server.tasks) >= server.limit_concurrency:
                 exchange.stream = None
-                exchange.refuse(server.overloaded())
+                exchange.refuse(server.overloaded(), stream.method == "HEAD")
             else:
                 server.start(stream)
 
@@ -242,8 +250,9 @@ class H2Connection(Connection):
             case Refused(stream, error, block):
                 exchange = Exchange(self, stream, None)
                 self._exchanges[exchange] = None
-                self._log_refused(block.fields, error.status, len(str(error)) + 1)
-                exchange.refuse(error)
+                bodyless = (b":method", b"HEAD") in block.fields
+                self._log_refused(block.fields, error.status, 0 if bodyless else len(str(error)) + 1)
+                exchange.refuse(error, bodyless)
             case Malformed(block, reason):
                 self.complain("request", reason)
                 self._log_refused(block.fields, 400, 0)
@@ -317,7 +326,8 @@ class H2Connection(Connection):
             elif self._is_ending:
                 self._server.loop.call_soon(self._end)  # behind what is still to be sent
             elif self._reading is FRAMES:
-                self.deadline = min(self._server.idle_deadline, self._more_until, self._stuck_at)
+                self._idle_until = self._server.idle_deadline
+                self.deadline = min(self._idle_until, self._more_until, self._stuck_at)
 
     # The end.
 
@@ -383,6 +393,7 @@ class H2Connection(Connection):
 
     def postpone(self, seconds: float) -> None:
         super().postpone(seconds)
+        self._idle_until += seconds
         self._more_until += seconds
         self._stuck_at += seconds
         for exchange in self._exchanges:
@@ -392,7 +403,7 @@ class H2Connection(Connection):
         return self._next_deadline() - self._server.now
 
     def _next_deadline(self) -> float:
-        idle = NEVER if self._exchanges or self._lost else self._server.idle_deadline
+        idle = NEVER if self._exchanges or self._lost else self._idle_until
         return min([self._more_until, self._stuck_at, idle, *[exchange.deadline for exchange in self._exchanges]])
 
     def expired(self) -> None:
@@ -406,7 +417,7 @@ class H2Connection(Connection):
                 self._stuck_at = now + self.settings.write_timeout_s
         elif self._more_until <= now and not self._lost:
             self._shut_idle()
-        elif not self._exchanges:
+        elif not self._exchanges and self._idle_until <= now:
             self._end()
         for exchange in list(self._exchanges):
             if exchange.deadline <= now:

@@ -84,6 +84,8 @@ class Outbox(Generic[L]):
         self.max_frame = frames.LEAST_MAX_FRAME_SIZE
         self.initial_window = frames.DEFAULT_WINDOW
         """What a new stream begins with: the client's SETTINGS_INITIAL_WINDOW_SIZE."""
+        self.is_held = False
+        """What was written before does not leave: more of the bodies waits on the lanes, where it has a bound."""
         self._line: deque[L] = deque()
         """Lanes that hold something and whose own window is open: the first goes next, and then to the end."""
         self.points = 0
@@ -103,7 +105,8 @@ class Outbox(Generic[L]):
         size = len(data)
         if not size and not end:
             return False
-        if not (lane.queued or lane.is_ready) and size <= lane.window and size <= self.window and size <= self.max_frame:
+        is_first = not (lane.queued or lane.is_ready or self.is_held)
+        if is_first and size <= lane.window and size <= self.window and size <= self.max_frame:
             lane.window -= size
             self.window -= size
             self.size += size
