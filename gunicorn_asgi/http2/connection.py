@@ -192,6 +192,8 @@ class H2Connection(Connection):
             try:
                 exchange.record = self._record(server.access, request, scheme)
             except RequestError as error:
+                pseudo = [(b":method", method.encode()), (b":path", raw_path + b"?" + query if query else raw_path)]
+                self._log_refused([*pseudo, *fields.headers], error, method == "HEAD")
                 exchange.refuse(error, method == "HEAD")
                 return exchange
         root_path = fields.root_path
@@ -251,11 +253,11 @@ class H2Connection(Connection):
                 exchange = Exchange(self, stream, None)
                 self._exchanges[exchange] = None
                 bodyless = (b":method", b"HEAD") in block.fields
-                self._log_refused(block.fields, error.status, 0 if bodyless else len(str(error)) + 1)
+                self._log_refused(block.fields, error, bodyless)
                 exchange.refuse(error, bodyless)
             case Malformed(block, reason):
                 self.complain("request", reason)
-                self._log_refused(block.fields, 400, 0)
+                self._log_refused(block.fields, RequestError(400, reason), True)
             case Reset(stream, _, reason):
                 if reason is not None:
                     self.complain("HTTP/2 frame", reason)
@@ -268,10 +270,11 @@ class H2Connection(Connection):
             case Leaving():
                 self._end_when_idle()
 
-    def _log_refused(self, fields: list[Header], status: int, sent: int) -> None:
+    def _log_refused(self, fields: list[Header], error: RequestError, bodyless: bool) -> None:
         access = self._server.access
         if access is not None:
-            access.refused_fields(fields, status, sent, self._listener.scheme, self._client, self._server_address)
+            sent = 0 if bodyless else len(str(error)) + 1
+            access.refused_fields(fields, error.status, sent, self._listener.scheme, self._client, self._server_address)
 
     # What goes.
 
