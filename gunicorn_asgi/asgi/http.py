@@ -265,7 +265,7 @@ class HTTPStream:
             if due < 0:
                 raise ApplicationError(f"the body is {-due} bytes longer than its content-length")
             self._due = due
-        is_last = end and self._trailers is None
+        is_last = end and self._trailers is None and due <= 0
         if phase is STARTED:
             self._phase = STREAMING
             self._wire.respond(self, body, is_last, self._bodyless)
@@ -273,7 +273,7 @@ class HTTPStream:
             self._wire.write(self, body, is_last)
         if end:
             if due > 0:
-                # Nobody may take it for whole: the connection ends short of the announced length (RFC 9112, 8).
+                # Nobody may take it for whole: it ends short of the announced length, and without an end of its own (RFC 9112, 8; RFC 9113, 8.1).
                 self._wire.abort(self)
                 self._end()
                 raise ApplicationError(f"the body is {due} bytes shorter than its content-length")

@@ -48,6 +48,7 @@ class H2Connection(Connection):
 
     __slots__ = (
         "_exchanges",
+        "_idle_until",
         "_is_ending",
         "_is_flushing",
         "_more_until",
@@ -70,6 +71,8 @@ class H2Connection(Connection):
         """What is to be sent will be, in this turn of the loop or the next."""
         self._is_ending = False
         """It closes behind its last exchange."""
+        self._idle_until = NEVER
+        """When it ends, unless there is an exchange."""
         self._more_until = NEVER
         """When the preface, or the rest of a field block, has to be there."""
         self._stuck_at = NEVER
@@ -116,6 +119,7 @@ class H2Connection(Connection):
 
     def _begin(self, data: bytes) -> None:
         self._more_until = self._server.now + self.settings.head_timeout_s
+        self._idle_until = self._server.idle_deadline
         if self._server.is_draining:
             self.announce()
         self._set_deadline()
@@ -153,11 +157,12 @@ class H2Connection(Connection):
     def pause_writing(self) -> None:
         self._clogged = True
         self._seen = self._look()
+        self.protocol.outbox.is_held = True
         self._stuck_at = self._server.now + self.settings.write_timeout_s
         self.watch(self._stuck_at)
 
     def resume_writing(self) -> None:
-        self._clogged = False
+        self._clogged = self.protocol.outbox.is_held = False
         self._stuck_at = NEVER
         if self._reading is FRAMES:
             self._flush()
@@ -165,9 +170,12 @@ class H2Connection(Connection):
     def connection_lost(self, exc: Exception | None) -> None:
         self._reading = CLOSED
         self._lost = True
-        self.deadline = NEVER
+        self._more_until = self._stuck_at = NEVER
         self._lose()
-        if not self._exchanges:
+        if self._exchanges:
+            self.deadline = self._next_deadline()  # also of one that knew it before
+        else:
+            self.deadline = NEVER
             self._server.forget(self)
 
     # What comes.
@@ -180,13 +188,15 @@ class H2Connection(Connection):
         exchange = Exchange(self, stream, record)
         exchange.fields = fields
         if not self._exchanges:
-            self.deadline = NEVER
+            self.deadline = min(self._more_until, self._stuck_at)
         self._exchanges[exchange] = None
         if server.access is not None and record is None:
             try:
                 exchange.record = self._record(server.access, request, scheme)
             except RequestError as error:
-                exchange.refuse(error)
+                pseudo = [(b":method", method.encode()), (b":path", raw_path + b"?" + query if query else raw_path)]
+                self._log_refused([*pseudo, *fields.headers], error, method == "HEAD")
+                exchange.refuse(error, method == "HEAD")
                 return exchange
         root_path = fields.root_path
         if root_path is None:
@@ -233,7 +243,7 @@ class H2Connection(Connection):
                 exchange.finish(stream)  # the client has changed its mind
             elif len(server.tasks) >= server.limit_concurrency:
                 exchange.stream = None
-                exchange.refuse(server.overloaded())
+                exchange.refuse(server.overloaded(), stream.method == "HEAD")
             else:
                 server.start(stream)
 
@@ -244,11 +254,12 @@ class H2Connection(Connection):
             case Refused(stream, error, block):
                 exchange = Exchange(self, stream, None)
                 self._exchanges[exchange] = None
-                self._log_refused(block.fields, error.status, len(str(error)) + 1)
-                exchange.refuse(error)
+                bodyless = (b":method", b"HEAD") in block.fields
+                self._log_refused(block.fields, error, bodyless)
+                exchange.refuse(error, bodyless)
             case Malformed(block, reason):
                 self.complain("request", reason)
-                self._log_refused(block.fields, 400, 0)
+                self._log_refused(block.fields, RequestError(400, reason), True)
             case Reset(stream, _, reason):
                 if reason is not None:
                     self.complain("HTTP/2 frame", reason)
@@ -261,10 +272,11 @@ class H2Connection(Connection):
             case Leaving():
                 self._end_when_idle()
 
-    def _log_refused(self, fields: list[Header], status: int, sent: int) -> None:
+    def _log_refused(self, fields: list[Header], error: RequestError, bodyless: bool) -> None:
         access = self._server.access
         if access is not None:
-            access.refused_fields(fields, status, sent, self._listener.scheme, self._client, self._server_address)
+            sent = 0 if bodyless else len(str(error)) + 1
+            access.refused_fields(fields, error.status, sent, self._listener.scheme, self._client, self._server_address)
 
     # What goes.
 
@@ -320,7 +332,8 @@ class H2Connection(Connection):
             elif self._is_ending:
                 self._server.loop.call_soon(self._end)  # behind what is still to be sent
             elif self._reading is FRAMES:
-                self.deadline = min(self._server.idle_deadline, self._more_until, self._stuck_at)
+                self._idle_until = self._server.idle_deadline
+                self.deadline = min(self._idle_until, self._more_until, self._stuck_at)
 
     # The end.
 
@@ -386,6 +399,7 @@ class H2Connection(Connection):
 
     def postpone(self, seconds: float) -> None:
         super().postpone(seconds)
+        self._idle_until += seconds
         self._more_until += seconds
         self._stuck_at += seconds
         for exchange in self._exchanges:
@@ -395,7 +409,7 @@ class H2Connection(Connection):
         return self._next_deadline() - self._server.now
 
     def _next_deadline(self) -> float:
-        idle = NEVER if self._exchanges or self._lost else self._server.idle_deadline
+        idle = NEVER if self._exchanges or self._lost else self._idle_until
         return min([self._more_until, self._stuck_at, idle, *[exchange.deadline for exchange in self._exchanges]])
 
     def expired(self) -> None:
@@ -409,7 +423,7 @@ class H2Connection(Connection):
                 self._stuck_at = now + self.settings.write_timeout_s
         elif self._more_until <= now and not self._lost:
             self._shut_idle()
-        elif not self._exchanges:
+        elif not self._exchanges and self._idle_until <= now:
             self._end()
         for exchange in list(self._exchanges):
             if exchange.deadline <= now:

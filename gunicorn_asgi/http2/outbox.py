@@ -86,6 +86,8 @@ class Outbox(Generic[L]):
         self.max_frame = frames.LEAST_MAX_FRAME_SIZE
         self.initial_window = frames.DEFAULT_WINDOW
         """What a new stream begins with: the client's SETTINGS_INITIAL_WINDOW_SIZE."""
+        self.is_held = False
+        """What was written before does not leave: more of the bodies waits on the lanes, where it has a bound."""
         self._line: deque[L] = deque()
         """Lanes that hold something and whose own window is open: the first goes next, and then to the end."""
         self.points = 0
@@ -107,7 +109,8 @@ class Outbox(Generic[L]):
             return False
         # 6.9.1: an end without data needs no window.
         if not lane.queued and (
-            not size or (size <= lane.window and size <= self.window and size <= self.max_frame and self.size < MAX_READY)
+            not size
+            or (size <= lane.window and size <= self.window and size <= self.max_frame and self.size < MAX_READY and not self.is_held)
         ):
             lane.window -= size
             self.window -= size
