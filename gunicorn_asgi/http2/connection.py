@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 FLUSH_SIZE = 65536
 """Bytes of data that are gathered before they are written, turn of the loop or not."""
+MAX_BACKLOG = 65536
+"""Bytes of heads and answers that may join what does not leave already. With more, nothing is read from a client that reads nothing."""
 
 
 class Reading(Enum):
@@ -47,6 +49,7 @@ class H2Connection(Connection):
     """A client on a transport, with any number of exchanges at once."""
 
     __slots__ = (
+        "_backlog",
         "_exchanges",
         "_is_ending",
         "_is_flushing",
@@ -74,6 +77,8 @@ class H2Connection(Connection):
         """When the preface, or the rest of a field block, has to be there."""
         self._stuck_at = NEVER
         """When something of what was written has to have left, where that is `_clogged`."""
+        self._backlog = 0
+        """Bytes that were written since."""
 
     def __repr__(self) -> str:
         return f"<H2Connection {self._client} {self._reading.name} {len(self._exchanges)} exchanges>"
@@ -116,6 +121,8 @@ class H2Connection(Connection):
 
     def _begin(self, data: bytes) -> None:
         self._more_until = self._server.now + self.settings.head_timeout_s
+        if self._clogged:
+            self.pause_writing()
         if self._server.is_draining:
             self.announce()
         self._set_deadline()
@@ -151,23 +158,29 @@ class H2Connection(Connection):
         self._flush()
 
     def pause_writing(self) -> None:
-        self._clogged = True
+        self._clogged = self.protocol.outbox.is_held = True
         self._seen = self._look()
         self._stuck_at = self._server.now + self.settings.write_timeout_s
         self.watch(self._stuck_at)
 
     def resume_writing(self) -> None:
-        self._clogged = False
+        self._clogged = self.protocol.outbox.is_held = False
         self._stuck_at = NEVER
+        self._backlog = 0
+        if self._reading is not CLOSED:
+            self._resume_reading()
         if self._reading is FRAMES:
             self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._reading = CLOSED
         self._lost = True
-        self.deadline = NEVER
+        self._more_until = self._stuck_at = NEVER
         self._lose()
-        if not self._exchanges:
+        if self._exchanges:
+            self.deadline = self._next_deadline()  # also of one that knew it before
+        else:
+            self.deadline = NEVER
             self._server.forget(self)
 
     # What comes.
@@ -294,6 +307,10 @@ class H2Connection(Connection):
             data = b"".join(parts)
             parts.clear()
             outbox.size = 0
+            if self._clogged:
+                self._backlog += len(data)
+                if self._backlog > MAX_BACKLOG:
+                    self._pause_reading()
             self._write(data)
         if outbox.points:
             failed = protocol.settle()

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 from . import frames
-from .budget import DATA_FRAME, LEAST_FRAME, SMALL_FRAME
+from .budget import ANSWER_SIZE, ANSWERS, LEAST_FRAME, SMALL_FRAME
 from .frames import DATA, END_STREAM, MAX_WINDOW
 
 HIGH_WATER = 65536
@@ -84,10 +84,12 @@ class Outbox(Generic[L]):
         self.max_frame = frames.LEAST_MAX_FRAME_SIZE
         self.initial_window = frames.DEFAULT_WINDOW
         """What a new stream begins with: the client's SETTINGS_INITIAL_WINDOW_SIZE."""
+        self.is_held = False
+        """What was written before does not leave: more of the bodies waits on the lanes, where it has a bound."""
         self._line: deque[L] = deque()
         """Lanes that hold something and whose own window is open: the first goes next, and then to the end."""
         self.points = 0
-        """What the budget owes (above 0) or is owed for the data frames since this was last taken."""
+        """What the client owes for small frames (above 0), or the data frames since this was last taken pay of its answers."""
 
     @property
     def has_more(self) -> bool:
@@ -103,11 +105,12 @@ class Outbox(Generic[L]):
         size = len(data)
         if not size and not end:
             return False
-        if not (lane.queued or lane.is_ready) and size <= lane.window and size <= self.window and size <= self.max_frame:
+        is_free = not (lane.queued or lane.is_ready or self.is_held)
+        if is_free and size <= lane.window and size <= self.window and size <= self.max_frame:
             lane.window -= size
             self.window -= size
             self.size += size
-            self.points -= DATA_FRAME
+            self.points -= ANSWERS + size // ANSWER_SIZE
             self.frames.append(frames.header(size, DATA, END_STREAM if end else 0, lane.id))
             if size:
                 self.frames.append(data)
@@ -186,7 +189,7 @@ class Outbox(Generic[L]):
                 freed.append(lane)
 
     def _send(self, lane: L, size: int, end: bool) -> None:
-        self.points += SMALL_FRAME if size < LEAST_FRAME and size < lane.queued else -DATA_FRAME
+        self.points += SMALL_FRAME if size < LEAST_FRAME and size < lane.queued else -(ANSWERS + size // ANSWER_SIZE)
         self.frames.append(frames.header(size, DATA, END_STREAM if end else 0, lane.id))
         self.frames += lane.take(size)
         lane.window -= size
