@@ -97,7 +97,10 @@ def test_an_object_with_an_asynchronous_call_is_served(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("app", "sentence"),
     [
-        ("wsgi", r"The application <function wsgi at \w+> looks like a WSGI application: serve it with worker_class gthread, or wrap it in a2wsgi\.WSGIMiddleware\."),
+        (
+            "wsgi",
+            r"The application <function wsgi at \w+> looks like a WSGI application: serve it with worker_class gthread, or wrap it in a2wsgi\.WSGIMiddleware\.",
+        ),
         ("no_arguments", r"The application <function no_arguments at \w+> must take \(scope, receive, send\), not \(\)\."),
     ],
 )

@@ -26,7 +26,9 @@ def single_callable(app: Any) -> Application:
     if _takes(signature, 1):
         return _wrap(app)
     if _takes(signature, 2):
-        raise ConfigError(f"The application {app!r} looks like a WSGI application: serve it with worker_class gthread, or wrap it in a2wsgi.WSGIMiddleware.")
+        raise ConfigError(
+            f"The application {app!r} looks like a WSGI application: serve it with worker_class gthread, or wrap it in a2wsgi.WSGIMiddleware."
+        )
     raise ConfigError(f"The application {app!r} must take (scope, receive, send), not {signature}.")
 
 

@@ -25,7 +25,11 @@ TOLERANCE = 4
 MAX_MEMO = 32
 """Blocks that are remembered for a connection."""
 MAX_MEMO_SIZE = 1024
-"""Bytes of the longest of them."""
+"""Bytes of the longest of them..."""
+MAX_MEMO_LIST = 8192
+"""...and of what it stands for, as ENTRY_SIZE counts: a byte may be a field of several thousand."""
+MAX_REASON = 100
+"""Characters of what the package says of a block: it may quote all of it."""
 
 
 class Block:
@@ -80,12 +84,12 @@ class BlockReader:
             raise ConnectionFailure(Code.ENHANCE_YOUR_CALM, "a header list that is far too large") from None
         except (hpack.HPACKError, IndexError, UnicodeError) as error:
             # 4.3: "A decoding error in a field block MUST be treated as a connection error of type COMPRESSION_ERROR."
-            raise ConnectionFailure(Code.COMPRESSION_ERROR, f"a field block that cannot be read: {error}") from None
+            raise ConnectionFailure(Code.COMPRESSION_ERROR, f"a field block that cannot be read: {str(error)[:MAX_REASON]}") from None
         read = Block(fields)
         # A size update at its beginning (RFC 7541, 6.3) changes the table, too.
         if self._table.changes != changes or (block[:1] and block[0] & 0xE0 == 0x20):
             self._memo.clear()
-        elif len(block) <= MAX_MEMO_SIZE:
+        elif len(block) <= MAX_MEMO_SIZE and read.size <= MAX_MEMO_LIST:
             if len(self._memo) >= MAX_MEMO:
                 self._memo.clear()
             self._memo[block] = read
@@ -112,7 +116,8 @@ _Known = tuple[bytes, int, int]
 _FIELDS: dict[Header, _Known] = {}
 """Fields that were checked before."""
 _MAX_FIELDS = 2048
-_MAX_VALUE = 256
+_MAX_FIELD = 256
+"""Bytes of the name and the value of the longest that is remembered."""
 
 
 def _integer(number: int, bits: int, pattern: int) -> bytes:
@@ -154,8 +159,8 @@ def encode_fields(headers: Iterable[Header]) -> Head:
         for field in headers:
             try:
                 known = _FIELDS.get(field) or _check(field)
-            except TypeError:
-                known = _check(field)  # a list, or a view of bytes that may change
+            except (TypeError, ValueError):
+                known = _check(field)  # a list, or a view of bytes that may change: what has no hash
             literal, declared, kind = known
             if declared != -1:
                 if declared == _OMITTED:
@@ -183,16 +188,17 @@ def _check(field: Any) -> _Known:
         value = bytes(value)
     if value.translate(None, VISIBLE):
         raise ApplicationError(f"the value of header {name!r} has a control character: {value!r}")
-    # RFC 9113, 8.2: names are in lower case. 8.2.1: no white space around a value, which would change nothing in HTTP/1.1.
-    name, value = name.lower(), value.strip(b" \t")
+    name = name.lower()  # RFC 9113, 8.2
     known: _Known
-    if kind in (CONNECTION, CODING) or name in CONNECTION_SPECIFIC:
+    # 8.2.2: nothing of a connection; TE is the one that requests may have, and no response.
+    if kind in (CONNECTION, CODING) or name in CONNECTION_SPECIFIC or name == b"te":
         known = b"", _OMITTED, 0
     elif kind == LENGTH:
         known = _literal(name, value), read_length(value, -1), 0
     else:
-        known = _literal(name, value), -1, kind if kind in (DATE, SERVER) else 0
-    if len(value) <= _MAX_VALUE and name not in NEVER_INDEXED and not may_change:
+        # 8.2.1: no white space around a value, which would change nothing in HTTP/1.1.
+        known = _literal(name, value.strip(b" \t")), -1, kind if kind in (DATE, SERVER) else 0
+    if len(name) + len(value) <= _MAX_FIELD and name not in NEVER_INDEXED and not may_change:
         if len(_FIELDS) >= _MAX_FIELDS:
             _FIELDS.clear()
         _FIELDS[field] = known

@@ -42,7 +42,7 @@ class Budget:
     __slots__ = ("_since", "answers", "points")
 
     def __init__(self) -> None:
-        self.points = CAPACITY
+        self.points: float = CAPACITY
         self.answers = 0
         """What data has paid for."""
         self._since = 0.0
@@ -50,7 +50,7 @@ class Budget:
     def spend(self, points: int, now: float) -> bool:
         """Take so many at the time `now`, in seconds on a clock that does not go back. Returns whether there were enough."""
         if now > self._since:
-            self.points = min(CAPACITY, self.points + int((now - self._since) * PER_SECOND))
+            self.points = min(CAPACITY, self.points + (now - self._since) * PER_SECOND)
             self._since = now
         self.points -= points
         return self.points >= 0

@@ -14,6 +14,8 @@ HIGH_WATER = 65536
 """Bytes that wait on a stream, from which on its application waits, too..."""
 LOW_WATER = 16384
 """...until so few are left."""
+MAX_READY = 65536
+"""Bytes of data in `Outbox.frames`, from which on more of it waits on its stream, whatever the windows allow."""
 
 
 class Lane:
@@ -40,7 +42,7 @@ class Lane:
     @property
     def is_waiting(self) -> bool:
         """Whether something is queued."""
-        return self.queued > 0 or self.is_ready
+        return self.queued > 0
 
     def put(self, data: bytes) -> None:
         self._parts.append(data)
@@ -94,7 +96,7 @@ class Outbox(Generic[L]):
     @property
     def has_more(self) -> bool:
         """Whether `pump` would send something."""
-        return bool(self._line) and (self.window > 0 or not self._line[0].queued)
+        return bool(self._line) and self.window > 0
 
     def add(self, parts: Iterable[bytes]) -> None:
         """Send whole frames that no window holds back."""
@@ -105,8 +107,9 @@ class Outbox(Generic[L]):
         size = len(data)
         if not size and not end:
             return False
-        is_free = not (lane.queued or lane.is_ready or self.is_held)
-        if is_free and size <= lane.window and size <= self.window and size <= self.max_frame:
+        is_open = size <= lane.window and size <= self.window and size <= self.max_frame
+        # 6.9.1: an end without data needs no window.
+        if not lane.queued and (not size or (is_open and self.size < MAX_READY and not self.is_held)):
             lane.window -= size
             self.window -= size
             self.size += size
@@ -116,8 +119,7 @@ class Outbox(Generic[L]):
                 self.frames.append(data)
             lane.has_ended = end
             return end
-        if size:
-            lane.put(data)
+        lane.put(data)
         lane.has_ended = end
         self._stand(lane)
         return False
@@ -125,7 +127,7 @@ class Outbox(Generic[L]):
     def end(self, lane: L, block: bytes) -> bool:
         """End `lane` with trailers. Returns whether they are out."""
         lane.has_ended = True
-        if not (lane.queued or lane.is_ready):
+        if not lane.queued:
             self.add(frames.headers(lane.id, block, True, self.max_frame))
             return True
         lane.tail = block
@@ -133,7 +135,7 @@ class Outbox(Generic[L]):
         return False
 
     def _stand(self, lane: L) -> None:
-        if not lane.is_ready and (lane.window > 0 or (lane.has_ended and not lane.queued)):
+        if not lane.is_ready and lane.window > 0:
             lane.is_ready = True
             self._line.append(lane)
 
@@ -162,19 +164,14 @@ class Outbox(Generic[L]):
         Appends the lanes whose END_STREAM is out to `ended`, and those that are below LOW_WATER again to `freed`.
         """
         line = self._line
-        while line and self.size < limit:
-            lane = line[0]
-            size = min(lane.queued, lane.window, self.window, self.max_frame) if lane.queued else 0
-            if size <= 0 and lane.queued:
-                if self.window <= 0:
-                    break  # of the connection: nobody's turn
-                line.popleft()  # the window was made smaller
-                lane.is_ready = False
+        while line and self.window > 0 and self.size < limit:
+            lane = line.popleft()
+            size = min(lane.queued, lane.window, self.window, self.max_frame)
+            if size <= 0:
+                lane.is_ready = False  # the window was made smaller
                 continue
-            line.popleft()
             is_last = lane.has_ended and size == lane.queued
-            if size or lane.tail is None:
-                self._send(lane, size, is_last and lane.tail is None)
+            self._send(lane, size, is_last and lane.tail is None)
             if is_last:
                 if lane.tail is not None:
                     self.add(frames.headers(lane.id, lane.tail, True, self.max_frame))

@@ -1,0 +1,82 @@
+"""The points of a connection as a function of time: RFC 9113, 10.5."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gunicorn_asgi.http2.budget import ANSWERS, CAPACITY, IDLE_FRAME, PER_SECOND, RESPONSE, Budget
+
+
+def spend_all(budget: Budget, now: float) -> int:
+    """How many points there are."""
+    spent = 0
+    while budget.spend(1, now):
+        spent += 1
+    return spent
+
+
+def test_there_is_a_capacity_and_no_more() -> None:
+    assert spend_all(Budget(), 0.0) == CAPACITY
+    assert spend_all(Budget(), 12345.6) == CAPACITY  # however long a connection was idle
+
+
+def test_points_come_back_with_time() -> None:
+    budget = Budget()
+    spend_all(budget, 50.0)
+    assert not budget.spend(1, 50.0)
+    assert spend_all(budget, 51.0) in range(PER_SECOND - 3, PER_SECOND + 1)
+    assert spend_all(budget, 1000.0) == CAPACITY
+
+
+@pytest.mark.parametrize("interval", [0.0001, 0.003, 0.009, 0.011, 0.5])
+def test_it_makes_no_difference_how_often_it_is_looked_at(interval: float) -> None:
+    """What comes back in a moment may be less than a point."""
+    budget = Budget()
+    spend_all(budget, 1.0)
+    budget.earn(2)
+    turns = int(1 / interval)
+    for turn in range(1, turns + 1):
+        budget.spend(0, 1.0 + turn * interval)
+    assert budget.points == pytest.approx(PER_SECOND * turns * interval, abs=2)
+
+
+def test_a_client_just_below_the_rate_may_go_on_for_ever() -> None:
+    budget = Budget()
+    assert all(budget.spend(IDLE_FRAME, number / (PER_SECOND * 0.99)) for number in range(10 * CAPACITY))
+    budget = Budget()
+    assert not all(budget.spend(IDLE_FRAME, number / (PER_SECOND * 1.3)) for number in range(10 * CAPACITY))
+
+
+def test_a_clock_that_goes_back_gives_nothing() -> None:
+    budget = Budget()
+    spend_all(budget, 100.0)
+    assert spend_all(budget, 50.0) == 0
+    assert spend_all(budget, 100.0) == 0
+
+
+def test_responses_and_data_give_points_up_to_the_capacity() -> None:
+    budget = Budget()
+    for _ in range(10):
+        budget.earn(RESPONSE)
+    assert spend_all(budget, 0.0) <= CAPACITY + RESPONSE
+    budget.earn(ANSWERS + 1)  # of which one was owed
+    assert spend_all(budget, 0.0) == ANSWERS
+
+
+@given(st.lists(st.tuples(st.sampled_from(["spend", "earn"]), st.integers(0, 20), st.floats(0, 30)), max_size=40))
+def test_there_are_never_more_than_were_earned(actions: list[tuple[str, int, float]]) -> None:
+    budget, now, spent, earned = Budget(), 0.0, 0, 0
+    for action, points, seconds in actions:
+        if action == "earn":
+            budget.earn(points)
+            earned += points
+        else:
+            now += seconds
+            was_enough = budget.spend(points, now)
+            spent += points
+            assert was_enough == (budget.points >= 0)
+            if spent > CAPACITY + earned + now * PER_SECOND + 1e-6:
+                assert not was_enough
+        assert budget.points <= CAPACITY + 20
