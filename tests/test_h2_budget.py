@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gunicorn_asgi.http2.budget import CAPACITY, DATA_FRAME, IDLE_FRAME, PER_SECOND, RESPONSE, Budget
+from gunicorn_asgi.http2.budget import ANSWERS, CAPACITY, IDLE_FRAME, PER_SECOND, RESPONSE, Budget
 
 
 def spend_all(budget: Budget, now: float) -> int:
@@ -61,8 +61,8 @@ def test_responses_and_data_give_points_up_to_the_capacity() -> None:
     for _ in range(10):
         budget.earn(RESPONSE)
     assert spend_all(budget, 0.0) <= CAPACITY + RESPONSE
-    budget.earn(DATA_FRAME + 1)  # of which one was owed
-    assert spend_all(budget, 0.0) == DATA_FRAME
+    budget.earn(ANSWERS + 1)  # of which one was owed
+    assert spend_all(budget, 0.0) == ANSWERS
 
 
 @given(st.lists(st.tuples(st.sampled_from(["spend", "earn"]), st.integers(0, 20), st.floats(0, 30)), max_size=40))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from inprocess import serve
 
 from gunicorn_asgi.http2 import frames
-from gunicorn_asgi.http2.budget import DATA_FRAME, LEAST_FRAME
+from gunicorn_asgi.http2.budget import ANSWERS, LEAST_FRAME
 from gunicorn_asgi.http2.frames import DATA, DEFAULT_WINDOW, END_STREAM, MAX_WINDOW
 from gunicorn_asgi.http2.outbox import HIGH_WATER, LOW_WATER, MAX_READY, Lane, Outbox
 
@@ -284,12 +284,12 @@ def test_frames_that_had_to_be_small_cost_points_and_others_give_some() -> None:
     outbox.points = 0
     outbox.open(lane, LEAST_FRAME)
     pump(outbox)
-    assert outbox.points == -DATA_FRAME
+    assert outbox.points == -ANSWERS
     outbox.open(lane, ALL)
     outbox.points = 0
     pump(outbox)  # all that there was
     outbox.put(lane, b"x", True)
-    assert outbox.points == -2 * DATA_FRAME
+    assert outbox.points == -2 * ANSWERS
 
 
 # Everything.

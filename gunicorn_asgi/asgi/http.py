@@ -14,6 +14,10 @@ UNKNOWN = -1
 """No ``content-length`` was declared."""
 
 DISCONNECT = "http.disconnect"
+MAX_CHUNKS = 256
+"""Parts of the request's body that wait for the application one by one."""
+CHUNK_SIZE = 65536
+"""Bytes from which on a part is left as it is."""
 PARTS_PER_TURN = 64
 """Parts of a body that are sent without letting the loop turn."""
 
@@ -129,6 +133,8 @@ class HTTPStream:
     def feed(self, data: bytes) -> None:
         self._chunks.append(data)
         self.unread += len(data)
+        if len(self._chunks) >= MAX_CHUNKS:
+            self._join()
         self._wake()
 
     def feed_eof(self) -> None:
@@ -236,6 +242,13 @@ class HTTPStream:
             await self._send_extension(kind, message, phase)
 
     # Inside.
+
+    def _join(self) -> None:
+        """Of many small parts make few large ones: each takes some fifty bytes of memory besides its content, which may be a single one."""
+        chunks = self._chunks
+        start = next((position for position, chunk in enumerate(chunks) if len(chunk) < CHUNK_SIZE), len(chunks))
+        if len(chunks) - start > 1:
+            chunks[start:] = [b"".join(chunks[start:])]
 
     def _send_start(self, message: Message) -> None:
         try:

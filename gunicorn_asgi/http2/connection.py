@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 FLUSH_SIZE = 65536
 """Bytes of data that are gathered before they are written, turn of the loop or not."""
+MAX_BACKLOG = 65536
+"""Bytes of heads and answers that may join what does not leave already. With more, nothing is read from a client that reads nothing."""
 
 
 class Reading(Enum):
@@ -47,6 +49,7 @@ class H2Connection(Connection):
     """A client on a transport, with any number of exchanges at once."""
 
     __slots__ = (
+        "_backlog",
         "_exchanges",
         "_idle_until",
         "_is_ending",
@@ -77,6 +80,8 @@ class H2Connection(Connection):
         """When the preface, or the rest of a field block, has to be there."""
         self._stuck_at = NEVER
         """When something of what was written has to have left, where that is `_clogged`."""
+        self._backlog = 0
+        """Bytes that were written since."""
 
     def __repr__(self) -> str:
         return f"<H2Connection {self._client} {self._reading.name} {len(self._exchanges)} exchanges>"
@@ -120,6 +125,8 @@ class H2Connection(Connection):
     def _begin(self, data: bytes) -> None:
         self._more_until = self._server.now + self.settings.head_timeout_s
         self._idle_until = self._server.idle_deadline
+        if self._clogged:
+            self.pause_writing()
         if self._server.is_draining:
             self.announce()
         self._set_deadline()
@@ -155,15 +162,17 @@ class H2Connection(Connection):
         self._flush()
 
     def pause_writing(self) -> None:
-        self._clogged = True
+        self._clogged = self.protocol.outbox.is_held = True
         self._seen = self._look()
-        self.protocol.outbox.is_held = True
         self._stuck_at = self._server.now + self.settings.write_timeout_s
         self.watch(self._stuck_at)
 
     def resume_writing(self) -> None:
         self._clogged = self.protocol.outbox.is_held = False
         self._stuck_at = NEVER
+        self._backlog = 0
+        if self._reading is not CLOSED:
+            self._resume_reading()
         if self._reading is FRAMES:
             self._flush()
 
@@ -305,9 +314,12 @@ class H2Connection(Connection):
         if parts:
             data = b"".join(parts)
             parts.clear()
+            outbox.size = 0
+            if self._clogged:
+                self._backlog += len(data)
+                if self._backlog > MAX_BACKLOG:
+                    self._pause_reading()
             self._write(data)
-        if not self._clogged:
-            outbox.size = 0  # else what is put into it waits on its stream from MAX_READY on
         if outbox.points:
             failed = protocol.settle()
             if failed is not None:

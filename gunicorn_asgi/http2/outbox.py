@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 from . import frames
-from .budget import DATA_FRAME, LEAST_FRAME, SMALL_FRAME
+from .budget import ANSWER_SIZE, ANSWERS, LEAST_FRAME, SMALL_FRAME
 from .frames import DATA, END_STREAM, MAX_WINDOW
 
 HIGH_WATER = 65536
@@ -91,7 +91,7 @@ class Outbox(Generic[L]):
         self._line: deque[L] = deque()
         """Lanes that hold something and whose own window is open: the first goes next, and then to the end."""
         self.points = 0
-        """What the budget owes (above 0) or is owed for the data frames since this was last taken."""
+        """What the client owes for small frames (above 0), or the data frames since this was last taken pay of its answers."""
 
     @property
     def has_more(self) -> bool:
@@ -107,15 +107,13 @@ class Outbox(Generic[L]):
         size = len(data)
         if not size and not end:
             return False
+        is_open = size <= lane.window and size <= self.window and size <= self.max_frame
         # 6.9.1: an end without data needs no window.
-        if not lane.queued and (
-            not size
-            or (size <= lane.window and size <= self.window and size <= self.max_frame and self.size < MAX_READY and not self.is_held)
-        ):
+        if not lane.queued and (not size or (is_open and self.size < MAX_READY and not self.is_held)):
             lane.window -= size
             self.window -= size
             self.size += size
-            self.points -= DATA_FRAME
+            self.points -= ANSWERS + size // ANSWER_SIZE
             self.frames.append(frames.header(size, DATA, END_STREAM if end else 0, lane.id))
             if size:
                 self.frames.append(data)
@@ -188,7 +186,7 @@ class Outbox(Generic[L]):
                 freed.append(lane)
 
     def _send(self, lane: L, size: int, end: bool) -> None:
-        self.points += SMALL_FRAME if size < LEAST_FRAME and size < lane.queued else -DATA_FRAME
+        self.points += SMALL_FRAME if size < LEAST_FRAME and size < lane.queued else -(ANSWERS + size // ANSWER_SIZE)
         self.frames.append(frames.header(size, DATA, END_STREAM if end else 0, lane.id))
         self.frames += lane.take(size)
         lane.window -= size

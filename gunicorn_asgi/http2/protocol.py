@@ -26,7 +26,7 @@ from .frames import (
     ConnectionFailure,
 )
 from .request import MalformedError, check_trailers
-from .streams import HALF_CLOSED_REMOTE, MAX_SKIPPED, OPEN, Limits, Stream, Streams
+from .streams import BY_CLIENT, HALF_CLOSED_REMOTE, MAX_SKIPPED, OPEN, Limits, Stream, Streams
 
 MARK = b"drained?"
 """In the PING that asks whether all before it was seen."""
@@ -134,6 +134,14 @@ class Protocol(Streams):
             # 10.5: "An endpoint MAY treat activity that is suspicious as a connection error of type ENHANCE_YOUR_CALM."
             raise ConnectionFailure(Code.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
 
+    def _answer(self) -> None:
+        if not self._budget.answer(budget.IDLE_FRAME, self._now):
+            raise ConnectionFailure(Code.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
+
+    def charge(self, points: int) -> None:
+        """The client has cost so many by what only the connection knows: where they were too many, its next stream is its last."""
+        self._budget.spend(points, self._now)
+
     def _on_headers(self, flags: int, id_: int, payload: bytes, events: list[Event]) -> None:
         if not id_ & 1:
             # 5.1.1 and 6.2: those of a client have odd numbers.
@@ -179,7 +187,8 @@ class Protocol(Streams):
         elif id_ > self.last_id:
             self._open(id_, end, depends_on_itself, block, events)
         else:
-            self._on_closed(id_)
+            self._spend(budget.IDLE_FRAME)
+            self._on_closed(id_, 0)
 
     def _open(self, id_: int, end: bool, depends_on_itself: bool, block: Block, events: list[Event]) -> None:
         if id_ > self.last_id + 2:
@@ -190,8 +199,10 @@ class Protocol(Streams):
         if self._is_refusing or len(self.streams) >= limit or len(self.streams) + self.abandoned >= 2 * limit:
             # 5.1.2 and 8.7: the client may try again.
             self._spend(budget.IDLE_FRAME)
-            self._reset(id_, Code.REFUSED_STREAM)
+            self._reset(id_, Code.REFUSED_STREAM, self._window_of_new())
             return
+        if self._budget.points < 0:
+            self._spend(0)  # by `charge`
         request = block.request
         try:
             if depends_on_itself:
@@ -203,20 +214,23 @@ class Protocol(Streams):
                 raise MalformedError("less content than its content-length")
         except MalformedError as error:
             self._spend(budget.RESET)
-            self._reset(id_, Code.PROTOCOL_ERROR)
+            self._reset(id_, Code.PROTOCOL_ERROR, self._window_of_new())
             events.append(Malformed(block, str(error)))
             return
         except RequestError as error:
+            self._spend(budget.REFUSED + block.size // 1024)
             refused = self.streams[id_] = self._make(id_, end, UNKNOWN)
             events.append(Refused(refused, error, block))
             return
         stream = self.streams[id_] = self._make(id_, end, expected)
         events.append(Opened(stream, request, end))
 
-    def _make(self, id_: int, end: bool, expected: int) -> Stream:
+    def _window_of_new(self) -> int:
         # Until our SETTINGS are acknowledged, a client may send as much as without them (6.9.2).
-        window = self._limits.window if self._is_acknowledged else max(self._limits.window, DEFAULT_WINDOW)
-        return Stream(id_, self.outbox.initial_window, window, HALF_CLOSED_REMOTE if end else OPEN, expected)
+        return self._limits.window if self._is_acknowledged else max(self._limits.window, DEFAULT_WINDOW)
+
+    def _make(self, id_: int, end: bool, expected: int) -> Stream:
+        return Stream(id_, self.outbox.initial_window, self._window_of_new(), HALF_CLOSED_REMOTE if end else OPEN, expected)
 
     def _take_trailers(self, stream: Stream, end: bool, block: Block, events: list[Event]) -> None:
         if stream.state is HALF_CLOSED_REMOTE:
@@ -231,17 +245,21 @@ class Protocol(Streams):
         else:
             self._take_data(stream, b"", True, events)
 
-    def _on_closed(self, id_: int) -> None:
-        """HEADERS or DATA have come on a stream that is no more."""
-        by_us = self._resets.get(id_)
-        if by_us is None and any(id_ in skipped for skipped in self._skipped):
+    def _on_closed(self, id_: int, size: int) -> None:
+        """HEADERS, or DATA of `size`, have come on a stream that is no more."""
+        left = self._resets.get(id_)
+        if left is None and any(id_ in skipped for skipped in self._skipped):
             raise ConnectionFailure(Code.PROTOCOL_ERROR, f"stream {id_} behind stream {self.last_id}")  # 5.1.1
-        if by_us is None:
+        if left is None:
             raise ConnectionFailure(Code.STREAM_CLOSED, f"a frame on stream {id_} behind its end")  # 5.1
-        # 5.1: after our RST_STREAM they may have been on their way.
-        if not by_us:
+        if left == BY_CLIENT:
             self._spend(budget.RESET)
             self.outbox.add([frames.rst_stream(id_, Code.STREAM_CLOSED)])
+        elif size <= left:
+            # 5.1: after our RST_STREAM it may have been on its way, as far as the window of the stream went.
+            self._resets[id_] = left - size
+        else:
+            self._spend(budget.RESET)
 
     def _on_data(self, flags: int, id_: int, payload: bytes, events: list[Event]) -> None:
         size = len(payload)
@@ -252,7 +270,9 @@ class Protocol(Streams):
         if stream is None:
             self._check_not_idle(id_, "DATA")
             self._give_back(size)  # 6.9: it counts
-            self._on_closed(id_)
+            if not size:
+                self._spend(budget.IDLE_FRAME)
+            self._on_closed(id_, size)
             return
         if flags & PADDED:
             payload = _unpad(payload)
@@ -296,11 +316,11 @@ class Protocol(Streams):
             code, reason = Code.FRAME_SIZE_ERROR, "PRIORITY of another size than 5"  # 6.3
         elif frames.read_number(payload) == id_:
             code, reason = Code.PROTOCOL_ERROR, "a stream that depends on itself"  # RFC 7540, 5.3.1
-        if not reason:
-            self._spend(budget.IDLE_FRAME)
-        elif stream is not None:
+        if reason and stream is not None:
             self._break(stream, code, reason, events)
-        elif id_ > self.last_id:
+            return
+        self._spend(budget.IDLE_FRAME)
+        if reason and id_ > self.last_id:
             raise ConnectionFailure(code, reason)  # 6.4: there is no RST_STREAM of an idle stream
 
     def _on_rst_stream(self, _flags: int, id_: int, payload: bytes, events: list[Event]) -> None:
@@ -312,9 +332,10 @@ class Protocol(Streams):
             self._spend(budget.IDLE_FRAME)
             return
         self._spend(budget.RESET)
-        self._remember(id_, False)
+        self._remember(id_, BY_CLIENT)
         self.outbox.forget(stream)
         self._close(stream)
+        self._abandon(stream)
         events.append(Reset(stream, int.from_bytes(payload, "big"), None))
 
     def _on_settings(self, flags: int, id_: int, payload: bytes, _events: list[Event]) -> None:
@@ -327,7 +348,8 @@ class Protocol(Streams):
                 raise ConnectionFailure(Code.PROTOCOL_ERROR, "the first frame is not SETTINGS")
             self._acknowledged()
             return
-        self._spend(budget.SETTINGS_FRAME)
+        # 6.5.3: the values are taken in their order, each with all that it changes.
+        self._spend(budget.SETTINGS_FRAME + len(payload) // 6)
         self._apply(payload)
         self._is_settled = True
         self.outbox.add([frames.SETTINGS_ACK])
@@ -370,7 +392,7 @@ class Protocol(Streams):
             raise ConnectionFailure(Code.PROTOCOL_ERROR, "PING on a stream")  # 6.7
         if len(payload) != 8:
             raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "PING of another size than 8")  # 6.7
-        self._spend(budget.IDLE_FRAME)
+        self._answer()
         if not flags & ACK:
             self.outbox.add([frames.ping(payload, True)])
         elif payload == MARK:
@@ -387,7 +409,7 @@ class Protocol(Streams):
     def _on_window_update(self, _flags: int, id_: int, payload: bytes, events: list[Event]) -> None:
         if len(payload) != 4:
             raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "WINDOW_UPDATE of another size than 4")  # 6.9
-        self._spend(budget.IDLE_FRAME)
+        self._answer()
         increment = frames.read_number(payload)
         if id_ == 0:
             if increment == 0:
@@ -413,15 +435,21 @@ class Protocol(Streams):
     def _break(self, stream: Stream, code: Code, reason: str, events: list[Event]) -> None:
         """A stream error (5.4.2). Raises ConnectionFailure where there were too many of them."""
         self.reset(stream, code)
+        self._abandon(stream)
         events.append(Reset(stream, code, reason))
         self._spend(budget.RESET)
 
+    def _abandon(self, stream: Stream) -> None:
+        """Its application may run on: it counts at once, not only with the next data, for the same may open another in its place."""
+        if stream.exchange is not None:
+            self.abandoned += 1
+
     def settle(self) -> Failed | None:
-        """Set off what the data frames have cost, or earned. Returns why the connection has failed by it."""
+        """Set off what the data frames have cost, or paid. Returns why the connection has failed by it."""
         points, self.outbox.points = self.outbox.points, 0
         if points < 0:
-            self._budget.earn(-points)
-        elif points > 0 and not self._budget.spend(points, self._now):
+            self._budget.pay_answers(-points)
+        elif points > 0 and not self._budget.answer(points, self._now):
             failure = Failed(Code.ENHANCE_YOUR_CALM, "a window that allows next to nothing")
             self.fail(*failure)
             return failure

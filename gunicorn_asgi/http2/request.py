@@ -94,7 +94,8 @@ def _split(fields: Sequence[Header]) -> tuple[Mapping[bytes, bytes], list[Header
         elif headers:
             raise MalformedError("a pseudo-header field behind the others")  # 8.3
         elif name not in PSEUDO or name in pseudo:
-            raise MalformedError(f"the pseudo-header field {name.decode('latin-1')!r} is unknown, or is there twice")  # 8.3 and 8.3.1
+            # Only its beginning: it goes to the log.
+            raise MalformedError(f"the pseudo-header field {name[:32].decode('latin-1')!r} is unknown, or is there twice")  # 8.3 and 8.3.1
         else:
             pseudo[name] = value
     text = b"\n%b\n" % b"\n".join([value for _, value in fields])

@@ -14,6 +14,7 @@ from .outbox import Lane, Outbox
 
 MAX_RESETS = 1024
 """Streams that were reset of which it is remembered by whom."""
+BY_CLIENT = -1
 MAX_SKIPPED = 64
 """Gaps in the client's numbers that are remembered."""
 
@@ -82,8 +83,8 @@ class Streams:
         """The highest that the client has used."""
         self.abandoned = 0
         """Streams that are gone while their application runs on, kept by the connection."""
-        self._resets: dict[int, bool] = {}
-        """Those that ended by RST_STREAM: whether it was ours."""
+        self._resets: dict[int, int] = {}
+        """Those that ended by RST_STREAM: bytes that may still be on their way behind ours, or BY_CLIENT."""
         self._skipped: list[range] = []
         """Numbers that the client has left out."""
         self._window = limits.connection_window
@@ -101,15 +102,15 @@ class Streams:
         """End `stream` at once, whatever is queued for it."""
         if stream.state is not CLOSED:
             self.outbox.forget(stream)
-            self._reset(stream.id, code)
+            self._reset(stream.id, code, stream.receive_window)
             self._close(stream)
 
-    def _reset(self, id_: int, code: Code) -> None:
-        self._remember(id_, True)
+    def _reset(self, id_: int, code: Code, window: int) -> None:
+        self._remember(id_, max(0, window))
         self.outbox.add([frames.rst_stream(id_, code)])
 
-    def _remember(self, id_: int, by_us: bool) -> None:
-        self._resets[id_] = by_us
+    def _remember(self, id_: int, left: int) -> None:
+        self._resets[id_] = left
         if len(self._resets) > MAX_RESETS:
             del self._resets[next(iter(self._resets))]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..wire import NEVER
+from .budget import RESET
 from .frames import Code
 from .streams import CLOSED
 
@@ -42,6 +43,7 @@ class Tunnel:
         if not self.is_accepted and not exchange.has_ended:
             self._early += data
             if end:  # the client has gone in the midst of its handshake
+                exchange.connection.protocol.charge(RESET)
                 exchange.reset(Code.CANCEL)
             return
         if self._is_open:
