@@ -1,6 +1,6 @@
 """A WebSocket as its application sees it, and what it does to the client: ASGI statements 87 to 100; RFC 6455, 5.5 and 7.
 
-Nothing here is particular to HTTP/1.1.
+Nothing here is particular to a version of HTTP: all of it is held over HTTP/1.1 with either parser, and over HTTP/2 on either loop.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from certificates import make_authority
+from conftest import PARSERS
 from gunicorn.config import Config
 from inprocess import Flag, InProcess, serve
 from ws import (
@@ -43,6 +44,7 @@ from ws import (
     sent,
     text,
 )
+from ws2 import CLEARTEXT
 
 from gunicorn_asgi.asgi.websocket import WebSocketStream
 from gunicorn_asgi.errors import ApplicationError, ClientDisconnected
@@ -66,8 +68,19 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
     return context
 
 
+OVER_2 = " over HTTP/2"
+
+
+@pytest.fixture(params=[*PARSERS, *(name + OVER_2 for name in PARSERS)], scope="session")
+def parser(request: pytest.FixtureRequest) -> str:
+    """As that of all suites, and HTTP/2 beside HTTP/1.1."""
+    return str(request.param)
+
+
 def serves(app: Any, parser: str, **settings: Any) -> Any:
-    return serve(app, parser, ws_per_message_deflate=False, **settings)
+    name = parser.removesuffix(OVER_2)
+    version = CLEARTEXT if name != parser else {}
+    return serve(app, name, ws_per_message_deflate=False, **version, **settings)
 
 
 # Messages.
@@ -1245,7 +1258,7 @@ def test_an_application_that_only_receives_lets_others_run(parser: str) -> None:
 @pytest.mark.parametrize("delay", [0, 3])
 def test_a_worker_that_leaves_closes_with_1012(parser: str, delay: float) -> None:
     """``ws_drain_delay`` seconds after the drain has begun; the application hears it, too."""
-    if delay and parser != "h11":
+    if delay and not parser.startswith("h11"):
         pytest.skip("the timers of uvloop know nothing of the tests' clock")
     app = Recorder()
     with serves(app, parser, ws_drain_delay=delay, lame_duck=0, ws_ping_interval=0) as server:
@@ -1265,7 +1278,7 @@ def test_a_worker_that_leaves_closes_with_1012(parser: str, delay: float) -> Non
 
 def test_a_handshake_that_nobody_has_answered_is_a_500_in_a_drain(parser: str) -> None:
     """And the application hears that it is over, in the last second."""
-    if parser != "h11":
+    if not parser.startswith("h11"):
         pytest.skip("the timers of uvloop know nothing of the tests' clock")
     asked = Flag()
     told: list[Any] = []
