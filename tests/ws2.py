@@ -6,7 +6,7 @@ So `ws.WebSocket` reads and writes on it what it does on HTTP/1.1.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import h2.config
@@ -14,6 +14,8 @@ import h2.connection
 import h2.events
 import h2.exceptions
 import h2.settings
+from certificates import client_context
+from h2.connection import ConnectionState
 from inprocess import InProcess, Response, Truncated, serve
 
 Header = tuple[bytes, bytes]
@@ -45,7 +47,9 @@ class Client2:
         """`window`: of each stream of the client's. Not `is_strict`: whatever header fields are sent, legal or not."""
         self.tcp = server.connect(receive_buffer)
         if tls:
-            self.tcp.start_tls()
+            context = client_context()
+            context.set_alpn_protocols(["h2"])
+            self.tcp.sock = context.wrap_socket(self.tcp.sock)
         self.h2 = h2.connection.H2Connection(
             h2.config.H2Configuration(
                 header_encoding=False,
@@ -66,8 +70,15 @@ class Client2:
         self.last_stream_ids: list[int] = []
         self.has_ended = False
         self.pongs = 0
+        self._rest = b""
         self.h2.initiate_connection()
         self.flush()
+
+    def packet(self, id_: int, data: bytes) -> bytes:
+        """`data` on a stream, as bytes of the connection that are not sent yet."""
+        self.flush()
+        self.h2.send_data(id_, data)
+        return bytes(self.h2.data_to_send())
 
     def flush(self) -> None:
         data = self.h2.data_to_send()
@@ -80,8 +91,11 @@ class Client2:
         if not data:
             self.has_ended = True
             return False
-        for event in self.h2.receive_data(data):
-            self._take(event)
+        self._rest += data
+        while len(self._rest) >= 9 and len(self._rest) >= (size := 9 + int.from_bytes(self._rest[:3], "big")):
+            frame, self._rest = self._rest[:size], self._rest[size:]
+            for event in self.h2.receive_data(frame):
+                self._take(event)
         self.flush()
         return True
 
@@ -91,6 +105,9 @@ class Client2:
         elif isinstance(event, h2.events.ConnectionTerminated):
             self.goaways.append(int(event.error_code))
             self.last_stream_ids.append(event.last_stream_id)
+            if event.error_code == 0:
+                # The package takes any GOAWAY for the end; what is under way goes on behind this one (RFC 9113, 6.8).
+                self.h2.state_machine.state = ConnectionState.CLIENT_OPEN
         elif isinstance(event, h2.events.PingAckReceived):
             self.pongs += 1
         else:
@@ -181,11 +198,26 @@ class Stream2:
         """How much may be sent without waiting."""
         return int(self.connection.h2.local_flow_control_window(self.id))
 
+    def push(self, block: bytes, limit: int) -> int:
+        """Send `block` over and over until the server opens no window any more, at most `limit` bytes; returns how many went."""
+        sent = 0
+        while sent < limit:
+            part = block[sent % len(block) :][: self.room()]
+            self.send(part)
+            sent += len(part)
+            if not self.room():
+                self.connection.round_trip()
+                self.connection.round_trip()  # what the first has woken up may have taken something
+                if not self.room():
+                    break
+        return sent
+
     def send_eof(self) -> None:
         if not self.has_closed:
             self.has_closed = True
             self.connection.h2.end_stream(self.id)
-            self.connection.flush()
+            with suppress(OSError):  # the server may have closed the connection
+                self.connection.flush()
 
     def reset(self, code: int = CANCEL) -> None:
         self.connection.h2.reset_stream(self.id, code)
