@@ -338,6 +338,9 @@ class H2Connection(Connection):
             return
         del self._exchanges[exchange]
         exchange.deadline = NEVER
+        exchange.stream = None  # they hold each other
+        if exchange.tunnel is not None:
+            exchange.tunnel.let_go()
         if not self._exchanges:
             if self._lost:
                 self._server.forget(self)

@@ -136,11 +136,12 @@ class Exchange:
 
     def completed(self) -> None:
         """The end of the response was queued, and is out."""
-        if self.tunnel is not None and self.tunnel.is_accepted:
-            if self.lane.state is CLOSED:
-                self.lost()
-        else:
+        if self.tunnel is None or not self.tunnel.is_accepted:
             self._settle()
+        elif self.lane.state is CLOSED:
+            self.lost()
+        else:
+            self.tunnel.ended()
 
     def expired(self) -> None:
         """`deadline` has passed."""
