@@ -39,7 +39,11 @@ class Transfer:
         """Bytes that are still to be sent."""
         self._done = done
         self._descriptor = os.dup(transport.get_extra_info("socket").fileno())
-        loop.add_writer(self._descriptor, self._send)
+        try:
+            loop.add_writer(self._descriptor, self._send)
+        except OSError:
+            os.close(self._descriptor)
+            raise
 
     def _send(self) -> None:
         if self._transport.is_closing():
@@ -51,12 +55,12 @@ class Transfer:
             sent = os.sendfile(self._descriptor, self._file, self._offset, min(self.left, SLICE))
         except BlockingIOError:
             return
-        except ConnectionError:
+        except (ConnectionError, TimeoutError):
             self.cancel()
             self._transport.abort()  # the client is gone, which a transport that is not reading does not see
             return
         except OSError:
-            sent = 0  # the disk has failed: who asks for `left` sees it
+            sent = 0  # not of this file, or the disk has failed: who reads what is `left` will see
         self._offset += sent
         self.left -= sent
         if not sent or not self.left:
