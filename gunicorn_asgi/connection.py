@@ -245,7 +245,7 @@ class Connection(asyncio.Protocol):
     def _look(self) -> int:
         """A number that changes whenever something of what was written leaves."""
         if self._transfer is not None:
-            return self._transfer.left
+            return self._transfer.left + self._transport.get_write_buffer_size()  # what was written before goes first
         if self._listener.scheme == "https":
             # What TLS has encrypted is out of its sight, so the kernel has to say: tcpi_bytes_acked of its tcp_info.
             sock = self._tcp_socket()
@@ -386,6 +386,7 @@ class Connection(asyncio.Protocol):
 
     def kill(self) -> None:
         """The worker stops now."""
+        self._end_transfer()
         streams = self._streams()
         if self._lost:
             self._server.forget(self)

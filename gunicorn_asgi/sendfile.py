@@ -49,16 +49,21 @@ class Transfer:
         if not self._transport.get_write_buffer_size() and self._send():
             self.cancel()
             return True
-        self._loop.add_writer(self._descriptor, self._go_on)
+        try:
+            self._loop.add_writer(self._descriptor, self._go_on)
+        except OSError:
+            self.cancel()
+            return True
         self._is_watched = True
         return False
 
     def _go_on(self) -> None:
         if self._transport.is_closing():
             self.cancel()  # `connection_lost` follows
-        elif (
-            not self._transport.get_write_buffer_size() and self._send()
-        ):  # otherwise the socket has room for that, too: its turn comes first
+            return
+        if self._transport.get_write_buffer_size():
+            return  # the socket has room for that, too: its turn comes first
+        if self._send():
             self.cancel()
             self._done()
 
@@ -72,17 +77,20 @@ class Transfer:
             sent = os.sendfile(self._descriptor, self._file, self._offset, min(self.left, SLICE))
         except BlockingIOError:
             return False
-        except ConnectionError:
+        except (ConnectionError, TimeoutError):
             self._transport.abort()  # the client is gone, which a transport that is not reading does not see; `connection_lost` follows
             return False
         except OSError:
-            return True  # the disk has failed: who asks for `left` sees it
+            return True  # not of this file, or the disk has failed: who reads what is `left` will see
         self._offset += sent
         self.left -= sent
         return not sent or not self.left
 
     def cancel(self) -> None:
-        """Send nothing more. `done` is not called by it."""
+        """Send nothing more of the file. `done` is not called by it."""
+        head, self._head = self._head, b""
+        if head and not self._transport.is_closing():
+            self._transport.write(head)  # the rest of it: what comes behind is somebody else's
         if self._is_watched:
             self._is_watched = False
             self._loop.remove_writer(self._descriptor)

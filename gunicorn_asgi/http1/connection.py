@@ -86,7 +86,7 @@ class H1Connection(Connection):
             return super().eof_received()
         # The request is whole, so it gets its response, though nobody may be there to read it (RFC 9112, 9.6). TLS cannot do this.
         self._half_closed = True
-        if self._stream is not None and not self._clogged:
+        if self._stream is not None and not self._clogged and self._transfer is None:
             self.deadline = self._server.now + HANG_UP_SECONDS
         return True
 
@@ -310,7 +310,10 @@ class H1Connection(Connection):
         return False
 
     def end_file(self, stream: HTTPStream) -> int:
-        left = self._end_transfer()
+        return self._end_transfer()
+
+    def _end_transfer(self) -> int:
+        left = super()._end_transfer()
         self._response.sent -= left
         return left
 
