@@ -211,6 +211,7 @@ def encode_defaults(headers: tuple[Header, ...]) -> bytes:
 
 
 @lru_cache(maxsize=1024)
+@lru_cache(maxsize=1024)
 def encode_length(length: int) -> bytes:
     """A ``content-length`` as a literal."""
     return _literal(b"content-length", b"%d" % length)

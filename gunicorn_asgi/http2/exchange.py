@@ -246,8 +246,6 @@ class Exchange:
 
     def declare(self, stream: HTTPStream, length: int) -> None:
         self._declared = length
-        if self.status != 204:  # RFC 9110, 8.6
-            self._block += encode_length(length)
 
     def may_have_trailers(self, stream: HTTPStream) -> bool:
         return self.fields is not None and takes_trailers(self.fields.headers)
