@@ -9,13 +9,13 @@ from ..asgi.http import HTTPStream
 from ..asgi.websocket import WebSocketStream
 from ..errors import ApplicationError, ClientDisconnected, RequestError
 from ..fields import DATE, SERVER
-from ..request import Fields, takes_trailers
+from ..request import UNKNOWN, Fields, takes_trailers
 from ..wire import CLIENT_CLOSED_REQUEST, NEVER, Header
 from .blocks import STATUS_FIELDS, encode_defaults, encode_fields, encode_length
 from .frames import Code
 from .outbox import HIGH_WATER
 from .streams import CLOSED, HALF_CLOSED_LOCAL, OPEN, Stream
-from .tunnel import Tunnel
+from .tunnel import LINGER_SECONDS, Tunnel
 
 if TYPE_CHECKING:
     from ..access import Record
@@ -318,14 +318,23 @@ class Exchange:
             return
         if lane.state is CLOSED:
             self.connection.forget(self)
-        elif lane.state is HALF_CLOSED_LOCAL and not (0 <= lane.expected <= lane.receive_window and not self._awaits_100):
+        elif lane.state is HALF_CLOSED_LOCAL and not self._may_end():
             self._give_up_body()
         elif not lane.has_ended:
             self.reset(Code.INTERNAL_ERROR)  # without a whole response: sys.exit() in the midst of it
         else:
-            # The rest of the response is on its way, or that of a request which is short and certain to come: to be dropped.
+            # The rest of the response is on its way, or that of a request which is short: to be dropped.
             self.connection.protocol.consume(lane, lane.unread)
-            self._watch()
+            if lane.state is HALF_CLOSED_LOCAL and lane.expected == UNKNOWN:
+                # As likely as not, its end comes next. A reset in its way would hide the client's own faults, and some take it for ours.
+                self.set_deadline(min(self.deadline, self.connection.now + LINGER_SECONDS))
+            else:
+                self._watch()
+
+    def _may_end(self) -> bool:
+        """Whether the client can send all that is left of its body without being given more room."""
+        lane = self.lane
+        return not self._awaits_100 and (lane.receive_window > 0 if lane.expected == UNKNOWN else lane.expected <= lane.receive_window)
 
     def _give_up_body(self) -> None:
         """RFC 9113, 8.1: the response is complete, and the client need not send the rest."""
