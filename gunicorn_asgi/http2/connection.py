@@ -35,6 +35,9 @@ FLUSH_SIZE = 65536
 MAX_BACKLOG = 65536
 """Bytes of heads and answers that may join what does not leave already. With more, nothing is read from a client that reads nothing."""
 
+GOAWAY_SECONDS = 0.5
+"""How long a client that is told of an error over TLS may still send before that is closed in its face."""
+
 
 class Reading(Enum):
     """What the next bytes from the client are, until it is one of `Ending`."""
@@ -186,6 +189,8 @@ class H2Connection(Connection):
         else:
             self.deadline = NEVER
             self._server.forget(self)
+        # Also of those whose stream was gone before.
+        self.deadline = self._next_deadline()
 
     # What comes.
 
@@ -385,6 +390,14 @@ class H2Connection(Connection):
         parts.clear()
         if self._reading is FRAMES:
             self._linger(is_sending=True)
+            if self._listener.scheme == "https":
+                # 5.4.1: the connection is closed behind GOAWAY. Without TLS the client has seen that; here it may be waiting for it, and
+                # not for as long as a clock takes that comes by once a second.
+                self._server.loop.call_later(GOAWAY_SECONDS, self._part)
+
+    def _part(self) -> None:
+        if self._reading is LINGER:
+            self._shut_idle()
 
     def _lose(self) -> None:
         """No stream goes on."""
