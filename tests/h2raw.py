@@ -6,7 +6,6 @@ It knows nothing of the package. `Peer.send` takes frames, legal or not, and lea
 
 from __future__ import annotations
 
-import ssl
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -171,7 +170,8 @@ class Peer:
         if tls:
             context = client_context()
             context.set_alpn_protocols(["h2"])
-            client.sock = context.wrap_socket(client.sock)
+            # TLS has to end with a word of its own: many take everything else for an error.
+            client.sock = context.wrap_socket(client.sock, suppress_ragged_eofs=False)
             assert client.sock.selected_alpn_protocol() == "h2"
         self.encoder = hpack.Encoder()
         self._decoder = hpack.Decoder()
@@ -256,10 +256,7 @@ class Peer:
     def _take(self, size: int, may_end: bool = False) -> bytes:
         buffer = self.client.buffer
         while len(buffer) < size:
-            try:
-                chunk = self.client.sock.recv(65536)
-            except ssl.SSLEOFError:
-                chunk = b""
+            chunk = self.client.sock.recv(65536)
             if not chunk:
                 assert may_end, "the connection ended within a frame"
                 assert not buffer, "the connection ended within a frame"

@@ -189,8 +189,6 @@ class H2Connection(Connection):
         else:
             self.deadline = NEVER
             self._server.forget(self)
-        # Also of those whose stream was gone before.
-        self.deadline = self._next_deadline()
 
     # What comes.
 
