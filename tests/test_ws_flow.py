@@ -867,7 +867,7 @@ def test_an_application_that_ignores_the_end_is_cancelled_after_the_grace_period
         assert not cancelled.is_set()
         server.advance(2)
         cancelled.wait()
-        server.advance(3)  # an idle connection of HTTP/2
+        server.advance(8)  # an idle connection of HTTP/2
         server.wait_until(server.is_idle)
 
 
@@ -1415,7 +1415,7 @@ def test_a_client_that_reads_a_little_cannot_put_off_the_end_of_the_close(parser
         assert server.call(lambda: len(server.server.connections)) == 1
         server.advance(4)
         server.settle()
-        server.advance(3)  # an idle connection of HTTP/2
+        server.advance(8)  # an idle connection of HTTP/2
         server.wait_until(server.is_idle)
         with pytest.raises((ConnectionResetError, AssertionError)):
             while True:
@@ -1442,7 +1442,7 @@ def test_a_life_ends_in_time_though_the_client_does_not_read(parser: str) -> Non
         server.advance(10)
         told.wait()
         server.settle()
-        server.advance(3)  # an idle connection of HTTP/2
+        server.advance(8)  # an idle connection of HTTP/2
         server.wait_until(server.is_idle)
 
 

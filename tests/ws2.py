@@ -45,7 +45,7 @@ class Client2:
         self, server: InProcess, receive_buffer: int = 0, *, tls: bool = False, window: int = 65535, is_strict: bool = True
     ) -> None:
         """`window`: of each stream of the client's. Not `is_strict`: whatever header fields are sent, legal or not."""
-        self.tcp = server.connect(receive_buffer)
+        self.tcp: Any = server.connect(receive_buffer) if isinstance(server, InProcess) else server.connect()
         if tls:
             context = client_context()
             context.set_alpn_protocols(["h2"])
@@ -137,7 +137,7 @@ class Client2:
             assert self.pump(), "the connection ended"
 
     def close(self) -> None:
-        self.tcp.close()
+        self.tcp.sock.close()
 
     def read_end(self) -> None:
         """The end of the connection."""

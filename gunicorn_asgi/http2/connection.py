@@ -220,7 +220,7 @@ class H2Connection(Connection):
             *(fields.client or self._client, self._server_address, server.state, self._tls),
         )
         if fields.upgrade:
-            self._open_websocket(exchange, scope)
+            self._open_websocket(exchange, scope, has_ended)
         else:
             exchange.stream = ExtendedStream(exchange, scope, not has_ended, fields.expect_continue, server)
             if not has_ended:
@@ -233,10 +233,13 @@ class H2Connection(Connection):
             *(method, raw_path, query, LOGGED_VERSION, scheme, fields.headers, self._client, self._server_address, fields.script_name)
         )
 
-    def _open_websocket(self, exchange: Exchange, scope: Scope) -> None:
+    def _open_websocket(self, exchange: Exchange, scope: Scope, has_ended: bool) -> None:
         server = self._server
         assert server.websocket is not None
         try:
+            if has_ended:
+                # RFC 8441, 5: that is the end of a TCP connection.
+                raise RequestError(400, "Invalid WebSocket handshake: its stream has ended")
             exchange.stream = stream = WebSocketStream(exchange, scope, server, server.websocket)
         except RequestError as error:
             exchange.refuse(error)

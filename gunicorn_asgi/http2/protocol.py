@@ -225,6 +225,7 @@ class Protocol(Streams):
             events.append(Refused(refused, error, block))
             return
         stream = self.streams[id_] = self._make(id_, end, expected)
+        stream.is_connected = bool(request[4].upgrade)
         events.append(Opened(stream, request, end))
 
     def _window_of_new(self) -> int:
@@ -239,6 +240,8 @@ class Protocol(Streams):
             self._break(stream, Code.STREAM_CLOSED, "HEADERS behind the end of the stream", events)  # 5.1
             return
         try:
+            if stream.is_connected:
+                raise MalformedError("HEADERS on a connected stream")  # 8.5
             if not end:
                 raise MalformedError("HEADERS in the midst of a body")  # 8.1
             check_trailers(block.fields)
