@@ -287,11 +287,7 @@ class Exchange:
             raise ClientDisconnected("the client is gone")
         if self.record is not None:
             headers = self.record.response_headers = list(headers)
-        headers = list(headers)
-        block, declared, found = encode_fields(headers)
-        if declared >= 0:
-            # RFC 9110, 9.3.6: a 2xx to CONNECT has none.
-            block, _, _ = encode_fields([field for field in headers if field[0].lower() != b"content-length"])
+        block, _, found = encode_fields(headers)  # RFC 9110, 9.3.6: without a length, which is left out there
         block += encode_defaults(self.connection.server.default_headers[found & (DATE | SERVER)])
         # RFC 8441, 5: a 2xx accepts, without a Sec-WebSocket-Accept.
         self.status, self.has_begun = 200, True
