@@ -103,9 +103,10 @@ class Exchange:
         stream = self.stream
         self._awaits_100 = False
         if stream is None or self.has_ended or self._is_lost:
-            # Nobody reads this.
+            # Nobody reads this, and it moves no deadline.
             self.connection.protocol.consume(self.lane, len(data))
-            self._settle()
+            if self.lane.state is CLOSED:
+                self._settle()
             return
         if data:
             stream.feed(data)
