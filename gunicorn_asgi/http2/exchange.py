@@ -176,6 +176,11 @@ class Exchange:
         self.deadline = deadline
         self.connection.watch(deadline)
 
+    def postpone(self, seconds: float) -> None:
+        """The loop was blocked for so long."""
+        self.deadline += seconds
+        self._body_until += seconds
+
     def _await_body(self) -> None:
         self._body_until = self.connection.now + self.connection.settings.body_timeout_s
         self.set_deadline(self._body_until)
