@@ -338,7 +338,7 @@ def test_an_application_that_ignores_a_reset_is_cancelled_after_the_grace_period
         client.synchronize()
         if is_closed:
             client.close()
-            server.wait_lost()
+            server.wait_gone()
         server.advance(1)
         assert not site.ended
         server.advance(4)
