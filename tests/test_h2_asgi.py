@@ -288,8 +288,8 @@ def test_a_client_that_does_not_read_fills_no_memory_however_wide_its_windows(pa
         client.wait_for(lambda: all(len(stream.body) > 2 * HIGH_WATER for stream in streams))
         for stream in streams:
             client.cancel(stream)
-        client.synchronize()
-        server.wait_settled()
+        client.leave()
+        client.read_to_the_end()
     assert len(site.ended) == 3
 
 
@@ -306,7 +306,8 @@ def test_over_tls_as_without(parser: str, tmp_path: Path) -> None:
         assert client.get("POST", "/echo", body=BIG * 4).body == BIG * 4
         streams = [client.begin("GET", "/big") for _ in range(5)]
         assert [client.read_response(stream).body == BIG for stream in streams] == [True] * 5
-        server.wait_settled()
+        client.leave()
+        client.read_to_the_end()
 
 
 # How a client goes away.
@@ -372,7 +373,7 @@ def test_a_client_that_leaves_gets_the_rest(parser: str) -> None:
         first, second = client.begin("GET", "/reads_not"), client.begin("GET", "/big")
         site.waits.wait()
         client.read_response(second)
-        client.send(bytes([0, 0, 8, 7, 0, 0, 0, 0, 0]) + bytes(8))
+        client.leave()
         client.synchronize()
         site.goes_on.set()
         assert client.read_response(first).body == b"done"
