@@ -279,8 +279,10 @@ class Exchange:
         self.connection.flush_soon()
 
     def credit(self, stream: HTTPStream) -> None:
-        self.connection.protocol.consume(self.lane, self.lane.unread)
-        self.connection.flush_soon()
+        protocol = self.connection.protocol
+        protocol.consume(self.lane, self.lane.unread)
+        if protocol.outbox.frames:  # mostly, it is not told each time
+            self.connection.flush_soon()
 
     def abort(self, stream: HTTPStream) -> None:
         self.connection.protocol.reset(self.lane, Code.INTERNAL_ERROR)
