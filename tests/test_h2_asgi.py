@@ -6,6 +6,7 @@ What the versions have in common is in `test_h2_same`.
 from __future__ import annotations
 
 import asyncio
+import random
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -971,3 +972,97 @@ def test_a_server_that_stops_at_once_leaves_nothing(parser: str) -> None:
 
 def abort(server: InProcess) -> None:
     server.run(server.server.abort())
+
+
+PATHS = ("/echo", "/big", "/reads_not", "/early", "/breaks_off", "/raises", "/listens", "/ignores", "/streams", "/streams_and_reads")
+
+
+class Whim:
+    """A client that begins streams, feeds, reads, leaves alone and resets them in any order, while time passes; always within the protocol."""
+
+    def __init__(self, server: InProcess, seed: int) -> None:
+        self.server = server
+        self.chance = random.Random(seed)
+        self.client = connect(server, settings={INITIAL_WINDOW_SIZE: self.chance.choice([0, 1000, 65535])})
+        self.streams: list[Stream] = []
+        self.sendable: set[int] = set()
+        self.cancelled: set[int] = set()
+
+    def go(self, steps: int) -> None:
+        self.begin()
+        for _ in range(steps):
+            [work] = self.chance.choices(
+                [self.begin, self.feed, self.widen, self.cancel, self.wait, self.client.synchronize], [6, 6, 4, 2, 2, 3]
+            )
+            work()
+
+    def any(self) -> Stream:
+        return self.chance.choice(self.streams)
+
+    def begin(self) -> None:
+        has_length = self.chance.random() < 0.3
+        fields = [(b"content-length", b"%d" % self.chance.choice([0, 3, 5000, 100000]))] if has_length else []
+        ends = not has_length and self.chance.random() < 0.3
+        stream = self.client.begin("POST", self.chance.choice(PATHS), *fields, end=ends)
+        if not ends:
+            self.sendable.add(stream.id)
+        if self.chance.random() < 0.5:
+            self.client.withheld.add(stream.id)
+        self.streams.append(stream)
+
+    def feed(self) -> None:
+        stream, size, ends = self.any(), self.chance.choice([0, 3, 3000]), self.chance.random() < 0.3
+        if stream.id in self.sendable and stream.reset is None and self.client.h2.local_flow_control_window(stream.id) >= size:
+            self.client.h2.send_data(stream.id, b"x" * size, end_stream=ends)
+            self.client.flush()
+            if ends:
+                self.sendable.discard(stream.id)
+
+    def widen(self) -> None:
+        stream = self.any()
+        if not stream.is_over and stream.id not in self.cancelled:
+            self.client.open_window(self.chance.choice([1, 1000, 100000]), stream)
+
+    def cancel(self, stream: Stream | None = None) -> None:
+        stream = stream or self.any()
+        if stream.reset is None and stream.id not in self.cancelled and (stream.id in self.sendable or not stream.has_ended):
+            self.client.cancel(stream)
+            self.cancelled.add(stream.id)
+            self.sendable.discard(stream.id)
+
+    def wait(self) -> None:
+        self.server.advance(self.chance.choice([1, 5]))
+
+    def stop(self) -> None:
+        self.client.synchronize()
+        for stream in self.streams:
+            self.cancel(stream)
+        self.client.synchronize()
+
+
+@pytest.mark.parametrize("end", [None, close, reset_connection, break_the_protocol], ids=["reset", "close", "TCP reset", "violation"])
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_a_client_does_each_exchange_ends_once(parser: str, seed: int, end: Callable[[H2Client, Stream], None] | None) -> None:
+    """In the end nothing is left, and each has its line in the log, whether the streams end or the connection does."""
+    site = Site()
+    log = AccessLog()
+    with serve(site, parser, access=make_access(log), body_timeout=8, write_timeout=12, keepalive=60, **HTTP2) as server:
+        whim = Whim(server, seed)
+        whim.go(80)
+        if end is None:
+            whim.stop()
+            assert not whim.client.goaway
+        else:
+            whim.client.synchronize()
+            end(whim.client, whim.streams[0])
+            whim.client.close()
+            server.wait_gone()
+        site.goes_on.set()
+        server.advance(5)
+        server.wait_settled()
+        if end is None:
+            assert_is_open_with_no_window(whim.client)
+            whim.streams.append(whim.client.streams[max(whim.client.streams)])
+        server.wait_until(lambda: len(log.lines) == len(whim.streams))
+        server.log.take("error")
+        server.log.take("warning")
