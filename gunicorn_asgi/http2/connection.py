@@ -432,7 +432,7 @@ class H2Connection(Connection):
         self._more_until += seconds
         self._stuck_at += seconds
         for exchange in self._exchanges:
-            exchange.deadline += seconds
+            exchange.postpone(seconds)
 
     def _patience(self) -> float:
         return self._next_deadline() - self._server.now
