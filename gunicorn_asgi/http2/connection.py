@@ -193,7 +193,7 @@ class H2Connection(Connection):
         exchange = Exchange(self, stream, record)
         exchange.fields = fields
         if not self._exchanges:
-            self.deadline = NEVER
+            self.deadline = min(self._more_until, self._stuck_at)
         self._exchanges[exchange] = None
         if server.access is not None and record is None:
             try:

@@ -191,8 +191,9 @@ class Protocol(Streams):
             self._on_closed(id_, 0)
 
     def _open(self, id_: int, end: bool, depends_on_itself: bool, block: Block, events: list[Event]) -> None:
-        if id_ > self.last_id + 2:
-            self._skipped.append(range(self.last_id + 2, id_, 2))
+        first = self.last_id + 2 if self.last_id else 1
+        if id_ > first:
+            self._skipped.append(range(first, id_, 2))
             del self._skipped[:-MAX_SKIPPED]
         self.last_id = id_
         limit = self._limits.max_streams

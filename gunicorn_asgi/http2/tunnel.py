@@ -59,6 +59,7 @@ class Tunnel:
     def lost(self) -> None:
         """The stream or the connection is gone."""
         self._is_open = False
+        self._early.clear()  # its window is given back
 
     def accept(self) -> bytes:
         """The handshake is complete. Returns what has come already."""
