@@ -1020,9 +1020,9 @@ def test_handshakes_of_websockets_that_end_at_once_are_resets(parser: str) -> No
 
     with serve_h2(app, parser) as server:
         attacker = Attacker(server)
-        for id_ in range(1, 1001, 2):
-            attacker.push(headers(id_, CONNECT, end=False))
-            attacker.push(frame(DATA, END_STREAM, id_))
+        for first in range(1, 1001, 100):
+            attacker.push(b"".join(headers(id_, CONNECT, end=False) + frame(DATA, END_STREAM, id_) for id_ in range(first, first + 100, 2)))
+            server.settle()
         assert attacker.read_goaway() == ENHANCE_YOUR_CALM
         one_warning(server)
 
