@@ -572,7 +572,8 @@ def test_a_client_may_open_both_windows_for_all_that_it_reads(read: int, window:
     stream = room.open()
     room.protocol.send_head(stream, b"\x88", False)
     for _ in range(20 << 20 >> 16):
-        room.protocol.send_data(stream, bytes(65536), False)
+        for _ in range(4):
+            room.protocol.send_data(stream, bytes(16384), False)
         room.flush()
         while True:
             size = sum(len(payload) for kind, _, _, payload in room.sent if kind == DATA)
@@ -1025,6 +1026,34 @@ def test_handshakes_of_websockets_that_end_at_once_are_resets(parser: str) -> No
             server.settle()
         assert attacker.read_goaway() == ENHANCE_YOUR_CALM
         one_warning(server)
+
+
+@LOOPS
+@pytest.mark.parametrize("fault", ["handshake", "frame"])
+def test_websockets_with_a_fault_are_not_for_ever(parser: str, fault: str) -> None:
+    """Each of them is a line in the log."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await receive()
+
+    with serve_h2(app, parser) as server:
+        attacker = Attacker(server)
+        fields, data = CONNECT, b"\xff\x80abcd"
+        if fault == "handshake":
+            fields += literal(b"sec-websocket-protocol", b"a,,\xe9")
+        count = 0
+        while not server.call(lambda: any(one.protocol.has_failed for one in server.server.connections)):
+            count += 1
+            assert count * budget.RESET < 2 * budget.CAPACITY
+            attacker.push(headers(2 * count - 1, fields, end=False))
+            server.settle()
+            if fault == "frame":
+                attacker.push(frame(DATA, END_STREAM, 2 * count - 1, data))
+                server.settle()
+        assert attacker.read_goaway() == ENHANCE_YOUR_CALM
+        assert len(server.log.take("warning")) <= 2 + budget.CAPACITY / budget.RESET
 
 
 @LOOPS

@@ -15,6 +15,7 @@ from ..connection import CLOSED, LINGER, Connection, Ending
 from ..errors import RequestError
 from ..request import Request
 from ..wire import NEVER, Header
+from .budget import REFUSED
 from .events import Acknowledged, Event, Failed, Leaving, Malformed, Opened, Received, Refused, Reset
 from .exchange import Exchange
 from .protocol import Protocol
@@ -199,6 +200,7 @@ class H2Connection(Connection):
             try:
                 exchange.record = self._record(server.access, request, scheme)
             except RequestError as error:
+                self.protocol.charge(REFUSED)
                 exchange.refuse(error)
                 return exchange
         root_path = fields.root_path
@@ -230,6 +232,7 @@ class H2Connection(Connection):
         try:
             exchange.stream = stream = WebSocketStream(exchange, scope, server, server.websocket)
         except RequestError as error:
+            self.protocol.charge(REFUSED)
             exchange.refuse(error)
         else:
             exchange.tunnel = Tunnel(exchange, stream)
