@@ -162,8 +162,9 @@ class Access:
         """The same for HTTP/2, where the `fields` are whole, and need not be in order."""
         if not self._logs:
             return
-        pseudo = {name: _printable(value[:MAX_LOGGED_LINE].decode("latin-1")) for name, value in fields if name[:1] == b":"}
-        headers = [(name, value) for name, value in fields[:MAX_LOGGED_FIELDS] if _is_harmless(name)]
+        pseudo = {name: _escaped(value) for name, value in fields if name[:1] == b":"}
+        found = [(b"host" if name == b":authority" else name, value) for name, value in fields]
+        headers = [(name, value) for name, value in found if _is_harmless(name)][:MAX_LOGGED_FIELDS]
         headers = [(name, _printable(value[:MAX_LOGGED_LINE].decode("latin-1")).encode("latin-1")) for name, value in headers]
         uri = pseudo.get(b":path") or "-"
         record = Record(pseudo.get(b":method") or "-", b"", b"", "2.0", scheme, headers, client, server)
@@ -181,9 +182,7 @@ class Access:
         if not self._logs:
             return
         first, _, section = head.partition(b"\r\n")
-        # Escaped, or it could forge lines of the log.
-        line = first[:MAX_LOGGED_LINE].decode("latin-1").encode("unicode_escape").decode("ascii")
-        words = line.split(" ")
+        words = _escaped(first).split(" ")
         method, uri, protocol = words if len(words) == 3 else (words[0] or "-", "-", "-")
         record = Record(method, b"", b"", "1.1", scheme, _guess_headers(section), client, server)
         record.uri, record.protocol = uri, protocol
@@ -204,6 +203,11 @@ class Access:
 
 MAX_LOGGED_LINE = 8192
 MAX_LOGGED_FIELDS = 100
+
+
+def _escaped(line: bytes) -> str:
+    """So that it cannot forge lines of the log."""
+    return line[:MAX_LOGGED_LINE].decode("latin-1").encode("unicode_escape").decode("ascii")
 
 
 def _guess_headers(section: bytes) -> list[Header]:

@@ -190,16 +190,19 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.write(data)
 
-    def _start_transfer(self, descriptor: int, offset: int, count: int) -> bool:
-        """Send a part of a file without reading it; the streams are resumed behind it. Returns False where that is not possible."""
-        if self._listener.scheme == "https" or self._transport.is_closing():
+    def _start_transfer(self, head: bytes, descriptor: int, offset: int, count: int) -> bool:
+        """Send `head` and a part of a file without reading it; the streams are paused until that is through. Returns False where it is not possible."""
+        if self._transport.is_closing():
             return False
         try:
-            self._transfer = Transfer(self._server.loop, self._transport, descriptor, offset, count, self._transferred)
+            self._transfer = Transfer(self._server.loop, self._transport, head, descriptor, offset, count, self._transferred)
         except OSError:  # no descriptor left
             return False
-        self._seen = self._look()
-        self._set_deadline()
+        if not self._transfer.start():
+            self._seen = self._look()
+            self._set_deadline()
+            for stream in self._streams():
+                stream.pause()
         return True
 
     def _transferred(self) -> None:
@@ -242,7 +245,7 @@ class Connection(asyncio.Protocol):
     def _look(self) -> int:
         """A number that changes whenever something of what was written leaves."""
         if self._transfer is not None:
-            return self._transfer.left
+            return self._transfer.left + self._transport.get_write_buffer_size()  # what was written before goes first
         if self._listener.scheme == "https":
             # What TLS has encrypted is out of its sight, so the kernel has to say: tcpi_bytes_acked of its tcp_info.
             sock = self._tcp_socket()
@@ -383,6 +386,7 @@ class Connection(asyncio.Protocol):
 
     def kill(self) -> None:
         """The worker stops now."""
+        self._end_transfer()
         streams = self._streams()
         if self._lost:
             self._server.forget(self)

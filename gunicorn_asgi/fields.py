@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from .errors import ApplicationError
 from .grammar import CONTENT_LENGTH, TOKEN
+from .wire import Header
 
 VISIBLE = bytes(byte for byte in range(256) if byte in (9, 32) or (byte > 32 and byte != 127))
 """What a field line may hold (RFC 9110, 5.5): visible characters, obs-text, space and tab."""
@@ -19,6 +20,9 @@ _SPECIAL = {b"date": _DATE, b"server": _SERVER, b"content-length": LENGTH, b"con
 NAMES: dict[bytes, int] = {}
 """Names that were checked before. An application has few; the bound is against one that makes them up."""
 _MAX_NAMES = 1024
+_FRAMING = ("content-length", "transfer-encoding", "trailer", "te", "connection", "proxy-connection", "keep-alive", "upgrade", "host")
+NOT_IN_TRAILERS = frozenset(name.encode() for name in (*_FRAMING, "content-encoding", "content-range", "content-type"))
+"""RFC 9110, 6.5.1: what frames a message, routes it, or says how its content is to be read comes too late behind that."""
 
 
 def check_name(name: object) -> int:
@@ -40,6 +44,18 @@ def read_length(value: bytes, before: int) -> int:
     if before not in (-1, length):
         raise ApplicationError(f"content-length is given twice, as {before} and {length}")
     return length
+
+
+def read_trailers(headers: object) -> list[Header]:
+    """Those that may stand behind a body. Raises ApplicationError; what else may be wrong with them is seen when they are encoded."""
+    if not isinstance(headers, Iterable):
+        explain(headers)
+    fields = list(headers)
+    for field in fields:
+        name = field[0] if isinstance(field, (tuple, list)) and field else None
+        if isinstance(name, bytes) and name.lower() in NOT_IN_TRAILERS:
+            raise ApplicationError(f"{name!r} must not be in trailers (RFC 9110, 6.5.1)")
+    return fields
 
 
 def explain(headers: object) -> NoReturn:

@@ -61,7 +61,11 @@ class Opening(Connection):
         if data.startswith(PREFACE):
             self._speak_http2(data)
         elif not PREFACE.startswith(data):
-            if self._rules.h2c == "prior-knowledge":
+            line, has_ended, _ = data.lstrip(b"\r\n").partition(b"\n")
+            if has_ended and b"HTTP/" not in line and self._rules.h2c in ("prior-knowledge", "both"):
+                # RFC 9113, 3.4: neither version, so an invalid preface. It is told so in frames, which whoever tries to speak HTTP/2 reads.
+                self._speak_http2(data)
+            elif self._rules.h2c == "prior-knowledge":
                 # As in Gunicorn: such a peer is expected to speak HTTP/2, and a silent downgrade would only hide the mistake.
                 self._speak_http1().refuse(RequestError(400, NO_PREFACE), data)
             else:

@@ -104,7 +104,7 @@ class Wire(Protocol):
         `respond` has not been: an exception in between still becomes a clean 500.
         """
 
-    def respond(self, stream: Any, body: bytes, end: bool, bodyless: bool) -> None:
+    def respond(self, stream: Any, body: bytes, end: bool, bodyless: bool) -> object:
         """Write the held head, and `body` behind it, in one write.
 
         `end`: this is the whole body (a missing ``content-length`` becomes its length). `bodyless`: the answer may not carry a body
@@ -124,9 +124,10 @@ class Wire(Protocol):
         """End the response with these behind its body. Raises ApplicationError, and then nothing is written."""
 
     def start_file(self, stream: Any, descriptor: int, offset: int, count: int) -> bool:
-        """Send a part of a file behind what was written, without reading it. `Stream.resume` follows when it is sent, or cannot be.
+        """Send the head, if it is still held, and a part of a file behind it, without reading that.
 
-        Returns False where that is not possible: its bytes have to be written.
+        Where it does not leave at once, `Stream.pause` comes from within, and `Stream.resume` when it is sent, or cannot be. Returns False where
+        all that is not possible: then the head is written, and the bytes of the file have to be.
         """
 
     def end_file(self, stream: Any) -> int:

@@ -26,7 +26,7 @@ from gunicorn_asgi.asgi.scope import Application
 from gunicorn_asgi.balance import Share
 from gunicorn_asgi.http1.connection import H1Connection
 from gunicorn_asgi.server import Server
-from gunicorn_asgi.settings import OPTIONS, Settings
+from gunicorn_asgi.settings import OPTIONS, STAND_INS, Settings
 
 try:
     import uvloop
@@ -245,16 +245,23 @@ class InProcess:
         self._wait_connection(lambda connection: connection._half_closed)
 
     def wait_lost(self) -> None:
-        """The transport is closed, and the application still running."""
-        self._wait_connection(lambda connection: connection._lost)
+        """The transport is closed, or the stream of HTTP/2, and the application still running."""
+        self._wait_connection(
+            lambda connection: connection._lost or any(exchange._is_lost and not exchange.has_ended for exchange in exchanges(connection))
+        )
 
     def wait_clogged(self) -> None:
-        """What is written does not leave."""
-        self._wait_connection(lambda connection: connection._clogged)
+        """What is written does not leave: on the transport, or on a stream of HTTP/2."""
+        self._wait_connection(lambda connection: connection._clogged or any(exchange.lane.is_clogged for exchange in exchanges(connection)))
 
     def wait_paused(self) -> None:
-        """Nothing is read any more."""
-        self._wait_connection(lambda connection: connection._reading_paused)
+        """Nothing is read any more, or of a WebSocket over HTTP/2 nothing credited."""
+        self._wait_connection(
+            lambda connection: (
+                connection._reading_paused
+                or any(exchange.tunnel is not None and exchange.tunnel._is_held for exchange in exchanges(connection))
+            )
+        )
 
     def wait_buffered(self, size: int = 1) -> None:
         """That much of a later request, or of the beginning of one, is here."""
@@ -293,8 +300,18 @@ class InProcess:
         return self.call(lambda: sum(len(connection._inbox.data) for connection in self.server.connections))
 
     def unsent(self) -> int:
-        """Bytes in the transport's buffer."""
-        return self.call(lambda: sum(connection._transport.get_write_buffer_size() for connection in self.server.connections))
+        """Bytes in the transports' buffers, and on streams of HTTP/2."""
+
+        def count(connection: Any) -> int:
+            waiting = sum(exchange.lane.queued for exchange in exchanges(connection))
+            return int(connection._transport.get_write_buffer_size()) + waiting
+
+        return self.call(lambda: sum(map(count, self.server.connections)))
+
+
+def exchanges(connection: Any) -> list[Any]:
+    """Of HTTP/2, those that are not over."""
+    return list(getattr(connection, "_exchanges", ()))
 
 
 async def _until(condition: Callable[[], object]) -> bool:
@@ -311,7 +328,7 @@ async def _turns(count: int) -> None:
         await asyncio.sleep(0)
 
 
-OPTION_NAMES = {option.name for option in OPTIONS}
+OPTION_NAMES = {option.name for option in OPTIONS} | {option.name for option in STAND_INS if option.name not in Config().settings}
 
 
 def make_settings(parser: str = "h11", **values: Any) -> Settings:

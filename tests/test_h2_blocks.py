@@ -78,11 +78,11 @@ def test_fields_are_literals_in_their_order(headers: Any, expected: list[Header]
         ([(b"date", b"x")], [(b"date", b"x")], -1, DATE),
         ([(b"Server", b"x")], [(b"server", b"x")], -1, SERVER),
         ([(b"DATE", b"x"), (b"server", b"y")], [(b"date", b"x"), (b"server", b"y")], -1, DATE | SERVER),
-        ([(b"content-length", b"0")], [(b"content-length", b"0")], 0, 0),
-        ([(b"Content-Length", b"12")], [(b"content-length", b"12")], 12, 0),
-        ([(b"content-length", bytearray(b"12"))], [(b"content-length", b"12")], 12, 0),
-        ([(b"content-length", b"5"), (b"a", b"b"), (b"Content-Length", b"5")], [(b"content-length", b"5"), (b"a", b"b")], 5, 0),
-        ([(b"content-length", b"5"), (b"content-length", b"05")], [(b"content-length", b"5")], 5, 0),
+        ([(b"content-length", b"0")], [], 0, 0),
+        ([(b"Content-Length", b"12")], [], 12, 0),
+        ([(b"content-length", bytearray(b"12"))], [], 12, 0),
+        ([(b"content-length", b"5"), (b"a", b"b"), (b"Content-Length", b"5")], [(b"a", b"b")], 5, 0),
+        ([(b"content-length", b"5"), (b"content-length", b"05")], [], 5, 0),
         # RFC 9113, 8.2.2: what belongs to a connection of HTTP/1.1.
         ([(b"transfer-encoding", b"chunked")], [], -1, 0),
         ([(b"Connection", b"close")], [], -1, 0),
@@ -93,7 +93,7 @@ def test_fields_are_literals_in_their_order(headers: Any, expected: list[Header]
     ],
 )  # fmt: skip
 def test_what_means_something(headers: Any, expected: list[Header], length: int, found: int) -> None:
-    """Statements 56, 72 and 73: the length is told once, and nothing of a connection."""
+    """Statements 56, 72 and 73: the length is told apart, and nothing of a connection."""
     for _ in range(2):
         block, *rest = encode_fields(headers)
         assert decode(block) == expected

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
+import hpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inprocess import serve
 
 from gunicorn_asgi.http2 import frames
 from gunicorn_asgi.http2.budget import ANSWERS, LEAST_FRAME
@@ -437,3 +442,34 @@ def test_nothing_is_lost_reordered_or_above_a_window(data: st.DataObject, max_fr
                 client.pump(data.draw(st.sampled_from([1, MAX, ALL])))
     client.check()
     client.drain()
+
+
+def test_an_application_is_held_back_by_a_client_that_does_not_read(parser: str) -> None:
+    """Statement 14: however wide the windows that it has opened, and however small the parts."""
+    sent, limit = 0, 64 << 20
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal sent
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        with contextlib.suppress(OSError):
+            while sent < limit:
+                await send({"type": "http.response.body", "body": bytes(8192), "more_body": True})
+                sent += 8192
+                await asyncio.sleep(0)
+
+    request = hpack.Encoder().encode([(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"a")])
+    with serve(app, parser, http_protocols="h1,h2", http2_cleartext="prior-knowledge") as inside:
+        client = inside.connect(receive_buffer=4096)
+        client.send(
+            frames.PREFACE
+            + frames.settings([(frames.INITIAL_WINDOW_SIZE, MAX_WINDOW)])
+            + frames.window_update(0, MAX_WINDOW - DEFAULT_WINDOW)
+            + b"".join(frames.headers(1, request, True, MAX))
+        )
+        inside.wait_clogged()
+        before = -1
+        while before != sent:
+            before = sent
+            inside.settle()
+        assert before < 16 << 20  # what the kernel takes comes on top of our own
+        assert inside.unsent() < 1 << 20

@@ -1,6 +1,6 @@
 """A WebSocket as its application sees it, and what it does to the client: ASGI statements 87 to 100; RFC 6455, 5.5 and 7.
 
-Nothing here is particular to HTTP/1.1.
+Nothing here is particular to a version of HTTP: all of it is held over HTTP/1.1 with either parser, and over HTTP/2 on either loop.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from certificates import make_authority
+from conftest import PARSERS
 from gunicorn.config import Config
 from inprocess import Flag, InProcess, serve
 from ws import (
@@ -43,6 +44,7 @@ from ws import (
     sent,
     text,
 )
+from ws2 import CLEARTEXT, Stream2
 
 from gunicorn_asgi.asgi.websocket import WebSocketStream
 from gunicorn_asgi.errors import ApplicationError, ClientDisconnected
@@ -63,11 +65,23 @@ async def rest(receive: Any) -> list[Any]:
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*make_authority(tmp_path_factory.mktemp("certificate"), "server"))
+    context.set_alpn_protocols(["h2", "http/1.1"])
     return context
 
 
+OVER_2 = " over HTTP/2"
+
+
+@pytest.fixture(params=[*PARSERS, *(name + OVER_2 for name in PARSERS)], scope="session")
+def parser(request: pytest.FixtureRequest) -> str:
+    """As that of all suites, and HTTP/2 beside HTTP/1.1."""
+    return str(request.param)
+
+
 def serves(app: Any, parser: str, **settings: Any) -> Any:
-    return serve(app, parser, ws_per_message_deflate=False, **settings)
+    name = parser.removesuffix(OVER_2)
+    version = CLEARTEXT if name != parser else {}
+    return serve(app, name, ws_per_message_deflate=False, **version, **settings)
 
 
 # Messages.
@@ -300,13 +314,14 @@ def test_a_receive_that_is_cancelled_in_the_turn_of_its_message(parser: str, ord
         """As if it came from the socket in this turn, so that the first task is cancelled between its wake-up and its run."""
         if order == "cancelled first":
             tasks[0].cancel()
-        protocol(server).data_received(text("a"))
+        protocol(server).data_received(packet)
         if order == "message first":
             tasks[0].cancel()
 
     with serves(app, parser) as server:
         ws = connect(server)
         waiting.wait()
+        packet = ws.client.connection.packet(ws.client.id, text("a")) if isinstance(ws.client, Stream2) else text("a")
         server.call(deliver)
         ws.send(text("b"))
         ws.close()
@@ -852,6 +867,7 @@ def test_an_application_that_ignores_the_end_is_cancelled_after_the_grace_period
         assert not cancelled.is_set()
         server.advance(2)
         cancelled.wait()
+        server.advance(8)  # an idle connection of HTTP/2
         server.wait_until(server.is_idle)
 
 
@@ -995,6 +1011,21 @@ def test_nothing_lives_longer_than_allowed(parser: str) -> None:
 # Back-pressure.
 
 
+def push(ws: WebSocket, block: bytes, limit: int) -> int:
+    """Send `block` over and over until the server takes no more, at most `limit` bytes; returns how many went."""
+    if isinstance(ws.client, Stream2):
+        return ws.client.push(block, limit)
+    sock = ws.client.sock
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+    total = 0
+    sock.settimeout(0.3)
+    with suppress(TimeoutError):
+        while total < limit:
+            total += sock.send(block[total % len(block) :])
+    sock.settimeout(10)
+    return total
+
+
 @pytest.mark.parametrize("message", [b"", b"x", b"x" * 1000, BLOCK, b"x" * 1_000_000], ids=len)
 def test_what_waits_for_the_application_is_bounded(parser: str, message: bytes) -> None:
     """``ws_max_queue`` messages, and bytes: reading stops, goes on when they are taken, and nothing is lost or changes its place."""
@@ -1015,17 +1046,9 @@ def test_what_waits_for_the_application_is_bounded(parser: str, message: bytes) 
 
     with serves(app, parser, ws_max_queue=8) as server:
         ws = connect(server)
-        sock = ws.client.sock
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
-        block = frame * max(1, 65536 // len(frame))
-        total = 0
-        sock.settimeout(0.3)
-        with suppress(TimeoutError):
-            while total < limit:
-                total += sock.send(block[total % len(block) :])
+        total = push(ws, frame * max(1, 65536 // len(frame)), limit)
         assert total < limit, "all of it was read"
         server.wait_paused()
-        sock.settimeout(10)
         go.set()
         if total % len(frame):
             ws.send(frame[total % len(frame) :])
@@ -1245,7 +1268,7 @@ def test_an_application_that_only_receives_lets_others_run(parser: str) -> None:
 @pytest.mark.parametrize("delay", [0, 3])
 def test_a_worker_that_leaves_closes_with_1012(parser: str, delay: float) -> None:
     """``ws_drain_delay`` seconds after the drain has begun; the application hears it, too."""
-    if delay and parser != "h11":
+    if delay and not parser.startswith("h11"):
         pytest.skip("the timers of uvloop know nothing of the tests' clock")
     app = Recorder()
     with serves(app, parser, ws_drain_delay=delay, lame_duck=0, ws_ping_interval=0) as server:
@@ -1265,7 +1288,7 @@ def test_a_worker_that_leaves_closes_with_1012(parser: str, delay: float) -> Non
 
 def test_a_handshake_that_nobody_has_answered_is_a_500_in_a_drain(parser: str) -> None:
     """And the application hears that it is over, in the last second."""
-    if parser != "h11":
+    if not parser.startswith("h11"):
         pytest.skip("the timers of uvloop know nothing of the tests' clock")
     asked = Flag()
     told: list[Any] = []
@@ -1391,6 +1414,8 @@ def test_a_client_that_reads_a_little_cannot_put_off_the_end_of_the_close(parser
         server.advance(3)
         assert server.call(lambda: len(server.server.connections)) == 1
         server.advance(4)
+        server.settle()
+        server.advance(8)  # an idle connection of HTTP/2
         server.wait_until(server.is_idle)
         with pytest.raises((ConnectionResetError, AssertionError)):
             while True:
@@ -1416,6 +1441,8 @@ def test_a_life_ends_in_time_though_the_client_does_not_read(parser: str) -> Non
         server.settle()
         server.advance(10)
         told.wait()
+        server.settle()
+        server.advance(8)  # an idle connection of HTTP/2
         server.wait_until(server.is_idle)
 
 
@@ -1442,6 +1469,10 @@ def test_a_client_that_sends_on_and_on_does_not_put_off_write_timeout(parser: st
                 ws.send(text("x") * 10)
                 server.settle()
                 server.advance(1)
+            assert isinstance(ws.client, Stream2)
+            while True:
+                ws.read_message()  # over HTTP/2, only who reads hears of it
+        ws.client.close()
         server.wait_until(server.is_idle)
 
 

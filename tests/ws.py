@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from inprocess import Client, InProcess, Response
+from ws2 import Client2, Stream2, assert_accepted2, extended_connect, split_fields
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 DATA_OPCODES = (CONTINUATION, TEXT, BINARY)
@@ -213,7 +214,7 @@ class EndedError(Exception):
 class WebSocket:
     """A client behind its handshake."""
 
-    def __init__(self, client: Client, deflate: Deflate | None = None) -> None:
+    def __init__(self, client: Client | Stream2, deflate: Deflate | None = None) -> None:
         self.client = client
         self.deflate = deflate
         self.pongs: list[bytes] = []
@@ -359,7 +360,11 @@ class WebSocket:
 def connect(
     server: InProcess, *fields: bytes, target: str = "/", early: bytes = b"", receive_buffer: int = 0, tls: bool = False
 ) -> WebSocket:
-    """A client whose handshake was accepted. `early`: frames in the handshake's packet."""
+    """A client whose handshake was accepted, over HTTP/2 where that is served. `early`: frames in the handshake's packet."""
+    if server.server.settings.http2:
+        connection = Client2(server, receive_buffer, tls=tls)
+        stream = connection.open(extended_connect(target.encode(), split_fields(fields)), early)
+        return accepted2(stream)
     client = server.connect(receive_buffer)
     if tls:
         client.start_tls()
@@ -371,9 +376,20 @@ def accepted(client: Client) -> WebSocket:
     """The handshake is sent: read the answer to it."""
     response = client.read_head()
     assert_accepted(response)
+    return WebSocket(client, _agreed(response))
+
+
+def accepted2(stream: Stream2) -> WebSocket:
+    """The same over HTTP/2."""
+    response = stream.read_head()
+    assert_accepted2(response)
+    return WebSocket(stream, _agreed(response))
+
+
+def _agreed(response: Response) -> Deflate | None:
     offered = response.values(b"sec-websocket-extensions")
     assert len(offered) <= 1, offered
-    return WebSocket(client, Deflate(offered[0]) if offered else None)
+    return Deflate(offered[0]) if offered else None
 
 
 # Applications.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import NoReturn
 
 from ..errors import ApplicationError, ClientDisconnected
+from ..fields import read_trailers
 from . import files
 from .files import File
-from .http import STARTED, STREAMING, TRAILING, UNKNOWN, HTTPStream, Phase
+from .http import SENDING, STARTED, STREAMING, TRAILING, UNKNOWN, HTTPStream, Phase
 from .scope import Message
 
 
@@ -22,6 +22,8 @@ class ExtendedStream(HTTPStream):
         """The messages of the extensions."""
         if kind == "http.response.early_hint":
             self._send_early_hint(message, phase)
+            if self._clogged:
+                await self._drain()
         elif kind == "http.response.trailers":
             self._send_trailers(message, phase)
         elif kind == "http.response.pathsend":
@@ -34,6 +36,8 @@ class ExtendedStream(HTTPStream):
             if phase is not STARTED and phase is not STREAMING:
                 self._refuse_body(kind, phase)
             file = files.describe(message)
+            if message.get("count") is None:
+                file = self._within(file)
             await self._send_file(file, not message.get("more_body", False))
             files.move_on(message, file)
         else:
@@ -50,7 +54,7 @@ class ExtendedStream(HTTPStream):
     def _send_trailers(self, message: Message, phase: Phase) -> None:
         if phase is not TRAILING or self._trailers is None:
             raise ApplicationError("expected 'http.response.trailers' behind the body of a response that was started with 'trailers' True")
-        trailers = [*self._trailers, *message.get("headers", ())]
+        trailers = [*self._trailers, *read_trailers(message.get("headers", ()))]
         if message.get("more_trailers", False):
             self._trailers = trailers
         else:
@@ -60,19 +64,20 @@ class ExtendedStream(HTTPStream):
     async def _send_path(self, message: Message) -> None:
         file = await files.open_file(self._host.loop, files.check_path(message))
         try:
-            if self._gone:
-                raise ClientDisconnected("the client is gone")
+            self._check_client()
             if self._phase is not STARTED:
                 raise ApplicationError("the response was sent while the file of 'http.response.pathsend' was opened")
-            await self._send_file(file, True)
+            await self._send_file(self._within(file), True)
         finally:
             os.close(file.descriptor)
+
+    def _within(self, file: File) -> File:
+        """What was announced is the whole of a file that has grown since somebody looked."""
+        return file._replace(size=self._due) if 0 <= self._due < file.size else file
 
     async def _send_file(self, file: File, end: bool) -> None:
         """Send a part of a file as a part of the body, the last one if `end`."""
         count = file.size
-        if self._due >= 0 and end and count > self._due and file.offset == 0:
-            count = self._due  # it has grown since somebody looked: what was announced is the whole
         if (
             self._phase is STARTED
             and end
@@ -89,48 +94,60 @@ class ExtendedStream(HTTPStream):
             return
         if self._due >= 0 and count > self._due:
             raise ApplicationError(f"the body is {count - self._due} bytes longer than its content-length")
-        if count > files.SMALL and self._phase is STARTED:
-            self._phase = STREAMING
-            self._wire.respond(self, b"", False, False)
-        if count > files.SMALL and self._wire.start_file(self, file.descriptor, file.offset, count):
-            await self._await_file(count, end)
-        else:
-            await self._send_pieces(file.descriptor, file.offset, count, end)
+        left = count
+        if count >= files.LARGE:
+            if self._phase is STARTED:
+                self._phase = STREAMING
+            if self._wire.start_file(self, file.descriptor, file.offset, count):
+                left = await self._await_file(count)
+        if left:
+            await self._send_pieces(file.descriptor, file.offset + count - left, left, end)
+        elif end:
+            self._send_body({}, self._phase)
 
-    async def _await_file(self, count: int, end: bool) -> None:
-        self._clogged = True
+    async def _await_file(self, count: int) -> int:
+        """Wait until the file is sent, or cannot be. Returns how many bytes were not: whoever reads those will see why."""
+        self._phase = SENDING
+        left = count
         try:
             while self._clogged:
                 await self._wait()
         finally:
             left = self._wire.end_file(self)
-        if self._gone:
-            raise ClientDisconnected("the client is gone")
-        if left:
-            self._cut(left)
-        if self._due >= 0:
-            self._due -= count
-        if end:
-            self._send_body({}, self._phase)
+            # Also where the application has lost its patience: it may send the rest otherwise.
+            if self._due >= 0:
+                self._due -= count - left
+            if self._phase is SENDING:
+                self._phase = STREAMING
+        self._check_open()
+        return left
 
     async def _send_pieces(self, descriptor: int, offset: int, count: int, end: bool) -> None:
         while count:
             try:
                 piece = await files.read_piece(self._host.loop, descriptor, offset, min(count, files.PIECE))
             except OSError as error:
-                self._cut(count, error)
-            if self._gone:
-                raise ClientDisconnected("the client is gone")
+                self._check_open()
+                self._cut()
+                raise ApplicationError(f"the file cannot be read: {error}") from error
+            self._check_open()
             if not piece:
-                self._cut(count)
+                self._cut()
+                raise ApplicationError(f"the file is {count} bytes shorter than it was")
             offset += len(piece)
             count -= len(piece)
             self._send_body({"body": piece, "more_body": not end or count > 0}, self._phase)
             if self._clogged:
                 await self._drain()
 
-    def _cut(self, left: int, error: OSError | None = None) -> NoReturn:
-        """The file has ended before what was announced."""
-        self._wire.abort(self)
-        self._end()
-        raise ApplicationError(f"the file is {left} bytes shorter than it was, or cannot be read") from error
+    def _check_open(self) -> None:
+        """Whether a file may go on, behind something that was waited for."""
+        self._check_client()
+        if self._phase is not STARTED and self._phase is not STREAMING:
+            raise ClientDisconnected("the response has ended while a file was sent")
+
+    def _cut(self) -> None:
+        """The file has ended before what was announced. (Where nothing is written yet, what the application makes of it is still a clean answer.)"""
+        if self._phase is not STARTED:
+            self._wire.abort(self)
+            self._end()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import stat
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..errors import ApplicationError
+from .cached import Opener
 
-SMALL = 65536
-"""Bytes of a file that is read as a whole with its opening, and sent in one write with its head."""
+LARGE = 16384
+"""Bytes from which on a file is sent without being read, where that is possible. A smaller one is read as a whole with its opening, and sent in one
+write with its head."""
 PIECE = 131072
 """Bytes that are read at once of a larger one, where it passes through this process."""
 NOWAIT = getattr(os, "RWF_NOWAIT", 0)
@@ -31,40 +34,61 @@ class File(NamedTuple):
 def check_path(message: Mapping[str, Any]) -> str:
     """The path of ``http.response.pathsend``. Raises ApplicationError."""
     path = message.get("path")
-    if isinstance(path, str) and path.startswith("/") and "\0" not in path:
+    # Statement 131 wants it absolute. Starlette passes on what its user gave to FileResponse, once it has found a file there.
+    if isinstance(path, str) and path and "\0" not in path:
         return path
-    raise ApplicationError(f"'path' must be an absolute path as a str, not {path!r}")
+    raise ApplicationError(f"'path' must be the path of a file as a str, not {path!r}")
+
+
+OPENER = Opener()
+FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+"""O_NONBLOCK: a FIFO would be waited for until somebody writes to it."""
 
 
 async def open_file(loop: asyncio.AbstractEventLoop, path: str) -> File:
-    """Open the regular file at `path`, in a thread. Raises ApplicationError."""
+    """Open the regular file at `path`, in a thread unless that can be done at once. Raises ApplicationError."""
+    descriptor = OPENER.open(path, FLAGS)
+    if descriptor >= 0:
+        try:
+            return _look(descriptor, NOWAIT)
+        except OSError:
+            os.close(descriptor)  # a thread may wait for the disk, and finds out what else is wrong
     opening = loop.run_in_executor(None, _open, path)
     try:
-        file = await asyncio.shield(opening)
+        await asyncio.wait([opening])  # which, cancelled, does not cancel it
     except asyncio.CancelledError:
         opening.add_done_callback(_close_unwanted)
         raise
-    except OSError as error:
+    try:
+        return opening.result()
+    except (OSError, ValueError) as error:
         # Not as it is: for a framework, an OSError out of send() says that the client is gone.
         raise ApplicationError(f"the file of 'http.response.pathsend' cannot be sent: {error}") from error
-    return file
 
 
 def _open(path: str) -> File:
-    # O_NONBLOCK: a FIFO would be waited for until somebody writes to it.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    descriptor = os.open(path, FLAGS)
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"not a regular file: {path!r}")
-        size = status.st_size
-        data = os.pread(descriptor, size, 0) if size <= SMALL else None
-        if data is not None and len(data) < size:
-            size = len(data)  # it has become shorter since
+        OPENER.learn(path, descriptor)
+        return _look(descriptor, 0)
     except BaseException:
         os.close(descriptor)
         raise
-    return File(descriptor, 0, size, data)
+
+
+def _look(descriptor: int, flags: int) -> File:
+    """Read it if it is small. Raises OSError, also where that would take time and `flags` are NOWAIT."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("not a regular file")
+    size = status.st_size
+    if size >= LARGE:
+        return File(descriptor, 0, size, None)
+    buffer = bytearray(size)
+    count = os.preadv(descriptor, [buffer], 0, flags)
+    if flags and count < size:
+        raise BlockingIOError("only a part of it is in the cache")
+    return File(descriptor, 0, count, bytes(buffer[:count]))  # it may have become shorter since
 
 
 def _close_unwanted(opening: asyncio.Future[File]) -> None:
@@ -74,21 +98,24 @@ def _close_unwanted(opening: asyncio.Future[File]) -> None:
 
 def describe(message: Mapping[str, Any]) -> File:
     """The part of a file that ``http.response.zerocopysend`` is to send. Raises ApplicationError."""
-    file, offset, count = message.get("file"), message.get("offset"), message.get("count")
+    file: Any = message.get("file")
+    offset, count = message.get("offset"), message.get("count")
     for name, number in (("offset", offset), ("count", count)):
         if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 0):
             raise ApplicationError(f"{name!r} must be a number of bytes or None, not {number!r}")
     try:
-        descriptor = file if isinstance(file, int) and not isinstance(file, bool) else file.fileno()  # type: ignore[union-attr]  # whatever has one
+        descriptor = file if isinstance(file, int) and not isinstance(file, bool) else file.fileno()
         status = os.fstat(descriptor)
+        if isinstance(file, io.TextIOBase):
+            raise TypeError
+        if offset is None and stat.S_ISREG(status.st_mode):
+            # A buffer in front of the descriptor has read ahead of what the application has.
+            offset = int(file.tell()) if hasattr(file, "tell") else os.lseek(descriptor, 0, os.SEEK_CUR)
     except (AttributeError, TypeError, ValueError, OSError) as error:  # io.UnsupportedOperation is two of them
-        raise ApplicationError(f"'file' must be an open file with a descriptor, not {file!r}") from error
+        raise ApplicationError(f"'file' must be an open binary file with a descriptor, not {file!r}") from error
     if not stat.S_ISREG(status.st_mode):
         raise ApplicationError(f"'file' must be a regular file, not {file!r}")
-    if offset is None:
-        # A buffer in front of the descriptor has read ahead of what the application has.
-        tell = getattr(file, "tell", None)
-        offset = int(tell()) if tell is not None else os.lseek(descriptor, 0, os.SEEK_CUR)
+    assert isinstance(offset, int)
     left = max(0, status.st_size - offset)
     if count is None:
         count = left
@@ -118,4 +145,15 @@ async def read_piece(loop: asyncio.AbstractEventLoop, descriptor: int, offset: i
         else:
             await asyncio.sleep(0)  # others want their turn
             return bytes(buffer) if count == size else bytes(buffer[:count])
-    return await loop.run_in_executor(None, os.pread, descriptor, size, offset)
+    # Of its own: whoever is cancelled meanwhile closes the file, and the number might soon be another one's.
+    duplicate = os.dup(descriptor)
+    reading = loop.run_in_executor(None, os.pread, duplicate, size, offset)
+
+    def release(_: object) -> None:
+        os.close(duplicate)
+        if not reading.cancelled():
+            reading.exception()  # nobody may be left to see it
+
+    reading.add_done_callback(release)
+    await asyncio.wait([reading])  # which, cancelled, does not cancel it
+    return reading.result()

@@ -23,7 +23,7 @@ PARTS_PER_TURN = 64
 
 
 class Phase(IntEnum):
-    """How far the response is. Only ever grows."""
+    """How far the response is."""
 
     WAITING = 0
     """The application has sent nothing."""
@@ -31,13 +31,15 @@ class Phase(IntEnum):
     """It has sent ``http.response.start``; the connection holds the head, nothing is written."""
     STREAMING = 2
     """The head is written, the body is not complete."""
-    TRAILING = 3
+    SENDING = 3
+    """A file is on its way, and nothing else may be written before it has ended: the one phase that goes back, to STREAMING."""
+    TRAILING = 4
     """The body is complete, and the trailers are waited for that were promised."""
-    COMPLETE = 4
+    COMPLETE = 5
     """All is written, or it was given up: the connection no longer belongs to this exchange."""
 
 
-WAITING, STARTED, STREAMING, TRAILING, COMPLETE = Phase
+WAITING, STARTED, STREAMING, SENDING, TRAILING, COMPLETE = Phase
 
 
 class Log(Protocol):
@@ -278,7 +280,7 @@ class HTTPStream:
             if due < 0:
                 raise ApplicationError(f"the body is {-due} bytes longer than its content-length")
             self._due = due
-        is_last = end and self._trailers is None
+        is_last = end and self._trailers is None and due <= 0
         if phase is STARTED:
             self._phase = STREAMING
             self._wire.respond(self, body, is_last, self._bodyless)
@@ -286,7 +288,7 @@ class HTTPStream:
             self._wire.write(self, body, is_last)
         if end:
             if due > 0:
-                # Nobody may take it for whole: the connection ends short of the announced length (RFC 9112, 8).
+                # Nobody may take it for whole: it ends short of the announced length, and without an end of its own (RFC 9112, 8; RFC 9113, 8.1).
                 self._wire.abort(self)
                 self._end()
                 raise ApplicationError(f"the body is {due} bytes shorter than its content-length")
@@ -296,6 +298,8 @@ class HTTPStream:
                 self._phase = TRAILING
 
     def _refuse_body(self, kind: str, phase: Phase) -> NoReturn:
+        if phase is SENDING:
+            raise ApplicationError(f"a file is being sent: expected {kind!r} behind it")
         expected = "http.response.start" if phase is WAITING else "http.response.trailers"
         raise ApplicationError(f"expected {expected!r} before {kind!r}" if phase is WAITING else f"expected {expected!r}, not {kind!r}")
 
@@ -333,16 +337,19 @@ class HTTPStream:
     async def _drain(self) -> None:
         while self._clogged:
             await self._wait()
+        self._check_client()
+
+    def _check_client(self) -> None:
         if self._gone:
             raise ClientDisconnected("the client is gone")
 
     def _unfinished(self) -> None:
         """The application has returned, and its response is not complete."""
-        if self._hung_up:  # it was told http.disconnect, and has drawn the consequence
-            self._wire.abort(self)
-        elif self._phase is TRAILING:
+        if self._phase is TRAILING:
             self._wire.write(self, b"", True)  # statement 152: the body was whole
-        elif self._phase is STREAMING:
+        elif self._hung_up:  # it was told http.disconnect, and has drawn the consequence
+            self._wire.abort(self)
+        elif self._phase >= STREAMING:
             self._fail("ASGI application returned without completing its response to %s %s", None)
         else:
             self._fail("ASGI application returned without sending a response to %s %s", None)
@@ -365,6 +372,7 @@ class HTTPStream:
             self._chunks.clear()
         self._wire.finish(self)
         if self._waiters:
+            self._clogged = False  # what nobody sends any more need not be waited for
             self._wake()
 
 

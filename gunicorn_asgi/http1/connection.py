@@ -86,7 +86,7 @@ class H1Connection(Connection):
             return super().eof_received()
         # The request is whole, so it gets its response, though nobody may be there to read it (RFC 9112, 9.6). TLS cannot do this.
         self._half_closed = True
-        if self._stream is not None and not self._clogged:
+        if self._stream is not None and not self._clogged and self._transfer is None:
             self.deadline = self._server.now + HANG_UP_SECONDS
         return True
 
@@ -264,7 +264,8 @@ class H1Connection(Connection):
             headers = self._record.response_headers = list(headers) if isinstance(headers, Iterable) else headers
         return self._response.head(status, headers)
 
-    def respond(self, stream: HTTPStream, body: bytes, end: bool, bodyless: bool) -> None:
+    def respond(self, stream: HTTPStream, body: bytes, end: bool, bodyless: bool, is_held: bool = False) -> bytes:
+        """`is_held`: return it all instead of writing it."""
         fields = self._fields
         assert fields is not None
         server = self._server
@@ -276,9 +277,12 @@ class H1Connection(Connection):
             and not (self._half_closed and not self._more and not self._inbox.data)
         )
         data, large = self._response.begin(fields.version, body, end, bodyless, keep_alive, server.default_fields)
+        if is_held:
+            return data
         self._transport.write(data)
         if large:
             self._write(large)
+        return b""
 
     def write(self, stream: HTTPStream, data: bytes, end: bool) -> None:
         data = self._response.part(data, end)
@@ -297,13 +301,19 @@ class H1Connection(Connection):
         self._write(self._response.trailers(headers))
 
     def start_file(self, stream: HTTPStream, descriptor: int, offset: int, count: int) -> bool:
-        if self._response.is_chunked or not self._server.settings.sendfile or not self._start_transfer(descriptor, offset, count):
-            return False
-        self._response.sent += count
-        return True
+        head = b"" if self._response.begun else self.respond(stream, b"", False, False, is_held=True)
+        may_send = self._server.settings.sendfile and self._listener.scheme == "http" and not self._response.is_chunked
+        if may_send and self._start_transfer(head, descriptor, offset, count):
+            self._response.sent += count
+            return True
+        self._write(head)
+        return False
 
     def end_file(self, stream: HTTPStream) -> int:
-        left = self._end_transfer()
+        return self._end_transfer()
+
+    def _end_transfer(self) -> int:
+        left = super()._end_transfer()
         self._response.sent -= left
         return left
 

@@ -108,11 +108,11 @@ CONNECTION_SPECIFIC = frozenset({b"connection", b"proxy-connection", b"keep-aliv
 """RFC 9113, 8.2.2."""
 
 Head = tuple[bytes, int, int]
-"""(block without the status, ``content-length`` or -1, bit mask of DATE and SERVER)."""
+"""(block without status and length, ``content-length`` or -1, bit mask of DATE and SERVER)."""
 
 _OMITTED = -2
 _Known = tuple[bytes, int, int]
-"""The same for one field; with _OMITTED as its length for one that is not sent."""
+"""The same for one field; with _OMITTED as its length for one that is never sent."""
 _FIELDS: dict[Header, _Known] = {}
 """Fields that were checked before."""
 _MAX_FIELDS = 2048
@@ -150,7 +150,8 @@ STATUS_FIELDS = {
 def encode_fields(headers: Iterable[Header]) -> Head:
     """The application's fields as literals, in their order.
 
-    Left out are those of the connection, which HTTP/2 does not have. Raises ApplicationError naming the field that is not valid.
+    Left out are those of the connection, which HTTP/2 does not have, and the ``content-length``: whether that is sent depends on the status.
+    Raises ApplicationError naming the field that is not valid.
     """
     parts = []
     length = -1
@@ -163,13 +164,11 @@ def encode_fields(headers: Iterable[Header]) -> Head:
                 known = _check(field)  # a list, or a view of bytes that may change: what has no hash
             literal, declared, kind = known
             if declared != -1:
-                if declared == _OMITTED:
-                    continue
-                if length not in (-1, declared):
-                    raise ApplicationError(f"content-length is given twice, as {length} and {declared}")
-                if length >= 0:
-                    continue
-                length = declared
+                if declared != _OMITTED:
+                    if length not in (-1, declared):
+                        raise ApplicationError(f"content-length is given twice, as {length} and {declared}")
+                    length = declared
+                continue
             found |= kind
             parts.append(literal)
         return b"".join(parts), length, found
@@ -194,7 +193,7 @@ def _check(field: Any) -> _Known:
     if kind in (CONNECTION, CODING) or name in CONNECTION_SPECIFIC or name == b"te":
         known = b"", _OMITTED, 0
     elif kind == LENGTH:
-        known = _literal(name, value), read_length(value, -1), 0
+        known = b"", read_length(value, -1), 0
     else:
         # 8.2.1: no white space around a value, which would change nothing in HTTP/1.1.
         known = _literal(name, value.strip(b" \t")), -1, kind if kind in (DATE, SERVER) else 0
@@ -211,6 +210,8 @@ def encode_defaults(headers: tuple[Header, ...]) -> bytes:
     return b"".join(_literal(name, value) for name, value in headers)
 
 
+@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1024)
 def encode_length(length: int) -> bytes:
     """A ``content-length`` as a literal."""
     return _literal(b"content-length", b"%d" % length)

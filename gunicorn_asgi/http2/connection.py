@@ -36,6 +36,9 @@ FLUSH_SIZE = 65536
 MAX_BACKLOG = 65536
 """Bytes of heads and answers that may join what does not leave already. With more, nothing is read from a client that reads nothing."""
 
+GOAWAY_SECONDS = 0.5
+"""How long a client that is told of an error over TLS may still send before that is closed in its face."""
+
 
 class Reading(Enum):
     """What the next bytes from the client are, until it is one of `Ending`."""
@@ -52,6 +55,7 @@ class H2Connection(Connection):
     __slots__ = (
         "_backlog",
         "_exchanges",
+        "_idle_until",
         "_is_ending",
         "_is_flushing",
         "_more_until",
@@ -74,6 +78,8 @@ class H2Connection(Connection):
         """What is to be sent will be, in this turn of the loop or the next."""
         self._is_ending = False
         """It closes behind its last exchange."""
+        self._idle_until = NEVER
+        """When it ends, unless there is an exchange."""
         self._more_until = NEVER
         """When the preface, or the rest of a field block, has to be there."""
         self._stuck_at = NEVER
@@ -122,6 +128,7 @@ class H2Connection(Connection):
 
     def _begin(self, data: bytes) -> None:
         self._more_until = self._server.now + self.settings.head_timeout_s
+        self._idle_until = self._server.idle_deadline
         if self._clogged:
             self.pause_writing()
         if self._server.is_draining:
@@ -201,7 +208,9 @@ class H2Connection(Connection):
                 exchange.record = self._record(server.access, request, scheme)
             except RequestError as error:
                 self.protocol.charge(REFUSED)
-                exchange.refuse(error)
+                pseudo = [(b":method", method.encode()), (b":path", raw_path + b"?" + query if query else raw_path)]
+                self._log_refused([*pseudo, *fields.headers], error, method == "HEAD")
+                exchange.refuse(error, method == "HEAD")
                 return exchange
         root_path = fields.root_path
         if root_path is None:
@@ -213,7 +222,7 @@ class H2Connection(Connection):
             *(fields.client or self._client, self._server_address, server.state, self._tls),
         )
         if fields.upgrade:
-            self._open_websocket(exchange, scope)
+            self._open_websocket(exchange, scope, has_ended)
         else:
             exchange.stream = ExtendedStream(exchange, scope, not has_ended, fields.expect_continue, server)
             if not has_ended:
@@ -226,10 +235,13 @@ class H2Connection(Connection):
             *(method, raw_path, query, LOGGED_VERSION, scheme, fields.headers, self._client, self._server_address, fields.script_name)
         )
 
-    def _open_websocket(self, exchange: Exchange, scope: Scope) -> None:
+    def _open_websocket(self, exchange: Exchange, scope: Scope, has_ended: bool) -> None:
         server = self._server
         assert server.websocket is not None
         try:
+            if has_ended:
+                # RFC 8441, 5: that is the end of a TCP connection.
+                raise RequestError(400, "Invalid WebSocket handshake: its stream has ended")
             exchange.stream = stream = WebSocketStream(exchange, scope, server, server.websocket)
         except RequestError as error:
             self.protocol.charge(REFUSED)
@@ -249,7 +261,7 @@ class H2Connection(Connection):
                 exchange.finish(stream)  # the client has changed its mind
             elif len(server.tasks) >= server.limit_concurrency:
                 exchange.stream = None
-                exchange.refuse(server.overloaded())
+                exchange.refuse(server.overloaded(), stream.method == "HEAD")
             else:
                 server.start(stream)
 
@@ -260,11 +272,12 @@ class H2Connection(Connection):
             case Refused(stream, error, block):
                 exchange = Exchange(self, stream, None)
                 self._exchanges[exchange] = None
-                self._log_refused(block.fields, error.status, len(str(error)) + 1)
-                exchange.refuse(error)
+                bodyless = (b":method", b"HEAD") in block.fields
+                self._log_refused(block.fields, error, bodyless)
+                exchange.refuse(error, bodyless)
             case Malformed(block, reason):
                 self.complain("request", reason)
-                self._log_refused(block.fields, 400, 0)
+                self._log_refused(block.fields, RequestError(400, reason), True)
             case Reset(stream, _, reason):
                 if reason is not None:
                     self.complain("HTTP/2 frame", reason)
@@ -277,10 +290,11 @@ class H2Connection(Connection):
             case Leaving():
                 self._end_when_idle()
 
-    def _log_refused(self, fields: list[Header], status: int, sent: int) -> None:
+    def _log_refused(self, fields: list[Header], error: RequestError, bodyless: bool) -> None:
         access = self._server.access
         if access is not None:
-            access.refused_fields(fields, status, sent, self._listener.scheme, self._client, self._server_address)
+            sent = 0 if bodyless else len(str(error)) + 1
+            access.refused_fields(fields, error.status, sent, self._listener.scheme, self._client, self._server_address)
 
     # What goes.
 
@@ -333,13 +347,17 @@ class H2Connection(Connection):
             return
         del self._exchanges[exchange]
         exchange.deadline = NEVER
+        exchange.stream = None  # they hold each other
+        if exchange.tunnel is not None:
+            exchange.tunnel.let_go()
         if not self._exchanges:
             if self._lost:
                 self._server.forget(self)
             elif self._is_ending:
                 self._server.loop.call_soon(self._end)  # behind what is still to be sent
             elif self._reading is FRAMES:
-                self.deadline = min(self._server.idle_deadline, self._more_until, self._stuck_at)
+                self._idle_until = self._server.idle_deadline
+                self.deadline = min(self._idle_until, self._more_until, self._stuck_at)
 
     # The end.
 
@@ -376,6 +394,14 @@ class H2Connection(Connection):
         parts.clear()
         if self._reading is FRAMES:
             self._linger(is_sending=True)
+            if self._listener.scheme == "https":
+                # 5.4.1: the connection is closed behind GOAWAY. Without TLS the client has seen that; here it may be waiting for it, and
+                # not for as long as a clock takes that comes by once a second.
+                self._server.loop.call_later(GOAWAY_SECONDS, self._part)
+
+    def _part(self) -> None:
+        if self._reading is LINGER:
+            self._shut_idle()
 
     def _lose(self) -> None:
         """No stream goes on."""
@@ -405,6 +431,7 @@ class H2Connection(Connection):
 
     def postpone(self, seconds: float) -> None:
         super().postpone(seconds)
+        self._idle_until += seconds
         self._more_until += seconds
         self._stuck_at += seconds
         for exchange in self._exchanges:
@@ -414,7 +441,7 @@ class H2Connection(Connection):
         return self._next_deadline() - self._server.now
 
     def _next_deadline(self) -> float:
-        idle = NEVER if self._exchanges or self._lost else self._server.idle_deadline
+        idle = NEVER if self._exchanges or self._lost else self._idle_until
         return min([self._more_until, self._stuck_at, idle, *[exchange.deadline for exchange in self._exchanges]])
 
     def expired(self) -> None:
@@ -428,7 +455,7 @@ class H2Connection(Connection):
                 self._stuck_at = now + self.settings.write_timeout_s
         elif self._more_until <= now and not self._lost:
             self._shut_idle()
-        elif not self._exchanges:
+        elif not self._exchanges and self._idle_until <= now:
             self._end()
         for exchange in list(self._exchanges):
             if exchange.deadline <= now:

@@ -9,13 +9,13 @@ from ..asgi.http import HTTPStream
 from ..asgi.websocket import WebSocketStream
 from ..errors import ApplicationError, ClientDisconnected, RequestError
 from ..fields import DATE, SERVER
-from ..request import Fields, takes_trailers
+from ..request import UNKNOWN, Fields, takes_trailers
 from ..wire import CLIENT_CLOSED_REQUEST, NEVER, Header
 from .blocks import STATUS_FIELDS, encode_defaults, encode_fields, encode_length
 from .frames import Code
 from .outbox import HIGH_WATER
 from .streams import CLOSED, HALF_CLOSED_LOCAL, OPEN, Stream
-from .tunnel import Tunnel
+from .tunnel import LINGER_SECONDS, Tunnel
 
 if TYPE_CHECKING:
     from ..access import Record
@@ -31,6 +31,7 @@ class Exchange:
     __slots__ = (
         "_awaits_100",
         "_block",
+        "_body_until",
         "_declared",
         "_found",
         "_is_lost",
@@ -70,6 +71,8 @@ class Exchange:
         """The application was told that the client is gone."""
         self._awaits_100 = False
         """The client holds its body back until it is asked for."""
+        self._body_until = 0.0
+        """When more of the body has to be here, if the application waits for it."""
         # The response: its head is held until there is a body.
         self.status = 0
         self._block = b""
@@ -108,7 +111,9 @@ class Exchange:
             stream.feed(data)
         if end:
             stream.feed_eof()
-        self._watch()
+        self._body_until = self.connection.now + self.connection.settings.body_timeout_s
+        if not self.lane.is_waiting:  # otherwise it is the response that is waited for, whatever comes
+            self._watch()
 
     def lost(self) -> None:
         """The stream or the connection is gone, or as good as that: the application hears it, and has a moment to end."""
@@ -131,11 +136,12 @@ class Exchange:
 
     def completed(self) -> None:
         """The end of the response was queued, and is out."""
-        if self.tunnel is not None and self.tunnel.is_accepted:
-            if self.lane.state is CLOSED:
-                self.lost()
-        else:
+        if self.tunnel is None or not self.tunnel.is_accepted:
             self._settle()
+        elif self.lane.state is CLOSED:
+            self.lost()
+        else:
+            self.tunnel.ended()
 
     def expired(self) -> None:
         """`deadline` has passed."""
@@ -155,7 +161,7 @@ class Exchange:
                 self._watch()
         elif stream.deadline <= self.connection.now:
             stream.expired()
-        elif self.lane.state is OPEN and stream.awaits_body and not self._awaits_100:
+        elif self._is_body_overdue() and stream.awaits_body:
             self.refuse(RequestError(408, "The body of the request did not arrive in time"))
         else:
             self._watch()
@@ -170,16 +176,23 @@ class Exchange:
         self.connection.watch(deadline)
 
     def _await_body(self) -> None:
-        self.set_deadline(self.connection.now + self.connection.settings.body_timeout_s)
+        self._body_until = self.connection.now + self.connection.settings.body_timeout_s
+        self.set_deadline(self._body_until)
+
+    def _is_body_overdue(self) -> bool:
+        lane = self.lane
+        return lane.state is OPEN and not lane.is_waiting and not self._awaits_100 and self._body_until <= self.connection.now
 
     def _watch(self) -> None:
         """Set the deadline of what is waited for now."""
         if self.lane.is_waiting:
             self.set_deadline(self.connection.now + self.connection.settings.write_timeout_s)
-        elif self.lane.state is OPEN or self.lane.state is HALF_CLOSED_LOCAL:
-            self._await_body()
-        else:
+        elif self.lane.state is not OPEN and self.lane.state is not HALF_CLOSED_LOCAL:
             self.deadline = NEVER
+        elif self._body_until > self.connection.now:
+            self.set_deadline(self._body_until)
+        else:
+            self._await_body()
 
     # For the stream (see `wire`).
 
@@ -197,7 +210,11 @@ class Exchange:
         status, connection = self.status, self.connection
         block = STATUS_FIELDS[status] + self._block + encode_defaults(connection.server.default_headers[self._found])
         # RFC 9110, 8.6: a 204 has none; a 304, and the answer to HEAD, only where GET would have had it.
-        if self._declared < 0 and end and status != 204 and not (bodyless and (status == 304 or not body)):
+        if status == 204:
+            pass
+        elif self._declared >= 0:
+            block += encode_length(self._declared)
+        elif end and not (bodyless and (status == 304 or not body)):
             block += encode_length(len(body))
         self.has_begun = True
         if bodyless or (end and not body):
@@ -220,12 +237,15 @@ class Exchange:
             if lane.queued > HIGH_WATER and not lane.is_clogged and self.stream is not None:
                 lane.is_clogged = True
                 self.stream.pause()
+            if lane.queued == len(data):  # nothing was before
+                self._seen = self.sent - lane.queued
+                if self.tunnel is None:
+                    self._watch()
             if self.deadline == NEVER:
                 self._watch()
 
     def declare(self, stream: HTTPStream, length: int) -> None:
         self._declared = length
-        self._block += encode_length(length)
 
     def may_have_trailers(self, stream: HTTPStream) -> bool:
         return self.fields is not None and takes_trailers(self.fields.headers)
@@ -235,6 +255,8 @@ class Exchange:
         self.connection.flush_soon()
 
     def start_file(self, stream: HTTPStream, descriptor: int, offset: int, count: int) -> bool:
+        if not self.has_begun:
+            self.respond(stream, b"", False, False)
         return False  # it has to be cut into frames
 
     def end_file(self, stream: HTTPStream) -> int:
@@ -265,7 +287,7 @@ class Exchange:
             raise ClientDisconnected("the client is gone")
         if self.record is not None:
             headers = self.record.response_headers = list(headers)
-        block, _, found = encode_fields(headers)
+        block, _, found = encode_fields(headers)  # RFC 9110, 9.3.6: without a length, which is left out there
         block += encode_defaults(self.connection.server.default_headers[found & (DATE | SERVER)])
         # RFC 8441, 5: a 2xx accepts, without a Sec-WebSocket-Accept.
         self.status, self.has_begun = 200, True
@@ -296,12 +318,23 @@ class Exchange:
             return
         if lane.state is CLOSED:
             self.connection.forget(self)
-        elif lane.state is HALF_CLOSED_LOCAL and not (0 <= lane.expected <= lane.receive_window and not self._awaits_100):
+        elif lane.state is HALF_CLOSED_LOCAL and not self._may_end():
             self._give_up_body()
+        elif not lane.has_ended:
+            self.reset(Code.INTERNAL_ERROR)  # without a whole response: sys.exit() in the midst of it
         else:
-            # The rest of the response is on its way, or that of a request which is short and certain to come: to be dropped.
+            # The rest of the response is on its way, or that of a request which is short: to be dropped.
             self.connection.protocol.consume(lane, lane.unread)
-            self._watch()
+            if lane.state is HALF_CLOSED_LOCAL and lane.expected == UNKNOWN:
+                # As likely as not, its end comes next. A reset in its way would hide the client's own faults, and some take it for ours.
+                self.set_deadline(min(self.deadline, self.connection.now + LINGER_SECONDS))
+            else:
+                self._watch()
+
+    def _may_end(self) -> bool:
+        """Whether the client can send all that is left of its body without being given more room."""
+        lane = self.lane
+        return not self._awaits_100 and (lane.receive_window > 0 if lane.expected == UNKNOWN else lane.expected <= lane.receive_window)
 
     def _give_up_body(self) -> None:
         """RFC 9113, 8.1: the response is complete, and the client need not send the rest."""
@@ -309,8 +342,8 @@ class Exchange:
         self.connection.flush_soon()
         self.connection.forget(self)
 
-    def refuse(self, error: RequestError) -> None:
-        """Answer what the application is not to see, or not to answer."""
+    def refuse(self, error: RequestError, bodyless: bool = False) -> None:
+        """Answer what the application is not to see, or not to answer. `bodyless`: the request is HEAD, as it may be that of the stream."""
         connection = self.connection
         if not error.is_logged:
             connection.complain("request", error)
@@ -318,11 +351,11 @@ class Exchange:
             connection.protocol.reset(self.lane, Code.CANCEL)
         elif self.lane.state is not CLOSED:
             body = str(error).encode() + b"\n"
-            fields = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body)), *error.fields]
-            if self.stream is not None and self.stream.method == "HEAD":
-                body = b""
             self.status, self.has_begun = error.status, True
-            block = STATUS_FIELDS[error.status] + encode_fields(fields)[0] + encode_defaults(connection.server.default_headers[0])
+            block = STATUS_FIELDS[error.status] + encode_defaults(connection.server.default_headers[0])
+            block += encode_fields([*error.fields, (b"content-type", b"text/plain; charset=utf-8")])[0] + encode_length(len(body))
+            if bodyless or (self.stream is not None and self.stream.method == "HEAD"):
+                body = b""
             connection.protocol.send_head(self.lane, block, not body)
             if body:
                 self.put(body, True)

@@ -53,7 +53,9 @@ class Protocol(Streams):
         """A field block whose end is to come in CONTINUATION frames: stream, whether that ends with it, whether it depends on itself, bytes."""
         self._now = 0.0
         self._is_refusing = False
-        """No new ones are taken."""
+        """No new ones are taken..."""
+        self._last_taken = MAX_STREAM_ID
+        """...behind this one."""
         self.has_failed = False
 
     @property
@@ -108,11 +110,11 @@ class Protocol(Streams):
                 if self._held is not None and not (kind == frames.CONTINUATION and stream == self._held[0]):
                     # 6.2 and 6.10: nothing may stand between the frames of a field block.
                     raise ConnectionFailure(Code.PROTOCOL_ERROR, "a frame within a field block")
+                if not self._is_settled and kind != frames.SETTINGS:
+                    raise ConnectionFailure(Code.PROTOCOL_ERROR, "the first frame is not SETTINGS")  # 3.4
                 handler = HANDLERS.get(kind)
                 if handler is None:
                     self._spend(budget.IDLE_FRAME)  # 4.1 and 5.5: unknown types are ignored
-                elif not self._is_settled and kind != frames.SETTINGS:
-                    raise ConnectionFailure(Code.PROTOCOL_ERROR, "the first frame is not SETTINGS")  # 3.4
                 else:
                     handler(self, flags, stream, payload, events)
             if failure is not None:
@@ -191,9 +193,8 @@ class Protocol(Streams):
             self._on_closed(id_, 0)
 
     def _open(self, id_: int, end: bool, depends_on_itself: bool, block: Block, events: list[Event]) -> None:
-        first = self.last_id + 2 if self.last_id else 1
-        if id_ > first:
-            self._skipped.append(range(first, id_, 2))
+        if id_ > self.last_id + 2:
+            self._skipped.append(range((self.last_id + 1) | 1, id_, 2))
             del self._skipped[:-MAX_SKIPPED]
         self.last_id = id_
         limit = self._limits.max_streams
@@ -224,6 +225,7 @@ class Protocol(Streams):
             events.append(Refused(refused, error, block))
             return
         stream = self.streams[id_] = self._make(id_, end, expected)
+        stream.is_connected = bool(request[4].upgrade)
         events.append(Opened(stream, request, end))
 
     def _window_of_new(self) -> int:
@@ -238,6 +240,8 @@ class Protocol(Streams):
             self._break(stream, Code.STREAM_CLOSED, "HEADERS behind the end of the stream", events)  # 5.1
             return
         try:
+            if stream.is_connected:
+                raise MalformedError("HEADERS on a connected stream")  # 8.5
             if not end:
                 raise MalformedError("HEADERS in the midst of a body")  # 8.1
             check_trailers(block.fields)
@@ -267,6 +271,8 @@ class Protocol(Streams):
         self._window -= size
         if self._window < 0:
             raise ConnectionFailure(Code.FLOW_CONTROL_ERROR, "more than the window of the connection")  # 6.9.1
+        if flags & PADDED:
+            payload = _unpad(payload)
         stream = self.streams.get(id_)
         if stream is None:
             self._check_not_idle(id_, "DATA")
@@ -275,8 +281,6 @@ class Protocol(Streams):
                 self._spend(budget.IDLE_FRAME)
             self._on_closed(id_, size)
             return
-        if flags & PADDED:
-            payload = _unpad(payload)
         if stream.state is HALF_CLOSED_REMOTE:
             self._give_back(size)
             self._break(stream, Code.STREAM_CLOSED, "DATA behind the end of the stream", events)  # 5.1
@@ -321,8 +325,11 @@ class Protocol(Streams):
             self._break(stream, code, reason, events)
             return
         self._spend(budget.IDLE_FRAME)
-        if reason and id_ > self.last_id:
+        if reason and (id_ > self.last_id or not id_ & 1):
             raise ConnectionFailure(code, reason)  # 6.4: there is no RST_STREAM of an idle stream
+        if reason:
+            self._spend(budget.RESET)
+            self.outbox.add([frames.rst_stream(id_, code)])
 
     def _on_rst_stream(self, _flags: int, id_: int, payload: bytes, events: list[Event]) -> None:
         if len(payload) != 4:
@@ -331,6 +338,8 @@ class Protocol(Streams):
         if stream is None:
             self._check_not_idle(id_, "RST_STREAM")
             self._spend(budget.IDLE_FRAME)
+            if id_ in self._resets:
+                self._resets[id_] = BY_CLIENT  # it has crossed ours: what comes behind it was not on its way (5.1)
             return
         self._spend(budget.RESET)
         self._remember(id_, BY_CLIENT)
@@ -466,12 +475,14 @@ class Protocol(Streams):
         """Take no more streams, and tell the client up to which all have been taken (6.8)."""
         if not self._is_refusing and not self.has_failed:
             self._is_refusing = True
+            self._last_taken = self.last_id
             self.outbox.add([frames.goaway(self.last_id, Code.NO_ERROR, "")])
 
     def fail(self, code: Code, reason: str) -> None:
         """End the connection for `reason` (5.4.1). Nothing that comes behind it is looked at."""
         self.has_failed = True
-        self.outbox.add([frames.goaway(self.last_id, code, reason)])
+        # 6.8: the number must not grow, whatever was refused since.
+        self.outbox.add([frames.goaway(min(self.last_id, self._last_taken), code, reason)])
 
 
 MAX_SENT_FRAME = 65536

@@ -68,6 +68,9 @@ def read_request(block: Block, rules: Rules, max_list: int, has_websocket: bool)
         read_proxied(fields, rules, has_underscore, is_proxied)
     if fields.upgrade:
         _check_handshake(values)
+        if fields.length > 0:
+            raise RequestError(400, "Invalid WebSocket handshake: it has a body")
+        fields.length = UNKNOWN  # that of a body which it has not, and not of what follows
     name = METHODS.get(method) or ("CONNECT" if fields.upgrade else read_method(method, rules))
     if raw_path != b"*":
         check_path(raw_path, fields)

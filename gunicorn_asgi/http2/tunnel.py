@@ -78,22 +78,39 @@ class Tunnel:
 
     def expired(self) -> None:
         """The exchange's deadline has passed."""
-        exchange, now = self._exchange, self._exchange.connection.now
-        if not self._is_open:
-            if exchange.lane.is_waiting and not exchange.is_stuck():
-                exchange.set_deadline(now + exchange.connection.settings.write_timeout_s)
-            else:
-                exchange.reset(Code.CANCEL)
-            return
+        now = self._exchange.connection.now
         if self._stuck_at <= now:
-            if exchange.lane.is_waiting and exchange.is_stuck():
-                exchange.reset(Code.CANCEL)
+            if self._exchange.lane.is_waiting and self._exchange.is_stuck():
+                self._exchange.reset(Code.CANCEL)
                 return
             self._stuck_at = NEVER
+            self._await_room()
+        if not self._is_open:
+            if self._stuck_at == NEVER:
+                self._exchange.reset(Code.CANCEL)  # RFC 8441, 5: that is its TCP reset
+            else:
+                self._exchange.set_deadline(self._stuck_at)
+            return
         if self._stream.deadline <= now:
             self._stream.expired()
-        if self._is_open:
-            self.reschedule()
+        self.reschedule()
+
+    def ended(self) -> None:
+        """Our side is: the client has a moment to end its own."""
+        self._stuck_at = NEVER
+        self._exchange.set_deadline(self._exchange.connection.now + LINGER_SECONDS)
+
+    def let_go(self) -> None:
+        """It is over. The stream, which holds much memory, and this hold each other: that is not left to the garbage collector."""
+        del self._stream
+
+    def _await_room(self) -> None:
+        """Something of what is queued, if anything is, has to leave in time from now on."""
+        exchange = self._exchange
+        if self._stuck_at == NEVER and exchange.lane.is_waiting:
+            exchange.is_stuck()  # to compare with
+            self._stuck_at = exchange.connection.now + exchange.connection.settings.write_timeout_s
+            exchange.set_deadline(min(exchange.deadline, self._stuck_at))
 
     def _consume(self) -> None:
         lane = self._exchange.lane
@@ -104,11 +121,13 @@ class Tunnel:
     # For the stream (see `wire`).
 
     def write(self, data: bytes) -> None:
-        self._exchange.put(data, False)
-        self._exchange.connection.flush_soon()
-        if self._stuck_at == NEVER and self._exchange.lane.is_waiting:
-            self._stuck_at = self._exchange.connection.now + self._exchange.connection.settings.write_timeout_s
-            self.reschedule()
+        exchange = self._exchange
+        if exchange.lane.state is CLOSED:
+            return  # by a reset that stands behind what is just being read
+        exchange.put(data, False)
+        exchange.connection.flush_soon()
+        if exchange.lane.is_waiting:
+            self._await_room()
 
     def hold(self) -> None:
         self._is_held = True
@@ -125,13 +144,18 @@ class Tunnel:
         if self._is_open:
             self._is_open = False
             exchange = self._exchange
-            exchange.put(b"", True)
+            if exchange.lane.state is not CLOSED:
+                exchange.put(b"", True)
             self._consume()
-            exchange.set_deadline(exchange.connection.now + LINGER_SECONDS)
             exchange.connection.flush_soon()
             exchange.record_end()
             if exchange.lane.state is CLOSED:
                 exchange.connection.call_soon(exchange.lost)
+            elif exchange.lane.is_waiting:
+                self._await_room()
+                exchange.set_deadline(self._stuck_at)
+            else:
+                self.ended()
 
     def abort(self) -> None:
         if self._is_open:
