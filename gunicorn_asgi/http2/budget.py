@@ -19,7 +19,8 @@ SETTINGS_FRAME = 5
 RESET = 5
 """A stream that ends early, by the client or by its fault: its application was started for nothing."""
 REFUSED = 10
-"""A request that is answered in the application's place, with a line in the log: more than its response gives back. One more for each KiB."""
+"""A request that is answered in the application's place, or a WebSocket that fails by its client, each with a line in the log: more than its response
+gives back. One more for each KiB of its fields."""
 SMALL_FRAME = 1
 """A frame that had to be small because the client's window was."""
 LEAST_FRAME = 256

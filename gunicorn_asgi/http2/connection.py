@@ -15,6 +15,7 @@ from ..connection import CLOSED, LINGER, Connection, Ending
 from ..errors import RequestError
 from ..request import Request
 from ..wire import NEVER, Header
+from .budget import REFUSED
 from .events import Acknowledged, Event, Failed, Leaving, Malformed, Opened, Received, Refused, Reset
 from .exchange import Exchange
 from .protocol import Protocol
@@ -206,6 +207,7 @@ class H2Connection(Connection):
             try:
                 exchange.record = self._record(server.access, request, scheme)
             except RequestError as error:
+                self.protocol.charge(REFUSED)
                 pseudo = [(b":method", method.encode()), (b":path", raw_path + b"?" + query if query else raw_path)]
                 self._log_refused([*pseudo, *fields.headers], error, method == "HEAD")
                 exchange.refuse(error, method == "HEAD")
@@ -242,6 +244,7 @@ class H2Connection(Connection):
                 raise RequestError(400, "Invalid WebSocket handshake: its stream has ended")
             exchange.stream = stream = WebSocketStream(exchange, scope, server, server.websocket)
         except RequestError as error:
+            self.protocol.charge(REFUSED)
             exchange.refuse(error)
         else:
             exchange.tunnel = Tunnel(exchange, stream)

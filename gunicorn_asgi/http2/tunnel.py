@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..wire import NEVER
-from .budget import RESET
+from .budget import REFUSED, RESET
 from .frames import Code
 from .streams import CLOSED
 
@@ -59,6 +59,7 @@ class Tunnel:
     def lost(self) -> None:
         """The stream or the connection is gone."""
         self._is_open = False
+        self._early.clear()  # its window is given back
 
     def accept(self) -> bytes:
         """The handshake is complete. Returns what has come already."""
@@ -165,6 +166,7 @@ class Tunnel:
             self._exchange.connection.call_soon(self._exchange.lost)
 
     def fail(self, reason: str) -> None:
+        self._exchange.connection.protocol.charge(REFUSED)
         self._exchange.connection.complain("WebSocket frame", reason)
         self.close(is_clean=False)
 
