@@ -9,7 +9,7 @@ import asyncio
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from .connection import CLOSED, Connection, Ending
+from .connection import CLOSED, LINGER_SECONDS, Connection, Ending
 from .errors import RequestError
 from .http1.connection import H1Connection
 from .http2.connection import H2Connection
@@ -100,7 +100,10 @@ class Opening(Connection):
         self._speak_http1().refuse(error, self._data)
 
     def drain(self) -> None:
-        self._shut_idle()
+        if self._data:  # the rest is on its way
+            self.deadline = min(self.deadline, self._server.now + LINGER_SECONDS)
+        else:
+            self._shut_idle()
 
 
 CONNECTION_FIELDS = frozenset({b"connection", b"upgrade", b"http2-settings", b"keep-alive", b"proxy-connection"})
