@@ -110,7 +110,9 @@ CONNECTION_FIELDS = frozenset({b"connection", b"upgrade", b"http2-settings", b"k
 
 
 def upgrade(origin: H1Connection, request: Request, data: bytes, record: Record | None) -> bool:
-    """Answer `request`, which asks for h2c, over HTTP/2. `data` stands behind it. Returns False where its settings are none."""
+    """Answer `request`, which asks for h2c, over HTTP/2. `data` stands behind it. Returns False where its settings are none, or `data` is HTTP/1.1."""
+    if not PREFACE.startswith(data[: len(PREFACE)]):
+        return False  # RFC 9110, 7.8: it may be ignored, and who has sent more requests has not waited for the answer
     method, path, raw_path, query, fields = request
     own = Fields(b"", "2", [field for field in fields.headers if field[0] not in CONNECTION_FIELDS])
     own.scheme, own.client, own.script_name, own.root_path = fields.scheme, fields.client, fields.script_name, fields.root_path

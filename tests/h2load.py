@@ -253,10 +253,8 @@ class Visit:
             else:
                 self.answered += 1
                 self.pids[int(pid)] += 1
-        if not self.talk.has_ended and any(self._is_refused(stream) for stream in self._asked):
-            # To be begun again when the others are over.
-            if all(self._is_refused(stream) for stream in self._asked):
-                self.talk.has_ended = True
+        if self._asked and all(self._is_refused(stream) for stream in self._asked):
+            self.talk.has_ended = True  # nothing more is to be expected of it
 
     def _is_refused(self, stream: int) -> bool:
         answer: Answer = self.talk.answers[stream]

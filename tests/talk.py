@@ -121,6 +121,10 @@ class Talk:
         if not data:
             self.has_ended = True
             return
+        self.feed(data)
+
+    def feed(self, data: bytes) -> None:
+        """Take what has come."""
         data = self._held + data
         taken = b""
         while len(data) >= HEADER.size:
