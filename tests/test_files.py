@@ -8,10 +8,8 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-import resource
 import signal
 import socket
-import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -21,10 +19,10 @@ from typing import Any, ClassVar
 
 import pytest
 from inprocess import GET, WAIT, Flag, Truncated, request, serve
-from process import LOOPS, Gunicorn, poll
-from ways import WAYS, Way, certificate, descriptors, serving
+from process import LOOPS, NOTE, Gunicorn, poll
+from ways import WAYS, certificate, descriptors, serving
 
-from gunicorn_asgi import connection
+from gunicorn_asgi import connection, sendfile
 from gunicorn_asgi.asgi import files
 from gunicorn_asgi.errors import ApplicationError, ClientDisconnected
 from gunicorn_asgi.sendfile import Transfer
@@ -305,7 +303,11 @@ def test_an_application_may_answer_otherwise_where_a_file_cannot_be_opened(parse
     ("before", "last", "reason"),
     [
         ([], "path", "'http.response.pathsend' is a whole body: expected between 'http.response.start' and any other part"),
-        ([START, body(b"x", True)], "path", "'http.response.pathsend' is a whole body: expected between 'http.response.start' and any other part"),
+        (
+            [START, body(b"x", True)],
+            "path",
+            "'http.response.pathsend' is a whole body: expected between 'http.response.start' and any other part",
+        ),
         ([], "part", "expected 'http.response.start' before 'http.response.zerocopysend'"),
     ],
 )
@@ -442,3 +444,649 @@ def streams(server: Any) -> list[Any]:
 def task_is_waiting(stream: Any) -> bool:
     """For the client to take what was sent."""
     return bool(stream._clogged and stream._waiters)
+
+
+# A file that changes, and a client that does not read, or leaves.
+
+
+def test_a_file_is_the_one_that_was_opened(parser: str, way: str, make: Any) -> None:
+    """Whatever becomes of its name: deleted while it is sent, and replaced before it is closed."""
+    path = make(BIG)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        sender = asyncio.ensure_future(send(path_of(path)))
+        while not any(task_is_waiting(stream) for stream in streams(asked.server)):
+            await asyncio.sleep(0.01)
+        path.unlink()
+        path.write_bytes(b"another")
+        going.set()
+        await sender
+
+    going = Flag()
+    with serving(app, parser, way) as asked:
+        client = asked.connect()
+        if asked.is_h2:
+            id_ = client.ask()
+            going.wait()
+            assert client.read(id_).body == content(BIG)
+        else:
+            client.send(request(version=asked.version))
+            going.wait()
+            assert client.read_response().body == content(BIG)
+
+
+@pytest.mark.parametrize("way", ["1.1", "unix", "tls", "h2"])
+def test_a_file_that_becomes_shorter_ends_the_connection_and_is_told(parser: str, way: str, make: Any) -> None:
+    """Statement 134: nobody may take it for whole."""
+    path = make(BIG)
+    waiting, cut = Flag(), Flag()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        sender = asyncio.ensure_future(send(path_of(path)))
+        while not any(task_is_waiting(stream) for stream in streams(asked.server)):
+            await asyncio.sleep(0.01)
+        waiting.set()
+        await cut.reached()
+        await sender
+
+    with serving(app, parser, way) as asked:
+        client = asked.connect()
+        if asked.is_h2:
+            id_ = client.ask()
+            waiting.wait()
+            os.truncate(path, 10)
+            cut.set()
+            assert client.read(id_).is_whole is False
+            assert client.resets[id_] == 2  # INTERNAL_ERROR
+        else:
+            client.send(GET)
+            waiting.wait()
+            os.truncate(path, 10)
+            cut.set()
+            with pytest.raises((Truncated, ConnectionError)):
+                client.read_response()
+        asked.server.wait_until(asked.server.is_idle if not asked.is_h2 else lambda: not asked.server.server.tasks)
+        (line,) = asked.server.log.take("error")
+        assert "bytes shorter than it was" in str(line.error)
+
+
+@pytest.mark.parametrize("end", ["reset", "close"])
+@pytest.mark.parametrize("taken", [0, 100, 300_000])
+@pytest.mark.parametrize("way", ["1.1", "unix", "tls", "h2"])
+def test_a_client_that_leaves_halfway_is_no_error(parser: str, way: str, make: Any, taken: int, end: str) -> None:
+    """``send()`` says so, and the file is closed."""
+    path = make(BIG)
+    raised: list[BaseException] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        try:
+            await send(path_of(path))
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    with serving(app, parser, way) as asked:
+        client = asked.connect()
+        if asked.is_h2:
+            id_ = client.ask()
+            while len(client.answers[id_].body) < taken:
+                client.read_events()
+        else:
+            client.send(GET)
+            while len(client.buffer) < taken:
+                client._more()
+        asked.server.wait_until(lambda: any(task_is_waiting(stream) for stream in streams(asked.server)))
+        client.reset() if end == "reset" and way != "unix" else client.close()
+        asked.server.wait_until(asked.server.is_idle)
+        assert [type(error) for error in raised] == [ClientDisconnected]
+        assert not asked.server.log.take("warning")
+
+
+def test_a_slow_client_holds_no_thread_and_no_memory_and_nobody_up(parser: str, make: Any) -> None:
+    path = make(40_000_000)
+    with serving(sending(START, path_of(path)), parser, "1.1") as asked:
+        slow = [asked.connect() for _ in range(8)]
+        for client in slow:
+            client.send(GET)
+        asked.server.wait_until(lambda: [task_is_waiting(stream) for stream in streams(asked.server)] == [True] * 8)
+        assert asked.server.unsent() == 0  # what waits is on the disk
+        pool = asked.server.loop._default_executor
+        assert pool is None or pool._work_queue.empty()
+        assert asked.ask(asked.connect(), "HEAD").values(b"content-length") == [b"40000000"]
+        for client in slow:
+            assert client.read_response().body == path.read_bytes()
+
+
+@pytest.mark.parametrize("way", ["tls", "h2"])
+def test_what_waits_for_a_slow_client_is_bounded_where_a_file_passes_through(parser: str, way: str, make: Any) -> None:
+    with serving(sending(START, path_of(make(BIG))), parser, way) as asked:
+        client = asked.connect(**({"window": 1000} if way == "h2" else {}))
+        client.ask() if way == "h2" else client.send(GET)
+        asked.server.wait_until(lambda: any(task_is_waiting(stream) for stream in streams(asked.server)))
+        queued = asked.server.call(lambda: sum(exchange.lane.queued for exchange in (h2_exchanges(asked.server))))
+        assert asked.server.unsent() + queued < 4 * files.PIECE
+        client.close()
+
+
+def h2_exchanges(server: Any) -> list[Any]:
+    return [exchange for connection in server.server.connections for exchange in getattr(connection, "_exchanges", ())]
+
+
+def test_a_client_that_takes_nothing_has_write_timeout(parser: str, make: Any) -> None:
+    with serving(sending(START, path_of(make(BIG))), parser, "1.1", write_timeout=20.0) as asked:
+        client = asked.connect()
+        client.send(GET)
+        asked.server.run(until_sending(asked.server))
+        asked.server.advance(15)
+        assert not asked.server.is_idle()
+        asked.server.advance(30)
+        asked.server.wait_until(asked.server.is_idle)
+        with pytest.raises((Truncated, ConnectionResetError)):
+            client.read_response()
+
+
+def test_a_client_that_takes_little_has_all_the_time(parser: str, make: Any) -> None:
+    with serving(sending(START, path_of(make(BIG))), parser, "1.1", write_timeout=20.0) as asked:
+        client = asked.connect()
+        client.send(GET)
+        for _ in range(4):
+            asked.server.run(until_sending(asked.server))
+            asked.server.advance(15)
+            for _ in range(30):
+                client._more()
+        assert client.read_response().body == content(BIG)
+
+
+def test_a_client_that_has_closed_its_side_has_as_much(parser: str, make: Any) -> None:
+    """RFC 9112, 9.6: its request was whole."""
+    with serving(sending(START, path_of(make(BIG))), parser, "1.1", write_timeout=20.0) as asked:
+        client = asked.connect()
+        client.send(GET)
+        asked.server.run(until_sending(asked.server))
+        client.send_eof()
+        asked.server.wait_half_closed()
+        asked.server.advance(8)
+        assert client.read_response().body == content(BIG)
+        assert client.read_rest() == b""
+
+
+def test_pipelined_requests_behind_a_file_wait_for_it(parser: str, make: Any) -> None:
+    with serving(sending(START, path_of(make(2_000_000))), parser, "1.1") as asked:
+        client = asked.connect()
+        client.send(GET + request("HEAD") + GET + request("GET", "/", b"Connection: close"))
+        assert client.read_response().body == content(2_000_000)
+        assert client.read_response("HEAD").status == 200
+        assert client.read_response().body == content(2_000_000)
+        assert client.read_response().body == content(2_000_000)
+        assert client.read_rest() == b""
+
+
+# An application that loses its patience.
+
+
+@pytest.mark.parametrize("way", ["1.1", "tls", "h2"])
+def test_an_application_that_is_cancelled_while_it_sends_leaves_nothing_open(parser: str, way: str, make: Any) -> None:
+    path = make(BIG)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        sender = asyncio.ensure_future(send(path_of(path)))
+        while not any(task_is_waiting(stream) for stream in streams(asked.server)):
+            await asyncio.sleep(0.01)
+        sender.cancel()
+        await sender
+
+    with serving(app, parser, way) as asked:
+        client = asked.connect()
+        if asked.is_h2:
+            assert not client.read(client.ask()).is_whole
+        else:
+            client.send(GET)
+            with pytest.raises((Truncated, ConnectionError)):
+                client.read_response()
+        (line,) = asked.server.log.take("error")
+        assert line.text == "ASGI application was cancelled, handling request GET /"
+
+
+def test_what_was_sent_counts_where_an_application_sends_the_rest_otherwise(parser: str, make: Any) -> None:
+    path = make(BIG)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        sender = asyncio.ensure_future(send(path_of(path)))
+        await until_sending(asked.server)
+        left = asked.server.server.connections.copy().pop()._transfer.left
+        sender.cancel()
+        await asyncio.wait([sender])
+        with pytest.raises(ApplicationError, match="1 bytes longer"):
+            await send(body(content(BIG)[-left:] + b"x"))
+        await send(body(content(BIG)[-left:]))
+
+    with serving(app, parser, "1.1") as asked:
+        client = asked.connect()
+        client.send(GET)
+        assert client.read_response().body == content(BIG)
+        client.send(request("HEAD"))
+        client.close()
+        asked.server.wait_until(lambda: not asked.server.server.connections)
+        asked.server.log.take("error")
+
+
+@pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Opening and reading wait until this is set."""
+    ready = threading.Event()
+    real_open, real_pread = os.open, os.pread
+
+    def slow_open(*args: Any, **kwargs: Any) -> int:
+        if threading.current_thread().name.startswith("asyncio_"):
+            assert ready.wait(WAIT)
+        return real_open(*args, **kwargs)
+
+    def slow_pread(*args: Any) -> bytes:
+        assert ready.wait(WAIT)
+        return real_pread(*args)
+
+    monkeypatch.setattr(files.os, "open", slow_open)
+    monkeypatch.setattr(files.os, "pread", slow_pread)
+    yield ready
+    ready.set()
+
+
+def test_a_disk_that_takes_its_time_holds_nobody_up(parser: str, make: Any, slow_disk: threading.Event) -> None:
+    path = make(1000)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(path_of(path) if scope["path"] == "/file" else body(b"other"))
+
+    with serving(app, parser, "1.1") as asked:
+        waiting, other = asked.connect(), asked.connect()
+        waiting.send(request("GET", "/file"))
+        assert asked.ask(other).body == b"other"
+        slow_disk.set()
+        assert waiting.read_response().body == content(1000)
+
+
+def test_a_file_that_is_opened_for_nobody_is_closed(parser: str, make: Any, slow_disk: threading.Event) -> None:
+    path = make(1000)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        sender = asyncio.ensure_future(send(path_of(path)))
+        await asyncio.sleep(0.05)
+        sender.cancel()
+        await asyncio.wait([sender])
+        await send(body(b"too slow"))
+
+    with serving(app, parser, "1.1") as asked:
+        assert asked.fetch().body == b"too slow"
+        slow_disk.set()
+
+
+def test_a_client_that_leaves_while_a_file_is_opened_is_cancelled_after_its_grace(
+    parser: str, make: Any, slow_disk: threading.Event
+) -> None:
+    raised: list[BaseException] = []
+    path = make(1000)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        try:
+            await send(path_of(path))
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    with serving(app, parser, "1.1", asgi_disconnect_grace_period=5) as asked:
+        client = asked.connect()
+        client.send(GET)
+        asked.server.wait_until(lambda: asked.server.server.tasks)
+        client.reset()
+        asked.server.wait_lost()
+        asked.server.advance(8)
+        asked.server.wait_until(asked.server.is_idle)
+        slow_disk.set()
+    assert [type(error) for error in raised] == [asyncio.CancelledError]
+
+
+def test_a_read_that_nobody_waits_for_any_more_has_a_descriptor_of_its_own(
+    parser: str, make: Any, slow_disk: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of one that is closed may be another file's by the time that the thread gets to it."""
+    monkeypatch.setattr(files, "NOWAIT", 0)
+    path = make(1000)
+    seen: list[bytes] = []
+    pread = files.os.pread
+
+    def noting(*args: Any) -> bytes:
+        seen.append(pread(*args))
+        return seen[-1]
+
+    monkeypatch.setattr(files.os, "pread", noting)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        with path.open("rb") as file:
+            sender = asyncio.ensure_future(send(part_of(file)))
+            await asyncio.sleep(0.05)
+            sender.cancel()
+            await asyncio.wait([sender])
+        await send(body(b"too slow"))
+
+    with serving(app, parser, "1.1") as asked:
+        assert asked.fetch().body == b"too slow"
+        slow_disk.set()
+        poll(lambda: seen == [content(1000)])
+
+
+def test_without_a_descriptor_for_the_socket_a_file_is_read(parser: str, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EMFILE."""
+    real = os.dup
+    files_of_process = set()
+
+    def full(descriptor: int) -> int:
+        files_of_process.add(descriptor)
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(sendfile.os, "dup", full)
+    with serving(sending(START, path_of(make(1_000_000))), parser, "1.1") as asked:
+        assert asked.fetch().body == content(1_000_000)
+    assert files_of_process
+    assert real is not os.dup
+
+
+def test_what_sendfile_does_not_take_is_read(parser: str, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """EINVAL of file systems that have no pages to give."""
+
+    def refuse(*_: Any) -> int:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(sendfile.os, "sendfile", refuse)
+    with serving(sending(START, path_of(make(1_000_000))), parser, "1.1") as asked:
+        client = asked.connect()
+        for _ in range(2):
+            assert asked.ask(client).body == content(1_000_000)
+
+
+class Access:
+    """What the access log is told."""
+
+    def __init__(self) -> None:
+        self.sent: list[int] = []
+
+    def begin(self, *_: Any) -> Any:
+        return type("Record", (), {"response_headers": None})()
+
+    def end(self, _record: Any, _status: int, sent: int) -> None:
+        self.sent.append(sent)
+
+
+def test_the_log_counts_what_was_sent_of_a_file(parser: str, make: Any) -> None:
+    access = Access()
+    with serving(sending(START, path_of(make(BIG))), parser, "1.1", access=access) as asked:
+        assert asked.fetch().is_whole
+        client = asked.connect()
+        client.send(GET)
+        asked.server.run(until_sending(asked.server))
+        client.reset()
+        asked.server.wait_until(asked.server.is_idle)
+    whole, part = access.sent
+    assert whole == BIG
+    assert 0 < part < BIG
+
+
+# Parts of files.
+
+FILE = content(500_000)
+
+
+def parts_app(make_file: Callable[[], Any], *parts: Any, head: dict[str, Any] = START) -> Any:
+    """An application that sends these parts of one file, or other messages; at its end, ``positions`` has where the file stands."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        with make_file() as file:
+            await send(head)
+            for part in parts:
+                await send(part_of(file, **part) if "type" not in part else part)
+            app.positions.append(file.tell())  # type: ignore[attr-defined]  # also: it is not closed (statement 129)
+
+    app.positions = []  # type: ignore[attr-defined]
+    return app
+
+
+PARTS: dict[str, tuple[list[dict[str, Any]], bytes, int]] = {
+    "all of it": ([{}], FILE, 500_000),
+    "from an offset": ([{"offset": 100_000}], FILE[100_000:], 0),
+    "so many bytes": ([{"count": 300_000}], FILE[:300_000], 300_000),
+    "few bytes": ([{"count": 10}], FILE[:10], 10),
+    "from an offset so many": ([{"offset": 7, "count": 200_000}], FILE[7:200_007], 0),
+    "none": ([{"count": 0}], b"", 0),
+    "from its end": ([{"offset": 500_000}], b"", 0),
+    "from behind its end": ([{"offset": 600_000}], b"", 0),
+    "several": ([{"count": 100_000, "more": True}, {"count": 100_000, "more": True}, {}], FILE, 500_000),
+    "backwards": ([{"offset": 400_000, "more": True}, {"offset": 0, "count": 5}], FILE[400_000:] + FILE[:5], 0),
+    "between others": ([body(b"<", True), {"more": True}, body(b">")], b"<" + FILE + b">", 500_000),
+    "behind others": ([body(b"<", True), {"count": 70_000}], b"<" + FILE[:70_000], 70_000),
+    "nothing between": ([{"count": 0, "more": True}, {"count": 80_000, "more": True}, body(b"")], FILE[:80_000], 80_000),
+}
+
+
+@pytest.mark.parametrize("what", PARTS)
+def test_parts_of_a_file_are_parts_of_the_body(parser: str, way: str, tmp_path: Path, what: str) -> None:
+    """Statements 124 to 130: identical bytes whatever the framing, and where no offset was given the position behind them."""
+    path = tmp_path / "file"
+    path.write_bytes(FILE)
+    parts, expected, position = PARTS[what]
+    for head in (START, start(length(len(expected)))):
+        app = parts_app(lambda: path.open("rb"), *parts, head=head)
+        with serving(app, parser, way) as asked:
+            client = asked.connect()
+            answer = asked.ask(client)
+            assert (answer.is_whole, answer.body) == (True, expected)
+            if way != "1.0":
+                answer = asked.ask(client, "HEAD")
+                assert (answer.is_whole, answer.body) == (True, b"")
+            asked.server.wait_until(lambda app=app: len(app.positions) == (1 if way == "1.0" else 2))
+        assert set(app.positions) == {position}
+
+
+def test_a_part_is_from_where_the_application_reads(parser: str, tmp_path: Path) -> None:
+    """Statement 125: not from where the buffer before the descriptor has read to."""
+    path = tmp_path / "file"
+    path.write_bytes(FILE)
+
+    def open_file() -> Any:
+        file = path.open("rb")
+        assert file.read(10) == FILE[:10]
+        return file
+
+    with serving(parts_app(open_file, {}), parser, "1.1") as asked:
+        assert asked.fetch().body == FILE[10:]
+
+
+def test_a_descriptor_is_a_file_too(parser: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(FILE)
+    positions: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.lseek(descriptor, 5, os.SEEK_SET)
+            await send(START)
+            await send(part_of(descriptor, more=True, count=100_000))
+            positions.append(os.lseek(descriptor, 0, os.SEEK_CUR))
+            await send(part_of(descriptor))
+        finally:
+            os.close(descriptor)
+
+    with serving(app, parser, "1.1") as asked:
+        assert asked.fetch().body == FILE[5:]
+    assert positions == [100_005]
+
+
+def test_a_file_that_grows_is_what_was_announced_and_too_many_bytes_are_an_error(parser: str, way: str, make: Any) -> None:
+    path = make(200_000)
+    with serving(parts_app(lambda: path.open("rb"), {}, head=start(length(150_000))), parser, way) as asked:
+        assert asked.fetch().body == content(200_000)[:150_000]
+    with serving(parts_app(lambda: path.open("rb"), {"count": 200_000}, head=start(length(150_000))), parser, way) as asked:
+        assert asked.fetch().status == 500
+        (line,) = asked.server.log.take("error")
+        assert str(line.error) == "the body is 50000 bytes longer than its content-length"
+
+
+@pytest.mark.parametrize("number", [-1, True, 1.5, "1", b"1"], ids=repr)
+@pytest.mark.parametrize("name", ["offset", "count"])
+def test_offset_and_count_are_numbers_of_bytes(parser: str, make: Any, name: str, number: Any) -> None:
+    path = make(10)
+    with serving(parts_app(lambda: path.open("rb"), {name: number}), parser, "1.1") as asked:
+        assert asked.fetch().status == 500
+        (line,) = asked.server.log.take("error")
+        assert str(line.error) == f"{name!r} must be a number of bytes or None, not {number!r}"
+
+
+def _closed(path: Path) -> Any:
+    with path.open("rb") as file:
+        return file
+
+
+def _pipe(_: Path) -> Any:
+    read, write = os.pipe()
+    os.close(write)
+    return os.fdopen(read, "rb")
+
+
+NOT_FILES: dict[str, Callable[[Path], Any]] = {
+    "nothing": lambda _: None,
+    "bytes": lambda _: b"x",
+    "memory": lambda _: io.BytesIO(b"x"),
+    "a closed one": _closed,
+    "text": lambda path: path.open(),
+    "a pipe": _pipe,
+    "a socket": lambda _: socket.socket(),
+    "a descriptor of none": lambda _: 1 << 20,
+    "a bool": lambda _: True,
+}
+
+
+@pytest.mark.parametrize("what", NOT_FILES)
+@pytest.mark.parametrize("way", ["1.1", "h2"])
+def test_what_has_no_descriptor_of_a_file_raises(parser: str, way: str, make: Any, what: str) -> None:
+    """Statement 124."""
+    path = make(10)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        file = NOT_FILES[what](path)
+        try:
+            await send(START)
+            await send(part_of(file))
+        finally:
+            if hasattr(file, "close"):
+                file.close()
+
+    with serving(app, parser, way) as asked:
+        assert asked.fetch().status == 500
+        (line,) = asked.server.log.take("error")
+        assert isinstance(line.error, ApplicationError)
+        assert str(line.error).startswith("'file' must be ")
+
+
+def test_more_bytes_than_there_are_raise(parser: str, make: Any) -> None:
+    path = make(10)
+    with serving(parts_app(lambda: path.open("rb"), {"offset": 3, "count": 8}), parser, "1.1") as asked:
+        assert asked.fetch().status == 500
+        (line,) = asked.server.log.take("error")
+        assert str(line.error) == "'count' is 8, and behind offset 3 the file has 7 bytes"
+
+
+def test_a_descriptor_that_cannot_be_read_is_a_500_where_nothing_is_written(parser: str, way: str, make: Any) -> None:
+    path = make(1000)
+    with serving(parts_app(lambda: path.open("ab"), {"offset": 0}), parser, way) as asked:
+        assert asked.fetch().status == 500
+        (line,) = asked.server.log.take("error")
+        assert str(line.error).startswith("the file cannot be read: ")
+
+
+# With Gunicorn around it.
+
+APP = """
+import os
+PATH = os.environ["TEST_FILE"]
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.pathsend", "path": PATH})
+"""
+
+
+@contextmanager
+def gunicorn(tmp_path: Path, path: Path, loop: str, **given: Any) -> Iterator[Gunicorn]:
+    (tmp_path / "filing.py").write_text(APP)
+    env = {"TEST_FILE": str(path), **given.pop("env", {})}
+    with Gunicorn(tmp_path, "filing:app", asgi_loop=loop, pythonpath=str(tmp_path), env=env, **given) as server:
+        yield server
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_worker_that_is_told_to_stop_finishes_its_file(tmp_path: Path, make: Any, loop: str) -> None:
+    path = make(BIG)
+    with gunicorn(tmp_path, path, loop) as server, server.connect() as client:
+        client.get("/")
+        client.read_until(b"\r\n\r\n")
+        server.kill(signal.SIGTERM)
+        server.wait_for("Handling signal: term")
+        assert client.read_all() == content(BIG)
+        assert server.wait() == 0
+        assert not server.lines(r"\[(WARNING|ERROR|CRITICAL)\]")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_at_the_end_of_graceful_timeout_a_file_ends_with_a_reset(tmp_path: Path, make: Any, loop: str) -> None:
+    path = make(BIG)
+    with gunicorn(tmp_path, path, loop, graceful_timeout=2) as server, server.connect() as client:
+        client.get("/")
+        client.read_until(b"\r\n\r\n")
+        assert server.stop() == 0
+        assert len(client.read_all()) < BIG
+        assert server.lines("1 responses were not complete, and 1 applications running, at the end of graceful_timeout")
+
+
+@pytest.mark.parametrize(("value", "expected"), [("no", False), ("yes", True)])
+def test_the_environment_turns_sendfile_off(tmp_path: Path, make: Any, value: str, expected: bool) -> None:
+    """Gunicorn's ``SENDFILE``."""
+    config = """
+from gunicorn_asgi import connection, sendfile
+class Noted(connection.Transfer):
+    def __init__(self, *args):
+        note("sendfile")
+        super().__init__(*args)
+connection.Transfer = Noted
+"""
+    path = make(1_000_000)
+    with gunicorn(tmp_path, path, LOOPS[0], env={"SENDFILE": value}, config=NOTE + config) as server:
+        assert server.get("/").content == content(1_000_000)
+        assert server.events.count("sendfile") == expected
+
+
+def test_a_worker_without_a_free_descriptor_answers_500(tmp_path: Path, make: Any) -> None:
+    """EMFILE for the file itself."""
+    path = make(1_000_000)
+    real = os.open
+
+    def full(name: Any, *args: Any, **kwargs: Any) -> int:
+        if name == str(path):
+            raise OSError(24, "Too many open files")
+        return real(name, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch, serve(sending(START, path_of(path)), "h11") as server:
+        patch.setattr(files.os, "open", full)
+        client = server.connect()
+        client.send(GET)
+        assert client.read_response().status == 500
+        (line,) = server.log.take("error")
+        assert "Too many open files" in str(line.error)

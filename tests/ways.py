@@ -188,12 +188,13 @@ def serving(app: Any, parser: str, way: str, **settings: Any) -> Iterator[Way]:
 
 
 def descriptors() -> Counter[str]:
-    """What this process has open: how many of which kind, and every file by its name."""
+    """What of files and sockets this process has open. (libuv keeps pipes of its own.)"""
     found: Counter[str] = Counter()
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 # the descriptor of a Path's listing would be among them
         try:
             target = os.readlink(f"/proc/self/fd/{name}")  # noqa: PTH115
         except FileNotFoundError:
             continue  # that of the listing itself
-        found[target if target.startswith("/") else target.partition(":")[0]] += 1
+        if target.startswith(("/", "socket:")):
+            found[target.partition(":")[0]] += 1
     return found
