@@ -507,9 +507,9 @@ def test_a_file_that_becomes_shorter_ends_the_connection_and_is_told(parser: str
             cut.set()
             with pytest.raises((Truncated, ConnectionError)):
                 client.read_response()
-        asked.server.wait_until(asked.server.is_idle if not asked.is_h2 else lambda: not asked.server.server.tasks)
+        asked.server.wait_until(lambda: not asked.server.server.tasks)
         (line,) = asked.server.log.take("error")
-        assert "bytes shorter than it was" in str(line.error)
+        assert "shorter than it was" in str(line.error)
 
 
 @pytest.mark.parametrize("end", ["reset", "close"])
@@ -548,16 +548,22 @@ def test_a_client_that_leaves_halfway_is_no_error(parser: str, way: str, make: A
 def test_a_slow_client_holds_no_thread_and_no_memory_and_nobody_up(parser: str, make: Any) -> None:
     path = make(40_000_000)
     with serving(sending(START, path_of(path)), parser, "1.1") as asked:
-        slow = [asked.connect() for _ in range(8)]
+        slow = [asked.connect() for _ in range(40)]
         for client in slow:
             client.send(GET)
-        asked.server.wait_until(lambda: [task_is_waiting(stream) for stream in streams(asked.server)] == [True] * 8)
+        asked.server.wait_until(lambda: [task_is_waiting(stream) for stream in streams(asked.server)] == [True] * 40)
         assert asked.server.unsent() == 0  # what waits is on the disk
-        pool = asked.server.loop._default_executor
-        assert pool is None or pool._work_queue.empty()
+        assert asked.server.run(answers_from_a_thread()) == "here"
         assert asked.ask(asked.connect(), "HEAD").values(b"content-length") == [b"40000000"]
-        for client in slow:
-            assert client.read_response().body == path.read_bytes()
+        whole = path.read_bytes()
+        for client in slow[:2]:
+            assert client.read_response().body == whole
+
+
+async def answers_from_a_thread() -> str:
+    """Whether one of the executor's is free."""
+    loop = asyncio.get_running_loop()
+    return await asyncio.wait_for(loop.run_in_executor(None, lambda: "here"), WAIT)
 
 
 @pytest.mark.parametrize("way", ["tls", "h2"])
@@ -567,7 +573,7 @@ def test_what_waits_for_a_slow_client_is_bounded_where_a_file_passes_through(par
         client.ask() if way == "h2" else client.send(GET)
         asked.server.wait_until(lambda: any(task_is_waiting(stream) for stream in streams(asked.server)))
         queued = asked.server.call(lambda: sum(exchange.lane.queued for exchange in (h2_exchanges(asked.server))))
-        assert asked.server.unsent() + queued < 4 * files.PIECE
+        assert asked.server.unsent() + queued < 1_000_000
         client.close()
 
 
@@ -589,15 +595,15 @@ def test_a_client_that_takes_nothing_has_write_timeout(parser: str, make: Any) -
 
 
 def test_a_client_that_takes_little_has_all_the_time(parser: str, make: Any) -> None:
-    with serving(sending(START, path_of(make(BIG))), parser, "1.1", write_timeout=20.0) as asked:
-        client = asked.connect()
+    with serving(sending(START, path_of(make(2 * BIG))), parser, "1.1", write_timeout=20.0) as asked:
+        client = asked.connect(receive_buffer=65536)
         client.send(GET)
         for _ in range(4):
             asked.server.run(until_sending(asked.server))
             asked.server.advance(15)
             for _ in range(30):
                 client._more()
-        assert client.read_response().body == content(BIG)
+        assert client.read_response().body == content(2 * BIG)
 
 
 def test_a_client_that_has_closed_its_side_has_as_much(parser: str, make: Any) -> None:
@@ -636,15 +642,20 @@ def test_an_application_that_is_cancelled_while_it_sends_leaves_nothing_open(par
         sender = asyncio.ensure_future(send(path_of(path)))
         while not any(task_is_waiting(stream) for stream in streams(asked.server)):
             await asyncio.sleep(0.01)
+        cancelled.set()
         sender.cancel()
         await sender
 
+    cancelled = Flag()
     with serving(app, parser, way) as asked:
         client = asked.connect()
         if asked.is_h2:
-            assert not client.read(client.ask()).is_whole
+            id_ = client.ask()
+            cancelled.wait()
+            assert not client.read(id_).is_whole
         else:
             client.send(GET)
+            cancelled.wait()
             with pytest.raises((Truncated, ConnectionError)):
                 client.read_response()
         (line,) = asked.server.log.take("error")
@@ -661,18 +672,17 @@ def test_what_was_sent_counts_where_an_application_sends_the_rest_otherwise(pars
         left = asked.server.server.connections.copy().pop()._transfer.left
         sender.cancel()
         await asyncio.wait([sender])
+        cancelled.set()
         with pytest.raises(ApplicationError, match="1 bytes longer"):
             await send(body(content(BIG)[-left:] + b"x"))
         await send(body(content(BIG)[-left:]))
 
+    cancelled = Flag()
     with serving(app, parser, "1.1") as asked:
         client = asked.connect()
         client.send(GET)
+        cancelled.wait()
         assert client.read_response().body == content(BIG)
-        client.send(request("HEAD"))
-        client.close()
-        asked.server.wait_until(lambda: not asked.server.server.connections)
-        asked.server.log.take("error")
 
 
 @pytest.fixture
@@ -725,6 +735,8 @@ def test_a_file_that_is_opened_for_nobody_is_closed(parser: str, make: Any, slow
     with serving(app, parser, "1.1") as asked:
         assert asked.fetch().body == b"too slow"
         slow_disk.set()
+        asked.server.run(answers_from_a_thread())
+        asked.server.wait_until(lambda: str(path) not in descriptors())
 
 
 def test_a_client_that_leaves_while_a_file_is_opened_is_cancelled_after_its_grace(
@@ -950,8 +962,9 @@ def test_offset_and_count_are_numbers_of_bytes(parser: str, make: Any, name: str
 
 
 def _closed(path: Path) -> Any:
-    with path.open("rb") as file:
-        return file
+    file = path.open("rb")
+    file.close()
+    return file
 
 
 def _pipe(_: Path) -> Any:
@@ -1060,7 +1073,7 @@ def test_at_the_end_of_graceful_timeout_a_file_ends_with_a_reset(tmp_path: Path,
 def test_the_environment_turns_sendfile_off(tmp_path: Path, make: Any, value: str, expected: bool) -> None:
     """Gunicorn's ``SENDFILE``."""
     config = """
-from gunicorn_asgi import connection, sendfile
+from gunicorn_asgi import connection
 class Noted(connection.Transfer):
     def __init__(self, *args):
         note("sendfile")
