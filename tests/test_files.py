@@ -762,6 +762,8 @@ def test_a_client_that_leaves_while_a_file_is_opened_is_cancelled_after_its_grac
         asked.server.advance(8)
         asked.server.wait_until(asked.server.is_idle)
         slow_disk.set()
+        asked.server.run(answers_from_a_thread())
+        asked.server.wait_until(lambda: str(path) not in descriptors())
     assert [type(error) for error in raised] == [asyncio.CancelledError]
 
 

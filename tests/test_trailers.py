@@ -299,7 +299,9 @@ def test_until_they_have_come_the_client_is_there_and_then_the_exchange_is_over(
         await listener
 
     with serving(app, parser, "1.1") as asked:
-        assert asked.fetch("GET", TE).is_whole
+        client = asked.connect()
+        client.send(request("GET", "/", TE))
+        client.recv_until(b"0\r\nx-sum: 1\r\n\r\n")
         asked.server.wait_until(lambda: len(order) == 2)
     assert order == ["trailers", "disconnect"]
 
