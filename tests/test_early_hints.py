@@ -43,7 +43,7 @@ ORDERS: dict[str, tuple[list[dict[str, Any]], list[Any]]] = {
     "behind the start": ([START, hint(CSS), body()], [told(CSS)]),
     "several": ([hint(CSS), hint(JS), START, hint(CSS, JS), body()], [told(CSS), told(JS), told(CSS, JS)]),
     "without a link": ([hint(), START, body()], []),
-    "any iterable": ([{"type": "http.response.early_hint", "links": iter([CSS])}, START, body()], [told(CSS)]),
+    "any iterable": ([{"type": "http.response.early_hint", "links": dict.fromkeys([CSS])}, START, body()], [told(CSS)]),
     "within the body": ([START, body(b"hel", True), hint(CSS), body(b"lo")], []),
     "behind it": ([START, body(), hint(CSS)], []),
 }
@@ -56,11 +56,9 @@ def test_hints_go_before_the_head_and_never_behind_it(parser: str, way: str, ord
     messages, expected = ORDERS[order]
     with serving(sending(*messages), parser, way) as asked:
         client = asked.connect()
-        for number in range(2):
+        for _ in range(2):
             answer = asked.ask(client)
-            assert (answer.is_whole, answer.status, answer.body) == (True, 200, b"hello")
-            if order != "any iterable" or number == 0:
-                assert answer.hints == expected
+            assert (answer.is_whole, answer.status, answer.body, answer.hints) == (True, 200, b"hello", expected)
 
 
 @pytest.mark.parametrize("order", ORDERS)

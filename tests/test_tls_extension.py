@@ -13,7 +13,7 @@ import pytest
 import ws
 from certificates import P256, Pair, client_context, make_authority, sign
 from inprocess import Client, answer, request
-from ways import H2Client, certificate, server_context, serving
+from ways import H2Client, server_context, serving
 
 from gunicorn_asgi import tls
 
@@ -137,9 +137,6 @@ def test_the_certificate_of_a_client_is_told(parser: str, way: str, people: Peop
     """Statements 139 and 140."""
     context = client_context(people.friend)
     context.maximum_version = version
-    with serving(telling, parser, way) as asked:
-        listener = asked.server.server.acceptors
-        assert listener is not None
     with _served(parser, way, trusting(people, cert_reqs)) as asked:
         told = ask(asked, context)
         assert told["client_cert_chain"][0] == pem(people.friend.certfile)
@@ -200,7 +197,6 @@ def test_a_websocket_has_it_too(parser: str, is_tls: bool) -> None:
         await receive()
         await send({"type": "websocket.close"})
 
-    certificate()
     with serving(app, parser, "tls" if is_tls else "1.1") as asked:
         client: Client = asked.connect()
         client.send(ws.handshake())

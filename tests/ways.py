@@ -181,7 +181,7 @@ def serving(app: Any, parser: str, way: str, **settings: Any) -> Iterator[Way]:
         if way == "unix":
             settings["bind"] = stack.enter_context(tempfile.TemporaryDirectory()) + "/socket"
         if way in ("tls", "h2-tls"):
-            settings["tls"] = server_context()
+            settings.setdefault("tls", server_context())
         if way.startswith("h2"):
             settings = {**HTTP2, **settings}
         yield Way(way, stack.enter_context(serve(app, parser, **settings)))
