@@ -251,7 +251,8 @@ class Exchange:
                 self._watch()
 
     def declare(self, stream: HTTPStream, length: int) -> None:
-        self._declared = length
+        if self._declared < 0:
+            self._declared = length
 
     def may_have_trailers(self, stream: HTTPStream) -> bool:
         return self.fields is not None and takes_trailers(self.fields.headers)
