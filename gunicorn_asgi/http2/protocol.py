@@ -53,7 +53,9 @@ class Protocol(Streams):
         """A field block whose end is to come in CONTINUATION frames: stream, whether that ends with it, whether it depends on itself, bytes."""
         self._now = 0.0
         self._is_refusing = False
-        """No new ones are taken."""
+        """No new ones are taken..."""
+        self._last_taken = MAX_STREAM_ID
+        """...behind this one."""
         self.has_failed = False
 
     @property
@@ -179,7 +181,7 @@ class Protocol(Streams):
         elif id_ > self.last_id:
             self._open(id_, end, depends_on_itself, block, events)
         else:
-            self._on_closed(id_)
+            self._on_closed(id_, budget.IDLE_FRAME)
 
     def _open(self, id_: int, end: bool, depends_on_itself: bool, block: Block, events: list[Event]) -> None:
         if id_ > self.last_id + 2:
@@ -231,16 +233,16 @@ class Protocol(Streams):
         else:
             self._take_data(stream, b"", True, events)
 
-    def _on_closed(self, id_: int) -> None:
-        """HEADERS or DATA have come on a stream that is no more."""
+    def _on_closed(self, id_: int, points: int) -> None:
+        """HEADERS or DATA have come on a stream that is no more, and cost so many `points` if they may."""
         by_us = self._resets.get(id_)
         if by_us is None and any(id_ in skipped for skipped in self._skipped):
             raise ConnectionFailure(Code.PROTOCOL_ERROR, f"stream {id_} behind stream {self.last_id}")  # 5.1.1
         if by_us is None:
             raise ConnectionFailure(Code.STREAM_CLOSED, f"a frame on stream {id_} behind its end")  # 5.1
         # 5.1: after our RST_STREAM they may have been on their way.
+        self._spend(points if by_us else budget.RESET)
         if not by_us:
-            self._spend(budget.RESET)
             self.outbox.add([frames.rst_stream(id_, Code.STREAM_CLOSED)])
 
     def _on_data(self, flags: int, id_: int, payload: bytes, events: list[Event]) -> None:
@@ -248,21 +250,22 @@ class Protocol(Streams):
         self._window -= size
         if self._window < 0:
             raise ConnectionFailure(Code.FLOW_CONTROL_ERROR, "more than the window of the connection")  # 6.9.1
+        if flags & PADDED:
+            payload = _unpad(payload)
         stream = self.streams.get(id_)
         if stream is None:
             self._check_not_idle(id_, "DATA")
             self._give_back(size)  # 6.9: it counts
-            self._on_closed(id_)
+            self._on_closed(id_, budget.IDLE_FRAME if size < budget.LEAST_FRAME else 0)
             return
-        if flags & PADDED:
-            payload = _unpad(payload)
         if stream.state is HALF_CLOSED_REMOTE:
             self._give_back(size)
             self._break(stream, Code.STREAM_CLOSED, "DATA behind the end of the stream", events)  # 5.1
             return
         stream.receive_window -= size
         stream.unread += size
-        if stream.receive_window < 0:
+        # An end without data may come whatever the window is, which our SETTINGS can have made smaller than nothing (6.9.2).
+        if stream.receive_window < 0 and size:
             self._break(stream, Code.FLOW_CONTROL_ERROR, "more than the window of the stream", events)  # 6.9.1
             return
         end = bool(flags & END_STREAM)
@@ -296,9 +299,10 @@ class Protocol(Streams):
             code, reason = Code.FRAME_SIZE_ERROR, "PRIORITY of another size than 5"  # 6.3
         elif frames.read_number(payload) == id_:
             code, reason = Code.PROTOCOL_ERROR, "a stream that depends on itself"  # RFC 7540, 5.3.1
+        self._spend(budget.IDLE_FRAME)
         if not reason:
-            self._spend(budget.IDLE_FRAME)
-        elif stream is not None:
+            return
+        if stream is not None:
             self._break(stream, code, reason, events)
         elif id_ > self.last_id:
             raise ConnectionFailure(code, reason)  # 6.4: there is no RST_STREAM of an idle stream
@@ -437,12 +441,14 @@ class Protocol(Streams):
         """Take no more streams, and tell the client up to which all have been taken (6.8)."""
         if not self._is_refusing and not self.has_failed:
             self._is_refusing = True
+            self._last_taken = self.last_id
             self.outbox.add([frames.goaway(self.last_id, Code.NO_ERROR, "")])
 
     def fail(self, code: Code, reason: str) -> None:
         """End the connection for `reason` (5.4.1). Nothing that comes behind it is looked at."""
         self.has_failed = True
-        self.outbox.add([frames.goaway(self.last_id, code, reason)])
+        # 6.8: "Endpoints MUST NOT increase the value they send in the last stream identifier"
+        self.outbox.add([frames.goaway(min(self.last_id, self._last_taken), code, reason)])
 
 
 MAX_SENT_FRAME = 65536
