@@ -304,7 +304,7 @@ class Protocol(Streams):
             return
         if stream is not None:
             self._break(stream, code, reason, events)
-        elif id_ > self.last_id:
+        elif id_ > self.last_id or not id_ & 1:
             raise ConnectionFailure(code, reason)  # 6.4: there is no RST_STREAM of an idle stream
 
     def _on_rst_stream(self, _flags: int, id_: int, payload: bytes, events: list[Event]) -> None:
@@ -471,6 +471,8 @@ HANDLERS: Mapping[int, Handler] = {
 
 def _unpad(payload: bytes) -> bytes:
     """6.1 and 6.2: the first byte says how many at the end are padding."""
-    if not payload or payload[0] >= len(payload):
+    if not payload:
+        raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "padding without its length")  # 4.2
+    if payload[0] >= len(payload):
         raise ConnectionFailure(Code.PROTOCOL_ERROR, "padding of more than the frame")
     return payload[1 : len(payload) - payload[0]]
