@@ -11,24 +11,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import (
-    ConnectionTerminated,
-    DataReceived,
-    RequestReceived,
-    StreamReset,
-    TrailersReceived,
-)
+from h2.events import ConnectionTerminated, DataReceived, RequestReceived, ResponseReceived, StreamEnded, StreamReset, TrailersReceived
 from h2.exceptions import FlowControlError, InvalidBodyLengthError, ProtocolError, TooManyStreamsError
 from h2.settings import Settings
 from h2.stream import StreamClosedBy, StreamState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_h2_protocol import GET, LIMITS, begin, encode, raw
-from test_h2_request import WEBSOCKET
+from test_h2_request import MALFORMED, REFUSED, WEBSOCKET, having
 
 from gunicorn_asgi.http2 import frames
+from gunicorn_asgi.http2.blocks import encode_fields
 from gunicorn_asgi.http2.events import Acknowledged, Failed, Leaving, Malformed, Opened, Received, Refused, Reset
 from gunicorn_asgi.http2.frames import (
     CONTINUATION,
@@ -49,7 +45,8 @@ from gunicorn_asgi.http2.frames import (
     WINDOW_UPDATE,
     Code,
 )
-from gunicorn_asgi.http2.streams import Limits
+from gunicorn_asgi.http2.protocol import Protocol
+from gunicorn_asgi.http2.streams import CLOSED, Limits, Stream
 
 Header = tuple[bytes, bytes]
 OWN = replace(LIMITS, max_streams=3, window=DEFAULT_WINDOW)
@@ -488,7 +485,7 @@ def cut(data: bytes, sizes: list[int]) -> list[bytes]:
     return [*pieces, data]
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(sequences(), st.lists(st.integers(1, 30), max_size=8))
 def test_the_oracle_understands_the_same(sequence: list[Sent | Answer], sizes: list[int]) -> None:
     """RFC 9113, 4 to 8: what the server is told, and the scope and the code of every error."""
