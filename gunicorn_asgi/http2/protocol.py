@@ -277,7 +277,7 @@ class Protocol(Streams):
         if stream is None:
             self._check_not_idle(id_, "DATA")
             self._give_back(size)  # 6.9: it counts
-            if not size:
+            if size < budget.LEAST_FRAME:
                 self._spend(budget.IDLE_FRAME)
             self._on_closed(id_, size)
             return
@@ -287,7 +287,8 @@ class Protocol(Streams):
             return
         stream.receive_window -= size
         stream.unread += size
-        if stream.receive_window < 0:
+        # An end without data may come whatever the window is, which our SETTINGS can have made smaller than nothing (6.9.2).
+        if stream.receive_window < 0 and size:
             self._break(stream, Code.FLOW_CONTROL_ERROR, "more than the window of the stream", events)  # 6.9.1
             return
         end = bool(flags & END_STREAM)
@@ -505,6 +506,8 @@ HANDLERS: Mapping[int, Handler] = {
 
 def _unpad(payload: bytes) -> bytes:
     """6.1 and 6.2: the first byte says how many at the end are padding."""
-    if not payload or payload[0] >= len(payload):
+    if not payload:
+        raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "padding without its length")  # 4.2
+    if payload[0] >= len(payload):
         raise ConnectionFailure(Code.PROTOCOL_ERROR, "padding of more than the frame")
     return payload[1 : len(payload) - payload[0]]

@@ -1,0 +1,540 @@
+"""One connection of HTTP/2 as a function from frames to events and frames: RFC 9113, 5 to 8. `test_h2_oracle` holds it against h2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import hpack
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from test_request import make_rules
+
+from gunicorn_asgi.http2 import frames
+from gunicorn_asgi.http2.budget import CAPACITY
+from gunicorn_asgi.http2.events import Failed, Malformed, Opened, Received, Refused, Reset
+from gunicorn_asgi.http2.frames import DEFAULT_WINDOW, END_HEADERS, END_STREAM, MAX_WINDOW, PADDED, Code
+from gunicorn_asgi.http2.outbox import HIGH_WATER
+from gunicorn_asgi.http2.protocol import Protocol
+from gunicorn_asgi.http2.request import read_request
+from gunicorn_asgi.http2.streams import CLOSED, HALF_CLOSED_LOCAL, HALF_CLOSED_REMOTE, MAX_RESETS, MAX_SKIPPED, OPEN, Limits, Stream
+
+RULES = make_rules()
+LIMITS = Limits(max_streams=4, window=1000, max_frame=16384, max_header_list=65536, has_websocket=True)
+
+Header = tuple[bytes, bytes]
+GET = [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"a")]
+HEAD = [(b":status", b"200")]
+
+
+def encode(fields: Iterable[Header]) -> bytes:
+    """So that no table changes."""
+    return hpack.Encoder().encode([hpack.NeverIndexedHeaderTuple(*field) for field in fields])
+
+
+REQUEST = encode(GET)
+RESPONSE = encode(HEAD)
+
+
+def raw(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return frames.header(len(payload), kind, flags, stream) + payload
+
+
+def ask(stream: int, end: bool = False, block: bytes = REQUEST) -> bytes:
+    return raw(frames.HEADERS, END_HEADERS | (END_STREAM if end else 0), stream, block)
+
+
+def data(stream: int, size: int, end: bool = False) -> bytes:
+    return raw(frames.DATA, END_STREAM if end else 0, stream, bytes(size))
+
+
+def begin(limits: Limits = LIMITS, acknowledge: bool = True) -> Protocol:
+    read = partial(read_request, rules=RULES, max_list=limits.max_header_list, has_websocket=limits.has_websocket)
+    protocol = Protocol(limits, read)
+    protocol.start()
+    protocol.receive(frames.PREFACE + frames.settings([]) + (frames.SETTINGS_ACK if acknowledge else b""), 0.0)
+    take(protocol)
+    return protocol
+
+
+def take(protocol: Protocol) -> list[frames.Frame]:
+    """What is to be written."""
+    found: list[frames.Frame] = []
+    frames.FrameReader(1 << 24).read(b"".join(protocol.outbox.frames), found)
+    protocol.outbox.frames.clear()
+    protocol.outbox.size = 0
+    return found
+
+
+def number(payload: bytes) -> int:
+    return int.from_bytes(payload, "big")
+
+
+def goaways(found: Iterable[frames.Frame]) -> list[tuple[int, int]]:
+    """(last stream, code) of each."""
+    return [(number(payload[:4]), number(payload[4:8])) for kind, _, _, payload in found if kind == frames.GOAWAY]
+
+
+def resets(found: Iterable[frames.Frame]) -> list[tuple[int, int]]:
+    """(stream, code) of each."""
+    return [(stream, number(payload)) for kind, _, stream, payload in found if kind == frames.RST_STREAM]
+
+
+# Windows.
+
+
+def test_an_empty_end_may_come_whatever_the_window_is() -> None:
+    """RFC 9113, 6.9.1: it is below zero where SETTINGS that made it smaller came behind the data (6.9.2)."""
+    protocol = begin(acknowledge=False)
+    (opened,) = protocol.receive(ask(1) + data(1, 5000), 0.0)[:1]
+    protocol.receive(frames.SETTINGS_ACK, 0.0)
+    assert opened.stream.receive_window == 1000 - 5000
+    assert protocol.receive(data(1, 0, end=True), 0.0) == [Received(opened.stream, b"", True)]
+    assert take(protocol) == []
+
+
+@pytest.mark.parametrize("size", [1000, 1001])
+def test_more_than_the_window_of_a_stream_resets_it(size: int) -> None:
+    """RFC 9113, 6.9.1. What was sent counts for the connection all the same."""
+    protocol = begin()
+    protocol.receive(ask(1) + data(1, size), 0.0)
+    assert resets(take(protocol)) == ([(1, Code.FLOW_CONTROL_ERROR)] if size > 1000 else [])
+    assert protocol._window + protocol._credit + sum(stream.unread for stream in protocol.streams.values()) == LIMITS.connection_window
+
+
+def test_until_our_settings_are_acknowledged_a_client_may_not_know_of_them() -> None:
+    """RFC 9113, 6.9.2."""
+    protocol = begin(replace(LIMITS, max_streams=100), acknowledge=False)
+    (opened,) = protocol.receive(ask(1), 0.0)
+    for size in (DEFAULT_WINDOW % 16384, 16384, 16384, 16384):
+        protocol.receive(data(1, size), 0.0)
+    assert take(protocol) == []
+    assert opened.stream.receive_window == 0
+    protocol.receive(data(1, 1), 0.0)
+    assert resets(take(protocol)) == [(1, Code.FLOW_CONTROL_ERROR)]
+
+
+# Padding.
+
+
+@pytest.mark.parametrize("kind", [frames.DATA, frames.HEADERS])
+@pytest.mark.parametrize("payload", [b"", b"\x01", b"\x05abcd"])
+@pytest.mark.parametrize("stream", [1, 3, 5])
+def test_padding_of_more_than_the_frame_fails_on_whatever_stream(kind: int, payload: bytes, stream: int) -> None:
+    """RFC 9113, 6.1 and 6.2: "MUST treat this as a connection error of type PROTOCOL_ERROR"; 4.2: FRAME_SIZE_ERROR for what is "too small to contain mandatory frame data"; 1 is open, 3 reset, 5 ended."""
+    protocol = begin()
+    events = protocol.receive(ask(1) + ask(3) + ask(5, end=True), 0.0)
+    protocol.reset(events[1].stream, Code.CANCEL)
+    protocol.send_head(events[2].stream, RESPONSE, True)
+    (failed,) = protocol.receive(raw(kind, PADDED | END_HEADERS, stream, payload), 0.0)
+    assert failed.code == (Code.PROTOCOL_ERROR if payload else Code.FRAME_SIZE_ERROR)
+
+
+# GOAWAY.
+
+
+def test_the_last_stream_never_becomes_a_later_one() -> None:
+    """RFC 9113, 6.8: "Endpoints MUST NOT increase the value they send in the last stream identifier"."""
+    protocol = begin()
+    protocol.receive(ask(1), 0.0)
+    protocol.announce()
+    protocol.receive(ask(3), 0.0)
+    protocol.stop()
+    protocol.stop()
+    protocol.receive(ask(5), 0.0)
+    protocol.fail(Code.INTERNAL_ERROR, "")
+    found = take(protocol)
+    assert goaways(found) == [(2**31 - 1, 0), (3, 0), (3, Code.INTERNAL_ERROR)]
+    assert resets(found) == [(5, Code.REFUSED_STREAM)]
+    assert protocol.last_id == 5
+
+
+def test_a_failure_tells_of_the_last_stream_that_was_begun() -> None:
+    protocol = begin()
+    protocol.receive(ask(1) + ask(7), 0.0)
+    assert isinstance(protocol.receive(raw(frames.PING, 0, 0), 0.0)[0], Failed)
+    assert goaways(take(protocol)) == [(7, Code.FRAME_SIZE_ERROR)]
+    assert protocol.receive(ask(9), 0.0) == []
+
+
+def test_the_reason_of_a_failure_fits_into_a_frame() -> None:
+    """RFC 9113, 4.2, whatever is quoted."""
+    protocol = begin()
+    protocol.receive(ask(1, block=b"\x7f" + b"\xff" * 16000), 0.0)
+    (frame,) = take(protocol)
+    assert len(frame[3]) < 1000
+
+
+# What costs something.
+
+FLOODS: dict[str, bytes] = {
+    "PING": frames.ping(b"12345678", False),
+    "PING that acknowledges": frames.ping(b"12345678", True),
+    "SETTINGS": frames.settings([]),
+    "SETTINGS that acknowledge": frames.SETTINGS_ACK,
+    "PRIORITY of an idle stream": raw(frames.PRIORITY, 0, 99, bytes(5)),
+    "PRIORITY of a closed stream": raw(frames.PRIORITY, 0, 5, bytes(5)),
+    "PRIORITY of a wrong size, of a closed stream": raw(frames.PRIORITY, 0, 5, bytes(4)),
+    "PRIORITY on itself, of a closed stream": raw(frames.PRIORITY, 0, 5, b"\0\0\0\5\0"),
+    "an unknown type": raw(0xFE, 0, 0),
+    "WINDOW_UPDATE": frames.window_update(0, 1),
+    "WINDOW_UPDATE of a stream": frames.window_update(1, 1),
+    "WINDOW_UPDATE of a closed stream": frames.window_update(5, 1),
+    "WINDOW_UPDATE by 0 of a closed stream": frames.window_update(5, 0),
+    "DATA without data": data(1, 0),
+    "DATA that is all padding": raw(frames.DATA, PADDED, 1, b"\0"),
+    "DATA on a stream that was reset by us": data(3, 0),
+    "small DATA on a stream that was reset by us": data(3, 1),
+    "DATA on a stream that was reset by the client": data(7, 0),
+    "HEADERS on a stream that was reset by us": ask(3),
+    "HEADERS on a stream that was reset by the client": ask(7),
+    "RST_STREAM of a closed stream": frames.rst_stream(5, Code.CANCEL),
+    "GOAWAY": frames.goaway(0, Code.NO_ERROR, ""),
+}
+
+
+@pytest.mark.parametrize("frame", FLOODS.values(), ids=FLOODS.keys())
+def test_no_frame_may_be_repeated_for_ever(frame: bytes) -> None:
+    """RFC 9113, 10.5: 1 is open, 3 was reset by us, 5 has ended, 7 was reset by the client."""
+    protocol = begin()
+    events = protocol.receive(ask(1) + ask(3) + ask(5, end=True) + ask(7), 0.0)
+    protocol.reset(events[1].stream, Code.CANCEL)
+    protocol.send_head(events[2].stream, RESPONSE, True)
+    protocol.receive(frames.rst_stream(7, Code.CANCEL), 0.0)
+    for _ in range(CAPACITY + 50):
+        if protocol.receive(frame, 0.0)[-1:] == [Failed(Code.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")]:
+            return
+        take(protocol)
+    raise AssertionError("it may")
+
+
+@pytest.mark.parametrize("end", [False, True])
+def test_no_request_may_be_repeated_for_ever_that_comes_to_nothing(end: bool) -> None:
+    """CVE-2023-44487 and its kin: reset by the client, malformed, or above the limit."""
+    blocks = {"reset": REQUEST, "malformed": encode([*GET, (b"connection", b"close")]), "above": REQUEST}
+    for what, block in blocks.items():
+        protocol = begin()
+        if what == "above":
+            protocol.receive(b"".join(ask(stream) for stream in (1, 3, 5, 7)), 0.0)
+        for stream in range(9, 2 * CAPACITY + 100, 2):
+            frame = ask(stream, end, block) + (frames.rst_stream(stream, Code.CANCEL) if what == "reset" else b"")
+            if protocol.receive(frame, 0.0)[-1:] == [Failed(Code.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")]:
+                break
+        else:
+            raise AssertionError(what)
+
+
+def test_an_upload_that_was_refused_may_still_be_on_its_way() -> None:
+    """RFC 9113, 5.1: what comes behind our RST_STREAM is dropped, and costs nothing if it is not in small pieces."""
+    limits = Limits(max_streams=4, window=1 << 24, max_frame=16384, max_header_list=65536, has_websocket=False)
+    protocol = begin(limits)
+    (opened,) = protocol.receive(ask(1), 0.0)
+    protocol.reset(opened.stream, Code.NO_ERROR)
+    for _ in range(1024):
+        assert protocol.receive(data(1, 16384), 0.0) == []
+    assert not protocol.has_failed
+    assert protocol._window + protocol._credit == limits.connection_window
+
+
+# Anything, in any order.
+
+
+PICK = st.integers(0, 5)
+has_streams = precondition(lambda self: self.protocol.streams)
+
+
+class Machine(RuleBasedStateMachine):
+    """A client that is mostly in order, and a server that answers, with all that both know of windows beside it."""
+
+    @initialize(
+        window=st.sampled_from([1, 100, 1000, DEFAULT_WINDOW, 100000]),
+        max_streams=st.sampled_from([1, 3, 100]),
+        initial=st.sampled_from([0, 10, DEFAULT_WINDOW, MAX_WINDOW]),
+    )
+    def start(self, window: int, max_streams: int, initial: int) -> None:
+        self.limits = replace(LIMITS, window=window, max_streams=max_streams)
+        self.protocol = begin(self.limits, acknowledge=False)
+        self.now = 0.0
+        self.next_id = 1
+        self.opened: list[Stream] = []
+        self.is_acknowledged = False
+        self.windows: dict[int, int] = {}
+        """What the client may still send on each stream, by what it was told."""
+        self.window = self.limits.connection_window
+        self.sending: dict[int, int] = {}
+        """What it has allowed us, by what it told; below 0 where it changed its mind."""
+        self.sending_all = DEFAULT_WINDOW
+        self.initial = DEFAULT_WINDOW
+        self.answered: set[int] = set()
+        self.ended: set[int] = set()
+        self.settings(initial)
+
+    def receive(self, frame: bytes) -> list[Any]:
+        self.now += 1.0  # nothing here is a flood
+        events = self.protocol.receive(frame, self.now)
+        assert not any(isinstance(event, Failed) for event in events)
+        self.look()
+        return events
+
+    def look(self) -> None:
+        """What we send is what the windows allow, and what it says of windows is heard by the client."""
+        for kind, flags, id_, payload in take(self.protocol):
+            if kind == frames.WINDOW_UPDATE and id_:
+                assert id_ in self.windows
+                self.windows[id_] += number(payload)
+                assert self.windows[id_] <= MAX_WINDOW
+            elif kind == frames.WINDOW_UPDATE:
+                self.window += number(payload)
+                assert self.window <= MAX_WINDOW
+            elif kind == frames.DATA:
+                self.sending[id_] -= len(payload)
+                self.sending_all -= len(payload)
+                assert not payload or min(self.sending[id_], self.sending_all) >= 0
+            elif kind == frames.RST_STREAM:
+                self.forget(id_)
+            assert kind != frames.GOAWAY
+            if kind in (frames.DATA, frames.HEADERS):
+                assert id_ not in self.ended
+                if flags & END_STREAM:
+                    self.ended.add(id_)
+
+    def pick(self, number: int) -> Stream:
+        """One of those that there are."""
+        streams = list(self.protocol.streams.values())
+        return streams[number % len(streams)]
+
+    def forget(self, id_: int) -> None:
+        self.windows.pop(id_, None)
+
+    # The client.
+
+    @rule(end=st.booleans(), refused=st.booleans())
+    def open(self, end: bool, refused: bool) -> None:
+        id_, self.next_id = self.next_id, self.next_id + 2
+        is_full = len(self.protocol.streams) >= self.limits.max_streams
+        self.windows[id_] = self.limits.window if self.is_acknowledged else max(self.limits.window, DEFAULT_WINDOW)
+        self.sending[id_] = self.initial
+        block = encode([*GET, (b"expect", b"nothing")]) if refused else REQUEST
+        events = self.receive(ask(id_, end, block))
+        if is_full:
+            assert events == []
+            assert id_ not in self.windows
+            return
+        assert [type(event) for event in events] == [Refused if refused else Opened]
+        if end:
+            self.forget(id_)
+        self.opened.append(events[0].stream)
+
+    @rule()
+    def malformed(self) -> None:
+        id_, self.next_id = self.next_id, self.next_id + 2
+        is_full = len(self.protocol.streams) >= self.limits.max_streams
+        events = self.receive(ask(id_, True, encode([*GET, (b"connection", b"close")])))
+        assert [type(event) for event in events] == ([] if is_full else [Malformed])
+
+    @has_streams
+    @rule(
+        pick=PICK,
+        size=st.one_of(st.integers(0, 300), st.integers(0, 16000)),
+        padding=st.sampled_from([0, 0, 1, 200]),
+        end=st.booleans(),
+    )
+    def body(self, pick: int, size: int, padding: int, end: bool) -> None:
+        """As much as the windows allow."""
+        stream = self.pick(pick)
+        if stream.state not in (OPEN, HALF_CLOSED_LOCAL) or stream.id not in self.windows:
+            return
+        room = max(0, min(self.windows[stream.id], self.window))
+        padding = padding if room >= padding + 1 else 0
+        size = min(size, room - padding - 1 if padding else room)
+        flags = (END_STREAM if end else 0) | (PADDED if padding else 0)
+        payload = (bytes((padding,)) if padding else b"") + bytes(size) + bytes(padding)
+        self.windows[stream.id] -= len(payload)
+        self.window -= len(payload)
+        events = self.receive(raw(frames.DATA, flags, stream.id, payload))
+        assert events == ([Received(stream, bytes(size), end)] if size or end else [])
+        if end:
+            self.forget(stream.id)
+
+    @has_streams
+    @rule(pick=PICK)
+    def too_much(self, pick: int) -> None:
+        stream = self.pick(pick)
+        if stream.id in self.windows and stream.state is OPEN and 0 <= self.windows[stream.id] < min(16384, self.window):
+            size = self.windows[stream.id] + 1
+            self.window -= size
+            assert isinstance(self.receive(data(stream.id, size))[0], Reset)
+            assert stream.id not in self.windows
+
+    @has_streams
+    @rule(pick=PICK, size=st.integers(0, 500))
+    def behind_the_end(self, pick: int, size: int) -> None:
+        stream = self.pick(pick)
+        if stream.state is HALF_CLOSED_REMOTE and size <= self.window:
+            self.window -= size
+            assert [type(event) for event in self.receive(data(stream.id, size))] == [Reset]
+
+    @precondition(lambda self: self.protocol._resets)
+    @rule(pick=PICK, size=st.integers(0, 500))
+    def late(self, pick: int, size: int) -> None:
+        """Behind our RST_STREAM: what was on its way."""
+        gone = [id_ for id_, by_us in self.protocol._resets.items() if by_us]
+        if gone and size <= self.window:
+            self.window -= size
+            id_ = gone[-1 - pick % len(gone)]
+            assert self.receive(data(id_, size) + frames.window_update(id_, 5) + frames.rst_stream(id_, Code.CANCEL)) == []
+
+    @has_streams
+    @rule(pick=PICK, by_us=st.booleans())
+    def reset(self, pick: int, by_us: bool) -> None:
+        stream = self.pick(pick)
+        if by_us:
+            self.protocol.reset(stream, Code.CANCEL)
+            self.look()
+        else:
+            self.forget(stream.id)
+            assert self.receive(frames.rst_stream(stream.id, Code.CANCEL)) == [Reset(stream, Code.CANCEL, None)]
+        assert stream.state is CLOSED
+        self.protocol.consume(stream, 5)  # an application that has not heard of it
+
+    @has_streams
+    @rule(pick=PICK, increment=st.one_of(st.integers(1, 1000), st.just(100000)))
+    def more(self, pick: int, increment: int) -> None:
+        stream = self.pick(pick)
+        if self.sending[stream.id] + increment <= MAX_WINDOW:
+            self.sending[stream.id] += increment
+            self.receive(frames.window_update(stream.id, increment))
+
+    @rule(increment=st.one_of(st.integers(1, 1000), st.just(100000)))
+    def more_for_all(self, increment: int) -> None:
+        self.sending_all += increment
+        self.receive(frames.window_update(0, increment))
+
+    @rule(initial=st.sampled_from([0, 1, 500, DEFAULT_WINDOW]))
+    def settings(self, initial: int) -> None:
+        if all(self.sending[id_] + initial - self.initial <= MAX_WINDOW for id_ in self.protocol.streams):
+            for id_ in self.sending:
+                self.sending[id_] += initial - self.initial
+            self.initial = initial
+            self.receive(frames.settings([(frames.INITIAL_WINDOW_SIZE, initial)]))
+
+    @precondition(lambda self: not self.is_acknowledged)
+    @rule()
+    def acknowledge(self) -> None:
+        self.is_acknowledged = True
+        for id_ in self.windows:
+            self.windows[id_] -= max(0, DEFAULT_WINDOW - self.limits.window)
+        self.receive(frames.SETTINGS_ACK)
+
+    # The server.
+
+    @has_streams
+    @rule(pick=PICK, part=st.floats(0, 1))
+    def read(self, pick: int, part: float) -> None:
+        stream = self.pick(pick)
+        self.protocol.consume(stream, int(stream.unread * part) if part < 0.9 else stream.unread)
+        self.look()
+
+    def begin_answer(self, stream: Stream) -> bool:
+        """Whether more of it may be sent."""
+        if stream.id not in self.answered:
+            self.answered.add(stream.id)
+            self.protocol.send_head(stream, RESPONSE, False)
+        return not stream.has_ended
+
+    @has_streams
+    @rule(pick=PICK)
+    def answer_without_body(self, pick: int) -> None:
+        stream = self.pick(pick)
+        if stream.id not in self.answered:
+            self.answered.add(stream.id)
+            self.protocol.send_head(stream, RESPONSE, True)
+            self.look()
+
+    @has_streams
+    @rule(pick=PICK, size=st.one_of(st.integers(0, 300), st.integers(0, HIGH_WATER)), end=st.booleans())
+    def send(self, pick: int, size: int, end: bool) -> None:
+        stream = self.pick(pick)
+        if self.begin_answer(stream):
+            self.protocol.send_data(stream, bytes(size), end)
+        self.look()
+
+    @has_streams
+    @rule(pick=PICK)
+    def send_trailers(self, pick: int) -> None:
+        stream = self.pick(pick)
+        if self.begin_answer(stream):
+            self.protocol.send_trailers(stream, encode([(b"x", b"y")]))
+        self.look()
+
+    @rule(limit=st.sampled_from([1, 10000, 1 << 30]))
+    def pump(self, limit: int) -> None:
+        ended, _ = self.protocol.pump(limit)
+        assert all(stream.has_ended and not stream.queued for stream in ended)
+        self.look()
+
+    # What always holds.
+
+    @invariant()
+    def credit_is_conserved(self) -> None:
+        """RFC 9113, 6.9: no byte of a window is ever lost, or counted twice."""
+        protocol = self.protocol
+        assert protocol._window == self.window >= 0
+        assert (
+            protocol._window + protocol._credit + sum(stream.unread for stream in protocol.streams.values())
+            == self.limits.connection_window
+        )
+        base = self.limits.window if self.is_acknowledged else max(self.limits.window, DEFAULT_WINDOW)
+        for stream in protocol.streams.values():
+            if stream.id in self.windows:
+                assert stream.receive_window == self.windows[stream.id]
+                assert stream.receive_window + stream.unread + stream.credit == base
+                # A client whose body is read never waits for more.
+                assert stream.state is not OPEN or stream.unread or stream.receive_window > 0
+
+    @invariant()
+    def windows_are_those_of_the_client(self) -> None:
+        assert self.protocol.outbox.window == self.sending_all
+        for stream in self.protocol.streams.values():
+            assert stream.window == self.sending[stream.id]
+
+    @invariant()
+    def memory_is_bounded(self) -> None:
+        protocol = self.protocol
+        assert len(protocol.streams) <= self.limits.max_streams
+        assert all(stream.state is not CLOSED for stream in protocol.streams.values())
+        assert set(protocol.outbox._line) <= set(protocol.streams.values())
+        assert len(protocol._resets) <= MAX_RESETS
+        assert len(protocol._skipped) <= MAX_SKIPPED
+        assert sum(stream.unread for stream in protocol.streams.values()) <= self.limits.connection_window
+
+    def teardown(self) -> None:
+        """With all the room that it takes, all is sent, and nothing is left."""
+        if not hasattr(self, "protocol"):
+            return
+        protocol = self.protocol
+        self.settings(DEFAULT_WINDOW)
+        self.more_for_all(1 << 30)
+        for stream in list(protocol.streams.values()):
+            self.sending[stream.id] += 1 << 30
+            self.receive(frames.window_update(stream.id, 1 << 30))
+            if self.begin_answer(stream):
+                protocol.send_data(stream, b"end", True)
+        self.pump(1 << 40)
+        assert not protocol.outbox.has_more
+        assert not protocol.outbox.frames
+        assert {stream.state for stream in protocol.streams.values()} <= {HALF_CLOSED_LOCAL}
+        for stream in list(protocol.streams.values()):
+            assert stream.queued == 0
+            assert self.receive(data(stream.id, 0, end=True)) == [Received(stream, b"", True)]
+        assert not protocol.streams
+        assert self.ended.issuperset(stream.id for stream in self.opened if stream.id not in protocol._resets)
+        assert protocol._window + protocol._credit == self.limits.connection_window
+
+
+Machine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestAnything = Machine.TestCase
