@@ -705,7 +705,7 @@ MORE = [
         only_stream_error(PROTOCOL_ERROR),
     ),
     Case("6.1 nothing but padding", lambda peer: post(peer, data(1, b"", True, pad=8)), response()),
-    Case("6.1 room for padding only", lambda peer: post(peer, frame(DATA, PADDED, 1, b"")), connection_error(PROTOCOL_ERROR)),
+    Case("4.2 no room for the length of padding", lambda peer: post(peer, frame(DATA, PADDED, 1, b"")), connection_error(FRAME_SIZE_ERROR)),
     Case(
         "6.1 padding that is too long on a closed stream",
         lambda peer: [peer.request(1, False), rst_stream(1), frame(DATA, PADDED, 1, b"\x05test")],

@@ -277,7 +277,7 @@ class Protocol(Streams):
         if stream is None:
             self._check_not_idle(id_, "DATA")
             self._give_back(size)  # 6.9: it counts
-            if size < budget.LEAST_FRAME:
+            if not size:
                 self._spend(budget.IDLE_FRAME)
             self._on_closed(id_, size)
             return

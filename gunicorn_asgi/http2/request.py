@@ -92,7 +92,7 @@ def _split(fields: list[Header]) -> tuple[Mapping[bytes, bytes], list[Header]]:
         if name[:1] != b":":
             break  # 8.3: none may stand behind the others, where it would be a name that is no token
         if name not in PSEUDO or name in pseudo:
-            raise MalformedError(f"the pseudo-header field {name.decode('latin-1')!r} is unknown, or is there twice")  # 8.3 and 8.3.1
+            raise MalformedError(f"the pseudo-header field {name[:32].decode('latin-1')!r} is unknown, or is there twice")  # 8.3 and 8.3.1
         pseudo[name] = value
     values = [value for _, value in fields]
     if b"".join(values).translate(None, VISIBLE) or [value.strip(b" \t") for value in values] != values:
