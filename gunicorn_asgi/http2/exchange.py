@@ -105,7 +105,7 @@ class Exchange:
         if stream is None or self.has_ended or self._is_lost:
             # Nobody reads this, and it moves no deadline.
             self.connection.protocol.consume(self.lane, len(data))
-            if self.lane.state is CLOSED:
+            if self.lane.state is CLOSED or (self.lane.state is HALF_CLOSED_LOCAL and not self._may_end()):
                 self._settle()
             return
         if data:
