@@ -59,6 +59,23 @@ async def echo(scope: Message, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+async def count(scope: Message, receive: Receive, send: Send) -> None:
+    """Reads the request's body, and answers with how long it was."""
+    if scope["type"] == "lifespan":
+        await _lifespan(receive, send)
+        return
+    size = 0
+    more = True
+    while more:
+        message = await receive()
+        size += len(message.get("body", b""))
+        more = message.get("more_body", False)
+    body = b"%d" % size
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
 async def streamed(scope: Message, receive: Receive, send: Send) -> None:
     """Answers with PARTS messages of PART, and no ``content-length``."""
     if scope["type"] == "lifespan":

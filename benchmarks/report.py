@@ -113,6 +113,13 @@ def overview(
     return table(rows)
 
 
+def multiples(
+    scenarios: Sequence[Titled], peers: Sequence[Server], results: Results, value: Callable[[Result, Result | None], float | None]
+) -> str:
+    """How many times as good as each of its peers this worker is."""
+    return overview(scenarios, peers, results, lambda peer, ours: value(ours, peer) if ours is not None else None, OURS)
+
+
 def section(
     scenario: Titled,
     servers: Sequence[Server],

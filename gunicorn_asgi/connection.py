@@ -6,9 +6,11 @@ import asyncio
 import socket
 import struct
 import sys
+import termios
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from fcntl import ioctl
 from typing import TYPE_CHECKING, Any
 
 from . import tls
@@ -254,6 +256,13 @@ class Connection(asyncio.Protocol):
                 if len(info) == 128:
                     return int(struct.unpack_from("=Q", info, 120)[0])
         return self._transport.get_write_buffer_size()
+
+    def _is_on_its_way(self) -> bool:
+        """Whether something of what was written has not reached the client's system. True where that cannot be known."""
+        sock = self._tcp_socket()
+        if sys.platform != "linux" or sock is None or self._transport.get_write_buffer_size():
+            return True
+        return ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)) != bytes(4)
 
     def _is_stuck(self) -> bool:
         """Whether nothing has left since this was asked before."""

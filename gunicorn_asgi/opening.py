@@ -9,7 +9,7 @@ import asyncio
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from .connection import CLOSED, Connection, Ending
+from .connection import CLOSED, LINGER_SECONDS, Connection, Ending
 from .errors import RequestError
 from .http1.connection import H1Connection
 from .http2.connection import H2Connection
@@ -100,14 +100,19 @@ class Opening(Connection):
         self._speak_http1().refuse(error, self._data)
 
     def drain(self) -> None:
-        self._shut_idle()
+        if self._data:  # the rest is on its way
+            self.deadline = min(self.deadline, self._server.now + LINGER_SECONDS)
+        else:
+            self._shut_idle()
 
 
 CONNECTION_FIELDS = frozenset({b"connection", b"upgrade", b"http2-settings", b"keep-alive", b"proxy-connection"})
 
 
 def upgrade(origin: H1Connection, request: Request, data: bytes, record: Record | None) -> bool:
-    """Answer `request`, which asks for h2c, over HTTP/2. `data` stands behind it. Returns False where its settings are none."""
+    """Answer `request`, which asks for h2c, over HTTP/2. `data` stands behind it. Returns False where its settings are none, or `data` is HTTP/1.1."""
+    if not PREFACE.startswith(data[: len(PREFACE)]):
+        return False  # RFC 9110, 7.8: it may be ignored, and who has sent more requests has not waited for the answer
     method, path, raw_path, query, fields = request
     own = Fields(b"", "2", [field for field in fields.headers if field[0] not in CONNECTION_FIELDS])
     own.scheme, own.client, own.script_name, own.root_path = fields.scheme, fields.client, fields.script_name, fields.root_path

@@ -80,8 +80,9 @@ def _seconds(name: str, default: float, help_: str, zero: str = ", 0 for no limi
     return Option(name, default, float, "a number of seconds" + zero, _is_seconds, help_)
 
 
-def _count(name: str, default: int, help_: str, least: int = 0) -> Option:
-    return Option(name, default, int, f"an integer, {least} or more", lambda value: _is_count(value) and value >= least, help_)
+def _count(name: str, default: int, help_: str, least: int = 0, most: float = math.inf) -> Option:
+    allowed = f"an integer, {least} or more" if most == math.inf else f"an integer, {least} to {most}"
+    return Option(name, default, int, allowed, lambda value: _is_count(value) and least <= value <= most, help_)
 
 
 def _switch(name: str, default: bool, help_: str) -> Option:
@@ -199,10 +200,13 @@ OPTIONS = (
 def _protocols(text: object) -> tuple[str, ...]:
     """The versions of HTTP in ``http_protocols``, in their order; empty for what is none."""
     names = [name.strip() for name in text.split(",")] if isinstance(text, str) else text
-    if not isinstance(names, (list, tuple)) or not names or not all(name in ("h1", "h2") for name in names):
+    if not isinstance(names, (list, tuple)) or not names or not all(name in ("h1", "h2") for name in names) or len(set(names)) < len(names):
         return ()
     return tuple(names)
 
+
+MAX_WINDOW, MAX_FRAME, MAX_SETTING = 2**31 - 1, 2**24 - 1, 2**32 - 1
+"""RFC 9113, 6.5.1 and 6.5.2: what there is room for in SETTINGS."""
 
 STAND_INS = (
     Option(
@@ -219,10 +223,16 @@ STAND_INS = (
         ("off", "prior-knowledge", "upgrade", "both"),
         "How HTTP/2 may begin without TLS, for peers in `forwarded_allow_ips`.",
     ),
-    _count("http2_max_concurrent_streams", 100, "Requests at once on a connection of HTTP/2.", least=1),
-    _count("http2_initial_window_size", 65535, "Bytes of a request's body that are taken before the application asks for them.", least=1),
-    _count("http2_max_frame_size", 16384, "Bytes of the longest frame that is taken.", least=16384),
-    _count("http2_max_header_list_size", 65536, "Bytes of all header fields of a request.", least=0),
+    _count("http2_max_concurrent_streams", 100, "Requests at once on a connection of HTTP/2.", least=1, most=MAX_SETTING),
+    _count(
+        "http2_initial_window_size",
+        65535,
+        "Bytes of a request's body that are taken before the application asks for them.",
+        least=1,
+        most=MAX_WINDOW,
+    ),
+    _count("http2_max_frame_size", 16384, "Bytes of the longest frame that is taken.", least=16384, most=MAX_FRAME),
+    _count("http2_max_header_list_size", 65536, "Bytes of all header fields of a request.", most=MAX_SETTING),
 )
 """Settings of newer Gunicorns, as options on one that lacks them: without these, there would be no HTTP/2."""
 
@@ -401,9 +411,9 @@ class Settings:
             http_protocols=_choose_protocols(get("http_protocols")),
             http2_cleartext="off" if cfg.is_ssl else get("http2_cleartext"),
             http2_initial_window_size=_window(get("http2_initial_window_size")),
-            http2_max_concurrent_streams=get("http2_max_concurrent_streams"),
+            http2_max_concurrent_streams=_sendable("http2_max_concurrent_streams", get),
             http2_max_frame_size=get("http2_max_frame_size"),
-            http2_max_header_list_size=get("http2_max_header_list_size") or MAX_HEADER_LIST,
+            http2_max_header_list_size=_sendable("http2_max_header_list_size", get) or MAX_HEADER_LIST,
             keepalive_s=cfg.keepalive,
             limit_request_field_size=field_size if field_size > 0 else DEFAULT_FIELD_SIZE,
             limit_request_fields=fields if 0 < fields <= MAX_REQUEST_FIELDS else MAX_REQUEST_FIELDS,
@@ -468,6 +478,14 @@ def _window(size: int) -> int:
     if size < 1:
         raise ConfigError(f"Invalid value for setting http2_initial_window_size: {size} must be 1 or more: no request could have a body.")
     return size
+
+
+def _sendable(name: str, get: Callable[[str], Any]) -> int:
+    """The value of a setting that Gunicorn sets no bound to."""
+    value = get(name)
+    if value > MAX_SETTING:
+        raise ConfigError(f"Invalid value for setting {name}: {value} must be {MAX_SETTING} or less: a client could not be told of it.")
+    return int(value)
 
 
 def _as_tuple(value: str | list[str]) -> tuple[str, ...]:

@@ -66,8 +66,6 @@ def _name(certificate: Any) -> str | None:
 def _escape(value: str) -> str:
     """RFC 4514, 2.4."""
     escaped = "".join("\\" + char if char in '"+,;<>\\' else "\\00" if char == "\0" else char for char in value)
-    if escaped[:1] in (" ", "#"):
-        escaped = "\\" + escaped
-    if escaped.endswith(" ") and len(escaped) > 1:
+    if value[1:].endswith(" "):  # a single space is the first
         escaped = escaped[:-1] + "\\ "
-    return escaped
+    return "\\" + escaped if value[:1] in (" ", "#") else escaped

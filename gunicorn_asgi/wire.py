@@ -115,7 +115,7 @@ class Wire(Protocol):
         """Write a further part of the body, the last one with `end`."""
 
     def declare(self, stream: Any, length: int) -> None:
-        """The held head is that of a body of so many bytes, as if the application had said so."""
+        """The held head is that of a body of so many bytes, as if the application had said so, where it has said nothing."""
 
     def may_have_trailers(self, stream: Any) -> bool:
         """Whether the response whose head is held can have trailers, which the application promises (ASGI statements 148 to 151)."""

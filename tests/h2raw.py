@@ -359,6 +359,8 @@ class Peer:
             self._initial_window = value
         elif setting == MAX_FRAME_SIZE:
             self._max_frame = value
+        elif setting == HEADER_TABLE_SIZE:
+            self._decoder.max_allowed_table_size = value
 
     def _on_ping(self, received: Frame) -> None:
         if received.flags & ACK:

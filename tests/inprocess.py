@@ -279,6 +279,48 @@ class InProcess:
         """That much of a body with a length is still to come."""
         self._wait_connection(lambda connection: connection._framing and connection._framing.left == size)
 
+    def wait_gone(self) -> None:
+        """The transports of all connections are closed."""
+        self.wait_until(lambda: all(connection._lost for connection in self.server.connections))
+
+    def exchanges(self) -> int:
+        """How many of HTTP/2 are not over."""
+        return self.call(lambda: sum(len(exchanges(connection)) for connection in self.server.connections))
+
+    def wait_settled(self) -> None:
+        """Every exchange of HTTP/2 is over, and no stream is left; the connections may stay."""
+        self.wait_until(lambda: not any(exchanges(connection) or _streams(connection) for connection in self.server.connections))
+
+    def wait_queued(self, size: int = 1) -> None:
+        """That much waits for the window of a stream of HTTP/2."""
+        self._wait_connection(lambda connection: any(exchange.lane.queued >= size for exchange in exchanges(connection)))
+
+    def wait_streams_unread(self, size: int) -> None:
+        """That much of the bodies of HTTP/2 waits for applications."""
+        self._wait_connection(lambda connection: sum(exchange.lane.unread for exchange in exchanges(connection)) >= size)
+
+    def count_writes(self) -> list[int]:
+        """The size of each write to the transport of the only connection, from now on."""
+        sizes: list[int] = []
+
+        class Counting:
+            def __init__(self, transport: Any) -> None:
+                self._transport = transport
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._transport, name)
+
+            def write(self, data: bytes) -> None:
+                sizes.append(len(data))
+                self._transport.write(data)
+
+        def work() -> None:
+            (connection,) = self.server.connections
+            connection._transport = Counting(connection._transport)
+
+        self.call(work)
+        return sizes
+
     def abort_and(self, callback: Callable[[], object], turns: int) -> None:
         """End the transport of the only connection, and call back so many turns of the loop later."""
 
@@ -312,6 +354,10 @@ class InProcess:
 def exchanges(connection: Any) -> list[Any]:
     """Of HTTP/2, those that are not over."""
     return list(getattr(connection, "_exchanges", ()))
+
+
+def _streams(connection: Any) -> Any:
+    return connection.protocol.streams if hasattr(connection, "protocol") else ()
 
 
 async def _until(condition: Callable[[], object]) -> bool:

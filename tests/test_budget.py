@@ -1,4 +1,4 @@
-"""The cost budgets of one keep-alive GET and of one echoed WebSocket message, in counts that do not vary between runs.
+"""The cost budgets of one GET, over HTTP/1.1 and HTTP/2, and of one echoed WebSocket message, in counts that do not vary between runs.
 
 They are told in docs/architecture.md, "The cost budget".
 
@@ -12,6 +12,7 @@ import asyncio
 import socket
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,10 @@ from ws import echo, handshake, text
 
 import gunicorn_asgi
 from gunicorn_asgi.accept import Listener
+from gunicorn_asgi.connection import Connection
 from gunicorn_asgi.http1.connection import H1Connection
+from gunicorn_asgi.http2 import frames
+from gunicorn_asgi.opening import Opening
 from gunicorn_asgi.server import Server
 from gunicorn_asgi.settings import Settings
 
@@ -90,19 +94,21 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"Hello, world!"})
 
 
-def make_connection(app: Any, parser: str, transport: NullTransport, loop: asyncio.AbstractEventLoop) -> H1Connection:
+def make_connection(
+    app: Any, parser: str, transport: NullTransport, loop: asyncio.AbstractEventLoop, version: type[Connection] = H1Connection
+) -> Connection:
     settings = Settings.read(Config(), {"http": parser}, {})
     host = SimpleNamespace(nr=0, max_requests=sys.maxsize, retire=lambda: None)
     server = Server(settings, app, host, SimpleNamespace(debug=lambda *_: None), None, loop)  # type: ignore[arg-type]  # nothing is logged
     listening = SimpleNamespace(sock=SimpleNamespace(getsockname=lambda: ("127.0.0.1", 8000)))
-    connection = H1Connection(server, Listener(listening, "http", ""), ("127.0.0.1", 40000))  # type: ignore[arg-type]  # of the socket, its name is asked for
+    connection = version(server, Listener(listening, "http", ""), ("127.0.0.1", 40000))  # type: ignore[arg-type]  # of the socket, its name is asked for
     transport.set_protocol(connection)
     connection.connection_made(transport)
     return connection
 
 
-def measure(parser: str = "httptools") -> tuple[Counter[str], Counter[str], list[bytes]]:
-    """Counts of one keep-alive GET after others on the same connection: (calls by kind, scheduled by kind, writes)."""
+def measure(requests: Sequence[bytes], version: type[Connection] = H1Connection) -> tuple[Counter[str], Counter[str], list[bytes]]:
+    """Counts of the last of `requests`, after others on the same connection: (calls by kind, scheduled by kind, writes)."""
     loop = CountingLoop()
     loop.scheduled = Counter()
     scheduled: Counter[str] = Counter()
@@ -114,14 +120,15 @@ def measure(parser: str = "httptools") -> tuple[Counter[str], Counter[str], list
             calls[event] += 1
 
     async def main() -> None:
-        connection = make_connection(app, parser, transport, loop)
-        for _ in range(3):
-            connection.data_received(REQUEST)
+        make_connection(app, "httptools", transport, loop, version)
+        for request in requests[:-1]:
+            transport.get_protocol().data_received(request)  # type: ignore[attr-defined]  # a Connection
+        receive = transport.get_protocol().data_received  # type: ignore[attr-defined]  # a Connection
         transport.written.clear()
         loop.scheduled.clear()
         sys.setprofile(profile)
         try:
-            connection.data_received(REQUEST)
+            receive(requests[-1])
         finally:
             sys.setprofile(None)
             scheduled.update(loop.scheduled)
@@ -136,20 +143,66 @@ def measure(parser: str = "httptools") -> tuple[Counter[str], Counter[str], list
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks start eagerly from Python 3.12 on")
 class TestKeepAliveGet:
     def test_makes_few_python_calls(self) -> None:
-        calls, _, _ = measure()
+        calls, _, _ = measure([REQUEST] * 4)
         assert calls["call"] <= MAX_PYTHON_CALLS, calls
 
     def test_makes_few_c_calls(self) -> None:
-        calls, _, _ = measure()
+        calls, _, _ = measure([REQUEST] * 4)
         assert calls["c_call"] <= MAX_C_CALLS, calls
 
     def test_writes_once(self) -> None:
-        _, _, written = measure()
+        _, _, written = measure([REQUEST] * 4)
         assert len(written) == 1
         assert written[0].endswith(b"\r\n\r\nHello, world!")
 
     def test_schedules_nothing(self) -> None:
-        _, scheduled, _ = measure()
+        _, scheduled, _ = measure([REQUEST] * 4)
+        assert not scheduled
+
+
+MAX_PYTHON_CALLS_H2 = 1
+MAX_C_CALLS_H2 = 1
+
+
+def get_h2(stream: int, block: bytes) -> bytes:
+    return b"".join(frames.headers(stream, block, True, frames.LEAST_MAX_FRAME_SIZE))
+
+
+FIRST = b"\x82\x86\x84\x41\x09localhost\x7a\x04test"
+"""A GET whose host and user agent go into the table..."""
+REPEATED = b"\x82\x86\x84\xbf\xbe"
+"""...and the same again, as most clients send it: a byte for each field."""
+OPENED_H2 = b"".join([frames.PREFACE, frames.settings([]), get_h2(1, FIRST), *[get_h2(stream, REPEATED) for stream in (3, 5, 7)]])
+
+
+def measure_h2(*streams: int) -> tuple[Counter[str], Counter[str], list[bytes]]:
+    """The same counts of a GET on each of these streams in one packet."""
+    return measure([OPENED_H2, b"".join([get_h2(stream, REPEATED) for stream in streams])], Opening)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks start eagerly from Python 3.12 on")
+class TestGetOverHTTP2:
+    def test_makes_few_python_calls(self) -> None:
+        calls, _, _ = measure_h2(9)
+        assert calls["call"] <= MAX_PYTHON_CALLS_H2, calls
+
+    def test_makes_few_c_calls(self) -> None:
+        calls, _, _ = measure_h2(9)
+        assert calls["c_call"] <= MAX_C_CALLS_H2, calls
+
+    def test_writes_once(self) -> None:
+        _, _, written = measure_h2(9)
+        assert len(written) == 1
+        assert written[0].endswith(frames.header(13, frames.DATA, frames.END_STREAM, 9) + b"Hello, world!")
+
+    def test_schedules_nothing(self) -> None:
+        _, scheduled, _ = measure_h2(9)
+        assert not scheduled
+
+    def test_writes_once_for_all_streams_of_a_packet(self) -> None:
+        _, scheduled, written = measure_h2(9, 11, 13, 15)
+        assert len(written) == 1
+        assert written[0].count(b"Hello, world!") == 4
         assert not scheduled
 
 

@@ -398,4 +398,4 @@ def test_a_connections_blocks_are_read_as_without_a_memo(data: st.DataObject, ta
             failure(reader, block)
             return
         assert reader.read(block).fields == expected
-        assert reader._decoder.header_table.dynamic_entries == plain.header_table.dynamic_entries
+        assert reader._table.dynamic_entries == plain.header_table.dynamic_entries

@@ -206,6 +206,21 @@ def only_stream_error(*codes: int, stream: int = 1) -> Callable[[Peer], None]:
     return check
 
 
+def resets(*codes: int) -> Callable[[Peer], None]:
+    """So many RST_STREAM of stream 1, and no more."""
+
+    def check(peer: Peer) -> None:
+        for code in codes:
+            received = peer.read_until(RST_STREAM)
+            assert (received.stream, received.number) == (1, code)
+        peer.send(ping(b"no more?"))
+        received = peer.read()
+        assert received is not None
+        assert received.kind == PING
+
+    return check
+
+
 def connection_error(*codes: int) -> Callable[[Peer], None]:
     """GOAWAY arrives, and the end of the connection behind it. (TLS: see `test_tls_ends_soon_after_goaway`.)"""
 
@@ -672,6 +687,11 @@ MORE = [
         pong(),
     ),
     Case(
+        "5.1 closed by RST_STREAM of both sides: DATA",
+        lambda peer: [peer.request(1, False, extra=[(b"Bad", b"x")]), data(1, b"late"), rst_stream(1), data(1, b"test")],
+        resets(PROTOCOL_ERROR, STREAM_CLOSED),
+    ),
+    Case(
         "5.1 closed: WINDOW_UPDATE and RST_STREAM",
         lambda peer: [peer.request(1), _begin_again, window_update(1, 1), rst_stream(1), ping()],
         pong(),
@@ -1017,6 +1037,24 @@ def test_6_9_dropped_and_padded_bytes_are_given_back(parser: str) -> None:
         assert peer.wait_response(number).body == BODY
 
 
+@pytest.mark.parametrize("parser", PARSERS)
+def test_6_9_data_behind_the_end_of_a_stream_is_given_back_to_the_connection(parser: str) -> None:
+    with serve(at_once, parser, http2_max_concurrent_streams=1, **H2) as inside:
+        peer = Peer(inside.connect())
+        peer.begin((INITIAL_WINDOW_SIZE, 0))
+        budget = DEFAULT_WINDOW
+        for number in range(1, 25, 2):
+            peer.send(peer.request(number), data(number, bytes(8192)))
+            budget -= 8192
+            while peer.streams[number].code is None:
+                received = peer.read()
+                assert received is not None
+                if received.kind == WINDOW_UPDATE:
+                    budget += received.number
+            assert peer.streams[number].code == STREAM_CLOSED
+            assert budget >= 8192
+
+
 # 8.1: a response before the end of the request.
 
 
@@ -1057,7 +1095,9 @@ def test_8_1_a_client_that_waits_for_100_continue_is_told_at_once_that_its_body_
         peer.begin()
         peer.send(peer.request(1, False, "POST", extra=[(b"expect", b"100-continue")]))
         peer.wait_response(1)
+        begun = time.monotonic()
         assert peer.read_until(RST_STREAM).number == NO_ERROR
+        assert time.monotonic() - begun < LINGER_SECONDS
 
 
 # How a connection ends.

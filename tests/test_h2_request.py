@@ -13,7 +13,7 @@ from test_request import AUTHORITIES, NO_AUTHORITIES, SECURE, make_rules
 
 from gunicorn_asgi.errors import RequestError
 from gunicorn_asgi.http1.request import read_head
-from gunicorn_asgi.http2.blocks import Block
+from gunicorn_asgi.http2.blocks import ENTRY_SIZE, Block
 from gunicorn_asgi.http2.request import MalformedError, check_trailers, read_request
 from gunicorn_asgi.request import UNKNOWN, Request, Rules
 
@@ -30,8 +30,12 @@ WEBSOCKET = [
 ]
 
 
+def block_of(fields: list[Header]) -> Block:
+    return Block(fields, sum(len(name) + len(value) + ENTRY_SIZE for name, value in fields))
+
+
 def read(fields: list[Header], rules: Rules = RULES, max_list: int = MAX_LIST, has_websocket: bool = True) -> Request:
-    return read_request(Block(list(fields)), rules, max_list, has_websocket)
+    return read_request(block_of(list(fields)), rules, max_list, has_websocket)
 
 
 def without(fields: list[Header], name: bytes) -> list[Header]:
@@ -246,7 +250,7 @@ def test_headers_are_kept_apart_in_their_order() -> None:
         (b"y", b"\xe9\t \xff"),
         (b"te", b"Trailers"),
     ]
-    block = Block([*GET, *headers])
+    block = block_of([*GET, *headers])
     assert read_request(block, RULES, MAX_LIST, False)[4].headers == [(b"host", b"a"), *headers]
     assert block.fields == [*GET, *headers]  # for the log, and for whoever reads it again
     assert read_request(block, RULES, MAX_LIST, False)[4].headers == [(b"host", b"a"), *headers]
@@ -383,7 +387,7 @@ def test_limit_request_field_size() -> None:
 def test_http2_max_header_list_size() -> None:
     """RFC 9113, 6.5.2 and 10.5.1: 431 for one byte over, counted as the setting counts."""
     fields = [*GET, (b"x", b"y")]
-    size = Block(fields).size
+    size = block_of(fields).size
     assert size == sum(len(name) + len(value) + 32 for name, value in fields)
     assert verdict(fields, max_list=size) == 200
     assert verdict(fields, max_list=size - 1) == 431

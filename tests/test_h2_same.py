@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -322,6 +323,26 @@ async def says_numbers(scope: Any, receive: Any, send: Any) -> None:
     await answer(send, headers=((b"x", b"%d" % number) for number in range(3)))
 
 
+class Group(Exception):
+    """As anyio's and Python's, on any Python."""
+
+    def __init__(self, *exceptions: BaseException) -> None:
+        super().__init__("group")
+        self.exceptions = exceptions
+
+
+async def sends_an_open_file(scope: Any, receive: Any, send: Any) -> None:
+    with Path(__file__).open("rb") as file:
+        await send(START)
+        await send({"type": "http.response.zerocopysend", "file": file, "offset": 10, "count": 1000, "more_body": True})
+        await send({"type": "http.response.zerocopysend", "file": file})
+
+
+HINT: dict[str, Any] = {"type": "http.response.early_hint", "links": [b"</a.css>; rel=preload"]}
+FILE: dict[str, Any] = {"type": "http.response.pathsend", "path": __file__}
+FILE_SIZE = b"%d" % Path(__file__).stat().st_size
+
+
 async def never_called(scope: Any, receive: Any, send: Any) -> None:
     raise AssertionError
 
@@ -410,6 +431,21 @@ CASES = [
     Case("extra keys", sends({**START, "x": 1}, {**BODY, "y": 2})),
     Case("work behind the response", works_on),
     Case("two tasks", sends_from_two_tasks),
+    # With extensions.
+    Case("early hints", sends(HINT, START, HINT, BODY)),
+    Case("early hints that are none", sends({**HINT, "links": [b"a\nb"]}, START, BODY)),
+    *[
+        Case(f"{method} {name}", app, method)
+        for method in ("GET", "HEAD")
+        for name, app in (
+            ("a file", sends({**START, "headers": [(b"content-length", FILE_SIZE)]}, FILE)),
+            ("a file without a length", sends(START, FILE)),
+            ("a file that is longer", sends({**START, "headers": [(b"content-length", b"10")]}, FILE)),
+            ("a file that is shorter", sends({**START, "headers": [(b"content-length", FILE_SIZE + b"0")]}, FILE)),
+            ("no such file", sends(START, {**FILE, "path": "/no/such"})),
+            ("an open file", sends_an_open_file),
+        )
+    ],
     # Faulty ones.
     Case("two lengths", with_length(b"5", b"6")),
     Case("a length that is none", with_length(b"five")),
@@ -473,6 +509,7 @@ CASES = [
     Case("raises behind a big part", raises(START, {**BODY, "body": BIG[:8192], "more_body": True})),
     Case("raises behind the end", raises(START, BODY)),
     Case("raises an OSError", raises(error=lambda: ConnectionResetError("a database"))),
+    Case("raises a group", raises(START, error=lambda: Group(ValueError("a"), OSError("b")))),
     Case("cancels itself", cancels_itself),
     # Requests.
     Case("an echo", echo, "POST", body=b"hello"),
@@ -630,6 +667,20 @@ def test_each_request_that_reaches_the_application_counts(parser: str) -> None:
         assert [client.read_response(stream).status for stream in streams] == [400] + [200] * 3
 
     assert count(ask_http1) == count(ask_http2) == (3, 1)
+
+
+def test_connect_is_not_implemented(parser: str) -> None:
+    """RFC 9110, 9.3.6: 501. Over HTTP/2 it has neither scheme nor path (RFC 9113, 8.5), so the log has no target."""
+    log = AccessLog()
+    with serve(never_called, parser, access=make_access(log), **HTTP2) as server:
+        first = server.connect()
+        first.send(b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n")
+        response = first.read_response()
+        client = connect(server)
+        stream = client.read_response(client.begin_raw([(b":method", b"CONNECT"), (b":authority", b"a:443")]))
+        assert (stream.status, stream.body) == (response.status, response.body)
+        assert [line[:2] + line[4:6] for line in log.lines] == [("CONNECT", target, 501, len(response.body)) for target in ("a:443", "-")]
+        assert len(server.log.take("warning")) == 2
 
 
 MALFORMED = [

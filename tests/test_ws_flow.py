@@ -17,9 +17,8 @@ from typing import Any
 
 import pytest
 from certificates import make_authority
-from conftest import PARSERS
 from gunicorn.config import Config
-from inprocess import Flag, InProcess, serve
+from inprocess import Flag, InProcess
 from ws import (
     ACCEPT,
     CONNECT,
@@ -44,7 +43,7 @@ from ws import (
     sent,
     text,
 )
-from ws2 import CLEARTEXT, Stream2
+from ws2 import WAYS, Stream2, serve_way
 
 from gunicorn_asgi.asgi.websocket import WebSocketStream
 from gunicorn_asgi.errors import ApplicationError, ClientDisconnected
@@ -69,19 +68,14 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
     return context
 
 
-OVER_2 = " over HTTP/2"
-
-
-@pytest.fixture(params=[*PARSERS, *(name + OVER_2 for name in PARSERS)], scope="session")
+@pytest.fixture(params=WAYS, scope="session")
 def parser(request: pytest.FixtureRequest) -> str:
     """As that of all suites, and HTTP/2 beside HTTP/1.1."""
     return str(request.param)
 
 
 def serves(app: Any, parser: str, **settings: Any) -> Any:
-    name = parser.removesuffix(OVER_2)
-    version = CLEARTEXT if name != parser else {}
-    return serve(app, name, ws_per_message_deflate=False, **version, **settings)
+    return serve_way(app, parser, ws_per_message_deflate=False, **settings)
 
 
 # Messages.

@@ -15,12 +15,22 @@ import h2.events
 import h2.exceptions
 import h2.settings
 from certificates import client_context
+from conftest import PARSERS
 from h2.connection import ConnectionState
 from inprocess import InProcess, Response, Truncated, serve
 
 Header = tuple[bytes, bytes]
 CANCEL = 8
 CLEARTEXT = {"http_protocols": "h2,h1", "http2_cleartext": "both"}
+OVER_2 = " over HTTP/2"
+WAYS = [*PARSERS, *(name + OVER_2 for name in PARSERS)]
+"""HTTP/1.1 with either parser, and HTTP/2 on either loop: for suites in which nothing is particular to a version."""
+
+
+def serve_way(app: Any, way: str, **settings: Any) -> Any:
+    """`inprocess.serve` for one of WAYS."""
+    parser = way.removesuffix(OVER_2)
+    return serve(app, parser, **settings) if parser == way else serve2(app, parser, **settings)
 
 
 @contextmanager

@@ -77,29 +77,27 @@ class ExtendedStream(HTTPStream):
 
     async def _send_file(self, file: File, end: bool) -> None:
         """Send a part of a file as a part of the body, the last one if `end`."""
-        count = file.size
-        if (
-            self._phase is STARTED
-            and end
-            and self._due == UNKNOWN
-            and self._trailers is None
-            and (not self._bodyless or self.method == "HEAD")
-        ):
+        data, count = file.data, file.size
+        if self._bodyless:
+            data = b""
+        elif data is None and count < files.LARGE:
+            data = await self._read(file.descriptor, file.offset, count)
+        if end and count < self._due:
+            raise ApplicationError(f"the file is {self._due - count} bytes shorter than its content-length")
+        if count > self._due >= 0:
+            raise ApplicationError(f"the body is {count - self._due} bytes longer than its content-length")
+        # From here on to the first byte nothing is waited for: an application that gives up before it may still answer otherwise.
+        if self._phase is STARTED and end and self._trailers is None and (not self._bodyless or self.method == "HEAD"):
             self._wire.declare(self, count)
             self._due = UNKNOWN if self._bodyless else count
-        elif end and count < self._due:
-            raise ApplicationError(f"the file is {self._due - count} bytes shorter than its content-length")
-        if self._bodyless or file.data is not None:
-            self._send_body({"body": b"" if self._bodyless or not file.data else file.data[:count], "more_body": not end}, self._phase)
+        if data is not None:
+            self._send_body({"body": data[:count], "more_body": not end}, self._phase)
             return
-        if self._due >= 0 and count > self._due:
-            raise ApplicationError(f"the body is {count - self._due} bytes longer than its content-length")
+        if self._phase is STARTED:
+            self._phase = STREAMING
         left = count
-        if count >= files.LARGE:
-            if self._phase is STARTED:
-                self._phase = STREAMING
-            if self._wire.start_file(self, file.descriptor, file.offset, count):
-                left = await self._await_file(count)
+        if self._wire.start_file(self, file.descriptor, file.offset, count):
+            left = await self._await_file(count)
         if left:
             await self._send_pieces(file.descriptor, file.offset + count - left, left, end)
         elif end:
@@ -124,30 +122,26 @@ class ExtendedStream(HTTPStream):
 
     async def _send_pieces(self, descriptor: int, offset: int, count: int, end: bool) -> None:
         while count:
-            try:
-                piece = await files.read_piece(self._host.loop, descriptor, offset, min(count, files.PIECE))
-            except OSError as error:
-                self._check_open()
-                self._cut()
-                raise ApplicationError(f"the file cannot be read: {error}") from error
-            self._check_open()
-            if not piece:
-                self._cut()
-                raise ApplicationError(f"the file is {count} bytes shorter than it was")
+            piece = await self._read(descriptor, offset, min(count, files.PIECE))
             offset += len(piece)
             count -= len(piece)
             self._send_body({"body": piece, "more_body": not end or count > 0}, self._phase)
             if self._clogged:
                 await self._drain()
 
+    async def _read(self, descriptor: int, offset: int, size: int) -> bytes:
+        """So many bytes of a file. Raises ApplicationError where they cannot be had, or ClientDisconnected."""
+        try:
+            piece = await files.read_piece(self._host.loop, descriptor, offset, size)
+        except OSError as error:
+            raise ApplicationError(f"the file cannot be read: {error}") from error
+        self._check_open()
+        if len(piece) < size:
+            raise ApplicationError(f"the file is {size - len(piece)} bytes or more shorter than it was")
+        return piece
+
     def _check_open(self) -> None:
         """Whether a file may go on, behind something that was waited for."""
         self._check_client()
         if self._phase is not STARTED and self._phase is not STREAMING:
             raise ClientDisconnected("the response has ended while a file was sent")
-
-    def _cut(self) -> None:
-        """The file has ended before what was announced. (Where nothing is written yet, what the application makes of it is still a clean answer.)"""
-        if self._phase is not STARTED:
-            self._wire.abort(self)
-            self._end()

@@ -135,7 +135,8 @@ def move_on(message: Mapping[str, Any], file: File) -> None:
 
 
 async def read_piece(loop: asyncio.AbstractEventLoop, descriptor: int, offset: int, size: int) -> bytes:
-    """The next `size` bytes, or fewer: none where the file has ended. In a thread, unless they are in the system's cache. Raises OSError."""
+    """The next `size` bytes; fewer where the file ends before. In a thread, unless they are in the system's cache. Raises OSError."""
+    found = b""
     if NOWAIT:
         buffer = bytearray(size)
         try:
@@ -144,10 +145,12 @@ async def read_piece(loop: asyncio.AbstractEventLoop, descriptor: int, offset: i
             pass  # it would have to wait, or this file system cannot tell
         else:
             await asyncio.sleep(0)  # others want their turn
-            return bytes(buffer) if count == size else bytes(buffer[:count])
+            if count == size:
+                return bytes(buffer)
+            found = bytes(buffer[:count])
     # Of its own: whoever is cancelled meanwhile closes the file, and the number might soon be another one's.
     duplicate = os.dup(descriptor)
-    reading = loop.run_in_executor(None, os.pread, duplicate, size, offset)
+    reading = loop.run_in_executor(None, os.pread, duplicate, size - len(found), offset + len(found))
 
     def release(_: object) -> None:
         os.close(duplicate)
@@ -156,4 +159,4 @@ async def read_piece(loop: asyncio.AbstractEventLoop, descriptor: int, offset: i
 
     reading.add_done_callback(release)
     await asyncio.wait([reading])  # which, cancelled, does not cancel it
-    return reading.result()
+    return found + reading.result()

@@ -76,8 +76,9 @@ class Response:
         return self._chunked
 
     def declare(self, length: int) -> None:
-        """Give the held head a ``content-length``."""
-        self._declared = length
+        """Give the held head a ``content-length``, unless it has one."""
+        if self._declared < 0:
+            self._declared = length
 
     @property
     def may_be_chunked(self) -> bool:

@@ -1,7 +1,8 @@
-"""Pure: field blocks, read by the hpack package and written as literals (RFC 9113, 4.3; RFC 7541).
+"""Pure: field blocks, read with the table and the Huffman code of the hpack package, and written as literals (RFC 9113, 4.3; RFC 7541).
 
-The only room that knows the package. To read, its dynamic table is needed. What is written here never refers to one: an application sends the same
-few fields again and again, and the bytes of a literal can be kept, while an index into the table of one connection cannot.
+The only room that knows the package. Its decoder is not used: it takes ten calls and some objects for a field that is one byte, the number of its row.
+What is written here never refers to a table: an application sends the same few fields again and again, and the bytes of a literal can be kept, while
+an index into the table of one connection cannot.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-import hpack
+from hpack import HPACKError
+from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
 from ..errors import ApplicationError
@@ -22,14 +24,14 @@ ENTRY_SIZE = 32
 """What each field counts besides its bytes in the size of a list (RFC 9113, 6.5.2; RFC 7541, 4.1)."""
 TOLERANCE = 4
 """How many times the largest list that is answered may be read: it has to be, or the tables of the two sides would differ."""
+MAX_INTEGER_BITS = 28
+"""Behind the prefix of an integer. Whatever counts something here is smaller (RFC 7541, 5.1)."""
 MAX_MEMO = 32
 """Blocks that are remembered for a connection."""
 MAX_MEMO_SIZE = 1024
 """Bytes of the longest of them..."""
 MAX_MEMO_LIST = 8192
 """...and of what it stands for, as ENTRY_SIZE counts: a byte may be a field of several thousand."""
-MAX_REASON = 100
-"""Characters of what the package says of a block: it may quote all of it."""
 
 
 class Block:
@@ -37,9 +39,9 @@ class Block:
 
     __slots__ = ("fields", "request", "size")
 
-    def __init__(self, fields: list[Header]) -> None:
+    def __init__(self, fields: list[Header], size: int) -> None:
         self.fields = fields
-        self.size = sum(len(name) + len(value) for name, value in fields) + ENTRY_SIZE * len(fields)
+        self.size = size
         """As SETTINGS_MAX_HEADER_LIST_SIZE counts it."""
         self.request: Any = None
         """What it means, once that is known: room for whoever reads it."""
@@ -63,12 +65,12 @@ class BlockReader:
     A client repeats itself: where the table has not changed, equal bytes are equal fields, and the same Block is returned.
     """
 
-    __slots__ = ("_decoder", "_memo", "_table")
+    __slots__ = ("_max_size", "_memo", "_table")
 
     def __init__(self, max_list_size: int) -> None:
         """`max_list_size`: bytes of the largest list that is answered. One that is several times that long ends the connection."""
-        self._decoder = hpack.Decoder(max_header_list_size=max_list_size * TOLERANCE)
-        self._decoder.header_table = self._table = _Table()
+        self._max_size = max_list_size * TOLERANCE
+        self._table = _Table()
         self._memo: dict[bytes, Block] = {}
 
     def read(self, block: bytes) -> Block:
@@ -78,14 +80,10 @@ class BlockReader:
             return found
         changes = self._table.changes
         try:
-            # Copied to plain tuples, which are what a scope has.
-            fields = [(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)]
-        except hpack.OversizedHeaderListError:
-            raise ConnectionFailure(Code.ENHANCE_YOUR_CALM, "a header list that is far too large") from None
-        except (hpack.HPACKError, IndexError, UnicodeError) as error:
+            read = self._decode(block)
+        except (HPACKError, IndexError) as error:
             # 4.3: "A decoding error in a field block MUST be treated as a connection error of type COMPRESSION_ERROR."
-            raise ConnectionFailure(Code.COMPRESSION_ERROR, f"a field block that cannot be read: {str(error)[:MAX_REASON]}") from None
-        read = Block(fields)
+            raise ConnectionFailure(Code.COMPRESSION_ERROR, f"a field block that cannot be read: {error}") from None
         # A size update at its beginning (RFC 7541, 6.3) changes the table, too.
         if self._table.changes != changes or (block[:1] and block[0] & 0xE0 == 0x20):
             self._memo.clear()
@@ -94,6 +92,68 @@ class BlockReader:
                 self._memo.clear()
             self._memo[block] = read
         return read
+
+    def _decode(self, block: bytes) -> Block:
+        """Raises ConnectionFailure; HPACKError or IndexError for what is none, or ends in the midst of a field."""
+        table = self._table
+        fields: list[Header] = []
+        position = size = 0
+        while position < len(block):
+            first = block[position]
+            if first & 0x80:  # RFC 7541, 6.1: a field of the table
+                index = first & 0x7F
+                position += 1
+                if index == 0x7F:
+                    index, position = _read_integer(block, position - 1, 0x7F)
+                field = table.get_by_index(index)
+            elif first & 0xE0 == 0x20:  # 6.3: the size of the table
+                table_size, position = _read_integer(block, position, 0x1F)
+                if fields or table_size > HeaderTable.DEFAULT_SIZE:
+                    raise HPACKError("a table size behind a field, or above the limit")  # 4.2
+                table.maxsize = table_size
+                continue
+            else:  # 6.2: a literal, for the table (6.2.1) or not
+                is_for_table = first & 0x40
+                index, position = _read_integer(block, position, 0x3F if is_for_table else 0x0F)
+                if index:
+                    name = table.get_by_index(index)[0]
+                else:
+                    name, position = _read_string(block, position)
+                value, position = _read_string(block, position)
+                field = name, value
+                if is_for_table:
+                    table.add(name, value)
+            fields.append(field)
+            size += len(field[0]) + len(field[1]) + ENTRY_SIZE
+            if size > self._max_size:
+                raise ConnectionFailure(Code.ENHANCE_YOUR_CALM, "a header list that is far too large")
+        return Block(fields, size)
+
+
+def _read_integer(block: bytes, position: int, most: int) -> tuple[int, int]:
+    """RFC 7541, 5.1: the number whose prefix is the bits `most` of the byte at `position`, and the position behind it."""
+    number = block[position] & most
+    position += 1
+    if number < most:
+        return number, position
+    for shift in range(0, MAX_INTEGER_BITS, 7):
+        byte = block[position]
+        position += 1
+        number += (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, position
+    raise HPACKError("an integer that is too long")
+
+
+def _read_string(block: bytes, position: int) -> tuple[bytes, int]:
+    """RFC 7541, 5.2: the string at `position`, and the position behind it."""
+    is_huffman = block[position] & 0x80
+    length, start = _read_integer(block, position, 0x7F)
+    end = start + length
+    if end > len(block):
+        raise HPACKError("a string that is not whole")
+    text = block[start:end]
+    return decode_huffman(text) if is_huffman else text, end
 
 
 # Writing.

@@ -133,6 +133,7 @@ class H2Connection(Connection):
             self.pause_writing()
         if self._server.is_draining:
             self.announce()
+            self._server.start_lame_duck(self)  # also for a client that does not acknowledge
         self._set_deadline()
         if data:
             self.data_received(data)
@@ -179,6 +180,8 @@ class H2Connection(Connection):
             self._resume_reading()
         if self._reading is FRAMES:
             self._flush()
+        elif self._reading is LINGER:
+            self._set_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._reading = CLOSED
@@ -368,8 +371,9 @@ class H2Connection(Connection):
 
     def drain(self) -> None:
         if self._reading is FRAMES:
-            self.protocol.stop()
-            self.flush_soon()
+            if self._exchanges:
+                self.protocol.stop()
+                self.flush_soon()
             self._end_when_idle()
 
     def _end_when_idle(self) -> None:
@@ -380,11 +384,19 @@ class H2Connection(Connection):
 
     def _end(self) -> None:
         """Every exchange is over: close."""
-        if self._reading is FRAMES and not self._exchanges:
+        if self._reading is FRAMES and self._exchanges:
+            self.protocol.stop()  # one has come meanwhile
+            self.flush_soon()
+        elif self._reading is FRAMES:
+            is_owing = self._is_on_its_way()
             self.protocol.stop()
             self._flush()
-            if self._reading is FRAMES:
-                self._linger(is_sending=False)
+            if self._reading is FRAMES and self._listener.scheme == "https" and not is_owing:
+                self._shut_idle()
+            elif self._reading is FRAMES:
+                # The client may be sending, if only what it says of its windows, and by that TLS would cut itself off.
+                self._linger(is_sending=True)
+                self._seen = self._look()
 
     def _fail(self) -> None:
         """The protocol has failed, and said so."""
@@ -435,7 +447,7 @@ class H2Connection(Connection):
         self._more_until += seconds
         self._stuck_at += seconds
         for exchange in self._exchanges:
-            exchange.deadline += seconds
+            exchange.postpone(seconds)
 
     def _patience(self) -> float:
         return self._next_deadline() - self._server.now
@@ -446,7 +458,9 @@ class H2Connection(Connection):
 
     def expired(self) -> None:
         now = self._server.now
-        if self._reading is not FRAMES and not self._lost:
+        if self._reading is LINGER and not self._lost and not self._clogged and self._is_on_its_way() and not self._is_stuck():
+            self._set_deadline()  # it takes its time, and gets on
+        elif self._reading is not FRAMES and not self._lost:
             super().expired()
         elif self._stuck_at <= now and not self._lost:
             if self._is_stuck():

@@ -103,9 +103,10 @@ class Exchange:
         stream = self.stream
         self._awaits_100 = False
         if stream is None or self.has_ended or self._is_lost:
-            # Nobody reads this.
+            # Nobody reads this, and it moves no deadline.
             self.connection.protocol.consume(self.lane, len(data))
-            self._settle()
+            if self.lane.state is CLOSED:
+                self._settle()
             return
         if data:
             stream.feed(data)
@@ -174,6 +175,11 @@ class Exchange:
     def set_deadline(self, deadline: float) -> None:
         self.deadline = deadline
         self.connection.watch(deadline)
+
+    def postpone(self, seconds: float) -> None:
+        """The loop was blocked for so long."""
+        self.deadline += seconds
+        self._body_until += seconds
 
     def _await_body(self) -> None:
         self._body_until = self.connection.now + self.connection.settings.body_timeout_s
@@ -245,7 +251,8 @@ class Exchange:
                 self._watch()
 
     def declare(self, stream: HTTPStream, length: int) -> None:
-        self._declared = length
+        if self._declared < 0:
+            self._declared = length
 
     def may_have_trailers(self, stream: HTTPStream) -> bool:
         return self.fields is not None and takes_trailers(self.fields.headers)
@@ -273,8 +280,10 @@ class Exchange:
         self.connection.flush_soon()
 
     def credit(self, stream: HTTPStream) -> None:
-        self.connection.protocol.consume(self.lane, self.lane.unread)
-        self.connection.flush_soon()
+        protocol = self.connection.protocol
+        protocol.consume(self.lane, self.lane.unread)
+        if protocol.outbox.frames:  # mostly, it is not told each time
+            self.connection.flush_soon()
 
     def abort(self, stream: HTTPStream) -> None:
         self.connection.protocol.reset(self.lane, Code.INTERNAL_ERROR)

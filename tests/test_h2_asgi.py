@@ -1,0 +1,1068 @@
+"""What is particular to exchanges over HTTP/2: many at once, each with a window, a deadline and an end of its own. ASGI statements by their numbers.
+
+What the versions have in common is in `test_h2_same`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from certificates import make_authority
+from h2client import HTTP2, MAX_WINDOW, H2Client, Stream, connect
+from inprocess import Flag, InProcess, answer, hello, mirror, read_body, serve
+from test_h2_same import AccessLog, make_access
+
+from gunicorn_asgi.errors import ApplicationError, ClientDisconnected
+from gunicorn_asgi.http2.frames import PREFACE
+from gunicorn_asgi.http2.outbox import HIGH_WATER
+
+NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, REFUSED_STREAM, CANCEL = 0, 1, 2, 7, 8
+INITIAL_WINDOW_SIZE = 4
+NO_WINDOW = {INITIAL_WINDOW_SIZE: 0}
+WINDOW = 65535
+DISCONNECT = {"type": "http.disconnect"}
+START: dict[str, Any] = {"type": "http.response.start", "status": 200}
+BIG = bytes(range(256)) * 1024
+
+
+def part(data: bytes, more: bool = True) -> dict[str, Any]:
+    return {"type": "http.response.body", "body": data, "more_body": more}
+
+
+class Site:
+    """An application with a path for each kind of behaviour."""
+
+    def __init__(self) -> None:
+        self.goes_on = Flag()
+        self.waits = Flag()
+        self.ended: list[tuple[str, Any]] = []
+        """(path, what it ended by)."""
+        self.received: list[Any] = []
+        self.sent = 0
+        """Bytes."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        path = scope["path"]
+        try:
+            await getattr(self, path[1:])(receive, send)
+        except BaseException as error:
+            self.ended.append((path, type(error)))
+            raise
+        self.ended.append((path, None))
+
+    async def echo(self, receive: Any, send: Any) -> None:
+        await answer(send, await read_body(receive))
+
+    async def big(self, receive: Any, send: Any) -> None:
+        await answer(send, BIG)
+
+    async def reads_not(self, receive: Any, send: Any) -> None:
+        self.waits.set()
+        await self.goes_on.reached()
+        await answer(send, b"done")
+
+    async def early(self, receive: Any, send: Any) -> None:
+        await answer(send, b"early")
+
+    async def breaks_off(self, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(part(b"x"))
+        raise ValueError("its own")
+
+    async def raises(self, receive: Any, send: Any) -> None:
+        raise ValueError("its own")
+
+    async def exits(self, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(part(b"x"))
+        raise SystemExit(3)
+
+    async def listens(self, receive: Any, send: Any) -> None:
+        self.waits.set()
+        message = None
+        while message != DISCONNECT:
+            message = await receive()
+            self.received.append(message)
+        self.received.append(await receive())
+
+    async def ignores(self, receive: Any, send: Any) -> None:
+        self.waits.set()
+        await asyncio.Event().wait()
+
+    async def streams(self, receive: Any, send: Any) -> None:
+        await send(START)
+        while True:
+            await send(part(b"x" * 8192))
+            self.sent += 8192
+
+    async def streams_and_reads(self, receive: Any, send: Any) -> None:
+        """Reads from a task of its own, as a proxy does."""
+
+        async def read() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        reading = asyncio.ensure_future(read())
+        try:
+            await self.streams(receive, send)
+        finally:
+            reading.cancel()
+
+
+def assert_open(client: H2Client) -> None:
+    assert client.get("GET", "/early").body == b"early"
+
+
+# Streams are independent.
+
+
+def leave_a_body_unread(client: H2Client, site: Site) -> Stream:
+    stream = client.begin("POST", "/reads_not", end=False)
+    client.upload(stream, b"x" * WINDOW, end=False)
+    return stream
+
+
+def leave_a_response_unread(client: H2Client, site: Site) -> Stream:
+    stream = client.begin("GET", "/big", flush=False)
+    client.withheld.add(stream.id)
+    client.flush()
+    return stream
+
+
+def reset(client: H2Client, site: Site) -> Stream:
+    stream = client.begin("GET", "/listens")
+    site.waits.wait()
+    client.cancel(stream)
+    return stream
+
+
+def break_off(client: H2Client, site: Site) -> Stream:
+    stream = client.read_response(client.begin("GET", "/breaks_off"))
+    assert (stream.body, stream.has_ended, stream.reset) == (b"x", False, INTERNAL_ERROR), "statements 66 and 67"
+    return stream
+
+
+def send_too_much(client: H2Client, site: Site) -> Stream:
+    stream = client.begin("POST", "/echo", (b"content-length", b"3"), end=False)
+    client.upload(stream, b"hello")
+    assert client.read_response(stream).reset == PROTOCOL_ERROR
+    return stream
+
+
+TROUBLES = [leave_a_body_unread, leave_a_response_unread, reset, break_off, send_too_much]
+
+
+@pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: trouble.__name__)
+def test_a_stream_in_trouble_stalls_no_other(parser: str, trouble: Callable[[H2Client, Site], Stream]) -> None:
+    """RFC 9113, 5: streams are independent. Statements 13 and 41."""
+    site = Site()
+    with serve(site, parser, **HTTP2) as server:
+        client = connect(server)
+        before = client.begin("POST", "/echo", end=False)
+        client.upload(before, b"be", end=False)
+        stream = trouble(client, site)
+        assert client.get("POST", "/echo", body=BIG).body == BIG
+        assert client.get("GET", "/big").body == BIG
+        client.upload(before, b"fore")
+        assert client.read_response(before).body == b"before"
+        assert not client.goaway
+        site.goes_on.set()
+        if trouble is leave_a_response_unread:
+            assert not stream.is_over
+            client.open_window(len(BIG), stream)
+        if trouble in (leave_a_body_unread, leave_a_response_unread):
+            assert client.read_response(stream).has_ended
+        server.wait_settled()
+        assert_open(client)
+        server.log.take("error")
+        server.log.take("warning")
+
+
+def test_many_streams_that_nobody_reads_leave_room_for_one_that_somebody_does(parser: str) -> None:
+    """The connection's window has room for all of them (RFC 9113, 6.9: so that one cannot take it from the others)."""
+    site = Site()
+    with serve(site, parser, **HTTP2) as server:
+        client = connect(server)
+        streams = [client.begin("POST", "/reads_not", end=False) for _ in range(40)]
+        for stream in streams:
+            client.upload(stream, b"x" * WINDOW, end=False)
+        server.wait_streams_unread(40 * WINDOW)
+        assert client.get("POST", "/echo", body=BIG).body == BIG
+        site.goes_on.set()
+        for stream in streams:
+            assert client.read_response(stream).body == b"done"
+            assert stream.reset in (NO_ERROR, None)
+        server.wait_settled()
+
+
+# send() and the window.
+
+
+def test_send_waits_above_the_mark_and_goes_on_below_it(parser: str) -> None:
+    """Statement 71."""
+    site = Site()
+    with serve(site, parser, **HTTP2) as server:
+        client = connect(server, settings=NO_WINDOW)
+        stream = client.begin("GET", "/streams")
+        client.withheld.add(stream.id)
+        server.wait_queued(HIGH_WATER)
+        server.settle()
+        assert HIGH_WATER <= site.sent + 8192 <= HIGH_WATER + 8192
+        sent = site.sent
+        client.open_window(8192, stream)
+        client.wait_for(lambda: len(stream.body) == 8192)
+        client.synchronize()
+        server.settle()
+        assert site.sent == sent, "there is less, and still much"
+        client.open_window(65536, stream)
+        client.wait_for(lambda: len(stream.body) == 8192 + 65536)
+        server.wait_until(lambda: site.sent > sent)
+        client.cancel(stream)
+        server.wait_settled()
+    assert site.ended == [("/streams", ClientDisconnected)]
+
+
+def close(client: H2Client, _: Stream) -> None:
+    client.close()
+
+
+def reset_connection(client: H2Client, _: Stream) -> None:
+    client.reset()
+
+
+def leave_and_close(client: H2Client, _: Stream) -> None:
+    client.leave()
+    client.close()
+
+
+def break_the_protocol(client: H2Client, _: Stream) -> None:
+    client.send(b"\0\0\0\0\0\0\0\0\0")  # DATA on stream 0
+
+
+ENDS: list[Callable[[H2Client, Stream], None]] = [H2Client.cancel, close, reset_connection, leave_and_close, break_the_protocol]
+
+
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: end.__name__)
+@pytest.mark.parametrize("where", ["queue", "transport"])
+def test_a_send_that_waits_is_released_when_its_client_goes(parser: str, where: str, end: Callable[[H2Client, Stream], None]) -> None:
+    """Statements 68 to 70: by an OSError, which is not logged; also where it is the transport that nothing leaves."""
+    site = Site()
+    with serve(site, parser, **HTTP2) as server:
+        if where == "queue":
+            client = connect(server, settings=NO_WINDOW)
+            stream = client.begin("GET", "/streams")
+        else:
+            client = connect(server, settings={INITIAL_WINDOW_SIZE: MAX_WINDOW}, connection_window=MAX_WINDOW - WINDOW, receive_buffer=4096)
+            stream = client.begin("GET", "/streams")
+            server.wait_clogged()
+        server.wait_queued(HIGH_WATER)
+        end(client, stream)
+        if end is break_the_protocol and where == "transport":
+            client.reset()
+        server.wait_until(lambda: not server.server.tasks)
+        assert site.ended == [("/streams", ClientDisconnected)]
+        server.log.take("warning")
+
+
+@pytest.mark.parametrize("is_tls", [False, True], ids=["cleartext", "tls"])
+def test_a_client_that_does_not_read_fills_no_memory_however_wide_its_windows(parser: str, is_tls: bool, tmp_path: Path) -> None:
+    """Statement 71: what does not leave the transport counts, too."""
+    site = Site()
+    with serve(site, parser, tls=server_context(tmp_path) if is_tls else None, **HTTP2) as server:
+        wide = {INITIAL_WINDOW_SIZE: MAX_WINDOW}
+        client = connect(server, tls=is_tls, settings=wide, connection_window=MAX_WINDOW - WINDOW, receive_buffer=4096)
+        streams = [client.begin("GET", "/streams") for _ in range(3)]
+        server.wait_clogged()
+        server.wait_queued(HIGH_WATER)
+        server.settle()
+        sent = site.sent
+        server.settle()
+        assert site.sent == sent
+        # asyncio's TLS has 512 KiB of its own before it says so.
+        assert server.unsent() < (3 + 2 + 8 * is_tls) * (HIGH_WATER + 16384)
+        client.wait_for(lambda: all(len(stream.body) > 2 * HIGH_WATER for stream in streams))
+        for stream in streams:
+            client.cancel(stream)
+        client.leave()
+        client.read_to_the_end()
+    assert len(site.ended) == 3
+
+
+def server_context(directory: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*make_authority(directory, "localhost"))
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    return context
+
+
+def test_over_tls_as_without(parser: str, tmp_path: Path) -> None:
+    with serve(Site(), parser, tls=server_context(tmp_path), **HTTP2) as server:
+        client = connect(server, tls=True)
+        assert client.get("POST", "/echo", body=BIG * 4).body == BIG * 4
+        streams = [client.begin("GET", "/big") for _ in range(5)]
+        assert [client.read_response(stream).body == BIG for stream in streams] == [True] * 5
+        client.leave()
+        client.read_to_the_end()
+
+
+# How a client goes away.
+
+
+def test_a_reset_is_a_disconnect(parser: str) -> None:
+    """Statements 46 to 48: at once, again and again, and not an error."""
+    site = Site()
+    log = AccessLog()
+    with serve(site, parser, access=make_access(log), **HTTP2) as server:
+        client = connect(server)
+        stream = client.begin("POST", "/listens", end=False)
+        site.waits.wait()
+        client.cancel(stream)
+        server.wait_until(lambda: site.ended)
+        assert site.received == [DISCONNECT] * 2
+        assert_open(client)
+        server.wait_settled()
+        assert [line[4] for line in log.lines] == [499, 200]
+
+
+@pytest.mark.parametrize("is_closed", [False, True], ids=["open", "closed behind it"])
+def test_an_application_that_ignores_a_reset_is_cancelled_after_the_grace_period(parser: str, is_closed: bool) -> None:
+    """Also when the connection ends meanwhile, which is nothing new to that application."""
+    site = Site()
+    with serve(site, parser, **HTTP2) as server:
+        client = connect(server)
+        stream = client.begin("GET", "/ignores")
+        site.waits.wait()
+        client.cancel(stream)
+        client.synchronize()
+        if is_closed:
+            client.close()
+            server.wait_gone()
+        server.advance(1)
+        assert not site.ended
+        server.advance(4)
+        server.wait_until(lambda: site.ended)
+        assert site.ended == [("/ignores", asyncio.CancelledError)]
+        if not is_closed:
+            assert_open(client)
+
+
+def test_a_stream_that_is_reset_at_once_is_not_run(parser: str) -> None:
+    """The packet with its HEADERS has its RST_STREAM, too."""
+    site = Site()
+    log = AccessLog()
+    with serve(site, parser, access=make_access(log), **HTTP2) as server:
+        client = connect(server)
+        stream = client.begin("GET", "/early", flush=False)
+        client.cancel(stream)
+        assert_open(client)
+        server.wait_settled()
+        assert site.ended == [("/early", None)], "of the second"
+        assert [line[4] for line in log.lines] == [499, 200]
+
+
+def test_a_client_that_leaves_gets_the_rest(parser: str) -> None:
+    """RFC 9113, 6.8: GOAWAY ends no stream; behind the last one the connection ends."""
+    site = Site()
+    with serve(site, parser, keepalive=60, **HTTP2) as server:
+        client = connect(server)
+        first, second = client.begin("GET", "/reads_not"), client.begin("GET", "/big")
+        site.waits.wait()
+        client.read_response(second)
+        client.leave()
+        client.synchronize()
+        site.goes_on.set()
+        assert client.read_response(first).body == b"done"
+        client.read_to_the_end()
+        assert client.goaway == [(NO_ERROR, first.id + 2)]
+
+
+# Flow control.
+
+
+def test_only_what_was_read_is_credited(parser: str) -> None:
+    """RFC 9113, 6.9.1, and statement 45."""
+    site = Site()
+    with serve(site, parser, **HTTP2) as server:
+        client = connect(server)
+        client.synchronize()
+        opened = client.window_given
+        stream = client.begin("POST", "/reads_not", end=False)
+        client.upload(stream, b"x" * WINDOW, end=False)
+        server.wait_streams_unread(WINDOW)
+        client.synchronize()
+        assert (stream.window_given, client.window_given) == (0, opened)
+        other = client.begin("POST", "/listens", end=False)
+        client.upload(other, b"x" * 60000, end=False)
+        client.wait_for(lambda: other.window_given)
+        assert stream.window_given == 0
+        site.goes_on.set()
+        client.cancel(other)
+        client.read_response(stream)
+        server.wait_settled()
+
+
+def test_what_nobody_has_read_is_given_back_to_the_connection(parser: str) -> None:
+    """RFC 9113, 6.9: of streams that are reset, refused, or answered before they were read: otherwise the window would shrink for ever."""
+    site = Site()
+    with serve(site, parser, http2_max_concurrent_streams=2, **HTTP2) as server:
+        client = connect(server)
+        client.synchronize()
+        opened = client.window_given
+        for number in range(6):
+            stream = client.begin("POST", "/listens" if number % 2 else "/early", end=False)
+            client.upload(stream, b"x" * 40000, end=False)
+            if not stream.is_over:
+                client.synchronize()
+            if number % 2:
+                client.cancel(stream)
+        client.synchronize()
+        assert client.window_given - opened >= 2 * WINDOW
+        assert client.get("POST", "/echo", body=BIG).body == BIG
+        server.wait_settled()
+
+
+# A response before the request is whole.
+
+
+@pytest.mark.parametrize(
+    ("fields", "sent", "is_reset"),
+    [
+        ((), b"", True),
+        ((), b"xyz", True),
+        (((b"content-length", b"10000"),), b"xyz", False),
+        (((b"content-length", b"100000"),), b"xyz", True),
+        (((b"content-length", b"5"), (b"expect", b"100-continue")), b"", True),
+    ],
+    ids=["unknown", "unknown, begun", "short", "long", "held back"],
+)
+def test_an_early_response_is_whole_and_the_rest_is_dropped(parser: str, fields: Any, sent: bytes, is_reset: bool) -> None:
+    """RFC 9113, 8.1: RST_STREAM with NO_ERROR behind the response, unless the rest is short and certain. Statement 51."""
+    with serve(Site(), parser, **HTTP2) as server:
+        client = connect(server)
+        stream = client.begin("POST", "/early", *fields, end=False, flush=False)
+        if sent:
+            client.h2.send_data(stream.id, sent)
+        client.flush()
+        client.read_response(stream)
+        client.synchronize()
+        assert (stream.body, stream.has_ended) == (b"early", True)
+        assert stream.reset == (NO_ERROR if is_reset else None)
+        if not is_reset:
+            assert server.exchanges() == 1
+            client.upload(stream, b"x" * (10000 - len(sent)))
+        server.wait_settled()
+        assert_open(client)
+        assert not client.goaway
+
+
+def test_a_short_rest_that_does_not_come_is_given_up(parser: str) -> None:
+    with serve(Site(), parser, body_timeout=5, keepalive=60, **HTTP2) as server:
+        client = connect(server)
+        stream = client.begin("POST", "/early", (b"content-length", b"10000"), end=False)
+        client.read_response(stream)
+        client.synchronize()
+        assert stream.reset is None
+        server.advance(6)
+        client.wait_for(lambda: stream.reset is not None)
+        assert stream.reset == NO_ERROR
+        server.wait_settled()
+        assert_open(client)
+
+
+def test_an_early_response_that_waits_for_its_window_lets_the_upload_pass(parser: str) -> None:
+    """A client that reads only once it has sent everything is no deadlock."""
+    site = Site()
+    with serve(site, parser, **HTTP2) as server:
+        client = connect(server, settings=NO_WINDOW)
+        stream = client.begin("POST", "/big", end=False)
+        server.wait_queued()
+        client.upload(stream, BIG * 2)
+        client.open_window(len(BIG), stream)
+        client.withheld.add(stream.id)
+        assert client.read_response(stream).body == BIG
+        server.wait_settled()
+
+
+# Deadlines.
+
+
+def test_a_body_that_does_not_come_is_a_408_on_its_stream(parser: str) -> None:
+    """As over HTTP/1.1, and nobody else's concern."""
+    site = Site()
+    log = AccessLog()
+    with serve(site, parser, access=make_access(log), body_timeout=5, **HTTP2) as server:
+        client = connect(server)
+        other = client.begin("GET", "/reads_not")
+        stream = client.begin("POST", "/listens", end=False)
+        client.upload(stream, b"x", end=False)
+        server.wait_until(lambda: site.received)
+        server.advance(3)
+        client.upload(stream, b"y", end=False)
+        server.wait_until(lambda: len(site.received) == 2)
+        server.advance(3)
+        client.synchronize()
+        assert not stream.status, "each part begins it anew"
+        server.advance(3)
+        assert client.read_response(stream).status == 408
+        server.wait_until(lambda: ("/listens", None) in site.ended)
+        assert site.received[2:] == [DISCONNECT] * 2
+        site.goes_on.set()
+        assert client.read_response(other).body == b"done"
+        server.wait_settled()
+        assert [line[4] for line in log.lines] == [408, 200]
+        assert len(server.log.take("warning")) == 1
+
+
+def test_a_body_that_does_not_come_within_a_response_breaks_it_off(parser: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(part(b"x"))
+        await read_body(receive)
+
+    with serve(app, parser, body_timeout=5, **HTTP2) as server:
+        client = connect(server)
+        stream = client.begin("POST", "/", end=False)
+        client.wait_for(lambda: stream.body)
+        server.advance(6)
+        assert client.read_response(stream).reset == CANCEL
+        server.wait_settled()
+        assert len(server.log.take("warning")) == 1
+        assert "EOFError" in str(server.log.take("error"))
+
+
+@pytest.mark.parametrize("path", ["/ignores", "/reads_not"])
+def test_an_application_that_takes_its_time_is_not_the_clients_fault(parser: str, path: str) -> None:
+    """Nor is a body that nobody asks for, with or without ``Expect: 100-continue``."""
+    site = Site()
+    with serve(site, parser, body_timeout=5, write_timeout=5, keepalive=5, **HTTP2) as server:
+        client = connect(server)
+        streams = [client.begin("GET", path), client.begin("POST", path, end=False)]
+        streams.append(client.begin("POST", path, (b"expect", b"100-continue"), end=False))
+        client.synchronize()
+        server.advance(60)
+        client.synchronize()
+        assert not any(stream.is_over for stream in streams)
+        for stream in streams:
+            client.cancel(stream)
+        site.goes_on.set()
+        if path == "/ignores":
+            server.advance(10)
+        server.wait_settled()
+
+
+@pytest.mark.parametrize("path", ["/streams", "/streams_and_reads", "/big"])
+def test_a_response_that_does_not_leave_is_reset(parser: str, path: str) -> None:
+    """``write_timeout``, on that stream alone; and what the client sends meanwhile moves it by nothing."""
+    site = Site()
+    with serve(site, parser, body_timeout=60, write_timeout=5, **HTTP2) as server:
+        client = connect(server, settings=NO_WINDOW)
+        stream = client.begin("POST", path, end=False)
+        server.wait_queued()
+        for _ in range(4):
+            server.advance(2)
+            if not stream.is_over:
+                client.upload(stream, b"x", end=False)
+                client.synchronize()
+        assert stream.reset == CANCEL
+        server.wait_settled()
+        assert_is_open_with_no_window(client)
+        assert site.ended[0] == (path, None if path == "/big" else ClientDisconnected)
+
+
+def assert_is_open_with_no_window(client: H2Client) -> None:
+    assert client.get("HEAD", "/early").status == 200
+
+
+def test_a_response_that_leaves_slowly_is_not_reset(parser: str) -> None:
+    site = Site()
+    with serve(site, parser, write_timeout=5, **HTTP2) as server:
+        client = connect(server, settings=NO_WINDOW)
+        stream = client.begin("GET", "/big")
+        client.withheld.add(stream.id)
+        server.wait_queued()
+        for _ in range(5):
+            server.advance(4)
+            client.open_window(100, stream)
+            client.synchronize()
+        assert not stream.is_over
+        client.open_window(len(BIG), stream)
+        assert client.read_response(stream).body == BIG
+        server.wait_settled()
+
+
+def test_a_response_that_begins_late_has_its_time_from_then(parser: str) -> None:
+    """The deadline of the body, which is over, does not count for it."""
+    site = Site()
+    with serve(site, parser, body_timeout=5, write_timeout=20, **HTTP2) as server:
+        client = connect(server, settings=NO_WINDOW)
+        stream = client.begin("POST", "/reads_not", end=False)
+        site.waits.wait()
+        server.advance(4)
+        site.goes_on.set()
+        server.wait_queued()
+        server.advance(6)
+        client.synchronize()
+        assert stream.reset is None
+        client.open_window(100, stream)
+        assert client.read_response(stream).body == b"done"
+        server.wait_settled()
+
+
+def test_an_upload_has_its_time_again_behind_a_response_that_was_stuck(parser: str) -> None:
+    """``body_timeout`` counts from the last part, whatever was written meanwhile."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(part(b"x" * 100))
+        await send(part(await read_body(receive), more=False))
+
+    with serve(app, parser, body_timeout=10, write_timeout=12, **HTTP2) as server:
+        client = connect(server, settings=NO_WINDOW)
+        stream = client.begin("POST", "/", end=False)
+        client.withheld.add(stream.id)
+        server.wait_queued()
+        server.advance(8)
+        client.upload(stream, b"y", end=False)
+        client.open_window(100, stream)
+        client.wait_for(lambda: len(stream.body) == 100)
+        server.advance(6)
+        client.synchronize()
+        assert stream.reset is None
+        client.upload(stream, b"z")
+        client.open_window(100, stream)
+        assert client.read_response(stream).body[100:] == b"yz"
+        server.wait_settled()
+
+
+def test_a_connection_whose_client_takes_nothing_is_reset(parser: str) -> None:
+    """``write_timeout``, where it is the transport that nothing leaves."""
+    site = Site()
+    with serve(site, parser, write_timeout=5, **HTTP2) as server:
+        wide = {INITIAL_WINDOW_SIZE: MAX_WINDOW}
+        client = connect(server, settings=wide, connection_window=MAX_WINDOW - WINDOW, receive_buffer=4096)
+        client.begin("GET", "/streams")
+        client.begin("GET", "/reads_not")
+        server.wait_clogged()
+        server.advance(12)
+        server.wait_until(lambda: ("/streams", ClientDisconnected) in site.ended)
+        site.goes_on.set()
+
+
+def test_an_idle_connection_ends_with_goaway(parser: str) -> None:
+    """``keepalive``, from the end of the last exchange; RFC 9113, 9.1."""
+    site = Site()
+    with serve(site, parser, keepalive=5, **HTTP2) as server:
+        client = connect(server)
+        stream = client.begin("GET", "/reads_not")
+        site.waits.wait()
+        server.advance(10)
+        site.goes_on.set()
+        client.read_response(stream)
+        server.wait_settled()
+        server.advance(4)
+        assert_open(client)
+        server.wait_settled()
+        server.advance(6)
+        client.read_to_the_end()
+        assert client.goaway == [(NO_ERROR, 3)]
+
+
+def test_a_connection_without_a_request_ends_as_well(parser: str) -> None:
+    with serve(hello, parser, keepalive=5, **HTTP2) as server:
+        client = connect(server)
+        client.synchronize()
+        server.advance(6)
+        client.read_to_the_end()
+        assert client.goaway == [(NO_ERROR, 0)]
+
+
+@pytest.mark.parametrize("data", [b"", PREFACE[:5], PREFACE], ids=["nothing", "half a preface", "no SETTINGS"])
+def test_a_connection_that_does_not_begin_ends(parser: str, data: bytes) -> None:
+    """``head_timeout``."""
+    with serve(hello, parser, head_timeout=5, keepalive=60, **HTTP2) as server:
+        client = server.connect()
+        client.send(data)
+        server.wait_connected()
+        server.settle()
+        server.advance(6)
+        client.read_rest()
+        client.close()
+        server.wait_until(server.is_idle)
+
+
+def test_a_field_block_that_does_not_end_ends_the_connection(parser: str) -> None:
+    """``head_timeout``, whatever else is under way: nothing can be sent in the midst of it (RFC 9113, 4.3)."""
+    site = Site()
+    with serve(site, parser, head_timeout=5, keepalive=60, **HTTP2) as server:
+        client = connect(server)
+        stream = client.begin("GET", "/listens")
+        site.waits.wait()
+        client.send(b"\0\0\1\1\1\0\0\0\3\x82")
+        server.settle()
+        server.advance(7)
+        server.wait_until(lambda: not server.server.connections)
+        server.wait_until(lambda: site.ended)
+        assert not stream.has_ended
+        assert site.received[-1] == DISCONNECT
+
+
+def test_a_field_block_that_ended_in_time_is_forgotten(parser: str) -> None:
+    """An idle connection has its ``keepalive`` again."""
+    with serve(Site(), parser, head_timeout=5, keepalive=60, **HTTP2) as server:
+        client = connect(server)
+        client.synchronize()
+        client.send(b"\0\0\1\1\1\0\0\0\1\x82")
+        server.settle()
+        client.send(b"\0\0\1\x09\4\0\0\0\1\x84")  # CONTINUATION: no :scheme, so it is malformed
+        server.settle()
+        server.advance(20)
+        client.h2.get_next_available_stream_id = lambda: 3  # type: ignore[method-assign]
+        client.streams[1] = Stream(1)
+        client.h2.send_headers(1, [(b":method", b"GET")], end_stream=True)  # for the package to know it; not sent again
+        client.h2.data_to_send()
+        assert_open(client)
+        assert client.streams[1].reset == PROTOCOL_ERROR
+        server.log.take("warning")
+
+
+# Requests whose content is not what they say.
+
+
+@pytest.mark.parametrize(("length", "body"), [(b"3", b"hello"), (b"6", b"hello"), (b"0", b"x"), (b"6", b"")])
+def test_content_of_another_length_than_declared_resets_the_stream(parser: str, length: bytes, body: bytes) -> None:
+    """RFC 9113, 8.1.1: PROTOCOL_ERROR, and the application hears of no end of the body but the client's."""
+    site = Site()
+    with serve(site, parser, **HTTP2) as server:
+        client = connect(server)
+        stream = client.begin("POST", "/listens", (b"content-length", length), end=False)
+        site.waits.wait()
+        client.upload(stream, body)
+        assert client.read_response(stream).reset == PROTOCOL_ERROR
+        server.wait_until(lambda: site.ended)
+        assert site.received[-2:] == [DISCONNECT] * 2
+        assert all(message.get("more_body", True) for message in site.received)
+        server.wait_settled()
+        assert_open(client)
+        assert len(server.log.take("warning")) == 1
+
+
+def test_trailers_of_a_request_end_its_body_and_are_not_headers(parser: str) -> None:
+    """RFC 9113, 8.1; RFC 9110, 6.5.1."""
+    with serve(mirror, parser, **HTTP2) as server:
+        client = connect(server)
+        stream = client.begin("POST", "/", end=False)
+        client.upload(stream, b"hello", end=False)
+        client.h2.send_headers(stream.id, [(b"x-late", b"1")], end_stream=True)
+        client.flush()
+        told = client.read_response(stream).body
+        assert b"'body': b'hello'" in told
+        assert b"x-late" not in told
+
+
+# What the application is told.
+
+
+def test_the_scope(parser: str) -> None:
+    """Statements 20 to 38: `:authority` is the first header, whatever the client calls its host; cookies are kept apart."""
+    with serve(mirror, parser, state={"x": 1}, **HTTP2) as server:
+        client = connect(server)
+        pseudo = [(b":method", b"GET"), (b":path", b"/a%20b?c=%20"), (b":scheme", b"https"), (b":authority", b"Example:1")]
+        own = [(b"cookie", b"a=1"), (b"x-one", b"1"), (b"host", b"example:1"), (b"cookie", b"b=2"), (b"x-one", b"2")]
+        told = eval(client.read_response(client.begin_raw([*pseudo, *own])).body)  # what `mirror` has written
+        assert told == {
+            "type": "http",
+            "asgi": told["asgi"],
+            "http_version": "2",
+            "method": "GET",
+            "scheme": "http",
+            "path": "/a b",
+            "raw_path": b"/a%20b",
+            "query_string": b"c=%20",
+            "root_path": "",
+            "headers": [(b"host", b"Example:1"), (b"cookie", b"a=1"), (b"x-one", b"1"), (b"cookie", b"b=2"), (b"x-one", b"2")],
+            "client": client.name,
+            "server": server.address,
+            "state": {"x": 1},
+            "extensions": told["extensions"],
+            "body": b"",
+        }
+        without = [(b":method", b"GET"), (b":path", b"/"), (b":scheme", b"http"), (b"x", b"y"), (b"host", b"b")]
+        told = eval(client.read_response(client.begin_raw(without)).body)
+        assert told["headers"] == [(b"x", b"y"), (b"host", b"b")], "RFC 9113, 8.3.1: without :authority, Host has it"
+
+
+def test_what_one_stream_does_to_its_scope_no_other_sees(parser: str) -> None:
+    """Statements 18 and 41: equal requests of a connection are read once."""
+    seen: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append((list(scope["headers"]), "x" in scope["extensions"]))
+        scope["headers"].append((b"x", b"y"))
+        scope["extensions"]["x"] = {}
+        await answer(send)
+
+    with serve(app, parser, **HTTP2) as server:
+        client = connect(server)
+        for _ in range(4):
+            assert client.get("GET", "/same").status == 200
+        assert seen == [([(b"host", b"a")], False)] * 4
+
+
+def test_an_interim_status_is_no_response(parser: str) -> None:
+    """RFC 9113, 8.1: where HTTP/1.1 ends with a 1xx, HTTP/2 cannot: the application hears it, and there is a 500."""
+    raised: list[BaseException] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await answer(send, b"", 101)
+        except ApplicationError as error:
+            raised.append(error)
+            raise
+
+    with serve(app, parser, **HTTP2) as server:
+        client = connect(server)
+        assert client.get().status == 500
+        assert "101" in str(raised[0])
+        assert len(server.log.take("error")) == 1
+
+
+def test_an_application_that_exits_leaves_no_stream_open(parser: str) -> None:
+    """The worker leaves; and nobody takes what was sent for the whole."""
+    site = Site()
+    with serve(site, parser, **HTTP2) as server:
+        client = connect(server)
+        assert client.read_response(client.begin("GET", "/exits")).reset == INTERNAL_ERROR
+        assert server.host.left == [3]
+        server.wait_settled()
+
+
+# One connection, many writes.
+
+
+def test_answers_to_one_packet_are_one_write(parser: str) -> None:
+    """Of streams whose applications are done at once, or in the same turn of the loop."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/later":
+            await asyncio.sleep(0)
+        await answer(send, b"x" * 100)
+
+    with serve(app, parser, **HTTP2) as server:
+        client = connect(server)
+        client.synchronize()
+        for path in ("/", "/later"):
+            streams = [client.begin("GET", path, flush=False) for _ in range(8)]
+            sizes = server.count_writes()
+            client.flush()
+            for stream in streams:
+                assert client.read_response(stream).body == b"x" * 100
+            assert len(sizes) == 1
+
+
+def test_parts_that_are_sent_in_one_turn_are_one_write(parser: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        for _ in range(10):
+            await send(part(b"x"))
+        await send(part(b"", more=False))
+
+    with serve(app, parser, **HTTP2) as server:
+        client = connect(server)
+        client.synchronize()
+        sizes = server.count_writes()
+        assert client.get().body == b"x" * 10
+        assert len(sizes) == 1
+
+
+# Upgrade: h2c.
+
+
+def test_the_request_that_upgrades_is_stream_1(parser: str) -> None:
+    """RFC 7540, 3.2: its answer comes over HTTP/2, and other streams behind it."""
+    log = AccessLog()
+    with serve(mirror, parser, access=make_access(log), **HTTP2) as server:
+        client = connect(server, upgrade=b"GET /up?x HTTP/1.1\r\nHost: a\r\nX-One: 1\r\n")
+        told = eval(client.read_response(client.streams[1]).body)
+        assert (told["http_version"], told["path"], told["query_string"]) == ("2", "/up", b"x")
+        assert told["headers"] == [(b"host", b"a"), (b"x-one", b"1")]
+        assert client.get("POST", "/", body=b"hello").status == 200
+        server.wait_settled()
+        assert [line[4] for line in log.lines] == [200, 200]
+        assert log.protocol == "HTTP/2.0"
+
+
+# Each exchange ends once.
+
+
+def test_every_exchange_has_one_line_in_the_log_however_it_ends(parser: str) -> None:
+    """And none is left behind, as long as the connection lives."""
+    site = Site()
+    log = AccessLog()
+    with serve(site, parser, access=make_access(log), body_timeout=5, **HTTP2) as server:
+        client = connect(server)
+        paths = []
+
+        def begin(path: str, **how: Any) -> Stream:
+            paths.append(path)
+            return client.begin("POST", path, **how)
+
+        for path in ("/early", "/raises", "/breaks_off", "/exits"):
+            client.read_response(begin(path))
+        client.read_response(begin("/early", end=False))
+        for path in ("/listens", "/ignores"):
+            stream = begin(path, end=False)
+            site.waits.wait()
+            client.synchronize()
+            client.cancel(stream)
+        stream = begin("/big")
+        client.wait_for(lambda: stream.body)
+        if not stream.is_over:
+            client.cancel(stream)
+        stream = begin("/echo", end=False)
+        client.synchronize()
+        server.advance(6)
+        assert client.read_response(stream).status == 408
+        server.wait_settled()
+        assert sorted(line[1] for line in log.lines if isinstance(line, tuple)) == sorted(paths)
+        assert_is_open_with_no_window(client)
+        server.log.take("error")
+        server.log.take("warning")
+
+
+def test_connections_that_end_in_the_midst_leave_nothing(parser: str) -> None:
+    """Every exchange is told, and ended; `serve` looks for what is left."""
+    site = Site()
+    log = AccessLog()
+    with serve(site, parser, access=make_access(log), **HTTP2) as server:
+        ends: list[Callable[[H2Client, Stream], None]] = [close, reset_connection, break_the_protocol]
+        for end in ends:
+            client = connect(server, settings=NO_WINDOW)
+            streams = [client.begin("POST", path, end=False) for path in ("/listens", "/ignores", "/streams", "/big", "/reads_not")]
+            client.synchronize()
+            end(client, streams[0])
+        server.wait_until(lambda: len(log.lines) >= 9)
+        site.goes_on.set()
+        server.advance(10)
+        server.wait_until(server.is_idle)
+        assert len(log.lines) == 15
+        server.log.take("warning")
+
+
+def test_a_server_that_stops_at_once_leaves_nothing(parser: str) -> None:
+    site = Site()
+    log = AccessLog()
+    with serve(site, parser, access=make_access(log), **HTTP2) as server:
+        client = connect(server, settings=NO_WINDOW)
+        for path in ("/listens", "/ignores", "/streams", "/big", "/reads_not"):
+            client.begin("POST", path, end=False)
+        client.synchronize()
+        abort(server)
+        client.read_to_the_end()
+        assert client.goaway == [(NO_ERROR, 9)]
+        server.wait_until(server.is_idle)
+        assert len(log.lines) == 5
+        server.log.take("error")
+
+
+def abort(server: InProcess) -> None:
+    server.run(server.server.abort())
+
+
+PATHS = ("/echo", "/big", "/reads_not", "/early", "/breaks_off", "/raises", "/listens", "/ignores", "/streams", "/streams_and_reads")
+
+
+class Whim:
+    """A client that begins streams, feeds, reads, leaves alone and resets them in any order, while time passes; always within the protocol."""
+
+    def __init__(self, server: InProcess, seed: int) -> None:
+        self.server = server
+        self.chance = random.Random(seed)
+        self.client = connect(server, settings={INITIAL_WINDOW_SIZE: self.chance.choice([0, 1000, 65535])})
+        self.streams: list[Stream] = []
+        self.sendable: set[int] = set()
+        self.cancelled: set[int] = set()
+
+    def go(self, steps: int) -> None:
+        self.begin()
+        for _ in range(steps):
+            [work] = self.chance.choices(
+                [self.begin, self.feed, self.widen, self.cancel, self.wait, self.client.synchronize], [6, 6, 4, 2, 2, 3]
+            )
+            work()
+
+    def any(self) -> Stream:
+        return self.chance.choice(self.streams)
+
+    def begin(self) -> None:
+        has_length = self.chance.random() < 0.3
+        fields = [(b"content-length", b"%d" % self.chance.choice([0, 3, 5000, 100000]))] if has_length else []
+        ends = not has_length and self.chance.random() < 0.3
+        stream = self.client.begin("POST", self.chance.choice(PATHS), *fields, end=ends)
+        if not ends:
+            self.sendable.add(stream.id)
+        if self.chance.random() < 0.5:
+            self.client.withheld.add(stream.id)
+        self.streams.append(stream)
+
+    def feed(self) -> None:
+        stream, size, ends = self.any(), self.chance.choice([0, 3, 3000]), self.chance.random() < 0.3
+        if stream.id in self.sendable and stream.reset is None and self.client.h2.local_flow_control_window(stream.id) >= size:
+            self.client.h2.send_data(stream.id, b"x" * size, end_stream=ends)
+            self.client.flush()
+            if ends:
+                self.sendable.discard(stream.id)
+
+    def widen(self) -> None:
+        stream = self.any()
+        if not stream.is_over and stream.id not in self.cancelled:
+            self.client.open_window(self.chance.choice([1, 1000, 100000]), stream)
+
+    def cancel(self, stream: Stream | None = None) -> None:
+        stream = stream or self.any()
+        if stream.reset is None and stream.id not in self.cancelled and (stream.id in self.sendable or not stream.has_ended):
+            self.client.cancel(stream)
+            self.cancelled.add(stream.id)
+            self.sendable.discard(stream.id)
+
+    def wait(self) -> None:
+        self.server.advance(self.chance.choice([1, 5]))
+
+    def stop(self) -> None:
+        self.client.synchronize()
+        for stream in self.streams:
+            self.cancel(stream)
+        self.client.synchronize()
+
+
+@pytest.mark.parametrize("end", [None, close, reset_connection, break_the_protocol], ids=["reset", "close", "TCP reset", "violation"])
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_a_client_does_each_exchange_ends_once(parser: str, seed: int, end: Callable[[H2Client, Stream], None] | None) -> None:
+    """In the end nothing is left, and each has its line in the log, whether the streams end or the connection does."""
+    site = Site()
+    log = AccessLog()
+    with serve(site, parser, access=make_access(log), body_timeout=8, write_timeout=12, keepalive=60, **HTTP2) as server:
+        whim = Whim(server, seed)
+        whim.go(80)
+        if end is None:
+            whim.stop()
+            assert not whim.client.goaway
+        else:
+            whim.client.synchronize()
+            end(whim.client, whim.streams[0])
+            whim.client.close()
+            server.wait_gone()
+        site.goes_on.set()
+        server.advance(5)
+        server.wait_settled()
+        if end is None:
+            assert_is_open_with_no_window(whim.client)
+            whim.streams.append(whim.client.streams[max(whim.client.streams)])
+        server.wait_until(lambda: len(log.lines) == len(whim.streams))
+        server.log.take("error")
+        server.log.take("warning")

@@ -1,0 +1,593 @@
+"""HTTP/2 in a running Gunicorn: how it starts, what the log says, real clients, and how its connections end with the worker (RFC 9113, 6.8)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from certificates import Pair, make_authority
+from process import APPS, BOOT_LINE, GUNICORN_VERSION, LOOPS, SETTINGS, Gunicorn, poll
+
+pytest.importorskip("h2")
+from talk import ALL, REFUSED_STREAM, Talk, offering
+
+SOON = 8.0
+"""Seconds that are long for what happens at once, and short beside ``graceful_timeout`` and ``write_timeout``."""
+CLEARTEXT = {"http2_cleartext": "both"}
+
+Serving = Callable[..., Gunicorn]
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return make_authority(tmp_path_factory.mktemp("certificate"), "localhost")
+
+
+@pytest.fixture(params=LOOPS)
+def loop(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=["cleartext", "tls"])
+def serving(request: pytest.FixtureRequest, tmp_path: Path, loop: str, certificate: Pair) -> Serving:
+    """Gunicorn with HTTP/2, with TLS and without, on both loops."""
+
+    def make(app: str = "main:app", **given: Any) -> Gunicorn:
+        transport = certificate._asdict() if request.param == "tls" else CLEARTEXT
+        own = {"graceful_timeout": 40, "keepalive": 60, "asgi_loop": loop, **transport}
+        if len(LOOPS) == 1:
+            del own["asgi_loop"]
+        return Gunicorn.with_http2(tmp_path, app, **{**own, **given})
+
+    return make
+
+
+def talk(server: Gunicorn, **given: Any) -> Talk:
+    """A connection of HTTP/2 to `server`, by ALPN or by prior knowledge."""
+    sock = server.connect().sock
+    if server.scheme == "https":
+        sock = offering("h2").wrap_socket(sock)
+        assert isinstance(sock, ssl.SSLSocket)
+        assert sock.selected_alpn_protocol() == "h2"
+    return Talk(sock, **given)
+
+
+def ends_soon(server: Gunicorn) -> bool:
+    """Wait for the end of the master, which waits for its workers."""
+    return server.wait(SOON) == 0
+
+
+def complaints(server: Gunicorn) -> list[str]:
+    return server.lines(r"\[(WARNING|ERROR|CRITICAL)\]|Traceback")
+
+
+# Draining.
+
+
+def test_goaway_comes_in_two_steps_and_what_runs_is_finished(serving: Serving) -> None:
+    """RFC 9113, 6.8: first 2^31-1, and the last stream once the client must have seen that."""
+    with serving() as server, talk(server) as client:
+        running = client.ask("/duplex", "POST", end=False)
+        client.wait(lambda: client.answers[running].body == b"begun\n")
+        server.kill(signal.SIGTERM)
+        client.wait(lambda: len(client.goaways) == 2)
+        assert client.goaways == [(ALL, 0), (running, 0)]
+        client.send(running, b"ended\n", end=True)
+        assert client.read(running).body == b"begun\nended\n"
+        assert client.answers[running].is_whole
+        client.read_to_end()
+        client.sock.close()
+        assert ends_soon(server)
+        assert not complaints(server)
+
+
+def test_a_stream_that_was_on_its_way_when_goaway_was_sent_is_served(serving: Serving) -> None:
+    """RFC 9113, 6.8: that is what the first of the two is for."""
+    with serving(options={"lame_duck": 10.0}) as server, talk(server, holds_pings=True) as client:
+        assert client.get("/hello").status == 200
+        server.kill(signal.SIGTERM)
+        client.wait(lambda: client.goaways)
+        assert client.goaways == [(ALL, 0)]
+        late = client.ask("/hello")
+        assert client.read(late).body == b"hello\n"
+        client.sock.close()
+        assert ends_soon(server)
+        assert not complaints(server)
+
+
+def test_a_stream_behind_the_last_goaway_is_refused_as_retryable(serving: Serving) -> None:
+    """RFC 9113, 6.8 and 8.7: one that a client begins all the same."""
+    with serving() as server, talk(server) as client:
+        running = client.ask("/duplex", "POST", end=False)
+        client.wait(lambda: client.answers[running].body)
+        server.kill(signal.SIGTERM)
+        client.wait(lambda: len(client.goaways) == 2)
+        late = client.ask("/hello")
+        assert late > client.last_stream
+        assert client.read(late).reset == REFUSED_STREAM
+        client.send(running, b"", end=True)
+        assert client.read(running).is_whole
+        client.sock.close()
+        assert ends_soon(server)
+
+
+@pytest.mark.parametrize("holds_pings", [False, True], ids=["acknowledging", "silent"])
+def test_an_idle_connection_does_not_hold_the_worker(serving: Serving, holds_pings: bool) -> None:
+    with serving() as server, talk(server, holds_pings=holds_pings) as client:
+        assert client.get("/hello").status == 200
+        server.kill(signal.SIGTERM)
+        client.read_to_end()
+        assert client.goaways == [(ALL, 0), (1, 0)]
+        assert ends_soon(server)
+        assert not complaints(server)
+
+
+def test_a_client_that_does_not_read_does_not_hold_the_worker(serving: Serving) -> None:
+    """As those that look at a kept connection only when they need it again: it never sees the GOAWAY, nor the end."""
+    with serving() as server, talk(server) as client:
+        assert client.get("/hello").status == 200
+        server.kill(signal.SIGTERM)
+        assert ends_soon(server)
+        assert not complaints(server)
+
+
+def test_a_connection_that_is_made_while_the_worker_leaves_hears_of_it(serving: Serving) -> None:
+    """It was accepted before; its handshake, or its preface, came behind."""
+    with serving(options={"lame_duck": 5.0}) as server, talk(server) as busy:
+        running = busy.ask("/duplex", "POST", end=False)
+        busy.wait(lambda: busy.answers[running].body)
+        with server.connect() as connection:
+            assert server.get("/hello").status_code == 200  # accepted behind it
+            server.kill(signal.SIGTERM)
+            busy.wait(lambda: busy.goaways)
+            sock = connection.sock
+            if server.scheme == "https":
+                sock = offering("h2").wrap_socket(sock)
+            with Talk(sock) as late:
+                stream = late.ask("/hello")
+                assert late.read(stream).body == b"hello\n"
+                late.wait(lambda: len(late.goaways) == 2)
+                assert late.goaways == [(ALL, 0), (stream, 0)]
+                late.read_to_end()
+        busy.send(running, b"", end=True)
+        assert busy.read(running).is_whole
+        busy.sock.close()
+        assert ends_soon(server)
+        assert not complaints(server)
+
+
+@pytest.mark.parametrize("sends", ["nothing", "a preface"])
+def test_a_connection_that_is_made_at_the_very_end_and_says_nothing_does_not_hold_the_worker(serving: Serving, sends: str) -> None:
+    with serving(options={"lame_duck": 0.0, "head_timeout": 60.0}) as server, talk(server) as busy:
+        running = busy.ask("/duplex", "POST", end=False)
+        busy.wait(lambda: busy.answers[running].body)
+        with server.connect() as connection:
+            assert server.get("/hello").status_code == 200
+            if server.scheme == "https":
+                # The handshake is begun, so that it is under way when the worker leaves.
+                incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+                tls = offering("h2").wrap_bio(incoming, outgoing)
+                with pytest.raises(ssl.SSLWantReadError):
+                    tls.do_handshake()
+                connection.send(outgoing.read())
+                server.kill(signal.SIGTERM)
+                busy.wait(lambda: len(busy.goaways) == 2)
+                while True:
+                    try:
+                        tls.do_handshake()
+                        break
+                    except ssl.SSLWantReadError:
+                        incoming.write(connection.sock.recv(65536))
+                connection.send(outgoing.read())
+            else:
+                server.kill(signal.SIGTERM)
+                busy.wait(lambda: len(busy.goaways) == 2)
+            if sends == "a preface":
+                preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
+                if server.scheme == "https":
+                    tls.write(preface)
+                    preface = outgoing.read()
+                try:
+                    connection.send(preface)
+                except OSError:
+                    assert server.scheme == "http"  # it was closed already, which is as good
+            busy.send(running, b"", end=True)
+            assert busy.read(running).is_whole
+            busy.sock.close()
+            assert ends_soon(server)
+
+
+def test_a_large_response_is_whole_though_the_connection_ends_behind_it(serving: Serving) -> None:
+    """What the client says meanwhile, WINDOW_UPDATE above all, must not cut it off."""
+    size = 8_000_000
+    with serving() as server, talk(server, window=1_000_000) as client:
+        stream = client.ask(f"/large?size={size}")
+        client.h2.increment_flow_control_window(2**30)
+        client.flush()
+        client.wait(lambda: client.answers[stream].body)
+        server.kill(signal.SIGTERM)
+        answer = client.answers[stream]
+        while not answer.has_ended:
+            assert not client.has_ended, len(answer.body)
+            client.receive()
+            time.sleep(0.002)
+        assert (answer.is_whole, len(answer.body)) == (True, size)
+        client.sock.close()
+        assert ends_soon(server)
+        assert not complaints(server)
+
+
+def test_quit_ends_everything_at_once(serving: Serving) -> None:
+    with serving() as server, talk(server) as client:
+        running = client.ask("/stuck")
+        client.wait(lambda: client.answers[running].body == b"begun\n")
+        server.kill(signal.SIGQUIT)
+        client.read_to_end()
+        assert ends_soon(server)
+        assert not client.answers[running].is_whole
+        assert client.last_stream == running
+        assert "cancelled" in server.events
+
+
+def test_a_stream_that_does_not_end_is_cut_at_the_end_of_graceful_timeout(serving: Serving) -> None:
+    with serving(graceful_timeout=3) as server, talk(server) as client:
+        running = client.ask("/listening")
+        stuck = client.ask("/stuck")
+        client.wait(lambda: client.answers[stuck].body and client.answers[running].body)
+        server.kill(signal.SIGTERM)
+        assert client.read(running).body == b"begun\nended\n"  # it listens
+        client.read_to_end()
+        assert not client.answers[stuck].is_whole
+        assert server.wait() == 0
+        assert server.lines("1 responses were not complete, and 1 applications running, at the end of graceful_timeout")
+
+
+def test_hup_moves_clients_to_new_workers_with_the_new_configuration(serving: Serving) -> None:
+    with serving() as server, talk(server) as client:
+        first = client.get("/pid").body
+        server.configure(raw_env=["NAME=value"])
+        server.kill(signal.SIGHUP)
+        client.read_to_end()
+        assert client.goaways[-1] == (1, 0)
+        server.wait_for("gunicorn_asgi .* on Gunicorn", 2)
+        with talk(server) as another:
+            assert another.get("/pid").body != first
+            assert another.get("/environ?name=NAME").body == b"value"
+        assert not complaints(server)
+
+
+def test_max_requests_counts_streams_and_ends_connections_behind_theirs(serving: Serving) -> None:
+    with serving(max_requests=5) as server, talk(server) as client:
+        streams = [client.ask("/pid") for _ in range(5)]
+        assert len({client.read(stream).body for stream in streams}) == 1
+        client.wait(lambda: len(client.goaways) == 2)
+        assert client.goaways == [(ALL, 0), (streams[-1], 0)]
+        client.read_to_end()
+        server.wait_for("Autorestarting worker after current request")
+        assert not complaints(server)
+
+
+# Clients.
+
+SIZE = 1_000_000
+
+
+@pytest.fixture
+def content(tmp_path: Path) -> Path:
+    """A file to upload."""
+    path = tmp_path / "content"
+    path.write_bytes(random.Random(1).randbytes(SIZE))
+    return path
+
+
+def program(name: str) -> str:
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"{name} is not installed")
+    return path
+
+
+def run(*command: str, **given: Any) -> str:
+    """What a client has to say."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, **given)
+    assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+    return done.stdout
+
+
+def curl(server: Gunicorn, *arguments: str) -> str:
+    """Over TLS it chooses HTTP/2; without, it is told how to begin."""
+    path = program("curl")
+    if "HTTP2" not in run(path, "--version"):
+        pytest.skip("this curl has no HTTP/2")
+    return run(path, "--silent", "--show-error", "--fail", "--insecure", "--write-out", " %{http_version}\\n", *arguments)
+
+
+@pytest.mark.parametrize("begin", ["--http2", "--http2-prior-knowledge"])
+def test_curl_gets_and_uploads(serving: Serving, content: Path, begin: str) -> None:
+    with serving() as server:
+        if server.scheme == "https" and begin == "--http2-prior-knowledge":
+            pytest.skip("over TLS the handshake says it")
+        assert curl(server, begin, f"{server.url}/hello").splitlines() == ["hello", " 2"]
+        received = content.with_name("received")
+        head = ["--data-binary", f"@{content}", "--output", str(received)]
+        # In HTTP/1.1, a request with a body is not upgraded.
+        expected = " 1.1" if server.scheme == "http" and begin == "--http2" else " 2"
+        assert curl(server, begin, *head, f"{server.url}/echo").strip("\n") == expected
+        assert received.read_bytes() == content.read_bytes()
+        assert server.stop() == 0
+        assert not complaints(server)
+
+
+def test_curl_has_many_streams_on_a_connection(tmp_path: Path, loop: str, certificate: Pair) -> None:
+    """Over TLS: with prior knowledge, curl 7.88 takes a connection for a second stream only to fail, whoever the server is."""
+    with Gunicorn.with_http2(tmp_path, asgi_loop=loop, **certificate._asdict()) as server:
+        told = curl(server, "--http2", "--parallel", "--parallel-max", "50", f"{server.url}/hello?[1-200]")
+        assert (told.count("hello\n"), told.count(" 2\n")) == (200, 200)
+        assert not complaints(server)
+
+
+def test_nghttp_gets_and_uploads(serving: Serving, content: Path) -> None:
+    path = program("nghttp")
+    with serving() as server:
+        for begin in [[]] if server.scheme == "https" else [[], ["--upgrade"]]:
+            assert run(path, *begin, f"{server.url}/hello") == "hello\n"
+            assert run(path, *begin, "--no-dep", f"{server.url}/hello") == "hello\n"
+            assert run(path, *begin, "-m100", "--window-bits=8", f"{server.url}/large?size=100") == "x" * 100 * 100
+            told = run(
+                path, *begin, "--stat", "--null-out", "--peer-max-concurrent-streams=10", "-m20", f"{server.url}/hello", f"{server.url}/pid"
+            )
+            assert told.count(" 200 ") == 40
+        assert run(path, "--null-out", "--stat", "-d", str(content), f"{server.url}/echo").count(" 200 ") == 1
+        assert server.stop() == 0
+        assert not complaints(server)
+
+
+@pytest.mark.parametrize(
+    ("count", "path", "has_body"),
+    [(4000, "/hello", False), (1000, "/large?size=65536", False), (64, "/upload", True)],
+    ids=["hello", "64K", "upload"],
+)
+def test_h2load_has_no_error(serving: Serving, content: Path, count: int, path: str, has_body: bool) -> None:
+    """16 connections with 8 streams each."""
+    command = [program("h2load"), "-n", str(count), "-c", "16", "-m", "8"]
+    content.write_bytes(bytes(2**20))
+    with serving(workers=2) as server:
+        told = run(*command, *(["-d", str(content)] if has_body else []), server.url + path)
+        assert f"{count} succeeded, 0 failed, 0 errored, 0 timeout" in told, told
+        assert f"status codes: {count} 2xx, 0 3xx, 0 4xx, 0 5xx" in told, told
+        assert not complaints(server)
+
+
+def test_httpx_has_many_streams_and_uploads(serving: Serving, content: Path) -> None:
+    async def ask(server: Gunicorn) -> None:
+        verify = offering() if server.scheme == "https" else True
+        # http1: without TLS it would begin with that.
+        async with httpx.AsyncClient(http2=True, http1=server.scheme == "https", verify=verify, base_url=server.url, timeout=60) as client:
+            answers = await asyncio.gather(*[client.get("/hello") for _ in range(150)])
+            assert {(answer.status_code, answer.http_version, answer.text) for answer in answers} == {(200, "HTTP/2", "hello\n")}
+            answers = await asyncio.gather(*[client.post("/echo", content=content.read_bytes()) for _ in range(5)])
+            assert {answer.content for answer in answers} == {content.read_bytes()}
+
+    with serving() as server:
+        asyncio.run(ask(server))
+        assert not complaints(server)
+
+
+NODE = """
+const http2 = require('http2')
+const fs = require('fs')
+const [url, file] = process.argv.slice(1)
+const content = fs.readFileSync(file)
+const session = http2.connect(url, { rejectUnauthorized: false })
+session.on('goaway', (code, last) => console.log('goaway', code, last))
+session.on('close', () => console.log('closed'))
+session.on('error', (error) => { console.log('session', error.message); process.exit(1) })
+function ask(fields, body) {
+  return new Promise((resolve, reject) => {
+    const stream = session.request(fields)
+    const parts = []
+    stream.on('data', (part) => parts.push(part))
+    stream.on('end', () => resolve(Buffer.concat(parts)))
+    stream.on('error', reject)
+    stream.end(body)
+  })
+}
+async function main() {
+  const many = await Promise.all([...Array(90).keys()].map(() => ask({ ':path': '/hello' })))
+  console.log(new Set(many.map(String)).size, many.length)
+  const same = await Promise.all([1, 2, 3].map(() => ask({ ':path': '/echo', ':method': 'POST' }, content)))
+  console.log(same.every((each) => each.equals(content)))
+  const last = ask({ ':path': '/slow?seconds=2' })
+  console.log('waiting')
+  console.log(String(await last).trim())
+}
+main().catch((error) => { console.log(error.message); process.exit(1) })
+"""
+
+
+def test_node_has_many_streams_and_uploads_and_hears_of_the_end(serving: Serving, content: Path) -> None:
+    command = [program("node"), "-e", NODE, "--"]
+    with serving() as server:
+        with subprocess.Popen([*command, server.url, str(content)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as node:
+            assert node.stdout is not None
+            told = [node.stdout.readline().strip() for _ in range(3)]
+            assert told == ["1 90", "true", "waiting"]
+            server.wait_for_event("slow begun")
+            server.kill(signal.SIGTERM)
+            told = node.communicate(timeout=30)[0].split("\n")
+            assert node.returncode == 0, told
+        assert told[:1] == ["goaway 0 2147483647"]
+        assert {"slow", "closed"} <= set(told)
+        assert ends_soon(server)
+        assert not complaints(server)
+
+
+# Starting, and the log.
+
+
+def test_the_boot_line_names_the_protocols(tmp_path: Path, certificate: Pair) -> None:
+    table: list[tuple[dict[str, Any], str]] = [
+        (certificate._asdict(), "h2, http/1.1 over TLS"),
+        ({**certificate._asdict(), "http_protocols": "h1,h2", "http2_cleartext": "both"}, "http/1.1, h2 over TLS"),
+        ({"http2_cleartext": "both"}, "http/1.1, h2c (both)"),
+        ({"http2_cleartext": "prior-knowledge", "http_protocols": "h2"}, "h2c (prior-knowledge)"),
+        ({}, "http/1.1"),
+        ({"http2_cleartext": "both", "http_protocols": "h1"}, "http/1.1"),
+    ]
+    for number, (given, words) in enumerate(table):
+        with Gunicorn.with_http2(tmp_path / str(number), **given) as server:
+            assert server.wait_for(BOOT_LINE)[0].endswith(f"protocols {words}")
+            assert not complaints(server)
+
+
+def test_a_client_that_selects_no_protocol_is_served_http_1_1(tmp_path: Path, certificate: Pair) -> None:
+    """As in Gunicorn, also where http_protocols is h2 alone."""
+    with Gunicorn.with_http2(tmp_path, http_protocols="h2", **certificate._asdict()) as server:
+        for offered in ([], ["http/1.1"]):
+            with server.connect() as connection, offering(*offered).wrap_socket(connection.sock) as sock:
+                assert sock.selected_alpn_protocol() is None
+                sock.sendall(b"GET /hello HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                assert b"".join(iter(lambda: sock.recv(65536), b"")).endswith(b"hello\n")
+        assert not complaints(server)
+
+
+def test_an_upgrade_over_tls_is_ignored(tmp_path: Path, certificate: Pair) -> None:
+    """RFC 9113, 3.2: h2c is not for TLS."""
+    with Gunicorn.with_http2(tmp_path, http2_cleartext="both", **certificate._asdict()) as server:
+        fields = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABkAAQAAP__"}
+        answer = server.get("/hello", headers=fields)
+        assert (answer.status_code, answer.http_version) == (200, "HTTP/1.1")
+
+
+def test_the_proxy_protocol_may_stand_before_tls(serving: Serving) -> None:
+    on: Any = "auto" if GUNICORN_VERSION >= (24, 1) else True
+    with serving(proxy_protocol=on) as server, server.connect() as connection:
+        connection.send(b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n")
+        sock = offering("h2").wrap_socket(connection.sock) if server.scheme == "https" else connection.sock
+        with Talk(sock) as client:
+            assert json.loads(client.get("/scope").body)["client"] == ["203.0.113.7", 4711]
+
+
+def test_every_request_has_a_line_in_the_access_log(serving: Serving, tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    with serving(accesslog=str(path), access_log_format="%(h)s %(r)s %(s)s %(B)s") as server, talk(server) as client:
+        streams = [client.ask("/hello?1"), client.ask("/hello?status=404"), client.ask("/nothing", "POST")]
+        for stream in streams:
+            client.read(stream)
+        gone = client.ask("/silent")
+        server.wait_for_event("silent begun")
+        client.h2.reset_stream(gone, 8)
+        client.flush()
+        expected = {
+            "127.0.0.1 GET /hello?1 HTTP/2.0 200 6",
+            "127.0.0.1 GET /hello?status=404 HTTP/2.0 404 6",
+            "127.0.0.1 POST /nothing HTTP/2.0 500 21",
+            "127.0.0.1 GET /silent HTTP/2.0 499 0",
+        }
+        poll(lambda: len(path.read_text().splitlines()) >= 4, "the lines")
+        assert set(path.read_text().splitlines()) == expected
+
+
+def test_an_upgraded_request_has_one_line_in_the_access_log(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    with Gunicorn.with_http2(tmp_path, http2_cleartext="both", accesslog=str(path), access_log_format="%(r)s %(s)s") as server:
+        curl(server, "--http2", f"{server.url}/hello")
+        poll(lambda: path.read_text() == "GET /hello HTTP/2.0 200\n", "the line")
+
+
+def test_statsd_counts_streams(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
+        statsd.bind(("127.0.0.1", 0))
+        statsd.settimeout(10)
+        given = {"statsd_host": f"127.0.0.1:{statsd.getsockname()[1]}", "statsd_prefix": "test", **CLEARTEXT}
+        with Gunicorn.with_http2(tmp_path, **given) as server, talk(server) as client:
+            for _ in range(3):
+                assert client.get("/hello").status == 200
+            packets: list[str] = []
+            while len([packet for packet in packets if ".request.status." in packet]) < 3:
+                packets.append(statsd.recv(2000).decode())
+    assert sum(packet.startswith("test.gunicorn.requests:1|") for packet in packets) == 3
+    assert sum(packet.startswith("test.gunicorn.request.status.200:1|") for packet in packets) == 3
+
+
+def test_reload_starts_anew_over_a_connection_that_is_open(serving: Serving, tmp_path: Path) -> None:
+    source = tmp_path / "changing.py"
+    text = "from main import respond, lifespan\n\nasync def app(scope, receive, send):\n    await (lifespan(scope, receive, send) if scope['type'] == 'lifespan' else respond(send, '{}'))\n"
+    source.write_text(text.format("one"))
+    with serving("changing:app", reload=True, pythonpath=f"{tmp_path},{APPS}", reload_engine="poll") as server, talk(server) as client:
+        assert client.get().body == b"one"
+        source.write_text(text.format("another"))
+        client.read_to_end()
+        assert client.goaways[-1] == (1, 0)
+        server.wait_for(BOOT_LINE, 2)
+        with talk(server) as another:
+            assert another.get().body == b"another"
+
+
+INVALID = [
+    ({"http_protocols": "h3"}, "http_protocols"),
+    ({"http_protocols": "h1,h1"}, "http_protocols"),
+    ({"http2_cleartext": "sometimes"}, "http2_cleartext"),
+    ({"http2_max_concurrent_streams": 0}, "http2_max_concurrent_streams"),
+    ({"http2_max_concurrent_streams": 2**32}, "http2_max_concurrent_streams"),
+    ({"http2_initial_window_size": 0}, "http2_initial_window_size"),
+    ({"http2_initial_window_size": 2**31}, "http2_initial_window_size"),
+    ({"http2_max_frame_size": 16383}, "http2_max_frame_size"),
+    ({"http2_max_frame_size": 2**24}, "http2_max_frame_size"),
+    ({"http2_max_header_list_size": 2**32}, "http2_max_header_list_size"),
+]
+
+
+@pytest.mark.parametrize(("given", "name"), INVALID, ids=str)
+def test_a_setting_that_cannot_work_stops_the_boot_and_is_named(tmp_path: Path, given: dict[str, Any], name: str) -> None:
+    """By Gunicorn where it has the setting, and looks."""
+    with Gunicorn.with_http2(tmp_path, wait=False, **{**CLEARTEXT, **given}) as server:
+        assert server.wait(SOON) == 1
+        assert name in server.log + server.output
+        if server.log.strip():
+            [line] = server.lines("ERROR")
+            assert re.search(rf"Invalid value for (setting|option) {name}: .* must be .*\.$", line)
+            assert "Traceback" not in server.output
+
+
+HIDING = """
+import sys
+
+for name in ("hpack", "h2"):
+    sys.modules[name] = None
+"""
+
+
+def test_a_missing_package_stops_the_boot_with_one_sentence(tmp_path: Path) -> None:
+    with Gunicorn.with_http2(tmp_path, wait=False, config=HIDING, **CLEARTEXT) as server:
+        server.wait()
+        said = server.log + server.output
+        assert re.search(
+            r"Invalid value for setting http_protocols: h2 needs the hpack package; install gunicorn-asgi\[http2\]\.|gunicorn\[http2\]",
+            said,
+        ), said
+        assert not server.lines("gunicorn_asgi .* on Gunicorn")
+
+
+def test_an_option_that_gunicorn_has_a_setting_for_is_refused(tmp_path: Path) -> None:
+    if "http_protocols" not in SETTINGS:
+        pytest.skip("this Gunicorn has no http_protocols")
+    with Gunicorn(tmp_path, options={"http_protocols": "h2"}, wait=False) as server:
+        assert server.wait() == 1
+        sentence = (
+            "Unknown option 'http_protocols' in Worker.configure(): http_protocols is a setting of Gunicorn, to be given as those are."
+        )
+        assert server.lines("ERROR")[0].endswith(sentence)
