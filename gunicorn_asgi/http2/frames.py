@@ -81,10 +81,10 @@ class FrameReader:
         """Append the frames that are whole now to `frames`. Raises ConnectionFailure behind those that came before a frame that is too long."""
         held = self._held
         if held:
-            held += data
-            if len(held) < self._needed:
+            if len(held) + len(data) < self._needed:
+                held += data
                 return
-            data = bytes(held)
+            data = b"".join((held, data))
             held.clear()
         position, size = 0, len(data)
         while size - position >= HEADER_SIZE:
@@ -103,7 +103,7 @@ class FrameReader:
         else:
             self._needed = HEADER_SIZE
         if position < size:
-            held += data[position:] if position else data
+            held += memoryview(data)[position:]
 
 
 def header(length: int, kind: int, flags: int, stream: int) -> bytes:
