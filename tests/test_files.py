@@ -25,6 +25,7 @@ from ways import WAYS, certificate, descriptors, serving
 
 from gunicorn_asgi import connection, sendfile
 from gunicorn_asgi.asgi import files
+from gunicorn_asgi.asgi.cached import Opener
 from gunicorn_asgi.errors import ApplicationError, ClientDisconnected
 from gunicorn_asgi.sendfile import Transfer
 
@@ -267,6 +268,23 @@ def test_what_cannot_be_sent_is_a_500_and_no_word_of_a_client_that_is_gone(parse
     assert isinstance(raised[0], ApplicationError)
     assert not isinstance(raised[0], OSError)
     assert reason in str(raised[0])
+
+
+@pytest.mark.parametrize("name", ["file", "missing", "below/file", "\ud800"])
+def test_a_folder_that_is_known_is_no_other_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """What opens a file at once knows whose folder is on a local file system: the root's is not that of the process."""
+    opener = Opener()
+    (tmp_path / "file").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    descriptor = os.open("file", files.FLAGS)
+    opener.learn("file", descriptor)
+    os.close(descriptor)
+    assert not opener._folders.get("/")
+    assert opener.open(f"/{name}", files.FLAGS) == -1
+    found = opener.open(name, files.FLAGS)
+    assert found == -1 or name == "file"
+    if found >= 0:
+        os.close(found)
 
 
 @pytest.mark.parametrize("path", [None, b"/etc/hostname", "", "/etc/host\0name", 3, Path("/etc/hostname")], ids=repr)
