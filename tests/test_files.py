@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,12 +25,13 @@ from ways import WAYS, certificate, descriptors, serving
 
 from gunicorn_asgi import connection, sendfile
 from gunicorn_asgi.asgi import files
+from gunicorn_asgi.asgi.cached import Opener
 from gunicorn_asgi.errors import ApplicationError, ClientDisconnected
 from gunicorn_asgi.sendfile import Transfer
 
 BIG = 8_000_000
 """More than the buffers of two sockets hold."""
-SIZES = [0, 1, files.SMALL - 1, files.SMALL, files.SMALL + 1, 3 * files.PIECE + 7, 3_000_000]
+SIZES = [0, 1, files.LARGE - 1, files.LARGE, files.LARGE + 1, 3 * files.PIECE + 7, 3_000_000]
 START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": []}
 
 
@@ -63,6 +65,7 @@ def sending(*messages: dict[str, Any]) -> Any:
     return app
 
 
+@cache
 def content(size: int) -> bytes:
     """Of which no part is like another one."""
     return b"".join(b"%08x" % number for number in range(size // 8 + 1))[:size]
@@ -137,13 +140,13 @@ def test_a_declared_length_is_not_doubled(parser: str, way: str, make: Any) -> N
 
 
 @pytest.mark.parametrize("way", ["1.1", "1.0", "unix", "h2", "tls"])
-@pytest.mark.parametrize("size", [files.SMALL, 1_000_000])
+@pytest.mark.parametrize("size", [files.LARGE - 1, files.LARGE, 1_000_000])
 def test_sendfile_is_used_for_what_is_large_where_nothing_is_between_file_and_socket(
     parser: str, way: str, make: Any, transfers: list[Transfer], size: int
 ) -> None:
     with serving(sending(start(), path_of(make(size))), parser, way) as asked:
         assert asked.fetch().body == content(size)
-        assert len(transfers) == (size > files.SMALL and way in ("1.1", "1.0", "unix"))
+        assert len(transfers) == (size >= files.LARGE and way in ("1.1", "1.0", "unix"))
 
 
 def test_sendfile_false_turns_it_off(parser: str, make: Any, transfers: list[Transfer]) -> None:
@@ -267,6 +270,23 @@ def test_what_cannot_be_sent_is_a_500_and_no_word_of_a_client_that_is_gone(parse
     assert reason in str(raised[0])
 
 
+@pytest.mark.parametrize("name", ["file", "missing", "below/file", "\ud800"])
+def test_a_folder_that_is_known_is_no_other_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """What opens a file at once knows whose folder is on a local file system: the root's is not that of the process."""
+    opener = Opener()
+    (tmp_path / "file").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    descriptor = os.open("file", files.FLAGS)
+    opener.learn("file", descriptor)
+    os.close(descriptor)
+    assert not opener._folders.get("/")
+    assert opener.open(f"/{name}", files.FLAGS) == -1
+    found = opener.open(name, files.FLAGS)
+    assert found == -1 or name == "file"
+    if found >= 0:
+        os.close(found)
+
+
 @pytest.mark.parametrize("path", [None, b"/etc/hostname", "", "/etc/host\0name", 3, Path("/etc/hostname")], ids=repr)
 def test_a_path_is_a_str(parser: str, path: Any) -> None:
     """Statement 131."""
@@ -384,7 +404,10 @@ async def until_sending(server: Any) -> None:
         await asyncio.sleep(0.02)
 
 
-def test_while_a_file_is_opened_another_answer_wins(parser: str, make: Any, transfers: list[Transfer]) -> None:
+def test_while_a_file_is_opened_another_answer_wins(
+    parser: str, make: Any, transfers: list[Transfer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files.OPENER, "_syscall", None)
     raised: list[BaseException] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -692,7 +715,7 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     real_open, real_pread = os.open, os.pread
 
     def slow_open(*args: Any, **kwargs: Any) -> int:
-        if threading.current_thread().name.startswith("asyncio_"):
+        if threading.current_thread().name not in ("server", "MainThread"):
             assert ready.wait(WAIT)
         return real_open(*args, **kwargs)
 
@@ -700,6 +723,7 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
         assert ready.wait(WAIT)
         return real_pread(*args)
 
+    monkeypatch.setattr(files.OPENER, "_syscall", None)
     monkeypatch.setattr(files.os, "open", slow_open)
     monkeypatch.setattr(files.os, "pread", slow_pread)
     yield ready
@@ -906,6 +930,34 @@ def test_parts_of_a_file_are_parts_of_the_body(parser: str, way: str, tmp_path: 
                 assert (answer.is_whole, answer.body) == (True, b"")
             asked.server.wait_until(lambda app=app: len(app.positions) == (1 if way == "1.0" else 2))
         assert set(app.positions) == {position}
+
+
+def test_an_endless_row_of_parts_lets_others_have_their_turn(parser: str, make: Any) -> None:
+    """A client that reads fast enough never makes it wait."""
+    path = make(100_000)
+    turns = 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal turns
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.ensure_future(count())
+        with path.open("rb") as file:
+            await send(START)
+            for _ in range(50):
+                await send(part_of(file, more=True, offset=0, count=1000))
+                await send(part_of(file, more=True, offset=0))
+            await send(body(b""))
+        counting.cancel()
+
+    with serving(app, parser, "1.0") as asked:
+        assert len(asked.fetch().body) == 50 * 101_000
+        assert turns >= 100
 
 
 def test_a_part_is_from_where_the_application_reads(parser: str, tmp_path: Path) -> None:

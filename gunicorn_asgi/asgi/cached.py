@@ -36,27 +36,36 @@ def _system() -> Callable[..., int] | None:
         return None
 
 
+def _folder(path: str) -> str:
+    return path[: path.rfind("/") + 1]  # with the slash: / is not where the process is
+
+
 class Opener:
     """Opens what it can open without waiting. Learns of the folders of other files, which are opened in threads."""
 
     def __init__(self) -> None:
         self._syscall = _system()
         self._folders: dict[str, bool] = {}
-        """Whether what lies in them is on a local file system. Never wrong for the worse, unless something is mounted there meanwhile."""
+        """Whether what lies in them is on a local file system. Never wrong for the worse, unless something is mounted there meanwhile, or
+        the process goes to another folder."""
 
     def open(self, path: str, flags: int) -> int:
         """The descriptor of the file at `path`, or -1 where it has to be opened in a thread, which also finds out what is wrong with it."""
-        if self._syscall is None or not self._folders.get(path.rpartition("/")[0]):
+        if self._syscall is None or not self._folders.get(_folder(path)):
+            return -1
+        try:
+            name = os.fsencode(path)
+        except UnicodeEncodeError:
             return -1
         how = _How(flags, 0, RESOLVE_CACHED)
-        descriptor = self._syscall(OPENAT2, AT_FDCWD, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how))
+        descriptor = self._syscall(OPENAT2, AT_FDCWD, name, ctypes.byref(how), ctypes.sizeof(how))
         if descriptor < 0 and ctypes.get_errno() in (errno.ENOSYS, errno.EPERM, errno.EINVAL):
             self._syscall = None  # an old kernel, or a container that forbids it
         return descriptor
 
     def learn(self, path: str, descriptor: int) -> None:
         """`descriptor` is that of `path`, which was opened in a thread. To be called there."""
-        folder = path.rpartition("/")[0]
+        folder = _folder(path)
         if self._syscall is None or folder in self._folders:
             return
         # struct statfs begins with f_type, a long.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterable
 
@@ -40,6 +41,8 @@ class ExtendedStream(HTTPStream):
                 file = self._within(file)
             await self._send_file(file, not message.get("more_body", False))
             files.move_on(message, file)
+            if self._phase is STREAMING:
+                await asyncio.sleep(0)  # a client that reads fast enough never makes it wait; others want their turn
         else:
             await super()._send_extension(kind, message, phase)
 
