@@ -193,9 +193,8 @@ def test_every_block_is_read_as_the_fields_that_are_in_it(headers: list[Header])
     kept = []
     for field in expected:
         if field[0] == b"content-length":
-            assert int(field[1]) == length
-            if any(name == b"content-length" for name, _ in kept):
-                continue
+            assert int(field[1]) == length  # and whoever writes the head adds it
+            continue
         kept.append(field)
     assert decode(block) == kept
 
