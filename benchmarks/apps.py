@@ -18,7 +18,8 @@ PART = b"0123456789abcdef" * 16
 PARTS = 16
 
 
-async def _lifespan(receive: Receive, send: Send) -> None:
+async def lifespan(receive: Receive, send: Send) -> None:
+    """Answers both of its messages."""
     await receive()
     await send({"type": "lifespan.startup.complete"})
     await receive()
@@ -31,7 +32,7 @@ def _fixed(body: bytes, content_type: bytes) -> Application:
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await lifespan(receive, send)
             return
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -46,7 +47,7 @@ large = _fixed(LARGE, b"application/octet-stream")
 async def echo(scope: Message, receive: Receive, send: Send) -> None:
     """Answers with the request's body."""
     if scope["type"] == "lifespan":
-        await _lifespan(receive, send)
+        await lifespan(receive, send)
         return
     body = b""
     more = True
@@ -62,7 +63,7 @@ async def echo(scope: Message, receive: Receive, send: Send) -> None:
 async def count(scope: Message, receive: Receive, send: Send) -> None:
     """Reads the request's body, and answers with how long it was."""
     if scope["type"] == "lifespan":
-        await _lifespan(receive, send)
+        await lifespan(receive, send)
         return
     size = 0
     more = True
@@ -79,7 +80,7 @@ async def count(scope: Message, receive: Receive, send: Send) -> None:
 async def streamed(scope: Message, receive: Receive, send: Send) -> None:
     """Answers with PARTS messages of PART, and no ``content-length``."""
     if scope["type"] == "lifespan":
-        await _lifespan(receive, send)
+        await lifespan(receive, send)
         return
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/octet-stream")]})
     for number in range(1, PARTS + 1):
@@ -89,7 +90,7 @@ async def streamed(scope: Message, receive: Receive, send: Send) -> None:
 async def messages(scope: Message, receive: Receive, send: Send) -> None:
     """Answers each message of a WebSocket with the same."""
     if scope["type"] == "lifespan":
-        await _lifespan(receive, send)
+        await lifespan(receive, send)
         return
     await receive()
     await send({"type": "websocket.accept"})

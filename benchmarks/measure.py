@@ -9,14 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from scenarios import REPORT, WrongAnswerError
-from servers import Running, Server, StartError, free_port, last_words, pinned, running
+from servers import NO_VARIABLES, Running, Server, StartError, free_port, last_words, pinned, running
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 WARM_UP_SECONDS = 1
@@ -92,13 +92,19 @@ def turns(scenarios: Sequence[AnyScenario], servers: Sequence[Server], rounds: i
     ]
 
 
-def started(server: Server, scenario: Scenario, core: int, measured: Callable[[Running, Path], Measured]) -> tuple[Measured | None, str]:
-    """Start a server, check it, have it measured, with a folder for files, and end it; returns what was measured, or None and why."""
+def started(
+    server: Server,
+    scenario: Scenario,
+    core: int,
+    measured: Callable[[Running, Path], Measured],
+    variables: Mapping[str, str] = NO_VARIABLES,
+) -> tuple[Measured | None, str]:
+    """Start a server, with `variables` in its environment, check it, have it measured, with a folder for files, and end it; returns what was measured, or None and why."""
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         try:
-            with running(server.command(scenario.app, port), port, folder, core) as process:
+            with running(server.command(scenario.app, port), port, folder, core, variables) as process:
                 scenario.check(port)
                 return measured(process, folder), ""
         except NotOfferedError:

@@ -63,6 +63,11 @@ SERVERS = (
 )
 
 
+def by_name(name: str) -> Server:
+    """One of SERVERS."""
+    return next(server for server in SERVERS if server.name == name)
+
+
 @dataclass(frozen=True)
 class Running:
     """A started server: the leader of a session of its own, in which all its processes are."""
