@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -543,6 +544,9 @@ def is_taken(fields: list[Header]) -> bool:
     return answers(verdict, oracle.h2.data_to_send()).resets == []
 
 
+@pytest.mark.skipif(
+    version("h2").startswith(("4.1", "4.2")), reason="it lets more names and values pass (RFC 9113, 8.2.1) than later versions"
+)
 def test_the_package_agrees_with_the_tables() -> None:
     """But for what is listed."""
     for name, fields in MALFORMED.items():
