@@ -160,8 +160,8 @@ class TestKeepAliveGet:
         assert not scheduled
 
 
-MAX_PYTHON_CALLS_H2 = 1
-MAX_C_CALLS_H2 = 1
+MAX_PYTHON_CALLS_H2 = 54
+MAX_C_CALLS_H2 = 44
 
 
 def get_h2(stream: int, block: bytes) -> bytes:

@@ -239,7 +239,7 @@ class Exchange:
         lane = self.lane
         self.sent += len(data)
         self.connection.protocol.send_data(lane, data, end)
-        if lane.is_waiting:
+        if lane.queued:
             if lane.queued > HIGH_WATER and not lane.is_clogged and self.stream is not None:
                 lane.is_clogged = True
                 self.stream.pause()
@@ -309,7 +309,8 @@ class Exchange:
 
     def finish(self, stream: HTTPStream) -> None:
         self.has_ended = True
-        self.record_end()
+        if self.record is not None:
+            self.record_end()
         self._settle()
 
     # The end.

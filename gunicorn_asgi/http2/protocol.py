@@ -49,6 +49,8 @@ class Protocol(Streams):
         """The client's first SETTINGS are here."""
         self._is_acknowledged = False
         """Ours are with the client."""
+        self._new_window = max(limits.window, DEFAULT_WINDOW)
+        """What a new stream of the client begins with. Until it has our SETTINGS, it may send as much as without them (6.9.2)."""
         self._held: tuple[int, bool, bool, bytearray] | None = None
         """A field block whose end is to come in CONTINUATION frames: stream, whether that ends with it, whether it depends on itself, bytes."""
         self._now = 0.0
@@ -201,7 +203,7 @@ class Protocol(Streams):
         if self._is_refusing or len(self.streams) >= limit or len(self.streams) + self.abandoned >= 2 * limit:
             # 5.1.2 and 8.7: the client may try again.
             self._spend(budget.IDLE_FRAME)
-            self._reset(id_, Code.REFUSED_STREAM, self._window_of_new())
+            self._reset(id_, Code.REFUSED_STREAM, self._new_window)
             return
         if self._budget.points < 0:
             self._spend(0)  # by `charge`
@@ -216,7 +218,7 @@ class Protocol(Streams):
                 raise MalformedError("less content than its content-length")
         except MalformedError as error:
             self._spend(budget.RESET)
-            self._reset(id_, Code.PROTOCOL_ERROR, self._window_of_new())
+            self._reset(id_, Code.PROTOCOL_ERROR, self._new_window)
             events.append(Malformed(block, str(error)))
             return
         except RequestError as error:
@@ -228,12 +230,8 @@ class Protocol(Streams):
         stream.is_connected = bool(request[4].upgrade)
         events.append(Opened(stream, request, end))
 
-    def _window_of_new(self) -> int:
-        # Until our SETTINGS are acknowledged, a client may send as much as without them (6.9.2).
-        return self._limits.window if self._is_acknowledged else max(self._limits.window, DEFAULT_WINDOW)
-
     def _make(self, id_: int, end: bool, expected: int) -> Stream:
-        return Stream(id_, self.outbox.initial_window, self._window_of_new(), HALF_CLOSED_REMOTE if end else OPEN, expected)
+        return Stream(id_, self.outbox.initial_window, self._new_window, HALF_CLOSED_REMOTE if end else OPEN, expected)
 
     def _take_trailers(self, stream: Stream, end: bool, block: Block, events: list[Event]) -> None:
         if stream.state is HALF_CLOSED_REMOTE:
@@ -370,6 +368,7 @@ class Protocol(Streams):
             self._spend(budget.IDLE_FRAME)
             return
         self._is_acknowledged = True
+        self._new_window = self._limits.window
         surplus = DEFAULT_WINDOW - self._limits.window
         if surplus > 0:
             for stream in self.streams.values():
