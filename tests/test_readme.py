@@ -105,7 +105,11 @@ def test_ci_runs_the_command_of_the_readme() -> None:
 
 @pytest.mark.parametrize(
     "document",
-    ["README.md", "CHANGELOG.md", "docs/behaviour.md", "docs/operations.md", "docs/proxies.md", "docs/settings.md", "docs/websocket.md"],
+    [
+        "README.md",
+        "CHANGELOG.md",
+        *(f"docs/{name}.md" for name in ("behaviour", "extensions", "operations", "proxies", "settings", "websocket")),
+    ],
 )
 def test_links_lead_somewhere(document: str) -> None:
     path = ROOT / document

@@ -137,9 +137,9 @@ ACCEPTED: list[dict[str, Any]] = [
     {"graceful_timeout": 0, "keepalive": 0, "timeout": 0},
     {"limit_request_line": 0, "limit_request_fields": 0, "limit_request_field_size": 0},
     {"protocol": "http"},
+    {"sendfile": False},
     # Without effect.
     {"http_parser": "fast"},
-    {"sendfile": False},
     {"suppress_ragged_eofs": False, "do_handshake_on_connect": True},
     {"tmp_upload_dir": "/tmp"},
     {"websocket_max_message_size": 0},
