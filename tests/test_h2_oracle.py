@@ -185,6 +185,8 @@ class Oracle:
         self.h2.data_to_send()
         self.reset_too: set[int] = set()
         """Streams of which both sides have sent RST_STREAM. 5.1: then nothing is on its way any more."""
+        self.tunnels: set[int] = set()
+        """Streams of an extended CONNECT."""
         self.is_over = False
         """It has nothing to say any more."""
 
@@ -208,6 +210,7 @@ class Oracle:
         except ProtocolError as raised:
             error = raised
         verdict = answers(verdict, self.h2.data_to_send())
+        self.tunnels.update(told[1] for told in verdict.told if told[0] == "request" and told[2] == b"CONNECT")
         if state == "open" and sent.kind == HEADERS and sent.ends and is_short:
             sent = replace(sent, fault=sent.fault or "malformed")
         right = self._put_right(sent, state, error, verdict)
@@ -309,6 +312,10 @@ class Oracle:
             return Verdict(resets=[(id_, Code.PROTOCOL_ERROR)])
         if state == "open" and (sent.is_request or sent.fault == "malformed" or not sent.ends):
             # 8.1.1, as above, of trailers that come in the midst of the content, too, or have pseudo-header fields (8.1).
+            return Verdict(resets=[(id_, Code.PROTOCOL_ERROR)])
+        if state == "open" and id_ in self.tunnels:
+            # It takes them for trailers. 8.5: "Frame types other than DATA or stream management frames (RST_STREAM, WINDOW_UPDATE, and PRIORITY) MUST
+            # NOT be sent on a connected stream and MUST be treated as a stream error if received."
             return Verdict(resets=[(id_, Code.PROTOCOL_ERROR)])
         if state == "open" and sent.on_itself:
             # It is in order otherwise, and the priority of a stream whose client has nothing more to say is nobody's.

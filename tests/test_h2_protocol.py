@@ -21,7 +21,17 @@ from gunicorn_asgi.http2.frames import DEFAULT_WINDOW, END_HEADERS, END_STREAM, 
 from gunicorn_asgi.http2.outbox import HIGH_WATER
 from gunicorn_asgi.http2.protocol import Protocol
 from gunicorn_asgi.http2.request import read_request
-from gunicorn_asgi.http2.streams import CLOSED, HALF_CLOSED_LOCAL, HALF_CLOSED_REMOTE, MAX_RESETS, MAX_SKIPPED, OPEN, Limits, Stream
+from gunicorn_asgi.http2.streams import (
+    BY_CLIENT,
+    CLOSED,
+    HALF_CLOSED_LOCAL,
+    HALF_CLOSED_REMOTE,
+    MAX_RESETS,
+    MAX_SKIPPED,
+    OPEN,
+    Limits,
+    Stream,
+)
 
 RULES = make_rules()
 LIMITS = Limits(max_streams=4, window=1000, max_frame=16384, max_header_list=65536, has_websocket=True)
@@ -382,7 +392,7 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=PICK, size=st.integers(0, 500))
     def late(self, pick: int, size: int) -> None:
         """Behind our RST_STREAM: what was on its way."""
-        gone = [id_ for id_, by_us in self.protocol._resets.items() if by_us]
+        gone = [id_ for id_, left in self.protocol._resets.items() if left != BY_CLIENT]
         if gone and size <= self.window:
             self.window -= size
             id_ = gone[-1 - pick % len(gone)]
