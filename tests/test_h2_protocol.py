@@ -144,6 +144,43 @@ def test_padding_of_more_than_the_frame_fails_on_whatever_stream(kind: int, payl
     assert failed.code == (Code.PROTOCOL_ERROR if payload else Code.FRAME_SIZE_ERROR)
 
 
+def test_padding_is_nobodys_to_read() -> None:
+    """RFC 9113, 6.9.1: it counts against the windows, and is given back at once, for no application asks for it."""
+    protocol = begin()
+    (opened, _) = protocol.receive(ask(1) + raw(frames.DATA, PADDED, 1, b"\xc8" + b"ab" + bytes(200)), 0.0)
+    assert opened.stream.unread == 2
+    assert opened.stream.receive_window + opened.stream.credit == LIMITS.window - 2
+
+
+# The end of a stream.
+
+
+@pytest.mark.parametrize("frame", [ask(1, end=True), data(1, 5), data(1, 0, end=True)])
+def test_what_comes_behind_the_end_of_a_stream_resets_it(frame: bytes) -> None:
+    """RFC 9113, 5.1, half-closed (remote): "a stream error of type STREAM_CLOSED"."""
+    protocol = begin()
+    protocol.receive(ask(1, end=True) + frame, 0.0)
+    assert resets(take(protocol)) == [(1, Code.STREAM_CLOSED)]
+    assert not protocol.streams
+
+
+@pytest.mark.parametrize("by_us", [False, True])
+def test_nothing_is_sent_on_a_stream_that_was_reset(by_us: bool) -> None:
+    """RFC 9113, 5.1 and 6.4."""
+    protocol = begin()
+    (opened,) = protocol.receive(ask(1), 0.0)
+    protocol.send_head(opened.stream, RESPONSE, False)
+    protocol.send_data(opened.stream, bytes(50000), True)
+    take(protocol)
+    if by_us:
+        protocol.reset(opened.stream, Code.CANCEL)
+    else:
+        protocol.receive(frames.rst_stream(1, Code.CANCEL), 0.0)
+    assert protocol.pump(1 << 20) == ([], [])
+    assert resets(take(protocol)) == ([(1, Code.CANCEL)] if by_us else [])
+    assert not protocol.outbox.has_more
+
+
 # GOAWAY.
 
 
