@@ -183,6 +183,10 @@ class Oracle:
         self.h2.increment_flow_control_window(OWN.connection_window - DEFAULT_WINDOW)
         self.h2.receive_data(frames.PREFACE + frames.settings([]) + frames.SETTINGS_ACK)
         self.h2.data_to_send()
+        self.reset_too: set[int] = set()
+        """Streams of which both sides have sent RST_STREAM. 5.1: then nothing is on its way any more."""
+        self.tunnels: set[int] = set()
+        """Streams of an extended CONNECT."""
         self.is_over = False
         """It has nothing to say any more."""
 
@@ -196,6 +200,8 @@ class Oracle:
         self.h2.data_to_send()
 
     def feed(self, sent: Sent) -> Verdict:
+        if sent.kind == RST_STREAM and self._state(sent.stream) == "reset by us":
+            self.reset_too.add(sent.stream)
         state, is_short = self._state(sent.stream), self._is_short(sent.stream)
         error: ProtocolError | None = None
         verdict = Verdict()
@@ -204,6 +210,7 @@ class Oracle:
         except ProtocolError as raised:
             error = raised
         verdict = answers(verdict, self.h2.data_to_send())
+        self.tunnels.update(told[1] for told in verdict.told if told[0] == "request" and told[2] == b"CONNECT")
         if state == "open" and sent.kind == HEADERS and sent.ends and is_short:
             sent = replace(sent, fault=sent.fault or "malformed")
         right = self._put_right(sent, state, error, verdict)
@@ -240,6 +247,8 @@ class Oracle:
             return "ended by the client" if h2.streams[id_].state_machine.state is StreamState.HALF_CLOSED_REMOTE else "open"
         if id_ % 2 == 0 or id_ > h2.highest_inbound_stream_id:
             return "idle"
+        if id_ in self.reset_too:
+            return "reset by the client"
         return {StreamClosedBy.SEND_RST_STREAM: "reset by us", StreamClosedBy.RECV_RST_STREAM: "reset by the client", None: "skipped"}.get(
             h2._stream_closed_by(id_), "ended"
         )
@@ -253,10 +262,10 @@ class Oracle:
             return self._put_data_right(sent, state, error, verdict)
         if kind == PRIORITY and id_ and error is not None:
             # It takes both for errors of the connection. 6.3: "A PRIORITY frame with a length other than 5 octets MUST be treated as a stream error
-            # of type FRAME_SIZE_ERROR"; RFC 7540, 5.3.1: "An endpoint MUST treat this as a stream error of type PROTOCOL_ERROR". Of an idle stream
-            # there is none to end (6.4), and one that is closed is at its end already.
+            # of type FRAME_SIZE_ERROR"; RFC 7540, 5.3.1: "An endpoint MUST treat this as a stream error of type PROTOCOL_ERROR". Only an idle
+            # stream cannot be reset (6.4).
             code = int(error.error_code)
-            return Verdict(resets=[(id_, code)]) if is_there else Verdict(connection=code) if state == "idle" else Verdict()
+            return Verdict(connection=code) if state == "idle" else Verdict(resets=[(id_, code)])
         if kind == RST_STREAM and len(sent.payload) == 4 and id_ and state == "idle":
             # It does not mind. 6.4: "If a RST_STREAM frame identifying an idle stream is received, the recipient MUST treat this as a connection
             # error of type PROTOCOL_ERROR."
@@ -303,6 +312,10 @@ class Oracle:
             return Verdict(resets=[(id_, Code.PROTOCOL_ERROR)])
         if state == "open" and (sent.is_request or sent.fault == "malformed" or not sent.ends):
             # 8.1.1, as above, of trailers that come in the midst of the content, too, or have pseudo-header fields (8.1).
+            return Verdict(resets=[(id_, Code.PROTOCOL_ERROR)])
+        if state == "open" and id_ in self.tunnels:
+            # It takes them for trailers. 8.5: "Frame types other than DATA or stream management frames (RST_STREAM, WINDOW_UPDATE, and PRIORITY) MUST
+            # NOT be sent on a connected stream and MUST be treated as a stream error if received."
             return Verdict(resets=[(id_, Code.PROTOCOL_ERROR)])
         if state == "open" and sent.on_itself:
             # It is in order otherwise, and the priority of a stream whose client has nothing more to say is nobody's.

@@ -21,7 +21,17 @@ from gunicorn_asgi.http2.frames import DEFAULT_WINDOW, END_HEADERS, END_STREAM, 
 from gunicorn_asgi.http2.outbox import HIGH_WATER
 from gunicorn_asgi.http2.protocol import Protocol
 from gunicorn_asgi.http2.request import read_request
-from gunicorn_asgi.http2.streams import CLOSED, HALF_CLOSED_LOCAL, HALF_CLOSED_REMOTE, MAX_RESETS, MAX_SKIPPED, OPEN, Limits, Stream
+from gunicorn_asgi.http2.streams import (
+    BY_CLIENT,
+    CLOSED,
+    HALF_CLOSED_LOCAL,
+    HALF_CLOSED_REMOTE,
+    MAX_RESETS,
+    MAX_SKIPPED,
+    OPEN,
+    Limits,
+    Stream,
+)
 
 RULES = make_rules()
 LIMITS = Limits(max_streams=4, window=1000, max_frame=16384, max_header_list=65536, has_websocket=True)
@@ -134,6 +144,43 @@ def test_padding_of_more_than_the_frame_fails_on_whatever_stream(kind: int, payl
     assert failed.code == (Code.PROTOCOL_ERROR if payload else Code.FRAME_SIZE_ERROR)
 
 
+def test_padding_is_nobodys_to_read() -> None:
+    """RFC 9113, 6.9.1: it counts against the windows, and is given back at once, for no application asks for it."""
+    protocol = begin()
+    (opened, _) = protocol.receive(ask(1) + raw(frames.DATA, PADDED, 1, b"\xc8" + b"ab" + bytes(200)), 0.0)
+    assert opened.stream.unread == 2
+    assert opened.stream.receive_window + opened.stream.credit == LIMITS.window - 2
+
+
+# The end of a stream.
+
+
+@pytest.mark.parametrize("frame", [ask(1, end=True), data(1, 5), data(1, 0, end=True)])
+def test_what_comes_behind_the_end_of_a_stream_resets_it(frame: bytes) -> None:
+    """RFC 9113, 5.1, half-closed (remote): "a stream error of type STREAM_CLOSED"."""
+    protocol = begin()
+    protocol.receive(ask(1, end=True) + frame, 0.0)
+    assert resets(take(protocol)) == [(1, Code.STREAM_CLOSED)]
+    assert not protocol.streams
+
+
+@pytest.mark.parametrize("by_us", [False, True])
+def test_nothing_is_sent_on_a_stream_that_was_reset(by_us: bool) -> None:
+    """RFC 9113, 5.1 and 6.4."""
+    protocol = begin()
+    (opened,) = protocol.receive(ask(1), 0.0)
+    protocol.send_head(opened.stream, RESPONSE, False)
+    protocol.send_data(opened.stream, bytes(50000), True)
+    take(protocol)
+    if by_us:
+        protocol.reset(opened.stream, Code.CANCEL)
+    else:
+        protocol.receive(frames.rst_stream(1, Code.CANCEL), 0.0)
+    assert protocol.pump(1 << 20) == ([], [])
+    assert resets(take(protocol)) == ([(1, Code.CANCEL)] if by_us else [])
+    assert not protocol.outbox.has_more
+
+
 # GOAWAY.
 
 
@@ -205,7 +252,7 @@ def test_no_frame_may_be_repeated_for_ever(frame: bytes) -> None:
     protocol.reset(events[1].stream, Code.CANCEL)
     protocol.send_head(events[2].stream, RESPONSE, True)
     protocol.receive(frames.rst_stream(7, Code.CANCEL), 0.0)
-    for _ in range(CAPACITY + 50):
+    for _ in range(CAPACITY + LIMITS.window + 50):  # what may have been on its way is free
         if protocol.receive(frame, 0.0)[-1:] == [Failed(Code.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")]:
             return
         take(protocol)
@@ -382,7 +429,7 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=PICK, size=st.integers(0, 500))
     def late(self, pick: int, size: int) -> None:
         """Behind our RST_STREAM: what was on its way."""
-        gone = [id_ for id_, by_us in self.protocol._resets.items() if by_us]
+        gone = [id_ for id_, left in self.protocol._resets.items() if left != BY_CLIENT]
         if gone and size <= self.window:
             self.window -= size
             id_ = gone[-1 - pick % len(gone)]
