@@ -10,17 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from inprocess import Client, InProcess, request, serve
-from process import GUNICORN_VERSION, SETTINGS
+from process import GUNICORN_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytest.importorskip("h2")
 from talk import Talk
-
-pytestmark = pytest.mark.skipif(
-    "http2_cleartext" not in SETTINGS, reason="this Gunicorn has no http2_cleartext; test_h2_gunicorn.py goes without"
-)
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 EMPTY_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
