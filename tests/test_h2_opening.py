@@ -227,11 +227,12 @@ def test_the_settings_of_an_upgrade_count(parser: str) -> None:
     with opened(parser, "upgrade") as (server, client):
         client.send(upgrade(value=settings(b"\0\4\0\0\0\0")))
         client.recv_until(b"\r\n\r\n")
-        talk = Talk(client.sock, upgrade=True)
-        talk.feed(bytes(client.buffer))
-        talk.wait(lambda: talk.answers[1].status == 200)
         server.settle()
-        assert talk.answers[1].body == b""
+        client.send(PREFACE + EMPTY_SETTINGS)
+        received = client.recv_until(EMPTY_SETTINGS[:3] + b"\4\1")
+        assert b"http_version" not in received
+        client.send(b"\0\0\4\10\0\0\0\0\1\0\1\0\0")  # WINDOW_UPDATE
+        client.recv_until(b"http_version")
 
 
 def test_the_preface_may_follow_an_upgrade_at_once(parser: str) -> None:
