@@ -87,12 +87,14 @@ def get(*fields: bytes, line: bytes = b"GET / HTTP/1.1") -> bytes:
 
 # What is accepted, and what of it the application sees.
 
+EXTENSIONS: dict[str, Any] = {f"http.response.{name}": {} for name in ("pathsend", "zerocopysend", "early_hint", "trailers")}
+
 ACCEPTED: dict[str, tuple[bytes, dict[str, Any]]] = {
     # Statements 20 to 37.
     "plain": (
         GET,
         {"type": "http", "http_version": "1.1", "method": "GET", "scheme": "http", "path": "/", "raw_path": b"/", "query_string": b"",
-         "root_path": "", "headers": [(b"host", b"a")], "body": b"", "extensions": {}, "asgi": {"version": "3.0", "spec_version": "2.5"}},
+         "root_path": "", "headers": [(b"host", b"a")], "body": b"", "extensions": EXTENSIONS, "asgi": {"version": "3.0", "spec_version": "2.5"}},
     ),
     "HTTP/1.0": (b"GET / HTTP/1.0\r\nHost: a\r\n\r\n", {"http_version": "1.0"}),
     "HTTP/1.0 without Host": (b"GET / HTTP/1.0\r\n\r\n", {"http_version": "1.0", "headers": []}),
