@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from certificates import make_authority
+from conftest import PARSERS
 from inprocess import Client, Flag, InProcess, answer, make_settings, read_body, serve
 
 from gunicorn_asgi.asgi import http
@@ -680,7 +681,7 @@ def test_large_pieces_are_not_copied_for_the_small_ones_between_them() -> None:
 
 # The whole server: both loops, real sockets.
 
-LOOPS = pytest.mark.parametrize("parser", ["httptools", "h11"])
+LOOPS = pytest.mark.parametrize("parser", PARSERS)
 serve_h2 = partial(serve, http_protocols="h2,h1", http2_cleartext="prior-knowledge")
 
 

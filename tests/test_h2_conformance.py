@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from certificates import make_authority
+from conftest import PARSERS
 from h2raw import (
     ACK,
     COMPRESSION_ERROR,
@@ -894,7 +895,6 @@ def deliver(peer: Peer, sent: bytes) -> None:
 
 # What takes more than one outcome.
 
-PARSERS = ("httptools", "h11")
 PARAGRAPH = bytes(range(256)) * 1024
 
 
