@@ -488,10 +488,6 @@ class H2Connection(Connection):
     def refuse(self, error: RequestError) -> None:
         self._reset()  # there is no stream to answer on
 
-    def complain(self, what: str, reason: object) -> None:
-        """The client has sent what is not in order: the one line of the log about it."""
-        self._complain(what, reason)
-
     def close_websocket(self) -> None:
         for exchange in list(self._exchanges):
             if exchange.tunnel is not None:
