@@ -271,6 +271,7 @@ class H2Connection(Connection):
     def _take(self, event: Event) -> None:
         match event:
             case Received(stream, data, has_ended):
+                assert stream.exchange is not None
                 stream.exchange.received(data, has_ended)
             case Refused(stream, error, block):
                 exchange = Exchange(self, stream, None)
@@ -284,6 +285,7 @@ class H2Connection(Connection):
             case Reset(stream, _, reason):
                 if reason is not None:
                     self.complain("HTTP/2 frame", reason)
+                assert stream.exchange is not None
                 stream.exchange.lost()
             case Failed(_, reason):
                 self.complain("HTTP/2 frame", reason)
@@ -340,8 +342,10 @@ class H2Connection(Connection):
     def _pump(self) -> None:
         ended, freed = self.protocol.pump(FLUSH_SIZE)
         for lane in freed:
+            assert lane.exchange is not None
             lane.exchange.freed()
         for lane in ended:
+            assert lane.exchange is not None
             lane.exchange.completed()
 
     def forget(self, exchange: Exchange) -> None:
