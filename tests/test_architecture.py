@@ -140,6 +140,7 @@ PURE = {
     "http1.upgrade",
     "http2.blocks",
     "http2.budget",
+    "http2.control",
     "http2.events",
     "http2.frames",
     "http2.outbox",
