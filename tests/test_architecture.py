@@ -156,6 +156,10 @@ LOOPS_AND_TRANSPORTS = (
     "selectors",
     f"{NAME}.connection",
     f"{NAME}.http1.connection",
+    f"{NAME}.http2.sender",
+    f"{NAME}.http2.admission",
+    f"{NAME}.http2.exchange",
+    f"{NAME}.http2.tunnel",
     f"{NAME}.http2.connection",
 )
 

@@ -20,7 +20,7 @@ from .tunnel import Tunnel
 
 if TYPE_CHECKING:
     from ..access import Record
-    from .connection import H2Connection
+    from .admission import Admission
 
 
 class Exchange:
@@ -50,7 +50,7 @@ class Exchange:
         "tunnel",
     )
 
-    def __init__(self, connection: H2Connection, lane: Stream, record: Record | None) -> None:
+    def __init__(self, connection: Admission, lane: Stream, record: Record | None) -> None:
         # Set once.
         self.connection = connection
         self.lane = lane
