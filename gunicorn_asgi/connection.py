@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .server import Server
 
 LINGER_SECONDS = 2.0
+"""How long a client has to notice the end of our side, and to end its own."""
 MAX_LINGER = 1048576
 """Bytes that are read and dropped while a closing connection waits for the client to notice."""
 MAX_TLS_WRITE = 65536
@@ -269,7 +270,7 @@ class Connection(asyncio.Protocol):
         before, self._seen = self._seen, self._look()
         return self._seen == before
 
-    def _complain(self, what: str, reason: object) -> None:
+    def complain(self, what: str, reason: object) -> None:
         """The client has sent what is not in order: the one line of the log about it."""
         self._server.log.warning("Invalid %s from ip=%s: %s", what, self._client[0] if self._client else "", reason)
 

@@ -26,6 +26,7 @@ NOT_IN_TRAILERS = frozenset(name.encode() for name in (*_FRAMING, "content-encod
 
 
 def check_name(name: object) -> int:
+    """What `name` means, as NAMES remembers it from now on. Raises TypeError where it is not bytes, ApplicationError where it is no token."""
     if not isinstance(name, bytes):
         raise TypeError
     if TOKEN.fullmatch(name) is None:
@@ -38,12 +39,17 @@ def check_name(name: object) -> int:
 
 
 def read_length(value: bytes, before: int) -> int:
+    """The number in a ``content-length``; `before` is that of another one, or -1. Raises ApplicationError."""
     if CONTENT_LENGTH.fullmatch(value) is None:
         raise ApplicationError(f"content-length must be a number of bytes, not {value!r}")
     length = int(value)
     if before not in (-1, length):
-        raise ApplicationError(f"content-length is given twice, as {before} and {length}")
+        contradict(before, length)
     return length
+
+
+def contradict(before: int, length: int) -> NoReturn:
+    raise ApplicationError(f"content-length is given twice, as {before} and {length}")
 
 
 def read_trailers(headers: object) -> list[Header]:
@@ -59,6 +65,7 @@ def read_trailers(headers: object) -> list[Header]:
 
 
 def explain(headers: object) -> NoReturn:
+    """Raise the ApplicationError that names the first field which is not valid: they were found to be wrong as a whole."""
     for field in headers if isinstance(headers, Iterable) else ():
         try:
             name, value = field

@@ -14,7 +14,8 @@ from .errors import RequestError
 from .http1.connection import H1Connection
 from .http2.connection import H2Connection
 from .http2.frames import PREFACE, ConnectionFailure
-from .request import Fields, Request
+from .http2.request import VERSION
+from .request import Request
 from .wire import Stream
 
 if TYPE_CHECKING:
@@ -114,8 +115,8 @@ def upgrade(origin: H1Connection, request: Request, data: bytes, record: Record 
     if not PREFACE.startswith(data[: len(PREFACE)]):
         return False  # RFC 9110, 7.8: it may be ignored, and who has sent more requests has not waited for the answer
     method, path, raw_path, query, fields = request
-    own = Fields(b"", "2", [field for field in fields.headers if field[0] not in CONNECTION_FIELDS])
-    own.scheme, own.client, own.script_name, own.root_path = fields.scheme, fields.client, fields.script_name, fields.root_path
+    own = fields.with_headers([field for field in fields.headers if field[0] not in CONNECTION_FIELDS])
+    own.version = VERSION
     connection = H2Connection(origin._server, origin._listener, origin._client)
     try:
         connection.begin_upgraded(origin, (method, path, raw_path, query, own), fields.h2c, data, record)

@@ -112,10 +112,15 @@ class Fields:
 
     def with_host(self, authority: bytes) -> Fields:
         """The same for the host `authority`, placed first."""
-        own = Fields(b"", self.version, [(b"host", authority), *(field for field in self.headers if field[0] != b"host")])
-        own.length, own.keep_alive = self.length, self.keep_alive
-        own.expect_continue, own.upgrade, own.scheme = self.expect_continue, self.upgrade, self.scheme
-        own.h2c, own.client, own.script_name, own.root_path = self.h2c, self.client, self.script_name, self.root_path
+        own = self.with_headers([(b"host", authority), *(field for field in self.headers if field[0] != b"host")])
+        own.length, own.keep_alive, own.expect_continue = self.length, self.keep_alive, self.expect_continue
+        own.upgrade, own.h2c = self.upgrade, self.h2c
+        return own
+
+    def with_headers(self, headers: list[Header]) -> Fields:
+        """What was said of the client, of a request that has no body and asks for nothing besides, with these `headers`."""
+        own = Fields(b"", self.version, headers)
+        own.scheme, own.client, own.script_name, own.root_path = self.scheme, self.client, self.script_name, self.root_path
         return own
 
 

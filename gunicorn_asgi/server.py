@@ -29,7 +29,6 @@ from .wire import Header
 
 if TYPE_CHECKING:
     from .access import Access, Record
-    from .asgi.http import HTTPStream
 
 
 class Log(Protocol):

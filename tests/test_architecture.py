@@ -140,6 +140,7 @@ PURE = {
     "http1.upgrade",
     "http2.blocks",
     "http2.budget",
+    "http2.control",
     "http2.events",
     "http2.frames",
     "http2.outbox",
@@ -155,6 +156,10 @@ LOOPS_AND_TRANSPORTS = (
     "selectors",
     f"{NAME}.connection",
     f"{NAME}.http1.connection",
+    f"{NAME}.http2.sender",
+    f"{NAME}.http2.admission",
+    f"{NAME}.http2.exchange",
+    f"{NAME}.http2.tunnel",
     f"{NAME}.http2.connection",
 )
 

@@ -24,7 +24,7 @@ from inprocess import Client, Flag, InProcess, answer, make_settings, read_body,
 from gunicorn_asgi.asgi import http
 from gunicorn_asgi.asgi.http import HTTPStream
 from gunicorn_asgi.errors import ClientDisconnected
-from gunicorn_asgi.http2 import budget, connection, outbox
+from gunicorn_asgi.http2 import budget, outbox, sender
 from gunicorn_asgi.http2.blocks import MAX_MEMO, MAX_MEMO_LIST
 from gunicorn_asgi.http2.events import Event, Failed, Malformed, Opened
 from gunicorn_asgi.http2.protocol import Protocol
@@ -899,7 +899,7 @@ def deaf_client(app: Any, parser: str, *values: tuple[int, int], **settings_: An
         server.call(lambda: [one._transport.abort() for one in server.server.connections])
 
 
-MAX_UNSENT = 65536 + connection.FLUSH_SIZE + connection.MAX_BACKLOG
+MAX_UNSENT = 65536 + sender.FLUSH_SIZE + sender.MAX_BACKLOG
 """The mark of a transport, what may be written at it, and what may join it."""
 
 

@@ -708,6 +708,13 @@ class Pair:
         stream, protocol = exchange.stream, self.protocol
         if stream.state is CLOSED or stream.has_ended:
             return
+        if end == "end" and not size and exchange.fields:
+            # RFC 9113, 6.9.1: DATA without data needs no window. The package refuses it where SETTINGS have made that smaller than nothing.
+            self.swap()
+            if stream.id in self.client.streams and self.client.remote_flow_control_window(stream.id) < 0:
+                self.take(exchange, 1 << 20)
+            if stream.state is CLOSED:
+                return
         if not exchange.fields:
             block, _, _ = encode_fields(fields)
             exchange.fields = [(b":status", b"200"), *fields]

@@ -235,7 +235,6 @@ FLOODS: dict[str, bytes] = {
     "DATA without data": data(1, 0),
     "DATA that is all padding": raw(frames.DATA, PADDED, 1, b"\0"),
     "DATA on a stream that was reset by us": data(3, 0),
-    "small DATA on a stream that was reset by us": data(3, 1),
     "DATA on a stream that was reset by the client": data(7, 0),
     "HEADERS on a stream that was reset by us": ask(3),
     "HEADERS on a stream that was reset by the client": ask(7),

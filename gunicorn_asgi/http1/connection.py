@@ -461,7 +461,7 @@ class H1Connection(Connection):
         server = self._server
         stream = self._stream
         if not error.is_logged:
-            self._complain("request", error)
+            self.complain("request", error)
         response = self._response
         if stream is not None and response.begun:
             self.abort(stream)

@@ -117,7 +117,7 @@ class UpgradedConnection(Connection):
             self._record_end()
 
     def fail(self, reason: str) -> None:
-        self._complain("WebSocket frame", reason)
+        self.complain("WebSocket frame", reason)
         self.close(is_clean=False)
 
     def finish(self) -> None:

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpack import HPACKError
 from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
 from ..errors import ApplicationError
-from ..fields import CODING, CONNECTION, DATE, LENGTH, SERVER, VISIBLE, check_name, explain, read_length
+from ..fields import CODING, CONNECTION, DATE, LENGTH, SERVER, VISIBLE, check_name, contradict, explain, read_length
 from ..wire import Header
 from .frames import Code, ConnectionFailure
+
+if TYPE_CHECKING:
+    from ..request import Request
 
 ENTRY_SIZE = 32
 """What each field counts besides its bytes in the size of a list (RFC 9113, 6.5.2; RFC 7541, 4.1)."""
@@ -43,7 +46,7 @@ class Block:
         self.fields = fields
         self.size = size
         """As SETTINGS_MAX_HEADER_LIST_SIZE counts it."""
-        self.request: Any = None
+        self.request: Request | None = None
         """What it means, once that is known: room for whoever reads it."""
 
 
@@ -226,7 +229,7 @@ def encode_fields(headers: Iterable[Header]) -> Head:
             if declared != -1:
                 if declared != _OMITTED:
                     if length not in (-1, declared):
-                        raise ApplicationError(f"content-length is given twice, as {length} and {declared}")
+                        contradict(length, declared)
                     length = declared
                 continue
             found |= kind
@@ -270,7 +273,6 @@ def encode_defaults(headers: tuple[Header, ...]) -> bytes:
     return b"".join(_literal(name, value) for name, value in headers)
 
 
-@lru_cache(maxsize=1024)
 @lru_cache(maxsize=1024)
 def encode_length(length: int) -> bytes:
     """A ``content-length`` as a literal."""

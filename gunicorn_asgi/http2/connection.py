@@ -1,106 +1,46 @@
-"""One HTTP/2 connection: the transport below, a `Protocol`, and an `Exchange` for each stream."""
+"""One HTTP/2 connection: the transport below, a `Protocol`, and an `Exchange` for each stream.
+
+It is made of layers: `Sender`, what goes; `Admission`, how exchanges begin; and here what comes, the deadlines, and how it ends.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from enum import Enum
-from functools import partial
 from typing import TYPE_CHECKING
 
-from ..asgi.extensions import ExtendedStream
 from ..asgi.http import HTTPStream
-from ..asgi.scope import Scope, http_scope
-from ..asgi.websocket import WebSocketStream
-from ..connection import CLOSED, LINGER, Connection, Ending
+from ..connection import CLOSED, LINGER, Connection
 from ..errors import RequestError
 from ..request import Request
-from ..wire import NEVER, Header
-from .budget import REFUSED
+from ..wire import NEVER
+from .admission import LOGGED_VERSION, Admission
 from .events import Acknowledged, Event, Failed, Leaving, Malformed, Opened, Received, Refused, Reset
 from .exchange import Exchange
-from .protocol import Protocol
-from .request import read_request
-from .streams import CLOSED as GONE
-from .streams import Limits, Stream
-from .tunnel import Tunnel
+from .sender import FRAMES
 
 if TYPE_CHECKING:
     from ..accept import Listener
-    from ..access import Access, Record
+    from ..access import Record
     from ..asgi.scope import Address
     from ..server import Server
-    from ..settings import Settings
-
-FLUSH_SIZE = 65536
-"""Bytes of data that are gathered before they are written, turn of the loop or not."""
-MAX_BACKLOG = 65536
-"""Bytes of heads and answers that may join what does not leave already. With more, nothing is read from a client that reads nothing."""
 
 GOAWAY_SECONDS = 0.5
 """How long a client that is told of an error over TLS may still send before that is closed in its face."""
 
 
-class Reading(Enum):
-    """What the next bytes from the client are, until it is one of `Ending`."""
-
-    FRAMES = "of any stream"
-
-
-FRAMES = Reading.FRAMES
-
-
-class H2Connection(Connection):
+class H2Connection(Admission):
     """A client on a transport, with any number of exchanges at once."""
 
-    __slots__ = (
-        "_backlog",
-        "_exchanges",
-        "_idle_until",
-        "_is_ending",
-        "_is_flushing",
-        "_more_until",
-        "_stuck_at",
-        "protocol",
-        "server",
-        "settings",
-    )
-
-    _reading: Reading | Ending
+    __slots__ = ("_idle_until", "_is_ending")
 
     def __init__(self, server: Server, listener: Listener, client: Address | None) -> None:
         super().__init__(server, listener, client)
-        self.settings: Settings = server.settings
-        self.server = server
-        self._reading = FRAMES
-        self._exchanges: dict[Exchange, None] = {}
-        """Those that are not over, in their order."""
-        self._is_flushing = False
-        """What is to be sent will be, in this turn of the loop or the next."""
         self._is_ending = False
         """It closes behind its last exchange."""
         self._idle_until = NEVER
         """When it ends, unless there is an exchange."""
-        self._more_until = NEVER
-        """When the preface, or the rest of a field block, has to be there."""
-        self._stuck_at = NEVER
-        """When something of what was written has to have left, where that is `_clogged`."""
-        self._backlog = 0
-        """Bytes that were written since."""
 
     def __repr__(self) -> str:
         return f"<H2Connection {self._client} {self._reading.name} {len(self._exchanges)} exchanges>"
-
-    def _make_protocol(self) -> Protocol:
-        settings, has_websocket = self.settings, self._server.websocket is not None
-        limits = Limits(
-            max_streams=settings.http2_max_concurrent_streams,
-            window=settings.http2_initial_window_size,
-            max_frame=settings.http2_max_frame_size,
-            max_header_list=settings.http2_max_header_list_size,
-            has_websocket=has_websocket,
-        )
-        read = partial(read_request, rules=self._rules, max_list=limits.max_header_list, has_websocket=has_websocket)
-        return Protocol(limits, read)
 
     def begin(self, origin: Connection, data: bytes) -> None:
         """Go on in place of `origin`, which has received `data` and nothing else."""
@@ -166,23 +106,6 @@ class H2Connection(Connection):
             self._more_until = NEVER
         self._flush()
 
-    def pause_writing(self) -> None:
-        self._clogged = self.protocol.outbox.is_held = True
-        self._seen = self._look()
-        self._stuck_at = self._server.now + self.settings.write_timeout_s
-        self.watch(self._stuck_at)
-
-    def resume_writing(self) -> None:
-        self._clogged = self.protocol.outbox.is_held = False
-        self._stuck_at = NEVER
-        self._backlog = 0
-        if self._reading is not CLOSED:
-            self._resume_reading()
-        if self._reading is FRAMES:
-            self._flush()
-        elif self._reading is LINGER:
-            self._set_deadline()
-
     def connection_lost(self, exc: Exception | None) -> None:
         self._reading = CLOSED
         self._lost = True
@@ -196,81 +119,10 @@ class H2Connection(Connection):
 
     # What comes.
 
-    def _open(self, stream: Stream, request: Request, has_ended: bool, record: Record | None = None) -> Exchange:
-        """There is a request; nothing of it is run yet."""
-        method, path, raw_path, query, fields = request
-        server, listener = self._server, self._listener
-        scheme = fields.scheme or listener.scheme
-        exchange = Exchange(self, stream, record)
-        exchange.fields = fields
-        if not self._exchanges:
-            self.deadline = min(self._more_until, self._stuck_at)
-        self._exchanges[exchange] = None
-        if server.access is not None and record is None:
-            try:
-                exchange.record = self._record(server.access, request, scheme)
-            except RequestError as error:
-                self.protocol.charge(REFUSED)
-                pseudo = [(b":method", method.encode()), (b":path", raw_path + b"?" + query if query else raw_path)]
-                self._log_refused([*pseudo, *fields.headers], error, method == "HEAD")
-                exchange.refuse(error, method == "HEAD")
-                return exchange
-        root_path = fields.root_path
-        if root_path is None:
-            root_path = listener.root_path
-            if root_path and path != "*":
-                path, raw_path = root_path + path, listener.raw_root_path + raw_path
-        scope = http_scope(
-            *(fields.version, method, scheme, path, raw_path, query, root_path, fields.headers.copy()),
-            *(fields.client or self._client, self._server_address, server.state, self._tls),
-        )
-        if fields.upgrade:
-            self._open_websocket(exchange, scope, has_ended)
-        else:
-            exchange.stream = ExtendedStream(exchange, scope, not has_ended, fields.expect_continue, server)
-            if not has_ended:
-                exchange.expect_body(fields.expect_continue)
-        return exchange
-
-    def _record(self, access: Access, request: Request, scheme: str) -> Record:
-        method, _, raw_path, query, fields = request
-        return access.begin(
-            *(method, raw_path, query, LOGGED_VERSION, scheme, fields.headers, self._client, self._server_address, fields.script_name)
-        )
-
-    def _open_websocket(self, exchange: Exchange, scope: Scope, has_ended: bool) -> None:
-        server = self._server
-        assert server.websocket is not None
-        try:
-            if has_ended:
-                # RFC 8441, 5: that is the end of a TCP connection.
-                raise RequestError(400, "Invalid WebSocket handshake: its stream has ended")
-            exchange.stream = stream = WebSocketStream(exchange, scope, server, server.websocket)
-        except RequestError as error:
-            self.protocol.charge(REFUSED)
-            exchange.refuse(error)
-        else:
-            exchange.tunnel = Tunnel(exchange, stream)
-            exchange.set_deadline(stream.deadline)
-
-    def _start(self, exchanges: list[Exchange]) -> None:
-        """Run the applications, behind all that has come with their requests."""
-        server = self._server
-        for exchange in exchanges:
-            stream = exchange.stream
-            if stream is None:
-                continue  # refused
-            if exchange.lane.state is GONE:
-                exchange.finish(stream)  # the client has changed its mind
-            elif len(server.tasks) >= server.limit_concurrency:
-                exchange.stream = None
-                exchange.refuse(server.overloaded(), stream.method == "HEAD")
-            else:
-                server.start(stream)
-
     def _take(self, event: Event) -> None:
         match event:
             case Received(stream, data, has_ended):
+                assert stream.exchange is not None
                 stream.exchange.received(data, has_ended)
             case Refused(stream, error, block):
                 exchange = Exchange(self, stream, None)
@@ -284,6 +136,7 @@ class H2Connection(Connection):
             case Reset(stream, _, reason):
                 if reason is not None:
                     self.complain("HTTP/2 frame", reason)
+                assert stream.exchange is not None
                 stream.exchange.lost()
             case Failed(_, reason):
                 self.complain("HTTP/2 frame", reason)
@@ -293,59 +146,7 @@ class H2Connection(Connection):
             case Leaving():
                 self._end_when_idle()
 
-    def _log_refused(self, fields: list[Header], error: RequestError, bodyless: bool) -> None:
-        access = self._server.access
-        if access is not None:
-            sent = 0 if bodyless else len(str(error)) + 1
-            access.refused_fields(fields, error.status, sent, self._listener.scheme, self._client, self._server_address)
-
-    # What goes.
-
-    def flush_soon(self) -> None:
-        """Something is to be sent: all that comes up in this turn of the loop in one write."""
-        if not self._is_flushing:
-            self._is_flushing = True
-            self._server.loop.call_soon(self._flush)
-        elif self.protocol.outbox.size >= FLUSH_SIZE and not self._clogged:
-            self._write_out()
-
-    def _flush(self) -> None:
-        self._is_flushing = False
-        if self._reading is not FRAMES:
-            return
-        self._write_out()
-        while self.protocol.outbox.has_more and not self._clogged and self._reading is FRAMES:
-            self._write_out()
-
-    def _write_out(self) -> None:
-        protocol = self.protocol
-        outbox = protocol.outbox
-        if not self._clogged and outbox.has_more:
-            self._pump()
-        parts = outbox.frames
-        if parts:
-            data = b"".join(parts)
-            parts.clear()
-            outbox.size = 0
-            if self._clogged:
-                self._backlog += len(data)
-                if self._backlog > MAX_BACKLOG:
-                    self._pause_reading()
-            self._write(data)
-        if outbox.points:
-            failed = protocol.settle()
-            if failed is not None:
-                self._take(failed)
-
-    def _pump(self) -> None:
-        ended, freed = self.protocol.pump(FLUSH_SIZE)
-        for lane in freed:
-            lane.exchange.freed()
-        for lane in ended:
-            lane.exchange.completed()
-
     def forget(self, exchange: Exchange) -> None:
-        """`exchange` is over."""
         if exchange not in self._exchanges:
             return
         del self._exchanges[exchange]
@@ -423,24 +224,6 @@ class H2Connection(Connection):
 
     # Deadlines.
 
-    @property
-    def now(self) -> float:
-        """The latest that it can be on the loop's clock."""
-        return self._server.now
-
-    @property
-    def is_clogged(self) -> bool:
-        """Whether what was written does not leave."""
-        return self._clogged
-
-    def call_soon(self, callback: Callable[[], object]) -> None:
-        """In the next turn of the loop."""
-        self._server.loop.call_soon(callback)
-
-    def watch(self, deadline: float) -> None:
-        """`expired` is to be called by then."""
-        self.deadline = min(self.deadline, deadline)
-
     def postpone(self, seconds: float) -> None:
         super().postpone(seconds)
         self._idle_until += seconds
@@ -488,10 +271,6 @@ class H2Connection(Connection):
     def refuse(self, error: RequestError) -> None:
         self._reset()  # there is no stream to answer on
 
-    def complain(self, what: str, reason: object) -> None:
-        """The client has sent what is not in order: the one line of the log about it."""
-        self._complain(what, reason)
-
     def close_websocket(self) -> None:
         for exchange in list(self._exchanges):
             if exchange.tunnel is not None:
@@ -516,5 +295,3 @@ class H2Connection(Connection):
 
 
 SWITCHING_PROTOCOLS = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
-LOGGED_VERSION = "2.0"
-"""As Gunicorn, nginx and Apache write it."""

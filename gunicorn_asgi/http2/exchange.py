@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..asgi.http import HTTPStream
 from ..asgi.websocket import WebSocketStream
+from ..connection import LINGER_SECONDS
 from ..errors import ApplicationError, ClientDisconnected, RequestError
 from ..fields import DATE, SERVER
 from ..request import UNKNOWN, Fields, takes_trailers
@@ -15,11 +16,11 @@ from .blocks import STATUS_FIELDS, encode_defaults, encode_fields, encode_length
 from .frames import Code
 from .outbox import HIGH_WATER
 from .streams import CLOSED, HALF_CLOSED_LOCAL, OPEN, Stream
-from .tunnel import LINGER_SECONDS, Tunnel
+from .tunnel import Tunnel
 
 if TYPE_CHECKING:
     from ..access import Record
-    from .connection import H2Connection
+    from .admission import Admission
 
 
 class Exchange:
@@ -49,7 +50,7 @@ class Exchange:
         "tunnel",
     )
 
-    def __init__(self, connection: H2Connection, lane: Stream, record: Record | None) -> None:
+    def __init__(self, connection: Admission, lane: Stream, record: Record | None) -> None:
         # Set once.
         self.connection = connection
         self.lane = lane

@@ -74,7 +74,7 @@ L = TypeVar("L", bound=Lane)
 
 
 class Outbox(Generic[L]):
-    """All that a connection has to send: `ready` frames in their order, and what its lanes still hold."""
+    """All that a connection has to send: `frames` in their order, and what its lanes still hold."""
 
     def __init__(self) -> None:
         self.frames: list[bytes | memoryview] = []

@@ -11,29 +11,23 @@ from ..errors import RequestError
 from ..request import UNKNOWN, Request
 from . import budget, frames
 from .blocks import TOLERANCE, Block, BlockReader
-from .events import Acknowledged, Event, Failed, Leaving, Malformed, Opened, Received, Refused, Reset
+from .control import Control
+from .events import Event, Failed, Malformed, Opened, Received, Refused, Reset
 from .frames import (
-    ACK,
-    DEFAULT_WINDOW,
     END_HEADERS,
     END_STREAM,
     HAS_PRIORITY,
-    MAX_STREAM_ID,
-    MAX_WINDOW,
     PADDED,
     PREFACE,
     Code,
     ConnectionFailure,
 )
 from .request import MalformedError, check_trailers
-from .streams import BY_CLIENT, HALF_CLOSED_REMOTE, MAX_SKIPPED, OPEN, Limits, Stream, Streams
-
-MARK = b"drained?"
-"""In the PING that asks whether all before it was seen."""
+from .streams import BY_CLIENT, HALF_CLOSED_REMOTE, MAX_SKIPPED, OPEN, Limits, Stream
 
 
-class Protocol(Streams):
-    """One connection. Frames come into `receive`, and go from `outbox.frames`."""
+class Protocol(Control):
+    """One connection, and the frames that its streams consist of. They come into `receive`, and go from `outbox.frames`."""
 
     def __init__(self, limits: Limits, read: Callable[[Block], Request]) -> None:
         """`read` says what a request's fields mean; it raises MalformedError or RequestError."""
@@ -45,51 +39,13 @@ class Protocol(Streams):
         self._blocks = BlockReader(limits.max_header_list)
         self._preface = PREFACE
         """What is still to come of it."""
-        self._is_settled = False
-        """The client's first SETTINGS are here."""
-        self._is_acknowledged = False
-        """Ours are with the client."""
-        self._new_window = max(limits.window, DEFAULT_WINDOW)
-        """What a new stream of the client begins with. Until it has our SETTINGS, it may send as much as without them (6.9.2)."""
         self._held: tuple[int, bool, bool, bytearray] | None = None
         """A field block whose end is to come in CONTINUATION frames: stream, whether that ends with it, whether it depends on itself, bytes."""
-        self._now = 0.0
-        self._is_refusing = False
-        """No new ones are taken..."""
-        self._last_taken = MAX_STREAM_ID
-        """...behind this one."""
-        self.has_failed = False
 
     @property
     def awaits_more(self) -> bool:
         """Whether something was begun that its end is waited for: the preface, or a field block."""
         return self._held is not None or not self._is_settled
-
-    def start(self) -> None:
-        """Send our SETTINGS, and open the connection's window."""
-        limits = self._limits
-        values = [
-            (frames.MAX_CONCURRENT_STREAMS, limits.max_streams),
-            (frames.INITIAL_WINDOW_SIZE, limits.window),
-            (frames.MAX_FRAME_SIZE, limits.max_frame),
-            (frames.MAX_HEADER_LIST_SIZE, limits.max_header_list),
-        ]
-        if limits.has_websocket:
-            values.append((frames.ENABLE_CONNECT_PROTOCOL, 1))
-        self.outbox.add([frames.settings(values)])
-        if self._window > DEFAULT_WINDOW:
-            self.outbox.add([frames.window_update(0, self._window - DEFAULT_WINDOW)])
-
-    def start_upgraded(self, settings: bytes) -> Stream:
-        """The same behind ``Upgrade: h2c``: `settings` are those of the request, which is the stream 1 that the client has ended (RFC 7540, 3.2).
-
-        Raises ConnectionFailure for settings that are none.
-        """
-        self._apply(settings)
-        self.start()
-        self.last_id = 1
-        stream = self.streams[1] = Stream(1, self.outbox.initial_window, 0, HALF_CLOSED_REMOTE, 0)
-        return stream
 
     # What comes.
 
@@ -132,19 +88,6 @@ class Protocol(Streams):
             raise ConnectionFailure(Code.PROTOCOL_ERROR, "no connection preface")  # 3.4
         self._preface = expected[len(data) :]
         return data[len(expected) :]
-
-    def _spend(self, points: int) -> None:
-        if not self._budget.spend(points, self._now):
-            # 10.5: "An endpoint MAY treat activity that is suspicious as a connection error of type ENHANCE_YOUR_CALM."
-            raise ConnectionFailure(Code.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
-
-    def _answer(self) -> None:
-        if not self._budget.answer(budget.IDLE_FRAME, self._now):
-            raise ConnectionFailure(Code.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
-
-    def charge(self, points: int) -> None:
-        """The client has cost so many by what only the connection knows: where they were too many, its next stream is its last."""
-        self._budget.spend(points, self._now)
 
     def _on_headers(self, flags: int, id_: int, payload: bytes, events: list[Event]) -> None:
         if not id_ & 1:
@@ -347,75 +290,6 @@ class Protocol(Streams):
         self._abandon(stream)
         events.append(Reset(stream, int.from_bytes(payload, "big"), None))
 
-    def _on_settings(self, flags: int, id_: int, payload: bytes, _events: list[Event]) -> None:
-        if id_:
-            raise ConnectionFailure(Code.PROTOCOL_ERROR, "SETTINGS on a stream")  # 6.5
-        if flags & ACK:
-            if payload:
-                raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "SETTINGS that acknowledge, and set something")  # 6.5
-            if not self._is_settled:
-                raise ConnectionFailure(Code.PROTOCOL_ERROR, "the first frame is not SETTINGS")
-            self._acknowledged()
-            return
-        # 6.5.3: the values are taken in their order, each with all that it changes.
-        self._spend(budget.SETTINGS_FRAME + len(payload) // 6)
-        self._apply(payload)
-        self._is_settled = True
-        self.outbox.add([frames.SETTINGS_ACK])
-
-    def _acknowledged(self) -> None:
-        if self._is_acknowledged:
-            self._spend(budget.IDLE_FRAME)
-            return
-        self._is_acknowledged = True
-        self._new_window = self._limits.window
-        surplus = DEFAULT_WINDOW - self._limits.window
-        if surplus > 0:
-            for stream in self.streams.values():
-                stream.receive_window -= surplus
-
-    def _apply(self, payload: bytes) -> None:
-        """Take the client's SETTINGS (6.5.2). Raises ConnectionFailure."""
-        if len(payload) % 6:
-            raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "SETTINGS of a size that is no multiple of 6")
-        outbox = self.outbox
-        for setting, value in frames.read_settings(payload):
-            if setting == frames.INITIAL_WINDOW_SIZE:
-                if value > MAX_WINDOW:
-                    raise ConnectionFailure(Code.FLOW_CONTROL_ERROR, f"SETTINGS_INITIAL_WINDOW_SIZE of {value}")
-                change, outbox.initial_window = value - outbox.initial_window, value
-                # 6.9.2: of the streams that there are, too.
-                if not all(outbox.open(stream, change) for stream in self.streams.values()):
-                    raise ConnectionFailure(Code.FLOW_CONTROL_ERROR, "a window above 2^31-1")
-            elif setting == frames.MAX_FRAME_SIZE:
-                if not frames.LEAST_MAX_FRAME_SIZE <= value < 2**24:
-                    raise ConnectionFailure(Code.PROTOCOL_ERROR, f"SETTINGS_MAX_FRAME_SIZE of {value}")
-                outbox.max_frame = min(value, MAX_SENT_FRAME)
-            elif setting in (frames.ENABLE_PUSH, frames.ENABLE_CONNECT_PROTOCOL) and value > 1:
-                raise ConnectionFailure(Code.PROTOCOL_ERROR, f"a setting of {value} that is 0 or 1")
-
-    def _on_push_promise(self, _flags: int, _id: int, _payload: bytes, _events: list[Event]) -> None:
-        raise ConnectionFailure(Code.PROTOCOL_ERROR, "PUSH_PROMISE from a client")  # 8.4
-
-    def _on_ping(self, flags: int, id_: int, payload: bytes, events: list[Event]) -> None:
-        if id_:
-            raise ConnectionFailure(Code.PROTOCOL_ERROR, "PING on a stream")  # 6.7
-        if len(payload) != 8:
-            raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "PING of another size than 8")  # 6.7
-        self._answer()
-        if not flags & ACK:
-            self.outbox.add([frames.ping(payload, True)])
-        elif payload == MARK:
-            events.append(Acknowledged())
-
-    def _on_goaway(self, _flags: int, id_: int, payload: bytes, events: list[Event]) -> None:
-        if id_:
-            raise ConnectionFailure(Code.PROTOCOL_ERROR, "GOAWAY on a stream")  # 6.8
-        if len(payload) < 8:
-            raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "GOAWAY of less than 8 bytes")
-        self._spend(budget.SETTINGS_FRAME)
-        events.append(Leaving())
-
     def _on_window_update(self, _flags: int, id_: int, payload: bytes, events: list[Event]) -> None:
         if len(payload) != 4:
             raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "WINDOW_UPDATE of another size than 4")  # 6.9
@@ -454,39 +328,6 @@ class Protocol(Streams):
         if stream.exchange is not None:
             self.abandoned += 1
 
-    def settle(self) -> Failed | None:
-        """Set off what the data frames have cost, or paid. Returns why the connection has failed by it."""
-        points, self.outbox.points = self.outbox.points, 0
-        if points < 0:
-            self._budget.pay_answers(-points)
-        elif points > 0 and not self._budget.answer(points, self._now):
-            failure = Failed(Code.ENHANCE_YOUR_CALM, "a window that allows next to nothing")
-            self.fail(*failure)
-            return failure
-        return None
-
-    # The end.
-
-    def announce(self) -> None:
-        """Say that the connection will end, and ask when that is known: `Acknowledged` comes (6.8)."""
-        self.outbox.add([frames.goaway(MAX_STREAM_ID, Code.NO_ERROR, ""), frames.ping(MARK, False)])
-
-    def stop(self) -> None:
-        """Take no more streams, and tell the client up to which all have been taken (6.8)."""
-        if not self._is_refusing and not self.has_failed:
-            self._is_refusing = True
-            self._last_taken = self.last_id
-            self.outbox.add([frames.goaway(self.last_id, Code.NO_ERROR, "")])
-
-    def fail(self, code: Code, reason: str) -> None:
-        """End the connection for `reason` (5.4.1). Nothing that comes behind it is looked at."""
-        self.has_failed = True
-        # 6.8: the number must not grow, whatever was refused since.
-        self.outbox.add([frames.goaway(min(self.last_id, self._last_taken), code, reason)])
-
-
-MAX_SENT_FRAME = 65536
-"""Bytes of the longest frame of data that is sent, however long the client allows it: others want their turn."""
 
 Handler = Callable[[Protocol, int, int, bytes, list[Event]], None]
 HANDLERS: Mapping[int, Handler] = {

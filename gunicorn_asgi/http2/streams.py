@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Protocol
 
 from . import budget, frames
 from .blocks import TABLE_SIZE_0
@@ -31,6 +31,22 @@ class State(Enum):
 OPEN, HALF_CLOSED_REMOTE, HALF_CLOSED_LOCAL, CLOSED = State
 
 
+class Owner(Protocol):
+    """Who is told what becomes of a stream."""
+
+    def received(self, data: bytes, end: bool) -> None:
+        """A part of the request's body has come."""
+
+    def freed(self) -> None:
+        """There is room to send again."""
+
+    def completed(self) -> None:
+        """The end of the response was queued, and is out."""
+
+    def lost(self) -> None:
+        """The stream is gone."""
+
+
 class Stream(Lane):
     """One request and its response."""
 
@@ -49,8 +65,8 @@ class Stream(Lane):
         """Bytes that have come, and that nobody has taken."""
         self.credit = 0
         """Bytes that were taken, and that the client was not told of."""
-        self.exchange: Any = None
-        """What the connection has made of it."""
+        self.exchange: Owner | None = None
+        """What the connection has made of it: there by the time that it hears of anything but its opening."""
 
     def __repr__(self) -> str:
         return f"<Stream {self.id} {self.state.name}>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..connection import LINGER_SECONDS
 from ..wire import NEVER
 from .budget import REFUSED, RESET
 from .frames import Code
@@ -12,9 +13,6 @@ from .streams import CLOSED
 if TYPE_CHECKING:
     from ..asgi.websocket import WebSocketStream
     from .exchange import Exchange
-
-LINGER_SECONDS = 2.0
-"""How long a client has to end its side once ours has."""
 
 
 class Tunnel:
