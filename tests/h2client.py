@@ -69,7 +69,7 @@ class H2Client(Client):
         self,
         address: Any,
         *,
-        tls: bool = False,
+        tls: bool | ssl.SSLContext = False,
         settings: Mapping[int, int] | None = None,
         connection_window: int = 0,
         receive_buffer: int = 0,
@@ -98,7 +98,7 @@ class H2Client(Client):
         if settings is not None:
             self.h2.local_settings = h2.settings.Settings(client=True, initial_values=dict(settings))
         if tls:
-            self._start_tls()
+            self._start_tls(client_context() if tls is True else tls)
         if upgrade:
             self._upgrade(upgrade)
         elif starts:
@@ -110,8 +110,7 @@ class H2Client(Client):
         if upgrade:
             self._take_frames(self.buffer_rest())
 
-    def _start_tls(self) -> None:
-        context = client_context()
+    def _start_tls(self, context: ssl.SSLContext) -> None:
         context.set_alpn_protocols(["h2"])
         self.sock = context.wrap_socket(self.sock)
         assert isinstance(self.sock, ssl.SSLSocket)

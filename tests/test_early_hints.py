@@ -108,15 +108,12 @@ def test_beside_a_100_continue_both_come_in_their_order(parser: str, way: str) -
     with serving(app, parser, way) as asked:
         client = asked.connect()
         if asked.is_h2:
-            id_ = client.ask("POST", "/", (b"expect", b"100-continue"), end=False)
-            answer = client.answers[id_]
-            while len(answer.hints) < 2:
-                client.read_events()
-            client.h2.send_data(id_, b"hello", end_stream=True)
-            client.flush()
-            client.read(id_)
-            statuses = [status for status, _ in answer.hints]
-            assert (answer.status, answer.body) == (200, b"hello")
+            stream = client.begin("POST", "/", (b"expect", b"100-continue"), end=False)
+            client.wait_for(lambda: len(stream.informed) == 2)
+            client.upload(stream, b"hello")
+            client.read_response(stream)
+            statuses = [status for status, _ in stream.informed]
+            assert (stream.status, stream.body) == (200, b"hello")
         else:
             client.send(request("POST", "/", b"Content-Length: 5", b"Expect: 100-continue"))
             statuses = [client.read_head().status, client.read_head().status]

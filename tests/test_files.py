@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import pytest
 from inprocess import GET, WAIT, Flag, Truncated, request, serve
 from process import LOOPS, NOTE, Gunicorn, poll
-from ways import WAYS, certificate, descriptors, serving
+from ways import SHUT, WAYS, certificate, descriptors, serving
 
 from gunicorn_asgi import connection, sendfile
 from gunicorn_asgi.asgi import files
@@ -449,9 +449,9 @@ def test_a_send_that_outlives_its_exchange_ends(parser: str, way: str, make: Any
             await asyncio.sleep(0.01)
 
     with serving(app, parser, way) as asked:
-        client = asked.connect(**({"window": 1000} if way == "h2" else {}))
+        client = asked.connect(**(SHUT if way == "h2" else {}))
         if way == "h2":
-            client.ask()
+            client.begin()
         else:
             client.send(GET)
         ended.wait()
@@ -490,9 +490,9 @@ def test_a_file_is_the_one_that_was_opened(parser: str, way: str, make: Any) -> 
     with serving(app, parser, way) as asked:
         client = asked.connect()
         if asked.is_h2:
-            id_ = client.ask()
+            stream = client.begin()
             going.wait()
-            assert client.read(id_).body == content(BIG)
+            assert client.read_response(stream).body == content(BIG)
         else:
             client.send(request(version=asked.version))
             going.wait()
@@ -517,12 +517,11 @@ def test_a_file_that_becomes_shorter_ends_the_connection_and_is_told(parser: str
     with serving(app, parser, way) as asked:
         client = asked.connect()
         if asked.is_h2:
-            id_ = client.ask()
+            stream = client.begin()
             waiting.wait()
             os.truncate(path, 10)
             cut.set()
-            assert client.read(id_).is_whole is False
-            assert client.resets[id_] == 2  # INTERNAL_ERROR
+            assert client.read_response(stream).reset == 2  # INTERNAL_ERROR
         else:
             client.send(GET)
             waiting.wait()
@@ -554,9 +553,8 @@ def test_a_client_that_leaves_halfway_is_no_error(parser: str, way: str, make: A
     with serving(app, parser, way) as asked:
         client = asked.connect()
         if asked.is_h2:
-            id_ = client.ask()
-            while len(client.answers[id_].body) < taken:
-                client.read_events()
+            stream = client.begin()
+            client.wait_for(lambda: len(stream.body) >= taken)
         else:
             client.send(GET)
             while len(client.buffer) < taken:
@@ -592,8 +590,8 @@ async def answers_from_a_thread() -> str:
 @pytest.mark.parametrize("way", ["tls", "h2"])
 def test_what_waits_for_a_slow_client_is_bounded_where_a_file_passes_through(parser: str, way: str, make: Any) -> None:
     with serving(sending(START, path_of(make(BIG))), parser, way) as asked:
-        client = asked.connect(**({"window": 1000} if way == "h2" else {}))
-        client.ask() if way == "h2" else client.send(GET)
+        client = asked.connect(**(SHUT if way == "h2" else {}))
+        client.begin() if way == "h2" else client.send(GET)
         asked.server.wait_until(lambda: any(task_is_waiting(stream) for stream in streams(asked.server)))
         queued = asked.server.call(lambda: sum(exchange.lane.queued for exchange in (h2_exchanges(asked.server))))
         assert asked.server.unsent() + queued < 1_000_000
@@ -674,9 +672,9 @@ def test_an_application_that_is_cancelled_while_it_sends_leaves_nothing_open(par
     with serving(app, parser, way) as asked:
         client = asked.connect()
         if asked.is_h2:
-            id_ = client.ask()
+            stream = client.begin()
             cancelled.wait()
-            assert not client.read(id_).is_whole
+            assert not client.read_response(stream).has_ended
         else:
             client.send(GET)
             cancelled.wait()

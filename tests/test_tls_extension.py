@@ -13,7 +13,7 @@ import pytest
 import ws
 from certificates import P256, Pair, client_context, make_authority, sign
 from inprocess import Client, answer, request
-from ways import H2Client, server_context, serving
+from ways import server_context, serving
 
 from gunicorn_asgi import tls
 
@@ -80,10 +80,8 @@ def pem(path: str) -> str:
 def ask(asked: Any, context: ssl.SSLContext) -> dict[str, Any]:
     """What the application is told of a client with this context."""
     if asked.is_h2:
-        client: Any = H2Client(asked.server.address)
-        asked.server.clients.append(client)
-        client.start(context)
-        found = client.read(client.ask()).body
+        client: Any = asked.connect(tls=context)
+        found = client.get().body
     else:
         client = asked.server.connect()
         client.sock = context.wrap_socket(client.sock)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from inprocess import Flag, request
-from ways import WAYS, serving
+from ways import SHUT, WAYS, serving
 
 from gunicorn_asgi.errors import ApplicationError
 
@@ -64,15 +64,15 @@ def test_over_http2_they_end_the_stream(parser: str, way: str) -> None:
 
 def test_over_http2_they_wait_behind_what_the_window_holds_back(parser: str) -> None:
     with serving(sending(START, body(b"x" * 3000), trailers(SUM)), parser, "h2") as asked:
-        client = asked.connect(window=1000)
-        id_ = client.ask("GET", "/", (b"te", b"trailers"))
-        while len(client.answers[id_].body) < 1000:
-            client.read_events()
+        client = asked.connect(**SHUT)
+        stream = client.begin("GET", "/", (b"te", b"trailers"))
+        client.withheld.add(stream.id)
+        client.wait_for(lambda: len(stream.body) == 1000)
         asked.server.wait_until(lambda: not asked.server.server.tasks)
-        assert client.answers[id_].trailers is None
-        client.open_window(id_, 5000)
-        answer = client.read(id_)
-        assert (answer.is_whole, len(answer.body), answer.trailers) == (True, 3000, [SUM])
+        assert stream.trailers is None
+        client.open_window(5000, stream)
+        client.read_response(stream)
+        assert (stream.has_ended, len(stream.body), stream.trailers) == (True, 3000, [SUM])
 
 
 # Where they cannot be sent.
@@ -164,10 +164,10 @@ def test_a_promise_that_is_not_kept_ends_cleanly(parser: str, way: str, ends: st
                 answer = asked.ask(client, "GET", TE)
                 assert (answer.is_whole, answer.body, answer.trailers) == (True, b"hello", None)
         elif asked.is_h2:
-            id_ = client.ask("GET", "/", (b"te", b"trailers"))
+            stream = client.begin("GET", "/", (b"te", b"trailers"))
             waiting.wait()
             asked.server.call(lambda: [connection.hang_up() for connection in asked.server.server.connections])
-            assert client.read(id_).is_whole
+            assert client.read_response(stream).has_ended
         else:
             client.send(request("GET", "/", TE))
             waiting.wait()
@@ -320,7 +320,7 @@ def test_a_client_that_leaves_before_them_is_no_error(parser: str) -> None:
     for way in ("1.1", "h2"):
         with serving(app, parser, way) as asked:
             client = asked.connect()
-            client.ask("GET", "/", (b"te", b"trailers")) if asked.is_h2 else client.send(request("GET", "/", TE))
+            client.begin("GET", "/", (b"te", b"trailers")) if asked.is_h2 else client.send(request("GET", "/", TE))
             waiting.wait()
             client.reset()
             asked.server.wait_until(asked.server.is_idle)

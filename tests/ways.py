@@ -1,6 +1,6 @@
 """The ways on which a response can go: the same exchange over every version of HTTP, with TLS and without, on TCP and on a unix socket.
 
-The client of HTTP/2 here only asks and reads; it is the h2 package that judges what it gets.
+That of HTTP/2 is asked by the client of `h2client`, so that the h2 package judges what it gets.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import h2.config
-import h2.connection
-import h2.events
-import h2.settings
-from certificates import Pair, client_context, make_authority
-from inprocess import Client, InProcess, Truncated, request, serve
+from certificates import Pair, make_authority
+from h2.settings import SettingCodes
+from h2client import connect
+from inprocess import InProcess, Truncated, request, serve
 
 WAYS = ["1.1", "1.0", "unix", "tls", "h2", "h2-tls"]
 HTTP2: dict[str, Any] = {"http_protocols": "h2,h1", "http2_cleartext": "prior-knowledge"}
 WINDOW = 1 << 24
+OPEN_WIDE: dict[str, Any] = {"settings": {SettingCodes.INITIAL_WINDOW_SIZE: WINDOW}, "connection_window": WINDOW}
+SHUT: dict[str, Any] = {"settings": {SettingCodes.INITIAL_WINDOW_SIZE: 1000}}
+"""For `Way.connect` over HTTP/2: a client that takes what it gets, and one that takes little, where nothing reads."""
 
 
 @cache
@@ -57,73 +58,6 @@ class Answer:
         return [value for key, value in self.headers if key.lower() == name]
 
 
-class H2Client(Client):
-    """One connection of HTTP/2. Takes what comes with its windows open, or leaves them shut."""
-
-    def __init__(self, address: Any, window: int = WINDOW) -> None:
-        super().__init__(address)
-        self._window = window
-        self.answers: dict[int, Answer] = {}
-        self.resets: dict[int, int] = {}
-
-    def start(self, context: ssl.SSLContext | None = None) -> None:
-        if context is not None:
-            context.set_alpn_protocols(["h2"])
-            self.sock = context.wrap_socket(self.sock)
-            assert self.sock.selected_alpn_protocol() == "h2"
-        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding=None))
-        self.h2.initiate_connection()
-        self.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: self._window})
-        self.h2.increment_flow_control_window(WINDOW)
-        self.flush()
-
-    def flush(self) -> None:
-        self.sock.sendall(self.h2.data_to_send())
-
-    def ask(self, method: str = "GET", path: str = "/", *fields: tuple[bytes, bytes], end: bool = True) -> int:
-        """Send a request; returns its stream."""
-        id_ = self.h2.get_next_available_stream_id()
-        pseudo = [(b":method", method.encode()), (b":path", path.encode()), (b":scheme", b"http"), (b":authority", b"a")]
-        self.h2.send_headers(id_, [*pseudo, *fields], end_stream=end)
-        self.answers[id_] = Answer()
-        self.flush()
-        return id_
-
-    def open_window(self, id_: int, size: int) -> None:
-        self.h2.increment_flow_control_window(size, id_)
-        self.flush()
-
-    def read_events(self) -> None:
-        """Take what comes next."""
-        data = self.sock.recv(65536)
-        assert data, "the connection has ended"
-        for event in self.h2.receive_data(data):
-            answer = self.answers.get(getattr(event, "stream_id", None) or 0, Answer())
-            if isinstance(event, h2.events.InformationalResponseReceived):
-                fields = dict(event.headers)
-                answer.hints.append((int(fields[b":status"]), [pair for pair in event.headers if pair[0] != b":status"]))
-            elif isinstance(event, h2.events.ResponseReceived):
-                answer.status = int(dict(event.headers)[b":status"])
-                answer.headers = [(bytes(name), bytes(value)) for name, value in event.headers if name != b":status"]
-            elif isinstance(event, h2.events.DataReceived):
-                answer.body += event.data
-                if self._window == WINDOW:
-                    self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-            elif isinstance(event, h2.events.TrailersReceived):
-                answer.trailers = [(bytes(name), bytes(value)) for name, value in event.headers]
-            elif isinstance(event, h2.events.StreamEnded):
-                answer.is_whole = True
-            elif isinstance(event, h2.events.StreamReset):
-                self.resets[event.stream_id] = int(event.error_code)
-        self.flush()
-
-    def read(self, id_: int) -> Answer:
-        """The whole response, or what there is of it when the stream is reset."""
-        while not self.answers[id_].is_whole and id_ not in self.resets:
-            self.read_events()
-        return self.answers[id_]
-
-
 class Way:
     """A server that is asked on one of the WAYS."""
 
@@ -133,14 +67,11 @@ class Way:
         self.is_h2 = name.startswith("h2")
         self.version = "1.0" if name == "1.0" else "1.1"
 
-    def connect(self, **kwargs: Any) -> Any:
-        """A connection that is ready for requests."""
+    def connect(self, **how: Any) -> Any:
+        """A connection that is ready for requests; `how` as the client of this way takes it."""
         if self.is_h2:
-            client: Any = H2Client(self.server.address, **kwargs)
-            self.server.clients.append(client)
-            client.start(client_context() if self.name == "h2-tls" else None)
-            return client
-        client = self.server.connect(**kwargs)
+            return connect(self.server, **{"tls": self.name == "h2-tls", **OPEN_WIDE, **how})
+        client = self.server.connect(**how)
         if self.name == "tls":
             client.start_tls()
         return client
@@ -149,7 +80,8 @@ class Way:
         """One exchange on the connection."""
         if self.is_h2:
             pairs = [(name.lower(), value.strip()) for name, value in (line.split(b":", 1) for line in fields)]
-            return client.read(client.ask(method, path, *pairs))
+            stream = client.get(method, path, *pairs)
+            return Answer(stream.status, stream.headers, stream.body, stream.informed, stream.trailers, stream.has_ended)
         client.send(request(method, path, *fields, version=self.version))
         answer = Answer()
         try:
