@@ -11,7 +11,7 @@ from ..asgi.scope import http_scope
 from ..asgi.websocket import WebSocketStream
 from ..connection import CLOSED, LINGER, LINGER_SECONDS, Connection, Ending
 from ..errors import ClientDisconnected, RequestError
-from ..request import Fields, takes_trailers
+from ..request import Fields, Request, takes_trailers
 from ..wire import CLIENT_CLOSED_REQUEST, NEVER, Header
 from .body import ChunkedFraming, Framing, LengthFraming
 from .encode import informational
@@ -136,9 +136,9 @@ class H1Connection(Connection):
             elif self._half_closed and self._reading is HEAD:
                 self._shut()
 
-    def _begin(self, head: tuple[str, str, bytes, bytes, Fields], data: bytes) -> bytes:
-        """Begin the exchange that `head` asks for; returns what of `data`, which came behind it, is not this request's. Raises RequestError."""
-        method, path, raw_path, query, fields = head
+    def _begin(self, request: Request, data: bytes) -> bytes:
+        """Begin the exchange of `request`; returns what of `data`, which came behind its head, is not this one's. Raises RequestError."""
+        method, path, raw_path, query, fields = request
         server = self._server
         listener = self._listener
         if len(server.tasks) >= server.limit_concurrency:
@@ -162,33 +162,24 @@ class H1Connection(Connection):
         response = self._response
         response.begun = response.keep_alive = False
         response.sent = 0
-        length = fields.length
+        if fields.upgrade == "h2c" and server.upgrade(self, request, data, self._record):
+            self._record, self._reading = None, CLOSED
+            return b""
         stream: HTTPStream
-        websocket = None
-        if fields.upgrade:
-            if fields.upgrade == "h2c" and server.upgrade(self, head, data, self._record):
-                self._record, self._reading = None, CLOSED
-                return b""
-            websocket = server.websocket if fields.upgrade == "websocket" else None
-        if websocket is not None:
-            check_handshake(method, headers, length != 0)
-            self._stream = stream = WebSocketStream(self, scope, server, websocket)
+        if fields.upgrade == "websocket" and server.websocket is not None:
+            check_handshake(method, headers, fields.length != 0)
+            self._stream = stream = WebSocketStream(self, scope, server, server.websocket)
             self._reading = DONE
             self._set_deadline()
             self._hold(data)
             data = b""
-        elif length == 0:
+        elif fields.length == 0:
             self._stream = stream = ExtendedStream(self, scope, False, False, server)
             self._reading = DONE
             self.deadline = NEVER
         else:
             self._stream = stream = ExtendedStream(self, scope, True, fields.expect_continue, server)
-            self._reading = BODY
-            self._awaits_100 = fields.expect_continue
-            self._framing = LengthFraming(length) if length > 0 else ChunkedFraming(self._rules.limit_fields, self._rules.limit_field_size)
-            self._set_deadline()
-            if data:
-                data = self._read_body(data)
+            data = self._begin_body(fields, data)
             if self._half_closed and self._reading is BODY:
                 self._stream = None
                 self._shut()  # the rest will never come
@@ -196,6 +187,15 @@ class H1Connection(Connection):
         self._more = bool(data)
         server.start(stream)
         return data
+
+    def _begin_body(self, fields: Fields, data: bytes) -> bytes:
+        """A body follows; returns what of `data` stands behind it. Raises RequestError."""
+        self._reading = BODY
+        self._awaits_100 = fields.expect_continue
+        length, rules = fields.length, self._rules
+        self._framing = LengthFraming(length) if length > 0 else ChunkedFraming(rules.limit_fields, rules.limit_field_size)
+        self._set_deadline()
+        return self._read_body(data) if data else data
 
     def _read_body(self, data: bytes) -> bytes:
         """Take the body's part of `data`, and return what stands behind it. Raises RequestError."""
