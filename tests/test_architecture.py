@@ -155,6 +155,8 @@ LOOPS_AND_TRANSPORTS = (
     "ssl",
     "selectors",
     f"{NAME}.connection",
+    f"{NAME}.http1.answering",
+    f"{NAME}.http1.upgraded",
     f"{NAME}.http1.connection",
     f"{NAME}.http2.sender",
     f"{NAME}.http2.admission",

@@ -14,7 +14,7 @@ from inprocess import GET, TICK, Flag, Host, Log, Truncated, answer, hello, mirr
 
 from gunicorn_asgi.access import Access
 from gunicorn_asgi.errors import ClientDisconnected, RequestError
-from gunicorn_asgi.http1.connection import HIGH_WATER, MAX_DRAIN
+from gunicorn_asgi.http1.states import HIGH_WATER, MAX_DRAIN
 from gunicorn_asgi.worker import Worker
 
 START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": []}

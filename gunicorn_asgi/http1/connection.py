@@ -1,60 +1,26 @@
-"""One HTTP/1.x connection: reading, writing and keep-alive, and what comes after an exchange."""
+"""One HTTP/1.x connection: its requests as they come, pipelining, deadlines and draining. How they are answered is `Answering`'s."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from ..asgi.extensions import ExtendedStream
 from ..asgi.http import HTTPStream
 from ..asgi.scope import http_scope
 from ..asgi.websocket import WebSocketStream
-from ..connection import CLOSED, LINGER, LINGER_SECONDS, Connection, Ending
-from ..errors import ClientDisconnected, RequestError
-from ..request import Fields, Request, takes_trailers
-from ..wire import CLIENT_CLOSED_REQUEST, NEVER, Header
-from .body import ChunkedFraming, Framing, LengthFraming
-from .encode import informational
-from .inbox import Inbox
+from ..connection import CLOSED, LINGER, LINGER_SECONDS
+from ..errors import RequestError
+from ..request import Fields, Request
+from ..wire import NEVER
+from .answering import Answering
+from .body import ChunkedFraming, LengthFraming
 from .request import read_head
-from .response import Response
-from .states import BODY, DONE, HANG_UP_SECONDS, HEAD, HIGH_WATER, MAX_DRAIN, TURN, Reading
-from .upgrade import check_handshake, switching_protocols
-from .upgraded import UpgradedConnection
-
-if TYPE_CHECKING:
-    from ..accept import Listener
-    from ..access import Record
-    from ..asgi.scope import Address
-    from ..server import Server
+from .states import BODY, DONE, HANG_UP_SECONDS, HEAD, HIGH_WATER, TURN
+from .upgrade import check_handshake
 
 
-class H1Connection(Connection):
+class H1Connection(Answering):
     """A client on a socket. Requests are answered one after the other, in their order (RFC 9112, 9.3.2)."""
 
-    __slots__ = ("_awaits_100", "_drain_left", "_fields", "_framing", "_half_closed", "_inbox", "_more", "_record", "_response", "_stream")
-
-    _reading: Reading | Ending
-
-    def __init__(self, server: Server, listener: Listener, client: Address | None) -> None:
-        super().__init__(server, listener, client)
-        # The reading side.
-        self._reading = HEAD
-        self._framing: Framing | None = None
-        self._inbox = Inbox()
-        self._more = False
-        """Data of later requests stands behind the current one, which `_serve` goes on with."""
-        self._fields: Fields | None = None
-        """Of the current request, or of the last one."""
-        self._half_closed = False
-        self._drain_left = 0
-        """Bytes to be dropped, of a body that nobody reads, before giving up."""
-        # The exchange being answered.
-        self._stream: HTTPStream | None = None
-        self._record: Record | None = None
-        self._awaits_100 = False
-        """The client holds its body back until it is asked for."""
-        self._response = Response()
+    __slots__ = ()
 
     def __repr__(self) -> str:
         return f"<H1Connection {self._client} {self._reading.name} {self._stream!r}>"
@@ -257,159 +223,7 @@ class H1Connection(Connection):
             self._resume_reading()
             self._serve(self._inbox.take())
 
-    # For the stream (see `wire`).
-
-    def head(self, stream: HTTPStream, status: int, headers: Iterable[Header]) -> int:
-        if self._record is not None:
-            headers = self._record.response_headers = list(headers) if isinstance(headers, Iterable) else headers
-        return self._response.head(status, headers)
-
-    def respond(self, stream: HTTPStream, body: bytes, end: bool, bodyless: bool, is_held: bool = False) -> bytes:
-        """`is_held`: return it all instead of writing it."""
-        fields = self._fields
-        assert fields is not None
-        server = self._server
-        keep_alive = (
-            fields.keep_alive
-            and server.keep_alive
-            and stream.may_be_followed
-            and not (self._reading is BODY and end and not self._is_drainable())
-            and not (self._half_closed and not self._more and not self._inbox.data)
-        )
-        data, large = self._response.begin(fields.version, body, end, bodyless, keep_alive, server.default_fields)
-        if is_held:
-            return data
-        self._transport.write(data)
-        if large:
-            self._write(large)
-        return b""
-
-    def write(self, stream: HTTPStream, data: bytes, end: bool) -> None:
-        data = self._response.part(data, end)
-        if data:
-            self._write(data)
-
-    def declare(self, stream: HTTPStream, length: int) -> None:
-        self._response.declare(length)
-
-    def may_have_trailers(self, stream: HTTPStream) -> bool:
-        fields = self._fields
-        assert fields is not None
-        return fields.version == "1.1" and self._response.may_be_chunked and takes_trailers(fields.headers)
-
-    def trailers(self, stream: HTTPStream, headers: Iterable[Header]) -> None:
-        self._write(self._response.trailers(headers))
-
-    def start_file(self, stream: HTTPStream, descriptor: int, offset: int, count: int) -> bool:
-        head = b"" if self._response.begun else self.respond(stream, b"", False, False, is_held=True)
-        may_send = self._server.settings.sendfile and self._listener.scheme == "http" and not self._response.is_chunked
-        if may_send and self._start_transfer(head, descriptor, offset, count):
-            self._response.sent += count
-            return True
-        self._write(head)
-        return False
-
-    def end_file(self, stream: HTTPStream) -> int:
-        return self._end_transfer()
-
-    def _end_transfer(self) -> int:
-        left = super()._end_transfer()
-        self._response.sent -= left
-        return left
-
-    def inform(self, stream: HTTPStream, status: int, headers: Iterable[Header]) -> None:
-        if status == 100:
-            if not self._awaits_100:
-                return  # the body is on its way
-            self._awaits_100 = False
-            self._set_deadline()
-        if self._fields is not None and self._fields.version != "1.0":
-            self._write(informational(status, headers))
-
-    def credit(self, stream: HTTPStream) -> None:
-        if self._reading_paused and self._reading is BODY:
-            self._resume_reading()
-            self._set_deadline()
-
-    def abort(self, stream: HTTPStream) -> None:
-        self._response.keep_alive = False
-        if self._reading is CLOSED:
-            return
-        if self._response.delimited:
-            self._reset()  # an ordinary end would make it look whole
-        else:
-            self._shut()
-
-    def accept(self, stream: WebSocketStream, headers: Iterable[Header]) -> tuple[UpgradedConnection, bytes]:
-        # TLS tells the protocol that it had before of a loss. In Python 3.10, it only shows by the lack of a socket that it is closing.
-        if self._half_closed or self._is_closing() or self._transport.get_extra_info("socket") is None:
-            raise ClientDisconnected("the client is gone")
-        assert self._fields is not None
-        if self._record is not None:
-            headers = self._record.response_headers = list(headers)
-        self._write(switching_protocols(self._fields.headers, headers, self._server.default_fields))
-        record, self._record = self._record, None
-        self._stream, self._reading = None, CLOSED
-        return UpgradedConnection(self, stream, record), self._inbox.take()
-
-    def fail(self, stream: HTTPStream, error: RequestError) -> None:
-        self.refuse(error)
-
-    def finish(self, stream: HTTPStream) -> None:
-        if stream is not self._stream:
-            return
-        self._stream = None
-        if self._record is not None:
-            self._record_end()
-        reading = self._reading
-        if self._response.keep_alive and reading is DONE:
-            self._await_next()
-        elif reading is CLOSED or reading is LINGER:
-            if self._lost:
-                self._server.forget(self)
-        elif self._response.keep_alive and reading is BODY and self._is_drainable():
-            self._drain_left = MAX_DRAIN
-            self._resume_reading()
-            self._set_deadline()
-        else:
-            self._close()
-
-    # Between exchanges.
-
-    def _await_next(self) -> None:
-        """The exchange is over, and its request was read to the end."""
-        if self._clogged:
-            return  # the next response has to wait until this one leaves; `resume_writing` comes back here
-        self.deadline = self._server.idle_deadline
-        if self._inbox.data:
-            # Not from here: this may be within the task of the exchange that has just ended.
-            self._server.loop.call_soon(self._serve_buffered)
-            return
-        self._reading = HEAD
-        if self._more:
-            return
-        if self._half_closed:
-            self._close()
-        elif not self._server.keep_alive:  # since the head of this response was written
-            self._server.start_lame_duck(self)
-
-    def _is_drainable(self) -> bool:
-        """Whether the rest of a body that nobody reads is likely to be short, and certain to be sent."""
-        return self._framing is not None and self._framing.left <= MAX_DRAIN and not self._awaits_100
-
-    def _close(self) -> None:
-        """Close behind what is written, whatever else the client has sent or still sends."""
-        self._inbox.data.clear()
-        expected = self._reading is DONE and self._fields is not None and not self._fields.keep_alive
-        if expected or self._half_closed:
-            self._shut()
-        else:
-            self._linger(is_sending=self._reading is not DONE and not self._response.delimited)
-
     # For the base, and through it for the server.
-
-    def _streams(self) -> tuple[HTTPStream, ...]:
-        return () if self._stream is None else (self._stream,)
 
     def _patience(self) -> float:
         if self._reading is BODY and not self._reading_paused and not self._awaits_100:
@@ -450,42 +264,3 @@ class H1Connection(Connection):
         self._stream = None
         if self._record is not None:
             self._record_end()
-
-    # Refusals and the log.
-
-    def refuse(self, error: RequestError, head: bytes = b"", since: float = NEVER) -> None:
-        """Answer a request that the application is not to see, and close.
-
-        Where no exchange has begun, `head` is what came of it, and `since` when that began on the loop's clock, if not now.
-        """
-        server = self._server
-        stream = self._stream
-        if not error.is_logged:
-            self.complain("request", error)
-        response = self._response
-        if stream is not None and response.begun:
-            self.abort(stream)
-        elif self._reading is BODY and stream is None:
-            self._close()  # the body of a request that was answered before: it gets no second answer
-            return
-        else:
-            bodyless = head[:5] == b"HEAD " or (stream is not None and stream.method == "HEAD")
-            data = response.refuse(error, bodyless, server.default_fields[0])
-            self._write(data)
-            self._close()
-        if self._record is not None:
-            self._record_end()
-        elif server.access is not None:
-            seconds = max(0.0, server.loop.time() - since)
-            server.access.refused(head, error.status, response.sent, self._listener.scheme, self._client, self._server_address, seconds)
-        if stream is not None:
-            # For the application the client is gone; it is waited for as if the connection were lost.
-            stream.lost()
-            if stream.task is None:
-                self._stream = None
-
-    def _record_end(self) -> None:
-        record, self._record = self._record, None
-        access = self._server.access
-        if record is not None and access is not None:
-            access.end(record, self._response.status if self._response.begun else CLIENT_CLOSED_REQUEST, self._response.sent)
