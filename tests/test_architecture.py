@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -103,6 +104,16 @@ def function():
 
 def test_all_rooms_are_read() -> None:
     assert {"__init__", "worker", "server", "asgi", "asgi.http", "http1.connection"} <= set(SOURCES)
+
+
+def test_the_plan_shows_every_room() -> None:
+    plan = (Path(__file__).parent.parent / "docs" / "architecture.md").read_text().split("```")[1]
+    shown, folder = set(), ""
+    for line in plan.splitlines():
+        if line.endswith("/") and line.startswith("  "):
+            folder = line.strip(" /") + "."
+        shown |= {folder + name for name in re.findall(r"(\w+)\.py", line)}
+    assert shown == {room for room, path in PATHS.items() if path.name != "__init__.py"} - {"version"}
 
 
 def test_gunicorn_is_known_in_four_rooms() -> None:
