@@ -322,10 +322,6 @@ def connect(server: InProcess, **how: Any) -> H2Client:
     return client
 
 
-HTTP2: Mapping[str, Any] = {"http_protocols": "h2,h1", "http2_cleartext": "both"}
-"""For `serve`."""
-
-
 def encode_settings(values: Mapping[int, int]) -> bytes:
     """As the header field HTTP2-Settings has them."""
     data = b"".join(setting.to_bytes(2, "big") + value.to_bytes(4, "big") for setting, value in values.items())

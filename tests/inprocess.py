@@ -716,3 +716,7 @@ async def mirror(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     except EOFError:
         return
     await answer(send, repr({**scope, "body": body}).encode())
+
+
+HTTP2: dict[str, Any] = {"http_protocols": "h2,h1", "http2_cleartext": "both"}
+"""Settings for `serve`: HTTP/2, however it begins."""

@@ -20,6 +20,7 @@ import pytest
 from certificates import make_authority
 from conftest import PARSERS
 from inprocess import Client, Flag, InProcess, answer, make_settings, read_body, serve
+from test_request import make_rules
 
 from gunicorn_asgi.asgi import http
 from gunicorn_asgi.asgi.http import HTTPStream
@@ -31,7 +32,7 @@ from gunicorn_asgi.http2.protocol import Protocol
 from gunicorn_asgi.http2.request import read_request
 from gunicorn_asgi.http2.streams import Limits, Stream
 from gunicorn_asgi.proxy import peer_rules
-from gunicorn_asgi.request import MAX_LINE, Rules
+from gunicorn_asgi.request import MAX_LINE
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 END_STREAM = ACK = 1
@@ -109,28 +110,18 @@ def split(data: bytes) -> list[tuple[int, int, int, bytes]]:
 # The pure side: frames in, points and answers counted.
 
 
-def make_rules() -> Rules:
-    rules = Rules(
-        parse_fields=lambda *_: [],
-        limit_line=MAX_LINE,
-        limit_fields=100,
-        limit_field_size=8190,
-        header_map="drop",
-        permit_unconventional_method=False,
-        secure_scheme={},
-        forwarder_names=frozenset(),
-        script_name=None,
-    )
-    return peer_rules(rules, make_settings())(("192.0.2.1", 1), None)
-
-
 class Room:
     """A Protocol, and what a connection does with it. Its applications are told apart by whoever writes the test."""
 
     def __init__(self, **limits: Any) -> None:
         values = {"max_streams": STREAMS, "window": WINDOW, "max_frame": 16384, "max_header_list": 65536, "has_websocket": True, **limits}
         self.limits = Limits(**values)
-        read = partial(read_request, rules=make_rules(), max_list=self.limits.max_header_list, has_websocket=True)
+        read = partial(
+            read_request,
+            rules=peer_rules(make_rules(limit_line=MAX_LINE), make_settings())(("192.0.2.1", 1), None),
+            max_list=self.limits.max_header_list,
+            has_websocket=True,
+        )
         self.protocol = Protocol(self.limits, read)
         self.protocol.start()
         self.now = 1.0

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from certificates import make_authority
-from h2client import HTTP2, MAX_WINDOW, H2Client, Stream, connect
-from inprocess import Flag, InProcess, answer, hello, mirror, read_body, serve
+from h2client import MAX_WINDOW, H2Client, Stream, connect
+from inprocess import HTTP2, Flag, InProcess, answer, hello, mirror, read_body, serve
 from test_h2_same import AccessLog, make_access
 
 from gunicorn_asgi.errors import ApplicationError, ClientDisconnected

@@ -68,6 +68,7 @@ from h2raw import (
     settings,
     window_update,
 )
+from inprocess import HTTP2 as SPEAKS_HTTP2
 from inprocess import InProcess, answer, read_body, serve
 
 from gunicorn_asgi.connection import LINGER_SECONDS
@@ -123,9 +124,6 @@ class Ground(NamedTuple):
         return Peer(self.inside.connect(), self.setting.tls)
 
 
-H2: dict[str, Any] = {"http_protocols": "h2,h1", "http2_cleartext": "both"}
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _collected() -> Iterator[None]:
     """What is said of such transports is said here."""
@@ -144,7 +142,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
 @pytest.fixture(scope="module", params=SETTINGS_TO_RUN, ids=str)
 def ground(request: pytest.FixtureRequest, context: Any) -> Iterator[Ground]:
     setting: Setting = request.param
-    with serve(setting.app, setting.parser, tls=context if setting.tls else None, **H2) as inside:
+    with serve(setting.app, setting.parser, tls=context if setting.tls else None, **SPEAKS_HTTP2) as inside:
         yield Ground(setting, inside)
 
 
@@ -915,7 +913,7 @@ def gather(peer: Peer) -> list[int]:
 
 @pytest.mark.parametrize("parser", PARSERS)
 def test_6_9_1_data_stops_at_either_window_and_goes_on_with_both(parser: str) -> None:
-    with serve(paragraph, parser, **H2) as inside:
+    with serve(paragraph, parser, **SPEAKS_HTTP2) as inside:
         peer = Peer(inside.connect())
         peer.begin()
         peer.send(peer.request(1))
@@ -936,7 +934,7 @@ def test_6_9_1_data_stops_at_either_window_and_goes_on_with_both(parser: str) ->
 
 @pytest.mark.parametrize("parser", PARSERS)
 def test_5_1_2_streams_take_turns(parser: str) -> None:
-    with serve(paragraph, parser, **H2) as inside:
+    with serve(paragraph, parser, **SPEAKS_HTTP2) as inside:
         peer = Peer(inside.connect())
         peer.begin((INITIAL_WINDOW_SIZE, 0))
         peer.send(window_update(0, 1_000_000), *(peer.request(number) for number in (1, 3, 5)))
@@ -949,7 +947,7 @@ def test_5_1_2_streams_take_turns(parser: str) -> None:
 
 @pytest.mark.parametrize("parser", PARSERS)
 def test_4_2_frames_are_as_large_as_the_client_allows_and_no_larger(parser: str) -> None:
-    with serve(paragraph, parser, **H2) as inside:
+    with serve(paragraph, parser, **SPEAKS_HTTP2) as inside:
         peer = Peer(inside.connect())
         peer.begin((INITIAL_WINDOW_SIZE, 1_000_000), (MAX_FRAME_SIZE, 20_000))
         peer.send(window_update(0, 1_000_000), peer.request(1))
@@ -977,7 +975,7 @@ def leave(peer: Peer, inside: InProcess) -> None:
 
 @pytest.mark.parametrize("parser", PARSERS)
 def test_6_9_1_more_than_the_window_of_a_stream(parser: str) -> None:
-    with serve(never, parser, http2_initial_window_size=1000, **H2) as inside:
+    with serve(never, parser, http2_initial_window_size=1000, **SPEAKS_HTTP2) as inside:
         peer = Peer(inside.connect())
         peer.begin()
         peer.send(ping())
@@ -992,7 +990,7 @@ def test_6_9_1_more_than_the_window_of_a_stream(parser: str) -> None:
 
 @pytest.mark.parametrize("parser", PARSERS)
 def test_6_9_2_until_the_settings_are_acknowledged_the_default_window_holds(parser: str) -> None:
-    with serve(never, parser, http2_initial_window_size=1000, **H2) as inside:
+    with serve(never, parser, http2_initial_window_size=1000, **SPEAKS_HTTP2) as inside:
         peer = Peer(inside.connect())
         peer.acknowledges = False
         peer.begin()
@@ -1006,7 +1004,7 @@ def test_6_9_2_until_the_settings_are_acknowledged_the_default_window_holds(pars
 
 @pytest.mark.parametrize("parser", PARSERS)
 def test_6_9_1_more_than_the_window_of_the_connection(parser: str) -> None:
-    with serve(never, parser, http2_max_concurrent_streams=1, **H2) as inside:
+    with serve(never, parser, http2_max_concurrent_streams=1, **SPEAKS_HTTP2) as inside:
         peer = Peer(inside.connect())
         peer.begin()
         peer.send(peer.request(1, False, "POST"))
@@ -1019,7 +1017,7 @@ def test_6_9_1_more_than_the_window_of_the_connection(parser: str) -> None:
 @pytest.mark.parametrize("parser", PARSERS)
 def test_6_9_dropped_and_padded_bytes_are_given_back(parser: str) -> None:
     """Ten windows of the connection in frames that nobody reads: padding, and DATA on streams that were reset."""
-    with serve(after_body, parser, http2_max_concurrent_streams=1, **H2) as inside:
+    with serve(after_body, parser, http2_max_concurrent_streams=1, **SPEAKS_HTTP2) as inside:
         peer = Peer(inside.connect())
         peer.begin()
         budget = DEFAULT_WINDOW
@@ -1039,7 +1037,7 @@ def test_6_9_dropped_and_padded_bytes_are_given_back(parser: str) -> None:
 
 @pytest.mark.parametrize("parser", PARSERS)
 def test_6_9_data_behind_the_end_of_a_stream_is_given_back_to_the_connection(parser: str) -> None:
-    with serve(at_once, parser, http2_max_concurrent_streams=1, **H2) as inside:
+    with serve(at_once, parser, http2_max_concurrent_streams=1, **SPEAKS_HTTP2) as inside:
         peer = Peer(inside.connect())
         peer.begin((INITIAL_WINDOW_SIZE, 0))
         budget = DEFAULT_WINDOW
@@ -1060,7 +1058,7 @@ def test_6_9_data_behind_the_end_of_a_stream_is_given_back_to_the_connection(par
 
 @pytest.mark.parametrize("parser", PARSERS)
 def test_8_1_a_request_that_ends_behind_its_response_is_not_reset(parser: str) -> None:
-    with serve(at_once, parser, **H2) as inside:
+    with serve(at_once, parser, **SPEAKS_HTTP2) as inside:
         peer = Peer(inside.connect())
         peer.begin()
         peer.send(peer.request(1, False, "POST"))
@@ -1073,7 +1071,7 @@ def test_8_1_a_request_that_ends_behind_its_response_is_not_reset(parser: str) -
 @pytest.mark.parametrize("parser", PARSERS)
 def test_8_1_a_request_without_end_is_given_up_behind_its_response(parser: str) -> None:
     """By the time, or as soon as it has used up its window."""
-    with serve(at_once, parser, **H2) as inside:
+    with serve(at_once, parser, **SPEAKS_HTTP2) as inside:
         peer = Peer(inside.connect())
         peer.begin()
         peer.send(peer.request(1, False, "POST"), peer.request(3, False, "POST"))
@@ -1090,7 +1088,7 @@ def test_8_1_a_request_without_end_is_given_up_behind_its_response(parser: str) 
 
 @pytest.mark.parametrize("parser", PARSERS)
 def test_8_1_a_client_that_waits_for_100_continue_is_told_at_once_that_its_body_is_not_needed(parser: str) -> None:
-    with serve(at_once, parser, **H2) as inside:
+    with serve(at_once, parser, **SPEAKS_HTTP2) as inside:
         peer = Peer(inside.connect())
         peer.begin()
         peer.send(peer.request(1, False, "POST", extra=[(b"expect", b"100-continue")]))
@@ -1106,7 +1104,7 @@ def test_8_1_a_client_that_waits_for_100_continue_is_told_at_once_that_its_body_
 @pytest.mark.parametrize("parser", PARSERS)
 @pytest.mark.parametrize("is_tls", [False, True], ids=["h2c", "tls"])
 def test_5_4_1_goaway_arrives_although_the_client_sends_on(parser: str, is_tls: bool, context: Any) -> None:
-    with serve(at_once, parser, tls=context if is_tls else None, **H2) as inside:
+    with serve(at_once, parser, tls=context if is_tls else None, **SPEAKS_HTTP2) as inside:
         peer = Peer(inside.connect(), is_tls)
         peer.begin()
         peer.send(ping(bytes(6)), *(frame(22, 0, 0, bytes(16384)) for _ in range(16)))
@@ -1118,7 +1116,7 @@ def test_5_4_1_goaway_arrives_although_the_client_sends_on(parser: str, is_tls: 
 @pytest.mark.parametrize("parser", PARSERS)
 def test_5_4_1_tls_ends_soon_after_goaway(parser: str, context: Any) -> None:
     """A client that waits for that, as h2spec does for two seconds."""
-    with serve(at_once, parser, tls=context, **H2) as inside:
+    with serve(at_once, parser, tls=context, **SPEAKS_HTTP2) as inside:
         peer = Peer(inside.connect(), True)
         peer.begin()
         peer.send(ping(bytes(6)))
@@ -1130,7 +1128,7 @@ def test_5_4_1_tls_ends_soon_after_goaway(parser: str, context: Any) -> None:
 
 @pytest.mark.parametrize("parser", PARSERS)
 def test_6_8_goaway_names_the_last_stream(parser: str) -> None:
-    with serve(after_body, parser, **H2) as inside:
+    with serve(after_body, parser, **SPEAKS_HTTP2) as inside:
         peer = Peer(inside.connect())
         peer.begin()
         peer.send(peer.request(1), peer.request(7), ping(bytes(6)))
@@ -1140,7 +1138,7 @@ def test_6_8_goaway_names_the_last_stream(parser: str) -> None:
 
 @pytest.mark.parametrize("parser", PARSERS)
 def test_6_8_the_last_stream_does_not_grow_with_those_that_are_refused(parser: str) -> None:
-    with serve(after_body, parser, **H2) as inside:
+    with serve(after_body, parser, **SPEAKS_HTTP2) as inside:
         peer = Peer(inside.connect())
         peer.begin()
         peer.send(peer.request(1, False))
@@ -1159,7 +1157,7 @@ def test_6_8_the_last_stream_does_not_grow_with_those_that_are_refused(parser: s
 @pytest.mark.parametrize("parser", PARSERS)
 @pytest.mark.parametrize("sent", [rst_stream(1), window_update(1, 0)], ids=["by the client", "by the server"])
 def test_an_application_whose_stream_was_reset_is_cancelled_also_where_the_connection_is_lost_since(parser: str, sent: bytes) -> None:
-    with serve(never, parser, **H2) as inside:
+    with serve(never, parser, **SPEAKS_HTTP2) as inside:
         peer = Peer(inside.connect())
         peer.begin()
         peer.send(peer.request(1, False))
@@ -1176,7 +1174,7 @@ def test_an_application_whose_stream_was_reset_is_cancelled_also_where_the_conne
 @pytest.mark.parametrize("parser", PARSERS)
 @pytest.mark.parametrize("is_tls", [False, True], ids=["h2c", "tls"])
 def test_3_4_a_beginning_in_single_bytes(parser: str, is_tls: bool, context: Any) -> None:
-    with serve(after_body, parser, tls=context if is_tls else None, **H2) as inside:
+    with serve(after_body, parser, tls=context if is_tls else None, **SPEAKS_HTTP2) as inside:
         peer = Peer(inside.connect(), is_tls)
         request = peer.request(1, False, "POST")
         for byte in PREFACE + settings((ENABLE_PUSH, 0)) + request + data(1, b"test", True, pad=2):

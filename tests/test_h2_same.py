@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 from gunicorn.config import Config
-from h2client import HTTP2, connect
-from inprocess import Flag, InProcess, Truncated, answer, hello, read_body, serve
+from h2client import connect
+from inprocess import HTTP2, Flag, InProcess, Truncated, answer, hello, read_body, serve
 
 from gunicorn_asgi.access import Access
 from gunicorn_asgi.wire import Header

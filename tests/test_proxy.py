@@ -19,25 +19,16 @@ import pytest
 from gunicorn.config import Config
 from inprocess import GET, Client, InProcess, mirror, request, serve
 from process import DEADLINE, GUNICORN_VERSION, NOTE, Gunicorn, poll
+from test_request import make_rules
 
 from gunicorn_asgi.access import Record, make_environ
 from gunicorn_asgi.errors import ConfigError, RequestError
-from gunicorn_asgi.http1.h11_parser import parse_fields
 from gunicorn_asgi.http1.request import read_head
 from gunicorn_asgi.proxy import peer_rules
 from gunicorn_asgi.request import Rules
 from gunicorn_asgi.settings import Settings
 
-UNTRUSTED = Rules(
-    parse_fields=parse_fields,
-    limit_line=4094,
-    limit_fields=100,
-    limit_field_size=8190,
-    header_map="drop",
-    permit_unconventional_method=False,
-    secure_scheme={},
-    forwarder_names=frozenset(),
-)
+UNTRUSTED = make_rules()
 
 
 def rules_for(*allowed: str) -> Callable[[str | None], Rules]:

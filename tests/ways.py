@@ -19,10 +19,9 @@ from typing import Any
 from certificates import Pair, make_authority
 from h2.settings import SettingCodes
 from h2client import connect
-from inprocess import InProcess, Truncated, request, serve
+from inprocess import HTTP2, InProcess, Truncated, request, serve
 
 WAYS = ["1.1", "1.0", "unix", "tls", "h2", "h2-tls"]
-HTTP2: dict[str, Any] = {"http_protocols": "h2,h1", "http2_cleartext": "prior-knowledge"}
 WINDOW = 1 << 24
 OPEN_WIDE: dict[str, Any] = {"settings": {SettingCodes.INITIAL_WINDOW_SIZE: WINDOW}, "connection_window": WINDOW}
 SHUT: dict[str, Any] = {"settings": {SettingCodes.INITIAL_WINDOW_SIZE: 1000}}

@@ -17,11 +17,10 @@ import h2.settings
 from certificates import client_context
 from conftest import PARSERS
 from h2.connection import ConnectionState
-from inprocess import InProcess, Response, Truncated, serve
+from inprocess import HTTP2, InProcess, Response, Truncated, serve
 
 Header = tuple[bytes, bytes]
 CANCEL = 8
-CLEARTEXT = {"http_protocols": "h2,h1", "http2_cleartext": "both"}
 OVER_2 = " over HTTP/2"
 WAYS = [*PARSERS, *(name + OVER_2 for name in PARSERS)]
 """HTTP/1.1 with either parser, and HTTP/2 on either loop: for suites in which nothing is particular to a version."""
@@ -36,7 +35,7 @@ def serve_way(app: Any, way: str, **settings: Any) -> Any:
 @contextmanager
 def serve2(app: Any, parser: str, **settings: Any) -> Iterator[InProcess]:
     """`inprocess.serve`, with HTTP/2 by prior knowledge."""
-    with serve(app, parser, **CLEARTEXT, **settings) as server:
+    with serve(app, parser, **HTTP2, **settings) as server:
         yield server
 
 
