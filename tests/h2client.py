@@ -1,6 +1,8 @@
 """A client that speaks HTTP/2 over a blocking socket, on the h2 package: what the server sends has to be in order for it, or it raises.
 
-It does what a test tells it to: many streams at once, bodies in pieces, windows that stay shut, requests that no client would send.
+It does what a test tells it to: many streams at once, bodies in pieces, windows that stay shut, requests that no client would send. The one to use,
+unless a test wants what only another has: `h2raw`, frames that the package would not send or not pass on; `ws2`, a stream that looks like a connection;
+`talk`, a socket that somebody else has made, each GOAWAY as it comes, and PINGs that stay without an answer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A client of HTTP/2 on a blocking socket, made of the h2 package: for tests that look at every step of a connection."""
+"""A client of HTTP/2 on a socket that somebody else has made, on the h2 package: for the beginning and the end of connections to a real Gunicorn.
+
+It counts PINGs and may leave them without an answer, and keeps each GOAWAY from the package, which would take the first one for the end of everything.
+"""
 
 from __future__ import annotations
 
