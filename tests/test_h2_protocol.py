@@ -143,6 +143,19 @@ def test_streams_that_nobody_reads_leave_the_others_their_whole_window(others: i
     assert not protocol.has_failed
 
 
+def test_behind_an_upgrade_the_body_waits_for_the_preface_beyond_what_every_client_takes() -> None:
+    """RFC 7540, 3.2. curl 7.88 has room for 32 KiB behind the 101, and fails with more in one packet."""
+    protocol = Protocol(LIMITS, partial(read_request, rules=RULES, max_list=LIMITS.max_header_list, has_websocket=True))
+    stream = protocol.start_upgraded(b"")
+    take(protocol)
+    protocol.send_data(stream, bytes(200_000), True)
+    protocol.pump(200_000)
+    assert sum(len(payload) for _, _, _, payload in take(protocol)) == 16384
+    protocol.receive(frames.PREFACE + frames.settings([]), 0.0)
+    protocol.pump(200_000)
+    assert sum(len(payload) for kind, _, _, payload in take(protocol) if kind == frames.DATA) == DEFAULT_WINDOW - 16384
+
+
 # Padding.
 
 
