@@ -128,6 +128,34 @@ def test_until_our_settings_are_acknowledged_a_client_may_not_know_of_them() -> 
     assert resets(take(protocol)) == [(1, Code.FLOW_CONTROL_ERROR)]
 
 
+@pytest.mark.parametrize("others", [1, 2, 3])
+def test_streams_that_nobody_reads_leave_the_others_their_whole_window(others: int) -> None:
+    """However little of the connection's window they leave, what is read of another stream comes back to it in time."""
+    limits = replace(LIMITS, max_streams=4, window=100_000)
+    protocol = begin(limits)
+    for number in range(others):
+        protocol.receive(ask(1 + 2 * number) + b"".join(data(1 + 2 * number, 10_000) for _ in range(10)), 0.0)
+    (opened,) = protocol.receive(ask(99), 0.0)
+    for _ in range(100):
+        assert min(opened.stream.receive_window, protocol._window) >= 10_000  # a client that keeps the windows may go on
+        protocol.receive(data(99, 10_000), 0.0)
+        protocol.consume(opened.stream, 10_000)
+    assert not protocol.has_failed
+
+
+def test_behind_an_upgrade_the_body_waits_for_the_preface_beyond_what_every_client_takes() -> None:
+    """RFC 7540, 3.2. curl 7.88 has room for 32 KiB behind the 101, and fails with more in one packet."""
+    protocol = Protocol(LIMITS, partial(read_request, rules=RULES, max_list=LIMITS.max_header_list, has_websocket=True))
+    stream = protocol.start_upgraded(b"")
+    take(protocol)
+    protocol.send_data(stream, bytes(200_000), True)
+    protocol.pump(200_000)
+    assert sum(len(payload) for _, _, _, payload in take(protocol)) == 16384
+    protocol.receive(frames.PREFACE + frames.settings([]), 0.0)
+    protocol.pump(200_000)
+    assert sum(len(payload) for kind, _, _, payload in take(protocol) if kind == frames.DATA) == DEFAULT_WINDOW - 16384
+
+
 # Padding.
 
 
@@ -530,6 +558,8 @@ class Machine(RuleBasedStateMachine):
         """RFC 9113, 6.9: no byte of a window is ever lost, or counted twice."""
         protocol = self.protocol
         assert protocol._window == self.window >= 0
+        # Whatever nobody reads: a client whose other bodies are read never waits for more.
+        assert protocol._window > 0 or not protocol._credit
         assert (
             protocol._window + protocol._credit + sum(stream.unread for stream in protocol.streams.values())
             == self.limits.connection_window

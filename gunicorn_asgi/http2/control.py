@@ -11,6 +11,8 @@ MARK = b"drained?"
 """In the PING that asks whether all before it was seen."""
 MAX_SENT_FRAME = 65536
 """Bytes of the longest frame of data that is sent, however long the client allows it: others want their turn."""
+UPGRADE_WINDOW = 16384
+"""Bytes of the body that may stand behind the 101 of ``Upgrade: h2c``. All comes in one packet there, and curl, for one, fails with more than 32 KiB."""
 TOO_MANY = "too many frames that ask for nothing"
 
 
@@ -32,6 +34,8 @@ class Control(Streams):
         self._last_taken = MAX_STREAM_ID
         """...behind this one."""
         self.has_failed = False
+        self._withheld = 0
+        """Bytes of the client's window that are not used before its SETTINGS are here."""
 
     def start(self) -> None:
         """Send our SETTINGS, and open the connection's window."""
@@ -55,6 +59,8 @@ class Control(Streams):
         """
         self._apply(settings)
         self.start()
+        self._withheld = self.outbox.window - UPGRADE_WINDOW
+        self.outbox.window = UPGRADE_WINDOW
         self.last_id = 1
         stream = self.streams[1] = Stream(1, self.outbox.initial_window, 0, HALF_CLOSED_REMOTE, 0)
         return stream
@@ -101,6 +107,8 @@ class Control(Streams):
         self._spend(budget.SETTINGS_FRAME + len(payload) // 6)
         self._apply(payload)
         self._is_settled = True
+        self.outbox.window += self._withheld
+        self._withheld = 0
         self.outbox.add([frames.SETTINGS_ACK])
 
     def _acknowledged(self) -> None:

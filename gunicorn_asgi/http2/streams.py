@@ -170,7 +170,8 @@ class Streams:
 
     def _give_back(self, size: int) -> None:
         self._credit += size
-        if self._credit * 2 >= self._limits.connection_window:
+        # At half of what streams that nobody reads leave of it: half of the whole might never be reached beside them.
+        if self._credit and self._credit >= self._window:
             self.outbox.add([frames.window_update(0, self._credit)])
             self._window += self._credit
             self._credit = 0
