@@ -29,6 +29,9 @@ workers = int(os.environ.get("WEB_CONCURRENCY") or os.cpu_count() or 1)
 # The worker, with options of its own (the table in the README). Without any it is `worker_class = Worker`. No `server` header, since
 # strangers need not know what runs here.
 worker_class = Worker.configure(server_header="")
+# Versions of HTTP. "h2,h1" offers HTTP/2 where Gunicorn has TLS (give `certfile` and `keyfile`), once `pip install 'gunicorn-asgi[http2]'` is
+# done. Behind a proxy that ends TLS it is of use only where that speaks HTTP/2 to its backends, with `http2_cleartext` (docs/http2.md).
+http_protocols = "h1"
 
 # Time.
 

@@ -16,6 +16,8 @@ from .errors import ConfigError
 if TYPE_CHECKING:
     from gunicorn.config import Config
 
+    from .settings import Settings
+
 ALLOWED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("protocol", lambda value: value == "http", "http: nothing else is spoken here"),
     ("threads", lambda value: value <= 1, "1: one event loop serves all requests of a worker; for more cores, give more workers"),
@@ -40,8 +42,13 @@ def refuse(cfg: Config) -> None:
     _refuse_tls(cfg)
 
 
-def warnings(cfg: Config) -> Iterator[str]:
+def warnings(cfg: Config, settings: Settings) -> Iterator[str]:
     """What the operator should know: a line each."""
+    if settings.http2_cleartext != "off" and not settings.http2:
+        yield f"http2_cleartext is {settings.http2_cleartext}, but http_protocols has no h2: HTTP/2 is not served; set http_protocols to h2,h1."
+    # Where Gunicorn looks at what it has read as a whole (27 does), it says so itself.
+    elif settings.http2 and settings.http2_cleartext == "off" and not cfg.is_ssl and not hasattr(cfg, "validate"):
+        yield "http_protocols has h2, but there is no TLS, and http2_cleartext is off: HTTP/2 is not served; set certfile and keyfile, or http2_cleartext."
     if cfg.keepalive == cfg.settings["keepalive"].default and any(not isinstance(address, str) for address in cfg.address):
         remote = [text for text in cfg.forwarded_allow_ips if text == "*" or not ipaddress.ip_network(text).is_loopback]
         if remote:

@@ -300,6 +300,8 @@ def _nearest(name: str, known: Mapping[str, object]) -> str:
     if setting in GUNICORN_DEFAULTS or any(setting == each.name for each in KNOWN_SETTINGS):
         return f": {setting} is a setting of Gunicorn, to be given as those are"
     by_case = {other.lower(): other for other in known}
+    if setting == "http2":
+        return "; HTTP/2 is turned on by http_protocols (docs/http2.md)"
     near = difflib.get_close_matches(name.lower(), by_case, n=1, cutoff=0.7 if name.startswith(ENVIRONMENT_PREFIX) else 0.4)
     if near:
         return f"; the nearest known name is {by_case[near[0]]}"

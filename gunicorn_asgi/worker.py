@@ -73,11 +73,11 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
     def check_config(cls, cfg: Config, log: Logger) -> None:
         """Called once by the arbiter before it spawns workers, but not on HUP: stops the boot if a setting or option cannot work."""
         try:
-            Settings.read(cfg, cls.options, os.environ)
+            settings = Settings.read(cfg, cls.options, os.environ)
         except ConfigError as error:
             log.error("%s", error)  # noqa: TRY400 # one sentence, no traceback
             raise SystemExit(1) from None
-        for warning in checks.warnings(cfg):
+        for warning in checks.warnings(cfg, settings):
             log.warning("%s", warning)
 
     # In the worker process.

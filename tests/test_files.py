@@ -268,6 +268,7 @@ def test_what_cannot_be_sent_is_a_500_and_no_word_of_a_client_that_is_gone(parse
     assert isinstance(raised[0], ApplicationError)
     assert not isinstance(raised[0], OSError)
     assert reason in str(raised[0])
+    assert repr(str(path)) in str(raised[0])
 
 
 @pytest.mark.parametrize("name", ["file", "missing", "below/file", "\ud800"])

@@ -455,7 +455,8 @@ def test_the_boot_line_names_the_protocols(tmp_path: Path, certificate: Pair) ->
     for number, (given, words) in enumerate(table):
         with Gunicorn.with_http2(tmp_path / str(number), **given) as server:
             assert server.wait_for(BOOT_LINE)[0].endswith(f"protocols {words}")
-            assert not complaints(server)
+            # Half of what it needs has a warning: see test_settings_table.
+            assert [line for line in complaints(server) if "HTTP/2 is not served" not in line or words != "http/1.1"] == []
 
 
 def test_a_client_that_selects_no_protocol_is_served_http_1_1(tmp_path: Path, certificate: Pair) -> None:

@@ -108,7 +108,10 @@ def test_ci_runs_the_command_of_the_readme() -> None:
     [
         "README.md",
         "CHANGELOG.md",
-        *(f"docs/{name}.md" for name in ("behaviour", "extensions", "operations", "proxies", "settings", "websocket")),
+        *(
+            f"docs/{name}.md"
+            for name in ("architecture", "behaviour", "extensions", "http2", "operations", "proxies", "settings", "websocket")
+        ),
     ],
 )
 def test_links_lead_somewhere(document: str) -> None:

@@ -161,6 +161,16 @@ def test_a_setting_of_gunicorn_that_is_given_as_an_option_is_called_that(name: s
     assert str(environment.value) == f"Unknown option {variable} in the environment: {why}"
 
 
+def test_who_turns_http2_on_as_elsewhere_is_told_how_it_is_here() -> None:
+    why = "; HTTP/2 is turned on by http_protocols (docs/http2.md)."
+    with pytest.raises(ConfigError) as configured:
+        read_options({"http2": True}, {})
+    assert str(configured.value) == f"Unknown option 'http2' in Worker.configure(){why}"
+    with pytest.raises(ConfigError) as environment:
+        read_options({}, {"GUNICORN_ASGI_HTTP2": "1"})
+    assert str(environment.value) == f"Unknown option GUNICORN_ASGI_HTTP2 in the environment{why}"
+
+
 def test_an_unknown_variable_with_our_prefix_is_refused_with_the_nearest_known_name() -> None:
     with pytest.raises(ConfigError) as caught:
         read_options({}, {"GUNICORN_ASGI_HTPP": "h11", "GUNICORN_CMD_ARGS": "", "PATH": "/bin"})

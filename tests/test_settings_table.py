@@ -50,11 +50,11 @@ def config(**settings: Any) -> Config:
     return cfg
 
 
-def check(caplog: pytest.LogCaptureFixture, cfg: Config) -> tuple[object, list[str]]:
+def check(caplog: pytest.LogCaptureFixture, cfg: Config, worker: type[Worker] = Worker) -> tuple[object, list[str]]:
     """What the arbiter does before it starts workers: the exit code if it is to stop, and what was logged."""
     code: object = None
     try:
-        Worker.check_config(cfg, logging.getLogger(__name__))
+        worker.check_config(cfg, logging.getLogger(__name__))
     except SystemExit as error:
         code = error.code
     return code, [f"{record.levelname}: {record.getMessage()}" for record in caplog.records]
@@ -144,9 +144,9 @@ ACCEPTED: list[dict[str, Any]] = [
     {"tmp_upload_dir": "/tmp"},
     {"websocket_max_message_size": 0},
     {"http2_max_concurrent_streams": 1},
-    # Means nothing without h2, or with TLS, as in Gunicorn.
-    {"http2_cleartext": "both"},
+    # Means nothing with TLS, as in Gunicorn.
     {"http2_cleartext": "both", "http_protocols": "h1,h2", **TLS},
+    {"http2_cleartext": "both", **TLS},
     {"http_protocols": "h2", "http2_cleartext": True},
     # Half of TLS, but the hook may have the rest.
     {"keyfile": "key.pem", "ssl_context": lambda _config, factory: factory()},
@@ -207,6 +207,28 @@ def test_a_short_keepalive_behind_a_load_balancer_is_warned_of(
 )
 def test_it_is_not_warned_of_without_one(settings: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     assert check(caplog, config(**settings)) == (None, [])
+
+
+CLEARTEXT_IN_VAIN = "WARNING: http2_cleartext is both, but http_protocols has no h2: HTTP/2 is not served; set http_protocols to h2,h1."
+H2_IN_VAIN = "WARNING: http_protocols has h2, but there is no TLS, and http2_cleartext is off: HTTP/2 is not served; set certfile and keyfile, or http2_cleartext."
+
+
+@pytest.mark.parametrize(
+    ("given", "warned"),
+    [
+        ({"http2_cleartext": "both"}, [CLEARTEXT_IN_VAIN]),
+        # Newer Gunicorns say that themselves, before any worker is asked.
+        ({"http_protocols": "h2,h1"}, [] if hasattr(Config, "validate") else [H2_IN_VAIN]),
+        ({"http_protocols": "h2,h1", "http2_cleartext": "both"}, []),
+        ({}, []),
+    ],
+    ids=repr,
+)
+def test_half_of_what_http2_needs_is_warned_of(given: dict[str, Any], warned: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("hpack")
+    settings = {name: value for name, value in given.items() if name in SETTINGS}
+    options = {name: value for name, value in given.items() if name not in SETTINGS}
+    assert check(caplog, config(**settings), Worker.configure(**options)) == (None, warned)
 
 
 # A running Gunicorn.

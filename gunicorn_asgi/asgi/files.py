@@ -63,7 +63,7 @@ async def open_file(loop: asyncio.AbstractEventLoop, path: str) -> File:
         return opening.result()
     except (OSError, ValueError) as error:
         # Not as it is: for a framework, an OSError out of send() says that the client is gone.
-        raise ApplicationError(f"the file of 'http.response.pathsend' cannot be sent: {error}") from error
+        raise ApplicationError(f"the file of 'http.response.pathsend' cannot be sent: {path!r}: {error}") from error
 
 
 def _open(path: str) -> File:

@@ -147,9 +147,14 @@ def _read_upgrade(fields: Fields, values: Mapping[bytes, Sequence[bytes]], rules
 VERSIONS = {b"HTTP/1.1\r\n": "1.1", b"HTTP/1.0\r\n": "1.0"}
 MEANINGFUL = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"})
 
+PREFACE_REASON = "Invalid HTTP Version 'HTTP/2.0': HTTP/2 begins by ALPN, or without TLS as http2_cleartext says and for peers in forwarded_allow_ips only"
+"""For the preface of HTTP/2, most likely, from a peer that it is not served to: the operator may have overlooked a setting."""
+
 
 def _refuse_version(section: bytes) -> NoReturn:
     line, _, _ = section.partition(b"\r\n")
+    if line == b"HTTP/2.0":
+        raise RequestError(505, PREFACE_REASON)
     if VERSION.fullmatch(line):
         raise RequestError(505, f"Invalid HTTP Version {line.decode()!r}: only 1.0 and 1.1 are served")
     raise RequestError(400, "Invalid request line: no HTTP version at its end")
