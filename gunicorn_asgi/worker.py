@@ -131,7 +131,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             self._stalls.stop()
             self._close_loop()
         # The arbiter repeats itself. What comes while the interpreter winds up, with its handlers gone, must not look like a crash.
-        for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT, signal.SIGUSR1):
+        # (Blocked first: one that has come and was not handled when its handler goes would be told of on stderr.)
+        numbers = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT, signal.SIGUSR1)
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        for number in numbers:
             signal.signal(number, signal.SIG_IGN)
         if status:
             sys.exit(status)

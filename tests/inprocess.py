@@ -384,9 +384,11 @@ def make_settings(parser: str = "h11", **values: Any) -> Settings:
     for name, value in values.items():
         if name in OPTION_NAMES:
             options[name] = value
-        else:
+        elif name != "asgi_disconnect_grace_period":
             cfg.set(name, value)
-    return Settings.read(cfg, options, {})
+    settings = Settings.read(cfg, options, {})
+    # Also with a Gunicorn that has no such setting.
+    return replace(settings, disconnect_grace_s=values.get("asgi_disconnect_grace_period", settings.disconnect_grace_s))
 
 
 @contextmanager

@@ -777,7 +777,7 @@ def test_a_client_that_leaves_while_a_file_is_opened_is_cancelled_after_its_grac
             raised.append(error)
             raise
 
-    with serving(app, parser, "1.1", asgi_disconnect_grace_period=5) as asked:
+    with serving(app, parser, "1.1") as asked:
         client = asked.connect()
         client.send(GET)
         asked.server.wait_until(lambda: asked.server.server.tasks)

@@ -22,12 +22,12 @@ import pytest
 from gunicorn.config import KNOWN_SETTINGS
 
 from gunicorn_asgi import Worker
-from gunicorn_asgi.settings import GUNICORN_DEFAULTS, OPTIONS, read_options
+from gunicorn_asgi.settings import GUNICORN_DEFAULTS, OPTIONS, STAND_INS, read_options
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 EXAMPLES = ROOT / "examples"
-SETTINGS = {setting.name for setting in KNOWN_SETTINGS} | set(GUNICORN_DEFAULTS)
+SETTINGS = {setting.name for setting in KNOWN_SETTINGS} | set(GUNICORN_DEFAULTS) | {option.name for option in STAND_INS}
 """Every setting of this Gunicorn, and those of newer ones that this package knows."""
 NEWER = {"control_socket_disable", "http_protocols", "http2_*", "protocol"}
 """Mentioned, and unknown to the oldest Gunicorn."""

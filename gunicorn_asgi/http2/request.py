@@ -107,7 +107,8 @@ def _check_sizes(block: Block, pseudo: Mapping[bytes, bytes], headers: Sequence[
     """The same limits as in HTTP/1.1, where they are those of lines, and the one of the list. Raises RequestError."""
     if len(pseudo.get(b":method", b"")) + len(pseudo.get(b":path", b"")) + len(b"  HTTP/1.1") > rules.limit_line:
         raise RequestError(414, f"Request line is longer than {rules.limit_line} bytes")
-    if len(headers) > rules.limit_fields:
+    # RFC 9113, 8.2.3: a client cuts its cookies up, and means one field, which is how many HTTP/1.1 would count. The list has a limit of its own.
+    if len(headers) > rules.limit_fields and len(headers) - max(0, sum(name == b"cookie" for name, _ in headers) - 1) > rules.limit_fields:
         raise RequestError(431, f"More than {rules.limit_fields} header fields")
     if block.size > max_list:
         raise RequestError(431, f"The header fields are longer than {max_list} bytes")
