@@ -73,9 +73,6 @@ from inprocess import InProcess, answer, read_body, serve
 
 from gunicorn_asgi.connection import LINGER_SECONDS
 
-# Python 3.10 takes a transport over TLS for unclosed where it was the client that closed.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed transport <asyncio.sslproto:ResourceWarning")
-
 BODY = b"Hello, HTTP/2!"
 
 
