@@ -209,7 +209,7 @@ def test_an_abort_without_the_warning_is_reported_all_the_same(tmp_path: Path) -
 
 def test_a_stall_is_warned_of_once_and_its_end_told(tmp_path: Path, loop: str) -> None:
     # A heartbeat every second, so whatever takes 1.5 s has to be seen.
-    options, env = {"stall_warning": 0.5}, {"TEST_BLOCK_AWHILE": "1.6"}
+    options, env = {"stall_warning": 0.5}, {"TEST_BLOCK_AWHILE": "2.5"}
     with Gunicorn(tmp_path, "blocking:app", asgi_loop=loop, options=options, env=env, timeout=60) as server:
         for number in (1, 2):
             assert server.get("/awhile").status_code == 200
@@ -221,7 +221,7 @@ def test_a_stall_is_warned_of_once_and_its_end_told(tmp_path: Path, loop: str) -
 
 
 def test_c_code_that_has_kept_the_interpreter_is_warned_of_when_it_returns(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, "blocking:app", env={"TEST_BLOCK_AWHILE": "1.6"}, **QUICK) as server:
+    with Gunicorn(tmp_path, "blocking:app", env={"TEST_BLOCK_AWHILE": "2.5"}, **QUICK) as server:
         assert server.get("/held").status_code == 200
         server.wait_for("turns again")
         assert "ctypes.PyDLL(None).usleep(" in record(server, LATE)
