@@ -228,7 +228,7 @@ def test_c_code_that_has_kept_the_interpreter_is_warned_of_when_it_returns(tmp_p
 
 
 def test_the_warning_concerns_the_loop_from_startup_to_shutdown_and_not_the_import(tmp_path: Path) -> None:
-    env = {"TEST_BLOCK_IMPORT": "1.6", "TEST_BLOCK_STARTUP": "1.6", "TEST_BLOCK_SHUTDOWN": "1.6"}
+    env = {"TEST_BLOCK_IMPORT": "2.5", "TEST_BLOCK_STARTUP": "2.5", "TEST_BLOCK_SHUTDOWN": "2.5"}
     with Gunicorn(tmp_path, "blocking:app", options={"stall_warning": 0.5}, env=env, timeout=60) as server:
         assert len(server.lines(LATE)) == 1
         assert server.stop() == 0
