@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import struct
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -27,7 +28,11 @@ def connect(server: Gunicorn, path: str, headers: dict[str, str] | None = None, 
         return client.unix_connect(uri=f"ws://localhost{path}", sock=sock, **arguments)
     host, port = server.address
     if server.scheme == "https":
-        return client.connect(f"wss://{host}:{port}{path}", sock=sock, ssl=trusting_context(), **arguments)
+        context = trusting_context()
+        # The client reads in a thread of its own. With TLS 1.3, that may read session tickets just while the request is written, which OpenSSL does
+        # not allow at once: now and then, the request is never sent.
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        return client.connect(f"wss://{host}:{port}{path}", sock=sock, ssl=context, **arguments)
     return client.connect(f"ws://{host}:{port}{path}", sock=sock, **arguments)
 
 
