@@ -47,6 +47,20 @@ def path_of(path: Any) -> dict[str, Any]:
     return {"type": "http.response.pathsend", "path": str(path)}
 
 
+def sends(path: Any, raised: list[BaseException]) -> Any:
+    """An application that sends the file at `path`, and notes what that raises."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        try:
+            await send(path_of(path))
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    return app
+
+
 def part_of(file: Any, more: bool = False, **where: Any) -> dict[str, Any]:
     return {"type": "http.response.zerocopysend", "file": file, "more_body": more, **where}
 
@@ -253,15 +267,7 @@ def test_what_cannot_be_sent_is_a_500_and_no_word_of_a_client_that_is_gone(parse
     path = make(tmp_path)
     raised: list[BaseException] = []
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send(START)
-        try:
-            await send(path_of(path))
-        except BaseException as error:
-            raised.append(error)
-            raise
-
-    with serving(app, parser, way) as asked:
+    with serving(sends(path, raised), parser, way) as asked:
         answer = asked.fetch()
         assert (answer.status, answer.body) == (500, b"Internal Server Error")
         assert len(asked.server.log.take("error")) == 1
@@ -543,15 +549,7 @@ def test_a_client_that_leaves_halfway_is_no_error(parser: str, way: str, make: A
     path = make(BIG)
     raised: list[BaseException] = []
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send(START)
-        try:
-            await send(path_of(path))
-        except BaseException as error:
-            raised.append(error)
-            raise
-
-    with serving(app, parser, way) as asked:
+    with serving(sends(path, raised), parser, way) as asked:
         client = asked.connect()
         if asked.is_h2:
             stream = client.begin()
@@ -769,15 +767,7 @@ def test_a_client_that_leaves_while_a_file_is_opened_is_cancelled_after_its_grac
     raised: list[BaseException] = []
     path = make(1000)
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send(START)
-        try:
-            await send(path_of(path))
-        except BaseException as error:
-            raised.append(error)
-            raise
-
-    with serving(app, parser, "1.1") as asked:
+    with serving(sends(path, raised), parser, "1.1") as asked:
         client = asked.connect()
         client.send(GET)
         asked.server.wait_until(lambda: asked.server.server.tasks)

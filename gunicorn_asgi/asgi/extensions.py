@@ -109,7 +109,6 @@ class ExtendedStream(HTTPStream):
     async def _await_file(self, count: int) -> int:
         """Wait until the file is sent, or cannot be. Returns how many bytes were not: whoever reads those will see why."""
         self._phase = SENDING
-        left = count
         try:
             while self._clogged:
                 await self._wait()
