@@ -172,12 +172,12 @@ async def burst_for_two(loop: asyncio.AbstractEventLoop, name: str) -> tuple[int
 
 
 def test_a_burst_is_shared_among_the_workers_of_one_master(tmp_path: Path, loop: str) -> None:
-    """Of three bursts the best, for while the others get no processor, the first goes on by itself."""
+    """The first of ten bursts that is: a worker that is ahead waits some milliseconds, in which a busy machine may run no other."""
     with Gunicorn(tmp_path, workers=4, keepalive=60, **_loop(loop)) as server:
         seen = []
-        for _ in range(3):
+        for _ in range(10):
             seen.append(largest_of_a_burst(server))
-            # 60.75 is the mean; see `Share.is_ahead`. Without the rule it is 60 and a quarter of the 180, or more.
+            # 60.75 is the mean; see `Share.is_ahead`. Without the rule it was 81 to 152 on a quiet machine, up to 240 on a busy one.
             if seen[-1] <= 60.75 * 1.125 + LEEWAY + BATCH:
                 return
         pytest.fail(f"one worker has {seen} connections of 243")
