@@ -67,8 +67,12 @@ class Scenario:
             raise WrongAnswerError(f"no valid response: {error!r}") from error
 
     def _fields(self, port: int, target: str) -> list[Header]:
+        from hpack import NeverIndexedHeaderTuple
+
         method, scheme = "POST" if self.size else "GET", "https" if self.tls else "http"
-        return [(":method", method), (":scheme", scheme), (":authority", f"127.0.0.1:{port}"), (":path", target), *self.headers]
+        # As browsers and h2load have it, a path is not put into the table, from which it would drive the other fields.
+        path = NeverIndexedHeaderTuple(":path", target)
+        return [(":method", method), (":scheme", scheme), (":authority", f"127.0.0.1:{port}"), path, *self.headers]
 
 
 class Client:

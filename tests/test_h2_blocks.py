@@ -272,6 +272,62 @@ def test_equal_bytes_are_the_same_block_while_the_table_is_the_same() -> None:
     assert moved.fields != REQUEST
 
 
+BEFORE = b"\x82\x87\x04"
+"""GET, https, and a :path whose value follows (RFC 7541, 6.2.2)."""
+
+
+def test_where_only_the_path_is_another_the_other_fields_are_the_same_ones() -> None:
+    reader = BlockReader(MAX_LIST)
+    others = ((b":method", b"GET"), (b":scheme", b"https"), (b"x", b"y"))
+    first = reader.read(BEFORE + b"\x02/a" + blocks._literal(b"x", b"y"))
+    second = reader.read(BEFORE + b"\x04/bcd" + blocks._literal(b"x", b"y"))
+    assert second.others is first.others
+    assert second.others == first.others == others
+    assert second.fields == [*others[:2], (b":path", b"/bcd"), others[2]]
+    assert second.size == first.size + 2
+    assert first.fields == [*others[:2], (b":path", b"/a"), others[2]]
+    # What stands behind or before it is another: read anew.
+    assert reader.read(BEFORE + b"\x02/a" + blocks._literal(b"x", b"z")).fields[3] == (b"x", b"z")
+    assert reader.read(b"\x83" + BEFORE[1:] + b"\x02/a" + blocks._literal(b"x", b"y")).fields[0] == (b":method", b"POST")
+
+
+def test_another_path_is_read_anew_where_the_table_is_another() -> None:
+    reader = BlockReader(MAX_LIST)
+    reader.read(b"\x40\x01a\x01b")
+    assert reader.read(BEFORE + b"\x02/a\xbe").fields[3] == (b"a", b"b")
+    reader.read(b"\x40\x01c\x01d")
+    assert reader.read(BEFORE + b"\x02/b\xbe").fields[3] == (b"c", b"d")
+
+
+@pytest.mark.parametrize(
+    "path", [b"", b"\x05/b", b"\xff", b"\xff\xff\xff\xff\xff\xff", b"\x81\x00"], ids=["none", "short", "integer", "long", "Huffman"]
+)
+def test_another_path_that_cannot_be_read_ends_the_connection(path: bytes) -> None:
+    reader = BlockReader(MAX_LIST)
+    reader.read(BEFORE + b"\x02/a")
+    assert failure(reader, BEFORE + path) is Code.COMPRESSION_ERROR
+
+
+def test_another_path_does_not_get_around_the_bound_of_a_list() -> None:
+    reader = BlockReader(100)
+    reader.read(BEFORE + b"\x02/a")
+    size = reader.read(BEFORE + b"\x04/bcd").size
+    within = 100 * TOLERANCE - size + 4
+    assert reader.read(BEFORE + blocks._integer(within, 7, 0) + b"/" * within).size == 100 * TOLERANCE
+    assert failure(reader, BEFORE + blocks._integer(within + 1, 7, 0) + b"/" * (within + 1)) is Code.ENHANCE_YOUR_CALM
+
+
+@pytest.mark.parametrize("second", [b"\x04\x02/b", b"\x84", b"\x40\x05:path\x02/b"], ids=["literal", "static", "for the table"])
+@pytest.mark.parametrize("first", [b"\x04\x02/a", b"\x84", b"\x40\x05:path\x02/a"], ids=["literal", "static", "for the table"])
+def test_the_first_of_two_paths_is_the_one_that_stands_apart(first: bytes, second: bytes) -> None:
+    """Whoever reads the fields refuses both; here they must not be mixed up."""
+    reader, plain = BlockReader(MAX_LIST), hpack.Decoder()
+    for block in (first + second, first + second, first.replace(b"/a", b"/c") + second, first + second.replace(b"/b", b"/c")):
+        assert reader.read(block).fields == plain.decode(block, raw=True)
+        assert reader.read(block).place == 0
+        plain.decode(block)
+
+
 def test_a_block_that_changes_the_table_is_read_each_time() -> None:
     reader = BlockReader(MAX_LIST)
     adds = b"\x40\x01a\x01b"  # RFC 7541, 6.2.1: with incremental indexing
@@ -305,8 +361,12 @@ def test_what_is_remembered_of_a_connection_has_a_bound() -> None:
     for number in range(100):
         reader.read(b"\xbe" * (number % 50) + blocks._literal(b"x", b"%d" % number))
         reader.read(blocks._literal(b"y", bytes(2000) + b"%d" % number))
+        reader.read(blocks._literal(b":path", b"/%d" % number) + blocks._literal(b"x", b"%d" % (number % 50)))
+        reader.read(b"\x82" * (number % 10) + blocks._literal(b":path", b"/") + blocks._literal(b"x", b"%d" % number))
     assert 0 < len(reader._memo) <= MAX_MEMO
     assert sum(len(block) for block in reader._memo) <= MAX_MEMO * blocks.MAX_MEMO_SIZE
+    assert 0 < len(reader._alike) <= blocks.MAX_ALIKE
+    assert all(0 < len(known) <= blocks.MAX_ALIKE for known in reader._alike.values())
     assert sum(block.size for block in reader._memo.values()) <= MAX_MEMO * blocks.MAX_MEMO_LIST
 
 
@@ -389,7 +449,11 @@ def test_a_connections_blocks_are_read_as_without_a_memo(data: st.DataObject, ta
         if what == "again" and sent:
             block = data.draw(st.sampled_from(sent))  # an encoder would not always, but a client may
         else:
-            block = encoder.encode(data.draw(st.lists(FIELDS, max_size=4)), huffman=data.draw(st.booleans()))
+            drawn = data.draw(st.lists(FIELDS, max_size=4))
+            if data.draw(st.booleans()):  # as browsers have it
+                path = data.draw(st.sampled_from([b"/", b"/a", b"/bc"]))
+                drawn = [(b":method", b"GET"), hpack.NeverIndexedHeaderTuple(b":path", path), *drawn[: data.draw(st.integers(0, 2))]]
+            block = encoder.encode(drawn, huffman=data.draw(st.booleans()))
             sent.append(block)
         try:
             expected: Any = [(bytes(name), bytes(value)) for name, value in plain.decode(block, raw=True)]
@@ -397,4 +461,4 @@ def test_a_connections_blocks_are_read_as_without_a_memo(data: st.DataObject, ta
             failure(reader, block)
             return
         assert reader.read(block).fields == expected
-        assert reader._table.dynamic_entries == plain.header_table.dynamic_entries
+        assert reader._table.rows[blocks.STATIC_ROWS :] == list(plain.header_table.dynamic_entries)

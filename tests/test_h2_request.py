@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,8 +16,8 @@ from test_request import AUTHORITIES, NO_AUTHORITIES, SECURE, make_rules
 from gunicorn_asgi.errors import RequestError
 from gunicorn_asgi.http1.request import read_head
 from gunicorn_asgi.http2.blocks import ENTRY_SIZE, Block
-from gunicorn_asgi.http2.request import MalformedError, check_trailers, read_request
-from gunicorn_asgi.request import UNKNOWN, Request, Rules
+from gunicorn_asgi.http2.request import MAX_KNOWN, MAX_KNOWN_LIST, MalformedError, RequestReader, check_trailers, read_request
+from gunicorn_asgi.request import UNKNOWN, Fields, Request, Rules
 
 Header = tuple[bytes, bytes]
 
@@ -35,7 +37,30 @@ def block_of(fields: list[Header]) -> Block:
 
 
 def read(fields: list[Header], rules: Rules = RULES, max_list: int = MAX_LIST, has_websocket: bool = True) -> Request:
-    return read_request(block_of(list(fields)), rules, max_list, has_websocket)
+    """Also by readers that have seen the same with another path, and the whole of it: that must make no difference."""
+    expected = outcome(lambda: read_request(block_of(list(fields)), rules, max_list, has_websocket))
+    for before in ([], [having(PATH, of=fields)], [fields]):
+        reader = RequestReader(rules, max_list, has_websocket)
+        for seen in before:
+            outcome(partial(reader.read, block_of(seen)))
+        assert told(outcome(lambda: reader.read(block_of(list(fields))))) == told(expected)  # noqa: B023 # called at once
+    if isinstance(expected, Exception):
+        raise expected
+    return expected
+
+
+def outcome(function: Callable[[], Request]) -> Request | MalformedError | RequestError:
+    try:
+        return function()
+    except (MalformedError, RequestError) as error:
+        return error
+
+
+def told(result: Request | MalformedError | RequestError) -> object:
+    """To be compared."""
+    if isinstance(result, Exception):
+        return type(result), str(result), getattr(result, "status", 0)
+    return result[:4], [getattr(result[4], name) for name in Fields.__slots__]
 
 
 def without(fields: list[Header], name: bytes) -> list[Header]:
@@ -437,6 +462,30 @@ def test_a_request_means_the_same_as_over_http_1(method: bytes, path: bytes, fie
         assert getattr(found[4], name) == getattr(expected[4], name)
     if any(name == b"content-length" for name, _ in fields):
         assert found[4].length == expected[4].length
+
+
+# What is remembered.
+
+
+def test_what_the_other_fields_mean_is_read_once() -> None:
+    reader = RequestReader(RULES, MAX_LIST, True)
+    headers = [(b"x", b"y"), (b"content-length", b"3")]
+    first = reader.read(block_of([*GET, *headers]))
+    second = reader.read(block_of([*having((b":path", b"/other?a=b")), *headers]))
+    assert second[:4] == ("GET", "/other", b"/other", b"a=b")
+    assert second[4] is first[4]
+    third = reader.read(block_of([*GET, (b"x", b"z")]))
+    assert third[4].headers == [(b"host", b"a"), (b"x", b"z")]
+
+
+def test_what_is_remembered_of_requests_has_a_bound() -> None:
+    reader = RequestReader(RULES, MAX_LIST, True)
+    for number in range(50):
+        reader.read(block_of([*GET, (b"x", b"%d" % number)]))
+        reader.read(block_of([*GET, (b"x", b"%d" % number), *[(b"y", bytes(2000).replace(b"\0", b"v"))] * 5]))
+        assert outcome(partial(reader.read, block_of([*GET, (b"x", b"\0%d" % number)]))).args
+    assert 0 < len(reader._known) <= MAX_KNOWN
+    assert all(sum(len(name) + len(value) for name, value in others) <= MAX_KNOWN_LIST for others in reader._known)
 
 
 # Trailers.

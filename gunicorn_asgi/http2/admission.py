@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from functools import partial
 from typing import TYPE_CHECKING
 
 from ..asgi.extensions import ExtendedStream
@@ -15,7 +14,7 @@ from ..wire import NEVER, Header
 from .budget import REFUSED
 from .exchange import Exchange
 from .protocol import Protocol
-from .request import read_request
+from .request import RequestReader
 from .sender import Sender
 from .streams import CLOSED, Limits, Stream
 from .tunnel import Tunnel
@@ -51,8 +50,7 @@ class Admission(Sender):
             max_header_list=settings.http2_max_header_list_size,
             has_websocket=has_websocket,
         )
-        read = partial(read_request, rules=self._rules, max_list=limits.max_header_list, has_websocket=has_websocket)
-        return Protocol(limits, read)
+        return Protocol(limits, RequestReader(self._rules, limits.max_header_list, has_websocket).read)
 
     def _open(self, stream: Stream, request: Request, has_ended: bool, record: Record | None = None) -> Exchange:
         """There is a request; nothing of it is run yet."""

@@ -37,17 +37,58 @@ _NAMES: dict[bytes, int] = {}
 """Names that were checked before; the bound is against a client that makes them up."""
 _MAX_NAMES = 1024
 _MAX_NAME = 64
+MAX_KNOWN = 8
+"""Requests that are remembered for a connection..."""
+MAX_KNOWN_LIST = 8192
+"""...and bytes of the header list of the longest of them."""
 
 
 class MalformedError(Exception):
     """What has come is no request (RFC 9113, 8.1.1): its stream ends with PROTOCOL_ERROR."""
 
 
-def read_request(block: Block, rules: Rules, max_list: int, has_websocket: bool) -> Request:
-    """Read a whole block. `max_list` is SETTINGS_MAX_HEADER_LIST_SIZE; `has_websocket`: extended CONNECT was offered.
+class RequestReader:
+    """Reads the requests of one connection. A client mostly asks for another path and repeats the rest, whose meaning is remembered.
 
-    Raises MalformedError, or RequestError for what HTTP/1.1 would refuse with the same status.
+    `max_list` is SETTINGS_MAX_HEADER_LIST_SIZE; `has_websocket`: extended CONNECT was offered.
     """
+
+    __slots__ = ("_has_websocket", "_known", "_max_list", "_rules")
+
+    def __init__(self, rules: Rules, max_list: int, has_websocket: bool) -> None:
+        self._rules = rules
+        self._max_list = max_list
+        self._has_websocket = has_websocket
+        self._known: dict[tuple[Header, ...], tuple[str, bytes, Fields]] = {}
+        """By all fields but the path: the method, the same as it was sent, and what the others mean."""
+
+    def read(self, block: Block) -> Request:
+        """Read a whole block. Raises MalformedError, or RequestError for what HTTP/1.1 would refuse with the same status."""
+        if block.place < 0:
+            return read_request(block, self._rules, self._max_list, self._has_websocket)
+        known = self._known.get(block.others)
+        if known is None:
+            request = read_request(block, self._rules, self._max_list, self._has_websocket)
+            if block.size <= MAX_KNOWN_LIST:
+                if len(self._known) >= MAX_KNOWN:
+                    self._known.clear()
+                method = next(value for name, value in block.others if name == b":method")
+                self._known[block.others] = request[0], method, request[4]
+            return request
+        # Equal fields pass equal checks: what is left are those of the path, and of the whole.
+        name, method, fields = known
+        target = block.fields[block.place][1]
+        _check_values((target,))
+        _check_line(method, target, self._rules)
+        _check_list(block, self._max_list)
+        path, raw_path, query = _read_path(method, target)
+        if raw_path != b"*":
+            check_path(raw_path, fields)
+        return name, path, raw_path, query, fields
+
+
+def read_request(block: Block, rules: Rules, max_list: int, has_websocket: bool) -> Request:
+    """The same as RequestReader.read, of a block that nothing is known of."""
     pseudo, headers = _split(block.fields)
     _check_sizes(block, pseudo, headers, rules, max_list)
     fields = Fields(b"", VERSION, headers)
@@ -94,10 +135,14 @@ def _split(fields: list[Header]) -> tuple[Mapping[bytes, bytes], list[Header]]:
         if name not in PSEUDO or name in pseudo:
             raise MalformedError(f"the pseudo-header field {name[:32].decode('latin-1')!r} is unknown, or is there twice")  # 8.3 and 8.3.1
         pseudo[name] = value
-    values = [value for _, value in fields]
-    if b"".join(values).translate(None, VISIBLE) or [value.strip(b" \t") for value in values] != values:
-        raise MalformedError("a character in a header that is not allowed, or white space around its value")  # 8.2.1
+    _check_values([value for _, value in fields])
     return pseudo, fields[len(pseudo) :]
+
+
+def _check_values(values: Sequence[bytes]) -> None:
+    """Raises MalformedError."""
+    if b"".join(values).translate(None, VISIBLE) or any(value.strip(b" \t") != value for value in values):
+        raise MalformedError("a character in a header that is not allowed, or white space around its value")  # 8.2.1
 
 
 PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority", b":protocol"})
@@ -105,17 +150,27 @@ PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority", b":protocol
 
 def _check_sizes(block: Block, pseudo: Mapping[bytes, bytes], headers: Sequence[Header], rules: Rules, max_list: int) -> None:
     """The same limits as in HTTP/1.1, where they are those of lines, and the one of the list. Raises RequestError."""
-    if len(pseudo.get(b":method", b"")) + len(pseudo.get(b":path", b"")) + len(b"  HTTP/1.1") > rules.limit_line:
-        raise RequestError(414, f"Request line is longer than {rules.limit_line} bytes")
+    _check_line(pseudo.get(b":method", b""), pseudo.get(b":path", b""), rules)
     # RFC 9113, 8.2.3: a client cuts its cookies up, and means one field, which is how many HTTP/1.1 would count. The list has a limit of its own.
     if len(headers) > rules.limit_fields and len(headers) - max(0, sum(name == b"cookie" for name, _ in headers) - 1) > rules.limit_fields:
         raise RequestError(431, f"More than {rules.limit_fields} header fields")
-    if block.size > max_list:
-        raise RequestError(431, f"The header fields are longer than {max_list} bytes")
+    _check_list(block, max_list)
     if block.size > rules.limit_field_size and any(
         len(name) + len(value) + len(b": \r\n") > rules.limit_field_size for name, value in headers
     ):
         raise RequestError(431, f"A header field is longer than {rules.limit_field_size} bytes")
+
+
+def _check_line(method: bytes, target: bytes, rules: Rules) -> None:
+    """As long as its request line would be over HTTP/1.1. Raises RequestError."""
+    if len(method) + len(target) + len(b"  HTTP/1.1") > rules.limit_line:
+        raise RequestError(414, f"Request line is longer than {rules.limit_line} bytes")
+
+
+def _check_list(block: Block, max_list: int) -> None:
+    """Raises RequestError."""
+    if block.size > max_list:
+        raise RequestError(431, f"The header fields are longer than {max_list} bytes")
 
 
 def _read_names(headers: Sequence[Header], rules: Rules) -> tuple[Mapping[bytes, list[bytes]], bool, bool]:
@@ -173,17 +228,22 @@ def _read_target(pseudo: Mapping[bytes, bytes], fields: Fields, has_websocket: b
     # 8.3.1: each exactly once. What the client says of its scheme is not believed, as in HTTP/1.1 in absolute-form.
     if scheme is None or SCHEME.fullmatch(scheme) is None:
         raise MalformedError("no valid :scheme")
+    return (method, *_read_path(method, target))
+
+
+def _read_path(method: bytes, target: bytes | None) -> tuple[str, bytes, bytes]:
+    """(path, raw_path, query_string). Raises MalformedError or RequestError."""
     if not target:
-        raise MalformedError("no :path")
+        raise MalformedError("no :path")  # 8.3.1
     if target == b"*" and method == b"OPTIONS":
-        return method, "*", b"*", b""
+        return "*", b"*", b""
     if target[:1] != b"/":
         raise MalformedError("a :path that is none")
     text = target.decode("latin-1")
     if not (text.isascii() and text.isprintable()) or "#" in text or " " in text:
         raise RequestError(400, "Invalid request target: not printable ASCII")
     raw_path, _, query = target.partition(b"?")
-    return method, decode_path(raw_path), raw_path, query
+    return decode_path(raw_path), raw_path, query
 
 
 def _read_host(authority: bytes | None, hosts: Sequence[bytes], fields: Fields) -> None:
