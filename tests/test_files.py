@@ -586,6 +586,11 @@ async def answers_from_a_thread() -> str:
     return await asyncio.wait_for(loop.run_in_executor(None, lambda: "here"), WAIT)
 
 
+async def threads_have_ended() -> None:
+    """Those of the executor; it takes no more then."""
+    await asyncio.get_running_loop().shutdown_default_executor()
+
+
 @pytest.mark.parametrize("way", ["tls", "h2"])
 def test_what_waits_for_a_slow_client_is_bounded_where_a_file_passes_through(parser: str, way: str, make: Any) -> None:
     with serving(sending(START, path_of(make(BIG))), parser, way) as asked:
@@ -757,7 +762,7 @@ def test_a_file_that_is_opened_for_nobody_is_closed(parser: str, make: Any, slow
     with serving(app, parser, "1.1") as asked:
         assert asked.fetch().body == b"too slow"
         slow_disk.set()
-        asked.server.run(answers_from_a_thread())
+        asked.server.run(threads_have_ended())
         asked.server.wait_until(lambda: str(path) not in descriptors())
 
 
@@ -776,7 +781,7 @@ def test_a_client_that_leaves_while_a_file_is_opened_is_cancelled_after_its_grac
         asked.server.advance(8)
         asked.server.wait_until(asked.server.is_idle)
         slow_disk.set()
-        asked.server.run(answers_from_a_thread())
+        asked.server.run(threads_have_ended())
         asked.server.wait_until(lambda: str(path) not in descriptors())
     assert [type(error) for error in raised] == [asyncio.CancelledError]
 
