@@ -123,8 +123,8 @@ class Wire(Protocol):
     def trailers(self, stream: Any, headers: Iterable[Header]) -> None:
         """End the response with these behind its body. Raises ApplicationError, and then nothing is written."""
 
-    def start_file(self, stream: Any, descriptor: int, offset: int, count: int) -> bool:
-        """Send the head, if it is still held, and a part of a file behind it, without reading that.
+    def start_file(self, stream: Any, descriptor: int, offset: int, count: int, end: bool) -> bool:
+        """Send the head, if it is still held, and a part of a file behind it, without reading that; the last part of the body if `end`.
 
         Where it does not leave at once, `Stream.pause` comes from within, and `Stream.resume` when it is sent, or cannot be. Returns False where
         all that is not possible: then the head is written, and the bytes of the file have to be.

@@ -371,6 +371,39 @@ def test_behind_a_whole_file_nothing_counts(parser: str, way: str, make: Any, be
             assert asked.ask(client).body == content(100_000)
 
 
+@pytest.mark.parametrize("way", ["tls", "h2", "chunked"])
+@pytest.mark.parametrize("other", ["body", "part"])
+def test_while_a_file_passes_through_nothing_else_may_be_sent(parser: str, way: str, make: Any, other: str) -> None:
+    """It would stand in the midst of the file."""
+    path = make(BIG)
+    raised: list[BaseException] = []
+    tried = Flag()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        with path.open("rb") as file:
+            sender = asyncio.ensure_future(send(part_of(file, True) if way == "chunked" else path_of(path)))
+            while not any(task_is_waiting(stream) for stream in streams(asked.server)):
+                await asyncio.sleep(0.01)
+            try:
+                await send(body(b"x", True) if other == "body" else part_of(file, True))
+            except ApplicationError as error:
+                raised.append(error)
+            tried.set()
+            await sender
+            await send(body(b"end" if way == "chunked" else b""))
+
+    with serving(app, parser, "1.1" if way == "chunked" else way) as asked:
+        client = asked.connect()
+        stream = client.begin() if asked.is_h2 else client.send(GET)
+        tried.wait()
+        response = client.read_response(stream) if asked.is_h2 else client.read_response()
+        assert response.body == content(BIG) + (b"end" if way == "chunked" else b"")
+    assert [str(error) for error in raised] == [
+        f"a file is being sent: expected {'http.response.body' if other == 'body' else 'http.response.zerocopysend'!r} behind it"
+    ]
+
+
 @pytest.mark.parametrize("other", ["body", "more", "part", "path"])
 def test_while_a_file_is_sent_nothing_else_may_be(parser: str, make: Any, other: str) -> None:
     """Two ``send()`` at once: what is written to the transport meanwhile would stand in the midst of the file, or behind the next response."""
@@ -637,12 +670,40 @@ def test_a_client_that_has_closed_its_side_has_as_much(parser: str, make: Any) -
         client = asked.connect()
         client.send(GET)
         asked.server.run(until_sending(asked.server))
-        asked.server.advance(22)  # it was looked at once
+        asked.server.advance(10)
         client.send_eof()
         asked.server.wait_half_closed()
         asked.server.advance(8)
         assert client.read_response().body == content(BIG)
         assert client.read_rest() == b""
+
+
+@pytest.mark.parametrize("way", ["1.1", "unix", "tls", "h2", "h2-tls"])
+def test_behind_the_last_piece_nothing_is_waited_for(parser: str, way: str, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind the last part of any body: the rest is the connection's."""
+    monkeypatch.setattr(files, "PIECE", BIG)
+    path = make(BIG)
+    sent = Flag()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(path_of(path))
+        sent.set()
+
+    with serving(app, parser, way, sendfile=False) as asked:
+        client = asked.connect(**(SHUT if asked.is_h2 else {}))
+        stream = client.begin() if asked.is_h2 else client.send(GET)
+        sent.wait()
+        if not asked.is_h2:
+            assert client.read_response().body == content(BIG)
+            return
+        client.cancel(stream)
+        asked.server.wait_settled()
+        gone = client.begin()
+        sent.wait()
+        assert not gone.has_ended
+        client.close()
+        asked.server.wait_until(asked.server.is_idle)
 
 
 def test_pipelined_requests_behind_a_file_wait_for_it(parser: str, make: Any) -> None:
@@ -1030,6 +1091,7 @@ NOT_FILES: dict[str, Callable[[Path], Any]] = {
     "a pipe": _pipe,
     "a socket": lambda _: socket.socket(),
     "a descriptor of none": lambda _: 1 << 20,
+    "no descriptor": lambda _: 1 << 40,
     "a bool": lambda _: True,
 }
 

@@ -33,9 +33,6 @@ from process import (
     wait_until_gone,
 )
 
-from gunicorn_asgi.asgi.compat import single_callable
-from gunicorn_asgi.errors import ConfigError
-
 HOOKS = (
     NOTE
     + """
@@ -116,22 +113,6 @@ def test_a_syntax_error_in_the_application_stops_the_boot(tmp_path: Path) -> Non
     with Gunicorn(tmp_path, "broken:app", wait=False, pythonpath=str(tmp_path)) as server:
         assert server.wait() == 3
         assert "SyntaxError" in server.log
-
-
-def test_single_callable_gives_what_has_no_signature_the_benefit_of_the_doubt() -> None:
-    class Extension:
-        __signature__ = "none"
-
-        def __call__(self) -> None:
-            raise AssertionError
-
-    app = Extension()
-    assert single_callable(app) is app
-
-
-def test_single_callable_refuses_what_cannot_be_called() -> None:
-    with pytest.raises(ConfigError, match=r"^The application must be an ASGI application, not str 'main:app'\.$"):
-        single_callable("main:app")
 
 
 # Listeners.

@@ -46,8 +46,8 @@ class Opener:
     def __init__(self) -> None:
         self._syscall = _system()
         self._folders: dict[str, bool] = {}
-        """Whether what lies in them is on a local file system. Never wrong for the worse, unless something is mounted there meanwhile, or
-        the process goes to another folder."""
+        """Whether what lies in them is on a local file system. Wrong for the worse only where a link in them leads to another one, something is
+        mounted there meanwhile, or the process goes to another folder; and then a file may be waited for that would not be in a thread."""
 
     def open(self, path: str, flags: int) -> int:
         """The descriptor of the file at `path`, or -1 where it has to be opened in a thread, which also finds out what is wrong with it."""

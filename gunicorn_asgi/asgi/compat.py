@@ -18,14 +18,19 @@ def single_callable(app: Any) -> Application:
     if not callable(app):
         raise ConfigError(f"The application must be an ASGI application, not {type(app).__name__} {app!r}.")
     try:
-        signature = inspect.signature(app)
-    except (TypeError, ValueError):  # some extension types have none: they get the benefit of the doubt
+        # Of what is called, and not of what that says it stands for: a bridge may carry the name of the WSGI application behind it.
+        signature = inspect.signature(app, follow_wrapped=False)
+        if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
+            signature = inspect.signature(app)  # a decorator's (*args, **kwargs)
+    except (TypeError, ValueError, NameError):  # some extension types have none: they get the benefit of the doubt
         return cast(Application, app)
-    if _takes(signature, 3):
+    is_wsgi = list(signature.parameters)[:2] == ["environ", "start_response"]
+    if _takes(signature, 3) and not is_wsgi:
         return cast(Application, app)
-    if _takes(signature, 1):
+    # What can do without one is a function that makes an application, rather than one that needs a scope.
+    if _takes(signature, 1) and not _takes(signature, 0):
         return _wrap(app)
-    if _takes(signature, 2):
+    if _takes(signature, 2) or is_wsgi:
         raise ConfigError(
             f"The application {app!r} looks like a WSGI application: serve it with worker_class gthread, or wrap it in a2wsgi.WSGIMiddleware."
         )

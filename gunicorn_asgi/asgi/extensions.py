@@ -10,7 +10,7 @@ from ..errors import ApplicationError, ClientDisconnected
 from ..fields import read_trailers
 from . import files
 from .files import File
-from .http import SENDING, STARTED, STREAMING, TRAILING, UNKNOWN, HTTPStream, Phase
+from .http import COMPLETE, SENDING, STARTED, STREAMING, TRAILING, UNKNOWN, HTTPStream, Phase
 from .scope import Message
 
 
@@ -96,29 +96,29 @@ class ExtendedStream(HTTPStream):
         if data is not None:
             self._send_body({"body": data[:count], "more_body": not end}, self._phase)
             return
-        if self._phase is STARTED:
-            self._phase = STREAMING
-        left = count
-        if self._wire.start_file(self, file.descriptor, file.offset, count):
-            left = await self._await_file(count)
-        if left:
-            await self._send_pieces(file.descriptor, file.offset + count - left, left, end)
-        elif end:
-            self._send_body({}, self._phase)
+        self._phase = SENDING
+        try:
+            left = count
+            if self._wire.start_file(self, file.descriptor, file.offset, count, end):
+                left = await self._await_file(count)
+            if left:
+                await self._send_pieces(file.descriptor, file.offset + count - left, left, end)
+            elif end:
+                self._send_body({}, STREAMING)
+        finally:
+            # Also where the application has lost its patience: it may send the rest otherwise.
+            if self._phase is SENDING:
+                self._phase = STREAMING
 
     async def _await_file(self, count: int) -> int:
         """Wait until the file is sent, or cannot be. Returns how many bytes were not: whoever reads those will see why."""
-        self._phase = SENDING
         try:
             while self._clogged:
                 await self._wait()
         finally:
             left = self._wire.end_file(self)
-            # Also where the application has lost its patience: it may send the rest otherwise.
             if self._due >= 0:
                 self._due -= count - left
-            if self._phase is SENDING:
-                self._phase = STREAMING
         self._check_open()
         return left
 
@@ -127,8 +127,9 @@ class ExtendedStream(HTTPStream):
             piece = await self._read(descriptor, offset, min(count, files.PIECE))
             offset += len(piece)
             count -= len(piece)
-            self._send_body({"body": piece, "more_body": not end or count > 0}, self._phase)
-            if self._clogged:
+            self._send_body({"body": piece, "more_body": not end or count > 0}, STREAMING)
+            # Behind the last one nobody would say that there is room again: the exchange is over.
+            if self._clogged and self._phase is not COMPLETE:
                 await self._drain()
 
     async def _read(self, descriptor: int, offset: int, size: int) -> bytes:
@@ -145,5 +146,5 @@ class ExtendedStream(HTTPStream):
     def _check_open(self) -> None:
         """Whether a file may go on, behind something that was waited for."""
         self._check_client()
-        if self._phase is not STARTED and self._phase is not STREAMING:
+        if self._phase not in (STARTED, STREAMING, SENDING):
             raise ClientDisconnected("the response has ended while a file was sent")

@@ -67,7 +67,13 @@ async def open_file(loop: asyncio.AbstractEventLoop, path: str) -> File:
 
 
 def _open(path: str) -> File:
-    descriptor = os.open(path, FLAGS)
+    try:
+        descriptor = os.open(path, FLAGS)
+    except BlockingIOError:
+        # Somebody has a lease of it (fcntl(2), F_SETLEASE), as file servers have, and is asked to give that up: which this thread may wait for.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise
+        descriptor = os.open(path, FLAGS & ~os.O_NONBLOCK)
     try:
         OPENER.learn(path, descriptor)
         return _look(descriptor, 0)
@@ -111,7 +117,7 @@ def describe(message: Mapping[str, Any]) -> File:
         if offset is None and stat.S_ISREG(status.st_mode):
             # A buffer in front of the descriptor has read ahead of what the application has.
             offset = int(file.tell()) if hasattr(file, "tell") else os.lseek(descriptor, 0, os.SEEK_CUR)
-    except (AttributeError, TypeError, ValueError, OSError) as error:  # io.UnsupportedOperation is two of them
+    except (AttributeError, TypeError, ValueError, OSError, OverflowError) as error:  # io.UnsupportedOperation is two of them
         raise ApplicationError(f"'file' must be an open binary file with a descriptor, not {file!r}") from error
     if not stat.S_ISREG(status.st_mode):
         raise ApplicationError(f"'file' must be a regular file, not {file!r}")

@@ -64,8 +64,10 @@ class Answering(Connection):
             headers = self._record.response_headers = list(headers) if isinstance(headers, Iterable) else headers
         return self._response.head(status, headers)
 
-    def respond(self, stream: HTTPStream, body: bytes, end: bool, bodyless: bool, is_held: bool = False) -> bytes:
-        """`is_held`: return it all instead of writing it."""
+    def respond(
+        self, stream: HTTPStream, body: bytes, end: bool, bodyless: bool, is_held: bool = False, is_whole: bool = False
+    ) -> bytes:
+        """`is_held`: return it all instead of writing it; `is_whole`: what is not among it follows at once."""
         fields = self._fields
         assert fields is not None
         server = self._server
@@ -73,7 +75,7 @@ class Answering(Connection):
             fields.keep_alive
             and server.keep_alive
             and stream.may_be_followed
-            and not (self._reading is BODY and end and not self._is_drainable())
+            and not (self._reading is BODY and (end or is_whole) and not self._is_drainable())
             and not (self._half_closed and not self._more and not self._inbox.data)
         )
         data, large = self._response.begin(fields.version, body, end, bodyless, keep_alive, server.default_fields)
@@ -100,8 +102,8 @@ class Answering(Connection):
     def trailers(self, stream: HTTPStream, headers: Iterable[Header]) -> None:
         self._write(self._response.trailers(headers))
 
-    def start_file(self, stream: HTTPStream, descriptor: int, offset: int, count: int) -> bool:
-        head = b"" if self._response.begun else self.respond(stream, b"", False, False, is_held=True)
+    def start_file(self, stream: HTTPStream, descriptor: int, offset: int, count: int, end: bool) -> bool:
+        head = b"" if self._response.begun else self.respond(stream, b"", False, False, is_held=True, is_whole=end)
         may_send = self._server.settings.sendfile and self._listener.scheme == "http" and not self._response.is_chunked
         if may_send and self._start_transfer(head, descriptor, offset, count):
             self._response.sent += count

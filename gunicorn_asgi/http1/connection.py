@@ -247,6 +247,8 @@ class H1Connection(Answering):
             self.deadline = stream.deadline
         elif reading is DONE or (reading is BODY and stream is not None):
             self._set_deadline()  # it is the application that takes its time
+        elif reading is HEAD and self._is_known_to_owe() and not self._is_stuck():
+            self.deadline = self._server.idle_deadline  # the client takes its time with the last response, and gets on
         else:
             self._shut_idle()
 

@@ -241,9 +241,7 @@ class H2Connection(Admission):
 
     def expired(self) -> None:
         now = self._server.now
-        if self._reading is LINGER and not self._lost and not self._clogged and self._is_on_its_way() and not self._is_stuck():
-            self._set_deadline()  # it takes its time, and gets on
-        elif self._reading is not FRAMES and not self._lost:
+        if self._reading is not FRAMES and not self._lost:
             super().expired()
         elif self._stuck_at <= now and not self._lost:
             if self._is_stuck():

@@ -262,7 +262,7 @@ class Exchange:
         self.connection.protocol.send_trailers(self.lane, encode_fields(headers)[0])
         self.connection.flush_soon()
 
-    def start_file(self, stream: HTTPStream, descriptor: int, offset: int, count: int) -> bool:
+    def start_file(self, stream: HTTPStream, descriptor: int, offset: int, count: int, end: bool) -> bool:
         if not self.has_begun:
             self.respond(stream, b"", False, False)
         return False  # it has to be cut into frames
