@@ -501,8 +501,8 @@ class Response:
     status: int
     reason: bytes
     headers: list[tuple[bytes, bytes]]
-    body: bytes = b""
-    chunks: list[bytes] = field(default_factory=list)
+    body: bytes = field(default=b"", repr=False)
+    chunks: list[bytes] = field(default_factory=list, repr=False)
     framing: str = ""
     """``none``, ``length``, ``chunked`` or ``close``."""
 

@@ -119,7 +119,9 @@ def other_names(env: Any, start: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "app", [wsgi, WSGI(), passing_on(wsgi), functools.partial(wsgi), with_exc_info, functools.wraps(wsgi)(lambda a, b: None), other_names], ids=str
+    "app",
+    [wsgi, WSGI(), passing_on(wsgi), functools.partial(wsgi), with_exc_info, functools.wraps(wsgi)(lambda a, b: None), other_names],
+    ids=str,
 )
 def test_a_wsgi_application_is_refused_with_the_name_of_its_worker(app: Any) -> None:
     with pytest.raises(ConfigError, match="looks like a WSGI application: serve it with worker_class gthread"):

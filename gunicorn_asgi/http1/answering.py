@@ -30,7 +30,19 @@ if TYPE_CHECKING:
 class Answering(Connection):
     """A connection with one exchange at a time, which was begun by H1Connection, on top of it."""
 
-    __slots__ = ("_awaits_100", "_drain_left", "_fields", "_framing", "_half_closed", "_inbox", "_more", "_record", "_response", "_stream")
+    __slots__ = (
+        "_awaits_100",
+        "_drain_left",
+        "_fields",
+        "_framing",
+        "_half_closed",
+        "_inbox",
+        "_more",
+        "_record",
+        "_response",
+        "_stream",
+        "_stuck_at",
+    )
 
     _reading: Reading | Ending
 
@@ -53,6 +65,8 @@ class Answering(Connection):
         self._awaits_100 = False
         """The client holds its body back until it is asked for."""
         self._response = Response()
+        self._stuck_at = NEVER
+        """When the client is given up if it takes nothing more of the last response; NEVER while that is not waited for."""
 
     def _streams(self) -> tuple[HTTPStream, ...]:
         return () if self._stream is None else (self._stream,)
@@ -64,9 +78,7 @@ class Answering(Connection):
             headers = self._record.response_headers = list(headers) if isinstance(headers, Iterable) else headers
         return self._response.head(status, headers)
 
-    def respond(
-        self, stream: HTTPStream, body: bytes, end: bool, bodyless: bool, is_held: bool = False, is_whole: bool = False
-    ) -> bytes:
+    def respond(self, stream: HTTPStream, body: bytes, end: bool, bodyless: bool, is_held: bool = False, is_whole: bool = False) -> bytes:
         """`is_held`: return it all instead of writing it; `is_whole`: what is not among it follows at once."""
         fields = self._fields
         assert fields is not None
@@ -183,6 +195,7 @@ class Answering(Connection):
         if self._clogged:
             return  # the next response has to wait until this one leaves; `resume_writing` comes back here
         self.deadline = self._server.idle_deadline
+        self._stuck_at = NEVER
         if self._inbox.data:
             # Not from here: this may be within the task of the exchange that has just ended.
             self._server.loop.call_soon(self._serve_buffered)

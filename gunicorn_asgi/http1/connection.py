@@ -247,10 +247,28 @@ class H1Connection(Answering):
             self.deadline = stream.deadline
         elif reading is DONE or (reading is BODY and stream is not None):
             self._set_deadline()  # it is the application that takes its time
-        elif reading is HEAD and self._is_known_to_owe() and not self._is_stuck():
-            self.deadline = self._server.idle_deadline  # the client takes its time with the last response, and gets on
+        elif reading is HEAD and (self._is_known_to_owe() or self._stuck_at != NEVER):
+            self._await_departure()
         else:
             self._shut_idle()
+
+    def _await_departure(self) -> None:
+        """The application has ended, but the client takes its time with the response: ``keepalive`` counts from when it has all of it."""
+        now = self._server.now
+        if not self._is_known_to_owe():
+            self._stuck_at = NEVER
+            self.deadline = self._server.idle_deadline
+            return
+        if not self._is_stuck() or self._stuck_at == NEVER:
+            self._stuck_at = now + self._server.settings.write_timeout_s
+        elif self._stuck_at <= now:
+            self._reset()
+            return
+        self.deadline = min(self._stuck_at, now + HANG_UP_SECONDS)
+
+    def postpone(self, seconds: float) -> None:
+        super().postpone(seconds)
+        self._stuck_at += seconds
 
     def drain(self) -> None:
         if self._reading is HEAD:

@@ -1,0 +1,133 @@
+"""A client that reads slowly, or pauses, gets all of its response as long as it gets on within ``write_timeout``.
+
+The application has ended long before; what waits is in the buffers of the transport and of the kernel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from inprocess import GET, Flag, InProcess, request
+from ways import serving
+
+PIECE = b"0123456789abcdef" * 1024
+START = {"type": "http.response.start", "status": 200, "headers": []}
+CLOSE = {"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]}
+
+
+class Filling:
+    """Sends until the socket takes no more, and a little on top, which is less than a connection holds back for; then it ends."""
+
+    def __init__(self, start: dict[str, Any]) -> None:
+        self.start = start
+        self.server: InProcess | None = None
+        self.sent = 0
+        self.ended = Flag()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await send(self.start)
+        assert self.server is not None
+        (connection,) = self.server.server.connections
+        before, still = -1, 0
+        while still < 2 and scope["method"] == "GET":
+            await send({"type": "http.response.body", "body": PIECE, "more_body": True})
+            self.sent += len(PIECE)
+            await asyncio.sleep(0.005)
+            waiting = connection._outstanding()
+            still = still + 1 if waiting == before > 0 else 0
+            before = waiting
+        await send({"type": "http.response.body", "body": b"end"})
+        self.ended.set()
+
+
+@pytest.fixture(params=["1.1", "unix", "tls"])
+def way(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize("pause", [8, 50])
+@pytest.mark.parametrize("start", [START, CLOSE], ids=["kept", "closing"])
+def test_a_pause_costs_nothing_of_a_response_that_is_complete(parser: str, way: str, start: dict[str, Any], pause: int) -> None:
+    """``keepalive`` counts from when the client has it all, and a closing connection waits as long."""
+    app = Filling(start)
+    with serving(app, parser, way, keepalive=2, write_timeout=60.0) as asked:
+        app.server = asked.server
+        client = asked.connect(receive_buffer=65536)
+        client.send(GET)
+        app.ended.wait()
+        asked.server.advance(pause)
+        assert client.read_response().body == PIECE * (app.sent // len(PIECE)) + b"end"
+
+
+def test_a_connection_is_kept_for_a_client_that_gets_on_with_its_response(parser: str, way: str) -> None:
+    app = Filling(START)
+    with serving(app, parser, way, keepalive=3, write_timeout=60.0) as asked:
+        app.server = asked.server
+        client = asked.connect(receive_buffer=65536)
+        client.send(GET)
+        app.ended.wait()
+        for _ in range(3):
+            client.buffer += client.sock.recv(16384)
+            asked.server.settle()
+            asked.server.advance(2)
+        assert client.read_response().body.endswith(b"end")
+        client.send(request("HEAD"))
+        assert client.read_response("HEAD").status == 200
+
+
+def test_a_worker_that_is_told_to_stop_waits_for_a_client_that_pauses(parser: str, way: str) -> None:
+    app = Filling(START)
+    with serving(app, parser, way, keepalive=60, write_timeout=60.0) as asked:
+        app.server = asked.server
+        client = asked.connect(receive_buffer=65536)
+        client.send(GET)
+        app.ended.wait()
+        drained = asyncio.run_coroutine_threadsafe(asked.server.server.drain(60, 0.5), asked.server.loop)
+        asked.server.settle()
+        asked.server.advance(10)
+        assert client.read_response().body == PIECE * (app.sent // len(PIECE)) + b"end"
+        assert client.read_rest() == b""
+        client.close()
+        drained.result(10)
+
+
+def test_a_response_that_nobody_takes_is_given_up_in_the_end(parser: str, way: str) -> None:
+    app = Filling(START)
+    with serving(app, parser, way, keepalive=2, write_timeout=20.0) as asked:
+        app.server = asked.server
+        client = asked.connect(receive_buffer=65536)
+        client.send(GET)
+        app.ended.wait()
+        asked.server.advance(60)
+        asked.server.wait_until(asked.server.is_idle)
+
+
+@pytest.mark.parametrize("what", ["body", "file"])
+@pytest.mark.parametrize("way", ["1.1", "unix", "tls"])
+def test_a_client_that_reads_all_the_time_is_never_taken_for_stuck(parser: str, way: str, what: str, tmp_path: Path) -> None:
+    """However little: the socket itself has room again only when a large part of what it holds has left."""
+    size = 12_000_000
+    path = tmp_path / "file"
+    path.write_bytes(bytes(size))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+        if what == "file":
+            await send({"type": "http.response.pathsend", "path": str(path)})
+        else:
+            await send({"type": "http.response.body", "body": bytes(size)})
+
+    with serving(app, parser, way, write_timeout=10.0) as asked:
+        client = asked.connect(receive_buffer=65536)
+        client.send(GET)
+        asked.server.wait_until(lambda: any(connection._clogged or connection._transfer for connection in asked.server.server.connections))
+        for _ in range(40):
+            before = len(client.buffer)
+            while len(client.buffer) < before + 65536:  # the client's system says so little by little
+                client._more()
+            asked.server.settle()
+            asked.server.advance(3)
+        assert len(client.read_response().body) == size
