@@ -165,7 +165,7 @@ class Connection(asyncio.Protocol):
             self._server.forget(self)
             self.deadline = NEVER
             return
-        self.deadline = self._server.now + self._server.settings.disconnect_grace_s
+        self.deadline = self._server.now + self._server.grace_s
         for stream in streams:
             stream.lost()
 
@@ -317,12 +317,17 @@ class Connection(asyncio.Protocol):
         self._set_deadline()
 
     def _shut_idle(self) -> None:
-        """Close where nothing is owed, unless there is: for TLS, its peer has a moment to answer."""
-        is_owing = self._is_known_to_owe()
+        """Close where nothing is owed, unless there is."""
+        if self._is_known_to_owe():
+            self._shut()
+        else:
+            self._shut_soon()
+
+    def _shut_soon(self) -> None:
+        """Close where nothing is owed: for TLS, its peer has a moment to answer."""
         self._shut()
-        if not is_owing:
-            self._is_owing = False
-            self.deadline = self._server.now + LINGER_SECONDS
+        self._is_owing = False
+        self.deadline = self._server.now + LINGER_SECONDS
 
     def _reset(self) -> None:
         """Abort with a TCP reset, so that nobody takes what was received for the whole. (TLS shows that by itself.)"""

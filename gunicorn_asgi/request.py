@@ -28,6 +28,8 @@ UNCONVENTIONAL = re.compile(rb"[a-z#]")
 # RFC 3986, 3.2.2 and 3.2.3, without the userinfo that RFC 9110, 4.2.4, forbids; the inside of brackets is checked by ipaddress.
 AUTHORITY = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::(\d{0,5}))?")
 
+MAX_NAME = 262
+"""Bytes of the longest name of a host, with its port (RFC 1035, 2.3.4)."""
 MAX_LINE = 65536
 """The longest request line where ``limit_request_line`` is 0: everything that waits in memory has a bound."""
 
@@ -200,9 +202,16 @@ def _read_script_name(fields: Fields, rules: Rules) -> None:
         fields.root_path = unquote_to_bytes(script_name.rstrip(b"/")).decode("utf-8", "replace")
 
 
-@lru_cache(maxsize=1024)
 def check_authority(authority: bytes) -> None:
     """Raises RequestError unless `authority` is ``host [":" port]`` (RFC 9110, 7.2; RFC 3986, 3.2.2 and 3.2.3)."""
+    if len(authority) <= MAX_NAME:
+        _check_authority(authority)
+    else:
+        _check_authority.__wrapped__(authority)  # no name of a host: there is no bound to what would be remembered
+
+
+@lru_cache(maxsize=1024)
+def _check_authority(authority: bytes) -> None:
     match = AUTHORITY.fullmatch(authority)
     if match is None or int(match[2] or 0) > 65535 or (match[1] is not None and not _is_ipv6(match[1])):
         raise RequestError(400, "Invalid Host: not a host with an optional port")

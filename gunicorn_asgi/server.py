@@ -140,6 +140,7 @@ class Server:
         self.tasks: dict[asyncio.Task[None], tuple[HTTPStream, float]] = {}
         """Applications that are still running, also behind a complete response: their exchange, and when it began (``time.monotonic``)."""
         self.limit_concurrency = settings.limit_concurrency
+        self.grace_s = settings.disconnect_grace_s
         self._refused = 0
         """Requests since the last tick that were above it."""
         self.websocket = settings.websocket

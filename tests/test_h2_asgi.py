@@ -382,6 +382,35 @@ def test_a_client_that_leaves_gets_the_rest(parser: str) -> None:
         assert client.goaway == [(NO_ERROR, first.id + 2)]
 
 
+@pytest.mark.parametrize("code", [2, 11, 0xFFFF_FFFF])
+def test_a_client_that_leaves_with_an_error_takes_nothing_more(parser: str, code: int) -> None:
+    """RFC 9113, 5.4.1 and 7: it has closed the connection, or is about to."""
+    raised: list[BaseException] = []
+    sending = Flag()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        sending.set()
+        try:
+            while True:
+                await send({"type": "http.response.body", "body": bytes(65536), "more_body": True})
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    with serve(app, parser, keepalive=60, **HTTP2) as server:
+        client = connect(server)
+        client.begin()
+        sending.wait()
+        server.wait_queued()
+        # Behind it, what nobody takes any more.
+        client.send(b"\0\0\x08\x07\0\0\0\0\0" + bytes(4) + code.to_bytes(4, "big") + b"\0\0\x08\x06\0\0\0\0\0" + bytes(8))
+        client.read_to_the_end()
+        client.close()
+        server.wait_until(server.is_idle)
+        assert [type(error) for error in raised] == [ClientDisconnected]
+
+
 # Flow control.
 
 
@@ -712,6 +741,24 @@ def test_a_field_block_that_does_not_end_ends_the_connection(parser: str) -> Non
         server.wait_until(lambda: site.ended)
         assert not stream.has_ended
         assert site.received[-1] == DISCONNECT
+
+
+def test_each_field_block_has_its_own_time(parser: str) -> None:
+    """Also where none of the packets ends with one."""
+    block = b"\x82\x87\x84\x41\1a"
+    with serve(hello, parser, head_timeout=5, keepalive=60, **HTTP2) as server:
+        client = connect(server)
+        client.synchronize()
+        begun = b"\0\0\1\1\1" + (1).to_bytes(4, "big") + block[:1]
+        for number in range(1, 12, 2):
+            client.send(begun)
+            server.settle()
+            server.advance(3)
+            rest = (len(block) - 1).to_bytes(3, "big") + b"\x09\4" + number.to_bytes(4, "big") + block[1:]
+            begun = rest + b"\0\0\1\1\1" + (number + 2).to_bytes(4, "big") + block[:1]
+        assert server.call(lambda: len(server.server.connections)) == 1
+        server.advance(4)
+        server.wait_until(lambda: not server.server.connections)
 
 
 def test_a_field_block_that_ended_in_time_is_forgotten(parser: str) -> None:

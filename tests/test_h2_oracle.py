@@ -306,7 +306,8 @@ class Oracle:
             if state == "reset by the client":
                 return Verdict(resets=[(id_, Code.STREAM_CLOSED)])
             return Verdict(connection=Code.STREAM_CLOSED if state == "ended" else Code.PROTOCOL_ERROR)
-        if state == "idle" and (sent.on_itself or sent.fault == "malformed" or (sent.fault == "short" and sent.ends)):
+        is_no_request = not sent.is_request and not sent.fault  # but trailers
+        if state == "idle" and (sent.on_itself or sent.fault == "malformed" or (sent.fault == "short" and sent.ends) or is_no_request):
             # 8.1.1: "Malformed requests or responses that are detected MUST be treated as a stream error of type PROTOCOL_ERROR", of which one is
             # content that differs from its content-length, "none" included; RFC 7540, 5.3.1, as above.
             return Verdict(resets=[(id_, Code.PROTOCOL_ERROR)])

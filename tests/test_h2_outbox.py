@@ -130,6 +130,19 @@ def test_no_more_is_made_ready_than_is_written_at_a_time() -> None:
 # In turn.
 
 
+def test_nobody_gets_past_those_that_wait_for_the_window_of_the_connection() -> None:
+    outbox, first, second = make(0), Lane(1, ALL), Lane(3, ALL)
+    outbox.put(first, b"x" * 100, True)
+    outbox.open_connection(60)
+    outbox.put(second, b"y" * 50, True)
+    assert take(outbox) == []
+    pump(outbox)
+    assert sizes(take(outbox)) == [(1, 60)]
+    outbox.open_connection(90)
+    pump(outbox)
+    assert sizes(take(outbox)) == [(3, 50), (1, 40)]
+
+
 def test_lanes_take_turns_frame_by_frame() -> None:
     outbox = make(0)
     lanes = [Lane(number, ALL) for number in (1, 3, 5)]

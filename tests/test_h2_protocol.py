@@ -128,6 +128,23 @@ def test_until_our_settings_are_acknowledged_a_client_may_not_know_of_them() -> 
     assert resets(take(protocol)) == [(1, Code.FLOW_CONTROL_ERROR)]
 
 
+def test_what_is_sent_before_our_settings_are_known_leaves_the_others_their_window_too() -> None:
+    """RFC 9113, 6.9.2: as much as without them, on the connection as on the stream. With window 1000, that is 65 times what it may be later."""
+    limits = replace(LIMITS, max_streams=4, window=1000)
+    protocol = begin(limits, acknowledge=False)
+    parts = b"".join(data(1, 16_383) for _ in range(4))
+    protocol.receive(ask(1) + parts + data(1, DEFAULT_WINDOW - 4 * 16_383), 0.0)
+    protocol.receive(frames.SETTINGS_ACK, 0.0)
+    protocol.receive(b"".join(ask(number) + data(number, 1000) for number in (3, 5)), 0.0)
+    (opened,) = protocol.receive(ask(7), 0.0)
+    for _ in range(10):
+        assert min(opened.stream.receive_window, protocol._window) >= 500
+        protocol.receive(data(7, 500), 0.0)
+        protocol.consume(opened.stream, 500)
+    assert not protocol.has_failed
+    assert resets(take(protocol)) == []
+
+
 @pytest.mark.parametrize("others", [1, 2, 3])
 def test_streams_that_nobody_reads_leave_the_others_their_whole_window(others: int) -> None:
     """However little of the connection's window they leave, what is read of another stream comes back to it in time."""

@@ -467,6 +467,13 @@ def test_a_request_means_the_same_as_over_http_1(method: bytes, path: bytes, fie
 # What is remembered.
 
 
+def test_an_authority_has_the_limit_of_its_field() -> None:
+    """That is the ``host`` of the scope, whose name counts."""
+    limit = RULES.limit_field_size - len(b"host: \r\n")
+    assert verdict(having((b":authority", b"a" * limit))) == 200
+    assert verdict(having((b":authority", b"a" * (limit + 1)))) == 431
+
+
 def test_what_the_other_fields_mean_is_read_once() -> None:
     reader = RequestReader(RULES, MAX_LIST, True)
     headers = [(b"x", b"y"), (b"content-length", b"3")]

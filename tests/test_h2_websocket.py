@@ -267,6 +267,26 @@ def test_a_denial_is_streamed(parser: str, has_length: bool) -> None:
         assert len(response.values(b"content-length")) == has_length
 
 
+def test_a_denial_that_waits_for_the_client_has_write_timeout(parser: str) -> None:
+    """And not what is left of ``ws_accept_timeout``."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.http.response.start", "status": 401, "headers": []})
+        await send({"type": "websocket.http.response.body", "body": b"x" * 100_000, "more_body": True})
+        await send({"type": "websocket.http.response.body", "body": b"end"})
+
+    with serve2(app, parser, ws_accept_timeout=10.0, write_timeout=60.0) as server:
+        client = settled(server, window=0)
+        stream = client.open(extended_connect())
+        server.wait_queued()
+        server.advance(50)
+        client.h2.increment_flow_control_window(200_000, stream.id)
+        client.flush()
+        response = stream.read_response()
+        assert response.body == b"x" * 100_000 + b"end"
+
+
 @pytest.mark.parametrize("how", ["raises", "returns", "is too short"])
 def test_a_denial_that_is_not_whole_cannot_be_taken_for_it(parser: str, how: str) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from gunicorn_asgi.errors import RequestError
 from gunicorn_asgi.http1 import parser as parsers
 from gunicorn_asgi.http1.request import check_partial_head, read_fields, read_head
-from gunicorn_asgi.request import MAX_LINE, UNKNOWN, Fields, Rules, check_authority, decode_path
+from gunicorn_asgi.request import MAX_LINE, UNKNOWN, Fields, Rules, _check_authority, check_authority, decode_path
 
 
 @pytest.fixture
@@ -81,6 +81,14 @@ def test_what_is_no_authority_is_refused_with_400(authority: bytes) -> None:
 
 
 # Paths.
+
+
+def test_what_is_no_name_of_a_host_is_not_remembered() -> None:
+    """There would be no bound to it."""
+    before = _check_authority.cache_info().currsize
+    for number in range(10):
+        check_authority(b"%d" % number * 300)
+    assert _check_authority.cache_info().currsize == before
 
 
 @pytest.mark.parametrize(

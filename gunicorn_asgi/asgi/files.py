@@ -71,7 +71,7 @@ def _open(path: str) -> File:
         descriptor = os.open(path, FLAGS)
     except BlockingIOError:
         # Somebody has a lease of it (fcntl(2), F_SETLEASE), as file servers have, and is asked to give that up: which this thread may wait for.
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 # a str is what there is
             raise
         descriptor = os.open(path, FLAGS & ~os.O_NONBLOCK)
     try:

@@ -59,6 +59,14 @@ class Host(Protocol):
     @property
     def log(self) -> Log: ...
 
+    @property
+    def now(self) -> float:
+        """The latest that it can be on the loop's clock before deadlines are looked at again."""
+
+    @property
+    def grace_s(self) -> float:
+        """Seconds that an application has to end once its client has gone: ``asgi_disconnect_grace_period``."""
+
     def leave(self, error: SystemExit | KeyboardInterrupt) -> None:
         """The process is to end."""
 
@@ -83,14 +91,13 @@ class HTTPStream:
         "_trailers",
         "_waiters",
         "_wire",
+        "deadline",
         "method",
         "raw_path",
         "task",
         "unread",
     )
 
-    deadline = NEVER
-    """Nothing of its own is waited for."""
     may_be_followed = True
     """The connection may be kept for another exchange."""
 
@@ -103,6 +110,8 @@ class HTTPStream:
         self.method: str = scope["method"]
         self.raw_path: bytes = scope["raw_path"]
         self.task: asyncio.Task[None] | None = None
+        self.deadline = NEVER
+        """When an application whose response has no body is to be through with it."""
         # The request.
         self._chunks: list[bytes] = []
         self.unread = 0
@@ -161,7 +170,13 @@ class HTTPStream:
         self._wake()
 
     def expired(self) -> None:
-        pass
+        """The client has had all of its response for a while, which has no body, and the application goes on: as if the client had gone."""
+        if self._gone:
+            self.deadline = NEVER
+            self.cancel()
+        else:
+            self.deadline = self._host.now + self._host.grace_s
+            self.lost()
 
     def cancel(self) -> None:
         self._gone = True
@@ -283,6 +298,8 @@ class HTTPStream:
         is_last = end and self._trailers is None and due <= 0
         if phase is STARTED:
             self._phase = STREAMING
+            if self._bodyless and not end:
+                self.deadline = self._host.now + self._host.grace_s
             self._wire.respond(self, body, is_last, self._bodyless)
         elif not self._bodyless:
             self._wire.write(self, body, is_last)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
 
 from ..deflate import Deflate
 from ..errors import ApplicationError, ClientDisconnected, RequestError, Violation, is_disconnect
@@ -35,13 +34,6 @@ from .scope import Message, Scope, websocket_scope
 CONNECTING, OPEN, CLOSING, CLOSED = State
 
 
-class WebSocketHost(Host, Protocol):
-    """What a WebSocket needs of the server."""
-
-    now: float
-    """The latest that it can be on the loop's clock before deadlines are looked at again."""
-
-
 class WebSocketStream(HTTPStream):
     """A WebSocket, for whatever version of HTTP is below (see `wire`).
 
@@ -69,17 +61,15 @@ class WebSocketStream(HTTPStream):
         "_state",
         "_subprotocols",
         "_violation",
-        "deadline",
     )
 
     may_be_followed = False
     """What the client has sent behind its handshake are frames, and must never be taken for a request."""
 
-    _host: WebSocketHost
     _pipe: Pipe
     """Since the handshake."""
 
-    def __init__(self, wire: Wire, scope: Scope, host: WebSocketHost, limits: Limits) -> None:
+    def __init__(self, wire: Wire, scope: Scope, host: Host, limits: Limits) -> None:
         """`scope` is that of the handshake's request. Raises RequestError."""
         super().__init__(wire, scope, False, False, host)
         # Set once.

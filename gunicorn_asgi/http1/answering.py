@@ -96,6 +96,8 @@ class Answering(Connection):
         self._transport.write(data)
         if large:
             self._write(large)
+        if bodyless and not end:
+            self._set_deadline()  # that of the stream
         return b""
 
     def write(self, stream: HTTPStream, data: bytes, end: bool) -> None:

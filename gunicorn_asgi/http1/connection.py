@@ -226,22 +226,25 @@ class H1Connection(Answering):
     # For the base, and through it for the server.
 
     def _patience(self) -> float:
+        stream = self._stream
+        patience = NEVER
         if self._reading is BODY and not self._reading_paused and not self._awaits_100:
-            return self._server.settings.body_timeout_s
-        if self._reading is DONE and self._stream is not None:
-            patience = self._stream.deadline - self._server.now
-            return min(patience, HANG_UP_SECONDS) if self._half_closed or self._reading_paused else patience
-        return NEVER
+            patience = self._server.settings.body_timeout_s
+        elif self._reading is DONE and stream is not None and (self._half_closed or self._reading_paused):
+            patience = HANG_UP_SECONDS
+        return patience if stream is None else min(patience, stream.deadline - self._server.now)
 
     def _overdue(self) -> None:
         reading = self._reading
         stream = self._stream
         if reading is HEAD and self._inbox.data:
             self.refuse(RequestError(408, "The head of the request did not arrive in time"), bytes(self._inbox.data), self._inbox.began)
+        elif stream is not None and stream.deadline <= self._server.now:
+            stream.expired()
+            if self._stream is stream and self._reading is reading:
+                self._set_deadline()
         elif reading is BODY and stream is not None and stream.awaits_body:
             self.refuse(RequestError(408, "The body of the request did not arrive in time"))
-        elif reading is DONE and stream is not None and stream.deadline <= self._server.now:
-            stream.expired()
         elif reading is DONE and stream is not None and (self._half_closed or self._is_gone()):
             stream.hang_up()
             self.deadline = stream.deadline

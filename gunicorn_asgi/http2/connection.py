@@ -15,6 +15,7 @@ from ..wire import NEVER
 from .admission import LOGGED_VERSION, Admission
 from .events import Acknowledged, Event, Failed, Leaving, Malformed, Opened, Received, Refused, Reset
 from .exchange import Exchange
+from .frames import Code
 from .sender import FRAMES
 
 if TYPE_CHECKING:
@@ -30,12 +31,14 @@ GOAWAY_SECONDS = 0.5
 class H2Connection(Admission):
     """A client on a transport, with any number of exchanges at once."""
 
-    __slots__ = ("_idle_until", "_is_ending")
+    __slots__ = ("_awaited", "_idle_until", "_is_ending")
 
     def __init__(self, server: Server, listener: Listener, client: Address | None) -> None:
         super().__init__(server, listener, client)
         self._is_ending = False
         """It closes behind its last exchange."""
+        self._awaited: object = None
+        """What is to be whole by `_more_until`."""
         self._idle_until = NEVER
         """When it ends, unless there is an exchange."""
 
@@ -68,6 +71,7 @@ class H2Connection(Admission):
 
     def _begin(self, data: bytes) -> None:
         self._more_until = self._server.now + self.settings.head_timeout_s
+        self._awaited = self.protocol.awaited
         self._idle_until = self._server.idle_deadline
         if self._clogged:
             self.pause_writing()
@@ -96,15 +100,19 @@ class H2Connection(Admission):
                 starting.append(self._open(*event))
             else:
                 self._take(event)
+                if not self._is_open():
+                    break
         if starting:
             self._start(starting)
-        if protocol.awaits_more:
-            if self._more_until == NEVER:
-                self._more_until = self._server.now + self.settings.head_timeout_s
-                self.watch(self._more_until)
-        else:
-            self._more_until = NEVER
+        awaited = protocol.awaited
+        if awaited is not self._awaited:
+            self._awaited = awaited
+            self._more_until = NEVER if awaited is None else self._server.now + self.settings.head_timeout_s
+            self.watch(self._more_until)
         self._flush()
+
+    def _is_open(self) -> bool:
+        return self._reading is FRAMES
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._reading = CLOSED
@@ -143,8 +151,10 @@ class H2Connection(Admission):
                 self._fail()
             case Acknowledged():
                 self.drain()
-            case Leaving():
+            case Leaving(code) if code == Code.NO_ERROR:
                 self._end_when_idle()
+            case Leaving():
+                self._part_with()
 
     def forget(self, exchange: Exchange) -> None:
         if exchange not in self._exchanges:
@@ -193,7 +203,7 @@ class H2Connection(Admission):
             self.protocol.stop()
             self._flush()
             if self._reading is FRAMES and self._listener.scheme == "https" and not is_owing:
-                self._shut_idle()
+                self._shut_soon()  # but for that GOAWAY
             elif self._reading is FRAMES:
                 # The client may be sending, if only what it says of its windows, and by that TLS would cut itself off.
                 self._linger(is_sending=True)
@@ -211,6 +221,13 @@ class H2Connection(Admission):
                 # 5.4.1: the connection is closed behind GOAWAY. Without TLS the client has seen that; here it may be waiting for it, and
                 # not for as long as a clock takes that comes by once a second.
                 self._server.loop.call_later(GOAWAY_SECONDS, self._part)
+
+    def _part_with(self) -> None:
+        """The client has found a connection error, and will not take anything (5.4.1)."""
+        self._lose()
+        self._flush()
+        if self._reading is FRAMES:
+            self._linger(is_sending=False)
 
     def _part(self) -> None:
         if self._reading is LINGER:

@@ -162,7 +162,7 @@ class Control(Streams):
         if len(payload) < 8:
             raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "GOAWAY of less than 8 bytes")
         self._spend(budget.SETTINGS_FRAME)
-        events.append(Leaving())
+        events.append(Leaving(int.from_bytes(payload[4:8], "big")))
 
     # The end.
 

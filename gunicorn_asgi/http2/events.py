@@ -55,7 +55,9 @@ class Acknowledged(NamedTuple):
 
 
 class Leaving(NamedTuple):
-    """The client opens no more streams."""
+    """The client opens no more streams; and takes nothing more of those that there are, where `code` is not NO_ERROR."""
+
+    code: int
 
 
 class Failed(NamedTuple):

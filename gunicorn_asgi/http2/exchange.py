@@ -163,6 +163,8 @@ class Exchange:
                 self._watch()
         elif stream.deadline <= self.connection.now:
             stream.expired()
+            if stream.deadline != NEVER and not self.has_ended:
+                self.set_deadline(stream.deadline)
         elif self._is_body_overdue() and stream.awaits_body:
             self.refuse(RequestError(408, "The body of the request did not arrive in time"))
         else:
@@ -226,6 +228,8 @@ class Exchange:
         self.has_begun = True
         if bodyless or (end and not body):
             connection.protocol.send_head(self.lane, block, True)
+            if not end:
+                self.set_deadline(stream.deadline)
         else:
             connection.protocol.send_head(self.lane, block, False)
             self.put(body, end)
@@ -246,7 +250,7 @@ class Exchange:
                 self.stream.pause()
             if lane.queued == len(data):  # nothing was before
                 self._seen = self.sent - lane.queued
-                if self.tunnel is None:
+                if self.tunnel is None or not self.tunnel.is_accepted:
                     self._watch()
             if self.deadline == NEVER:
                 self._watch()

@@ -109,7 +109,8 @@ class Outbox(Generic[L]):
             return False
         is_open = size <= lane.window and size <= self.window and size <= self.max_frame
         # 6.9.1: an end without data needs no window.
-        if not lane.queued and (not size or (is_open and self.size < MAX_READY and not self.is_held)):
+        # Not past those that stand in line, who may be waiting for the window of the connection.
+        if not lane.queued and (not size or (is_open and self.size < MAX_READY and not self.is_held and not self._line)):
             lane.window -= size
             self.window -= size
             self.size += size

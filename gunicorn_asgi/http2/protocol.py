@@ -43,9 +43,9 @@ class Protocol(Control):
         """A field block whose end is to come in CONTINUATION frames: stream, whether that ends with it, whether it depends on itself, bytes."""
 
     @property
-    def awaits_more(self) -> bool:
-        """Whether something was begun that its end is waited for: the preface, or a field block."""
-        return self._held is not None or not self._is_settled
+    def awaited(self) -> object:
+        """What was begun and is not whole: the preface, or a field block, each another object; None if nothing."""
+        return self._held if self._is_settled else PREFACE
 
     # What comes.
 

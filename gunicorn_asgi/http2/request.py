@@ -156,7 +156,8 @@ def _check_sizes(block: Block, pseudo: Mapping[bytes, bytes], headers: Sequence[
         raise RequestError(431, f"More than {rules.limit_fields} header fields")
     _check_list(block, max_list)
     if block.size > rules.limit_field_size and any(
-        len(name) + len(value) + len(b": \r\n") > rules.limit_field_size for name, value in headers
+        len(name) + len(value) + len(b": \r\n") > rules.limit_field_size
+        for name, value in (*headers, (b"host", pseudo.get(b":authority", b"")))
     ):
         raise RequestError(431, f"A header field is longer than {rules.limit_field_size} bytes")
 

@@ -87,8 +87,12 @@ class Limits:
 
     @property
     def connection_window(self) -> int:
-        """So wide that streams which nobody reads cannot take it from the others, as far as the protocol allows."""
-        return max(DEFAULT_WINDOW, min(MAX_WINDOW, self.max_streams * self.window))
+        """So wide that streams which nobody reads cannot take it from the others, as far as the protocol allows.
+
+        Before a client knows of a smaller `window` than DEFAULT_WINDOW, it may send that much: on one stream, for it does not know of this one either.
+        """
+        early = DEFAULT_WINDOW if self.window < DEFAULT_WINDOW else 0
+        return min(MAX_WINDOW, early + self.max_streams * self.window)
 
 
 class Streams:
