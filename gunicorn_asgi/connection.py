@@ -146,7 +146,7 @@ class Connection(asyncio.Protocol):
         if self._reading is CLOSED:
             return
         self._set_deadline()
-        if self._transfer is not None:
+        if self._transfer is not None and not self._transfer.has_ended:
             return  # the stream goes on when that is through
         for stream in self._streams():
             stream.resume()

@@ -44,6 +44,11 @@ class Transfer:
         self._is_watched = False
         self._descriptor = os.dup(transport.get_extra_info("socket").fileno())
 
+    @property
+    def has_ended(self) -> bool:
+        """Nothing more of it is sent."""
+        return self._descriptor < 0
+
     def start(self) -> bool:
         """Send what can be sent now. Returns whether that is the end; otherwise `done` will be called."""
         if not self._transport.get_write_buffer_size() and self._send():

@@ -10,6 +10,7 @@ import io
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -596,6 +597,44 @@ def test_a_client_that_leaves_halfway_is_no_error(parser: str, way: str, make: A
         asked.server.wait_until(asked.server.is_idle)
         assert [type(error) for error in raised] == [ClientDisconnected]
         assert not asked.server.log.take("warning")
+
+
+def test_a_refused_upload_is_told_that_its_connection_closes(parser: str, make: Any) -> None:
+    """RFC 9112, 9.6: the rest of the body, which nobody reads, is too long to be waited for. As with any answer that is whole."""
+    with serving(sending(START, path_of(make(200_000))), parser, "1.1") as asked:
+        client = asked.connect()
+        client.send(request("POST", "/", b"Content-Length: 10000000") + b"x" * 1000)
+        response = client.read_response()
+        assert (response.body, response[b"connection"]) == (content(200_000), b"close")
+        assert client.read_rest() == b""
+
+
+LEASE = """
+import fcntl, os, signal, sys, time
+file = os.open(sys.argv[1], os.O_RDWR)
+asked = []
+signal.signal(signal.SIGIO, lambda *_: asked.append(1))
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("held", flush=True)
+while not asked:
+    time.sleep(0.01)
+time.sleep(0.2)
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+print("given up", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has leases")
+def test_a_file_that_somebody_has_a_lease_of_is_waited_for(parser: str, make: Any) -> None:
+    """fcntl(2): file servers have them, and give them up when they are asked."""
+    path = make(100_000)
+    holder = subprocess.Popen([sys.executable, "-c", LEASE, str(path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    with holder, holder.stdout:
+        assert holder.stdout.readline() == "held\n"
+        with serving(sending(START, path_of(path)), parser, "1.1") as asked:
+            assert asked.fetch().body == content(100_000)
+        assert holder.stdout.readline() == "given up\n"
 
 
 def test_a_slow_client_holds_no_thread_and_no_memory_and_nobody_up(parser: str, make: Any) -> None:

@@ -10,7 +10,7 @@ from ..errors import ApplicationError, ClientDisconnected
 from ..fields import read_trailers
 from . import files
 from .files import File
-from .http import COMPLETE, SENDING, STARTED, STREAMING, TRAILING, UNKNOWN, HTTPStream, Phase
+from .http import COMPLETE, PARTS_PER_TURN, SENDING, STARTED, STREAMING, TRAILING, UNKNOWN, HTTPStream, Phase
 from .scope import Message
 
 
@@ -23,8 +23,11 @@ class ExtendedStream(HTTPStream):
         """The messages of the extensions."""
         if kind == "http.response.early_hint":
             self._send_early_hint(message, phase)
+            self._parts += 1
             if self._clogged:
                 await self._drain()
+            elif self._parts % PARTS_PER_TURN == 0:
+                await asyncio.sleep(0)  # what is written in the next turn of the loop has to have one
         elif kind == "http.response.trailers":
             self._send_trailers(message, phase)
         elif kind == "http.response.pathsend":
