@@ -283,6 +283,9 @@ class Exchange:
         block, _, _ = encode_fields(headers)
         self.connection.protocol.send_head(self.lane, STATUS_FIELDS[status] + block, False)
         self.connection.flush_soon()
+        if self.connection.is_clogged:  # no window holds these
+            stream.pause()
+            self.connection.hold_back(self)
 
     def credit(self, stream: HTTPStream) -> None:
         protocol = self.connection.protocol

@@ -11,6 +11,7 @@ from ..connection import CLOSED, LINGER, Connection, Ending
 from ..wire import NEVER
 from .events import Event
 from .protocol import Protocol
+from .streams import Owner
 
 if TYPE_CHECKING:
     from ..accept import Listener
@@ -35,7 +36,7 @@ FRAMES = Reading.FRAMES
 class Sender(Connection):
     """A transport, and a `Protocol` whose outbox is emptied to it."""
 
-    __slots__ = ("_backlog", "_is_flushing", "_stuck_at", "protocol", "server", "settings")
+    __slots__ = ("_backlog", "_held_back", "_is_flushing", "_stuck_at", "protocol", "server", "settings")
 
     protocol: Protocol
     _reading: Reading | Ending
@@ -51,6 +52,8 @@ class Sender(Connection):
         """When something of what was written has to have left, where that is `_clogged`."""
         self._backlog = 0
         """Bytes that were written since."""
+        self._held_back: list[Owner] = []
+        """Whose streams wait for what was written to leave, and not for a window."""
 
     # From the transport.
 
@@ -66,6 +69,9 @@ class Sender(Connection):
         self._backlog = 0
         if self._reading is not CLOSED:
             self._resume_reading()
+        held_back, self._held_back = self._held_back, []
+        for exchange in held_back:
+            exchange.freed()
         if self._reading is FRAMES:
             self._flush()
         elif self._reading is LINGER:
@@ -129,6 +135,10 @@ class Sender(Connection):
     def is_clogged(self) -> bool:
         """Whether what was written does not leave."""
         return self._clogged
+
+    def hold_back(self, exchange: Owner) -> None:
+        """Nothing that `exchange` may send at will leaves: it is freed when something does."""
+        self._held_back.append(exchange)
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         """In the next turn of the loop."""
