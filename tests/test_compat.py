@@ -89,20 +89,33 @@ def anything(*args: Any, **kwargs: Any) -> Any:
     raise AssertionError
 
 
-@pytest.mark.parametrize(
-    "app",
-    [
-        *(asgi, passing_on(asgi), functools.partial(asgi), with_options, anything, Framework(), Framework().method),
-        *(bridge(wsgi), bridge(ASGI2), Framework(wsgi), Framework(asgi_2), Extension()),
-    ],
-    ids=str,
-)
+ASGI = {
+    "a function": asgi,
+    "decorated": passing_on(asgi),
+    "partial": functools.partial(asgi),
+    "with options": with_options,
+    "anything": anything,
+    "an object": Framework(),
+    "a method": Framework().method,
+    "a bridge from WSGI": bridge(wsgi),
+    "a bridge from ASGI 2": bridge(ASGI2),
+    "an object that bridges WSGI": Framework(wsgi),
+    "an object that bridges ASGI 2": Framework(asgi_2),
+    "an extension": Extension(),
+}
+
+
+@pytest.mark.parametrize("app", ASGI.values(), ids=ASGI.keys())
 def test_what_takes_three_arguments_is_an_application_as_it_is(app: Any) -> None:
     """Also what says that it stands for something else, and what has no signature."""
     assert single_callable(app) is app
 
 
-@pytest.mark.parametrize("app", [asgi_2, ASGI2, passing_on(asgi_2), passing_on(ASGI2), functools.partial(asgi_2)], ids=str)
+@pytest.mark.parametrize(
+    "app",
+    [asgi_2, ASGI2, passing_on(asgi_2), passing_on(ASGI2), functools.partial(asgi_2)],
+    ids=["function", "class", "decorated", "decorated class", "partial"],
+)
 def test_what_takes_a_scope_and_nothing_else_is_wrapped(app: Any) -> None:
     calls.clear()
     with pytest.raises(StopIteration):
@@ -118,11 +131,18 @@ def other_names(env: Any, start: Any) -> Any:
     raise AssertionError
 
 
-@pytest.mark.parametrize(
-    "app",
-    [wsgi, WSGI(), passing_on(wsgi), functools.partial(wsgi), with_exc_info, functools.wraps(wsgi)(lambda a, b: None), other_names],
-    ids=str,
-)
+WSGI_APPLICATIONS = {
+    "a function": wsgi,
+    "an object": WSGI(),
+    "decorated": passing_on(wsgi),
+    "partial": functools.partial(wsgi),
+    "with exc_info": with_exc_info,
+    "wrapped": functools.wraps(wsgi)(lambda a, b: None),
+    "other names": other_names,
+}
+
+
+@pytest.mark.parametrize("app", WSGI_APPLICATIONS.values(), ids=WSGI_APPLICATIONS.keys())
 def test_a_wsgi_application_is_refused_with_the_name_of_its_worker(app: Any) -> None:
     with pytest.raises(ConfigError, match="looks like a WSGI application: serve it with worker_class gthread"):
         single_callable(app)
