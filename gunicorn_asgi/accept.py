@@ -75,7 +75,8 @@ def _tls_arguments(settings: Settings, context: ssl.SSLContext | None) -> dict[s
         return {}
     arguments: dict[str, Any] = {"ssl": context, "ssl_handshake_timeout": min(settings.tls_handshake_timeout_s, LONG_SECONDS)}
     if sys.version_info >= (3, 11) or settings.asgi_loop == "uvloop":
-        arguments["ssl_shutdown_timeout"] = min(settings.write_timeout_s, LONG_SECONDS)
+        # Of the whole closing, with all that is still to be sent before it. `Connection.expired` gives up a client that takes nothing.
+        arguments["ssl_shutdown_timeout"] = LONG_SECONDS
     return arguments
 
 

@@ -34,6 +34,10 @@ TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8
 """States of the kernel's tcp_info: the peer has reset the connection, or closed its side."""
 
 
+SILENT = 4
+"""Times that the kernel has sent again what nobody acknowledges: about three seconds, and twice as long for each time more (RFC 6298, 5)."""
+
+
 class Ending(Enum):
     """What the next bytes from the client are once the connection ends."""
 
@@ -146,7 +150,7 @@ class Connection(asyncio.Protocol):
         if self._reading is CLOSED:
             return
         self._set_deadline()
-        if self._transfer is not None and not self._transfer.has_ended:
+        if self._is_transferring:
             return  # the stream goes on when that is through
         for stream in self._streams():
             stream.resume()
@@ -214,6 +218,10 @@ class Connection(asyncio.Protocol):
         for stream in self._streams():
             stream.resume()
 
+    @property
+    def _is_transferring(self) -> bool:
+        return self._transfer is not None and not self._transfer.has_ended
+
     def _end_transfer(self) -> int:
         """Returns how many bytes of the file were not sent."""
         transfer, self._transfer = self._transfer, None
@@ -257,6 +265,15 @@ class Connection(asyncio.Protocol):
         waiting = self._transport.get_write_buffer_size() + (self._outstanding() or 0)
         return waiting if self._transfer is None else waiting + self._transfer.left
 
+    def _is_silent(self) -> bool:
+        """Whether the client's system has not answered for some time to what was sent again and again. False where that cannot be known."""
+        sock = self._tcp_socket()
+        if sys.platform != "linux" or sock is None:
+            return False
+        # tcpi_retransmits and tcpi_probes of the kernel's tcp_info: without an answer, which a client that only does not read does give.
+        info: bytes = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 4)
+        return sum(info[2:4]) >= SILENT
+
     def _outstanding(self) -> int | None:
         """Bytes that the kernel has and the client's system has not; of a unix socket, about those that it has not read. None if nobody knows."""
         sock = self._transport.get_extra_info("socket")
@@ -283,12 +300,14 @@ class Connection(asyncio.Protocol):
 
     # The end.
 
-    def _linger(self, is_sending: bool) -> None:
+    def _linger(self, is_sending: bool, is_owing: bool = True) -> None:
         """Close so that the client gets all that was written (RFC 9112, 9.6): no reset while it may still be sending.
 
         With TLS, no direction can end before the other. There, a client that `is_sending` is first left to find its answer and to close;
-        without, it is not worth the wait of one that reads to the end.
+        without, it is not worth the wait of one that reads to the end. Unless `is_owing`, there is nothing among what was written that a client
+        would miss.
         """
+        self._is_owing = is_owing
         if self._transport.can_write_eof():
             try:
                 self._transport.write_eof()
@@ -317,8 +336,8 @@ class Connection(asyncio.Protocol):
         self._set_deadline()
 
     def _shut_idle(self) -> None:
-        """Close where nothing is owed, unless there is."""
-        if self._is_known_to_owe():
+        """Close where nothing is owed, unless there is, to a client that may take it."""
+        if self._is_known_to_owe() and not (self._server.is_draining and self._is_silent()):
             self._shut()
         else:
             self._shut_soon()
@@ -340,7 +359,7 @@ class Connection(asyncio.Protocol):
     # Deadlines.
 
     def _set_deadline(self) -> None:
-        if self._clogged or self._reading is CLOSED or self._transfer is not None:
+        if self._clogged or self._reading is CLOSED or self._is_transferring:
             seconds = self._server.settings.write_timeout_s
         elif self._reading is LINGER:
             seconds = LINGER_SECONDS
@@ -354,7 +373,7 @@ class Connection(asyncio.Protocol):
         if self._lost:
             for stream in self._streams():
                 stream.cancel()
-        elif self._clogged or self._reading is CLOSED or self._transfer is not None:
+        elif self._clogged or self._reading is CLOSED or self._is_transferring:
             if not self._is_owing or self._is_stuck():
                 self._reset()
             else:
@@ -362,8 +381,10 @@ class Connection(asyncio.Protocol):
         elif self._reading is LINGER:
             if self._is_on_its_way() and not self._is_stuck():
                 self._set_deadline()  # it takes its time, and gets on
-            else:
+            elif self._is_owing:
                 self._shut_idle()
+            else:
+                self._shut_soon()
         else:
             self._overdue()
 

@@ -165,6 +165,26 @@ def test_while_the_body_of_the_request_is_still_coming(parser: str, way: str) ->
         assert [type(error) for error in raised] == [ClientDisconnected]
 
 
+@pytest.mark.parametrize("method", ["HEAD", "POST"])
+@pytest.mark.parametrize("end", [False, True])
+def test_what_still_comes_of_the_request_changes_nothing(parser: str, method: str, end: bool) -> None:
+    raised: Raised = []
+    with serving(endless(raised, 204, 0.01), parser, "h2", keepalive=60, body_timeout=1000.0) as asked:
+        client = asked.connect()
+        stream = client.begin(method, "/endless", end=False)
+        client.wait_for(lambda: stream.status)
+        for number in range(GRACE + 3):
+            if end:
+                client.upload(stream, b"", True) if number == 0 else None
+            elif not raised:
+                client.upload(stream, b"x", False)
+            asked.server.settle()
+            asked.server.advance(1)
+            asked.server.run(asyncio.sleep(0.03))
+        asked.server.wait_until(lambda: not asked.server.server.tasks)
+        assert [type(error) for error in raised] == [ClientDisconnected]
+
+
 @pytest.mark.parametrize("way", ["h2", "h2-tls"])
 def test_many_of_them_do_not_use_up_the_streams_for_long(parser: str, way: str) -> None:
     raised: Raised = []

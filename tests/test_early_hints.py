@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import subprocess
+from contextlib import suppress
 from typing import Any
 
 import pytest
-from inprocess import request
-from ways import WAYS, serving
+from inprocess import Flag, request
+from ways import SHUT, WAYS, serving
 
 from gunicorn_asgi.asgi.http import PARTS_PER_TURN
 from gunicorn_asgi.errors import ApplicationError
@@ -156,6 +158,35 @@ def test_a_client_that_takes_none_is_waited_for(parser: str, way: str) -> None:
         )
         # Over HTTP/2, what is written in one turn of the loop.
         assert asked.server.unsent() < (PARTS_PER_TURN * 61_000 if asked.is_h2 else 200_000)
+        client.close()
+
+
+def test_one_that_gives_up_such_a_hint_is_still_held_back_by_windows(parser: str) -> None:
+    """HTTP/2: the room for the hint is not that for the body."""
+    sent = 0
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal sent
+        with suppress(asyncio.TimeoutError):
+            while True:
+                await asyncio.wait_for(send(hint(b"<%b>" % (b"x" * 60_000))), 0.3)
+        given_up.set()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while sent < 1000:
+            await send({"type": "http.response.body", "body": bytes(100_000), "more_body": True})
+            sent += 1
+
+    given_up = Flag()
+    with serving(app, parser, "h2") as asked:
+        client = asked.connect(**SHUT, receive_buffer=65536)
+        client.gives_connection = False
+        stream = client.begin()
+        client.withheld.add(stream.id)
+        given_up.wait()
+        client.wait_for(lambda: stream.status == 200)
+        asked.server.wait_queued()
+        client.synchronize()
+        assert sent < 3
         client.close()
 
 

@@ -950,6 +950,31 @@ def test_a_drain_ends_idle_connections_and_lets_busy_ones_finish(parser: str) ->
         drained.result(10)
 
 
+def test_a_drain_does_not_wait_for_a_head_that_dribbles_behind_a_response(parser: str) -> None:
+    """It had come while the response was running, whose head went out before the drain."""
+    go = Flag()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(part(b"begun"))
+        await go.reached()
+        await send({"type": "http.response.body", "body": b""})
+
+    with serve(app, parser, keepalive=1000, lame_duck=0, head_timeout=1000) as server:
+        client = server.connect()
+        client.send(GET)
+        client.recv_until(b"begun\r\n")
+        client.send(b"GET / HT")
+        server.wait_buffered()
+        drained = asyncio.run_coroutine_threadsafe(server.server.drain(60, 0.5), server.loop)
+        server.settle()
+        go.set()
+        client.recv_until(b"0\r\n\r\n")
+        server.settle()
+        server.advance(5)
+        drained.result(5)
+
+
 def test_a_request_that_crosses_the_beginning_of_a_drain_is_answered(parser: str) -> None:
     """And told that it was the last: the client cannot have known."""
     with serve(hello, parser, keepalive=1000, lame_duck=1000) as server:

@@ -6,12 +6,20 @@ The application has ended long before; what waits is in the buffers of the trans
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import socket
+import struct
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from inprocess import GET, Flag, InProcess, request
 from ways import serving
+
+from gunicorn_asgi.accept import SO_ATTACH_FILTER
+from gunicorn_asgi.errors import ClientDisconnected
 
 PIECE = b"0123456789abcdef" * 1024
 START = {"type": "http.response.start", "status": 200, "headers": []}
@@ -103,6 +111,109 @@ def test_a_response_that_nobody_takes_is_given_up_in_the_end(parser: str, way: s
         app.ended.wait()
         asked.server.advance(60)
         asked.server.wait_until(asked.server.is_idle)
+
+
+@pytest.mark.parametrize("fields", [[], [b"Connection: close"]], ids=["kept", "closing"])
+def test_a_large_response_over_tls_has_all_the_time_that_its_client_gets_on(parser: str, fields: list[bytes]) -> None:
+    """Closing, too: the time that the loop has for that begins when all is still to be sent."""
+    size = 6_000_000
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+        await send({"type": "http.response.body", "body": bytes(size)})
+
+    with serving(app, parser, "tls", write_timeout=1.0) as asked:
+        client = asked.connect(receive_buffer=65536)
+        client.send(request("GET", "/", *fields))
+        asked.server.wait_until(lambda: not asked.server.server.tasks and asked.server.host.nr)
+        for _ in range(25):  # in the time of the clock on the wall, too
+            before = len(client.buffer)
+            while len(client.buffer) < before + 131072:
+                client._more()
+            time.sleep(0.1)
+        assert len(client.read_response().body) == size
+
+
+@pytest.mark.parametrize("way", ["1.1", "tls"])
+def test_a_client_that_sends_a_little_now_and_then_and_reads_nothing_is_given_up(parser: str, way: str) -> None:
+    """What comes is no reason to wait longer for what does not go."""
+    raised: list[BaseException] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        try:
+            while True:
+                await send({"type": "http.response.body", "body": PIECE, "more_body": True})
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    with serving(app, parser, way, write_timeout=20.0, body_timeout=1000.0) as asked:
+        client = asked.connect(receive_buffer=65536)
+        client.send(request("POST", "/", b"Content-Length: 60000"))
+        asked.server.wait_clogged()
+        for _ in range(30):
+            if raised:
+                break
+            try:
+                client.send(b"x")
+            except OSError:
+                break
+            asked.server.settle()
+            asked.server.advance(3)
+        asked.server.wait_until(lambda: raised)
+        assert [type(error) for error in raised] == [ClientDisconnected]
+
+
+def deafen(client: Any) -> None:
+    """Nothing that is sent to it arrives any more, nor is it acknowledged: a telephone in a tunnel."""
+    program = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))
+    client.sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", 1, ctypes.addressof(program)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such filters")
+@pytest.mark.parametrize("way", ["1.1", "tls", "h2", "h2-tls"])
+def test_an_idle_client_that_has_vanished_does_not_hold_a_drain(parser: str, way: str) -> None:
+    """That the connection will end is all that it would miss."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send({"type": "http.response.body", "body": b"hello"})
+
+    with serving(app, parser, way, keepalive=60, write_timeout=60.0) as asked:
+        client = asked.connect()
+        assert asked.ask(client).body == b"hello"
+        if asked.is_h2:
+            client.synchronize()
+        asked.server.wait_until(lambda: all(not connection._outstanding() for connection in asked.server.server.connections))
+        deafen(client)
+        drained = asyncio.run_coroutine_threadsafe(asked.server.server.drain(60, 0.5), asked.server.loop)
+        for _ in range(12):
+            time.sleep(0.1)
+            asked.server.advance(1)
+        drained.result(5)
+        client.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such filters")
+def test_one_that_has_vanished_before_its_response_came_does_not_either(parser: str) -> None:
+    """Once its system has not answered for some seconds. In these, it is the clock on the wall that counts."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        deafen(client)
+        await send({"type": "http.response.body", "body": b"hello"})
+
+    with serving(app, parser, "tls", keepalive=1000, write_timeout=60.0) as asked:
+        client = asked.connect()
+        client.send(GET)
+        asked.server.wait_until(lambda: any(connection._is_silent() for connection in asked.server.server.connections))
+        drained = asyncio.run_coroutine_threadsafe(asked.server.server.drain(60, 0.5), asked.server.loop)
+        for _ in range(12):
+            time.sleep(0.1)
+            asked.server.advance(1)
+        drained.result(5)
+        client.close()
 
 
 @pytest.mark.parametrize("what", ["body", "file"])

@@ -785,6 +785,32 @@ def test_an_application_that_fails_before_it_has_answered_is_a_500(parser: str, 
         assert (type(line.error) is ValueError) == ("raises" in app.__name__)
 
 
+@pytest.mark.parametrize("status", [204, 304])
+def test_a_denial_without_a_body_has_an_end(parser: str, status: int) -> None:
+    """As any response without one: an application that goes on is told that nobody listens."""
+    raised: list[BaseException] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.http.response.start", "status": status, "headers": []})
+        try:
+            while True:
+                await send({"type": "websocket.http.response.body", "body": b"x", "more_body": True})
+                await asyncio.sleep(0.01)
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    with serve(app, parser, ws_accept_timeout=1000.0) as server:
+        client = server.connect()
+        client.send(handshake())
+        assert client.read_response().status == status
+        server.advance(6)
+        server.wait_until(lambda: not server.server.tasks)
+        assert [type(error) for error in raised] == [ClientDisconnected]
+        assert client.read_rest() == b""
+
+
 @pytest.mark.parametrize("status", [200, 204, 302, 304, 401, 404, 418, 451, 500, 503, 599, 600, 999])
 def test_a_denial_is_an_ordinary_response(parser: str, status: int) -> None:
     """Statements 118, 119 and 64: any status, and the body that it may have."""

@@ -146,7 +146,9 @@ class WebSocketStream(HTTPStream):
         super().lost()
 
     def expired(self) -> None:
-        if self._state is CONNECTING:
+        if self._state is CONNECTING and self._phase is not WAITING:
+            super().expired()  # a denial is a response like any other
+        elif self._state is CONNECTING:
             self._expire_handshake()
         elif self._state is CLOSING:
             self._over(ABNORMAL_CLOSURE, "")
@@ -279,13 +281,12 @@ class WebSocketStream(HTTPStream):
 
     def _expire_handshake(self) -> None:
         self.deadline = NEVER
-        if self._phase is WAITING:
-            self._host.log.error(
-                "ASGI application did not answer the WebSocket handshake %s in time (%g s, option ws_accept_timeout)",
-                self.raw_path.decode("latin-1"),
-                self._limits.accept_timeout_s,
-            )
-            self._wire.fail(self, RequestError(500, "Internal Server Error", is_logged=True))
+        self._host.log.error(
+            "ASGI application did not answer the WebSocket handshake %s in time (%g s, option ws_accept_timeout)",
+            self.raw_path.decode("latin-1"),
+            self._limits.accept_timeout_s,
+        )
+        self._wire.fail(self, RequestError(500, "Internal Server Error", is_logged=True))
 
     # Inside: what goes, and what comes.
 

@@ -138,14 +138,14 @@ class Answering(Connection):
             if not self._awaits_100:
                 return  # the body is on its way
             self._awaits_100 = False
-            self._set_deadline()
+            self._wait_anew()
         if self._fields is not None and self._fields.version != "1.0":
             self._write(informational(status, headers))
 
     def credit(self, stream: HTTPStream) -> None:
         if self._reading_paused and self._reading is BODY:
             self._resume_reading()
-            self._set_deadline()
+            self._wait_anew()
 
     def abort(self, stream: HTTPStream) -> None:
         self._response.keep_alive = False
@@ -189,6 +189,11 @@ class Answering(Connection):
             self._set_deadline()
         else:
             self._close()
+
+    def _wait_anew(self) -> None:
+        """Something has come from the client, which is no reason to wait longer for it to take something."""
+        if not self._clogged and not self._is_transferring:
+            self._set_deadline()
 
     # Between exchanges.
 

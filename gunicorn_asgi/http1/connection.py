@@ -52,7 +52,7 @@ class H1Connection(Answering):
             return super().eof_received()
         # The request is whole, so it gets its response, though nobody may be there to read it (RFC 9112, 9.6). TLS cannot do this.
         self._half_closed = True
-        if self._stream is not None and not self._clogged and self._transfer is None:
+        if self._stream is not None and not self._clogged and not self._is_transferring:
             self.deadline = self._server.now + HANG_UP_SECONDS
         return True
 
@@ -179,7 +179,7 @@ class H1Connection(Answering):
                 stream.feed_eof()
             elif stream.unread > HIGH_WATER:
                 self._pause_reading()
-            self._set_deadline()
+            self._wait_anew()
         elif complete:
             self._await_next()
         else:
@@ -197,7 +197,7 @@ class H1Connection(Answering):
             return
         if self._inbox.hold(data):
             self._pause_reading()
-            self._set_deadline()
+            self._wait_anew()
 
     def _hold_head(self, data: bytes) -> None:
         """Keep the beginning of a head until it is whole."""
@@ -206,7 +206,10 @@ class H1Connection(Answering):
             return
         inbox = self._inbox
         if not inbox.data:
-            self.deadline = self._server.now + self._server.settings.head_timeout_s
+            server = self._server
+            # Of one that dribbles, a worker that leaves does not wait for the whole: as `drain` has it, which has been here already.
+            patience = min(LINGER_SECONDS, server.settings.head_timeout_s) if server.is_draining else server.settings.head_timeout_s
+            self.deadline = server.now + patience
             inbox.began = self._server.loop.time()
         try:
             is_whole = inbox.add_to_head(data, self._rules)
@@ -218,10 +221,14 @@ class H1Connection(Answering):
 
     def _serve_buffered(self) -> None:
         """Go on with the requests that wait, once nothing is being answered."""
-        if self._reading is DONE and self._stream is None and not self._clogged and not self._is_closing():
-            self._reading = HEAD
-            self._resume_reading()
-            self._serve(self._inbox.take())
+        if self._reading is not DONE or self._stream is not None or self._clogged:
+            return
+        if self._is_closing():
+            self._transport.abort()  # TLS that does not read would never know
+            return
+        self._reading = HEAD
+        self._resume_reading()
+        self._serve(self._inbox.take())
 
     # For the base, and through it for the server.
 

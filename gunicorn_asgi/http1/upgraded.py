@@ -105,7 +105,7 @@ class UpgradedConnection(Connection):
 
     def close(self, is_clean: bool) -> None:
         if self._reading is FRAMES:
-            self._linger(is_sending=not is_clean)
+            self._linger(is_sending=not is_clean, is_owing=False)
             self._record_end()
 
     def abort(self) -> None:
@@ -113,7 +113,7 @@ class UpgradedConnection(Connection):
             if self._clogged:
                 self._reset()
             else:
-                self._shut_idle()
+                self._shut_soon()  # the Close frame that was not answered may not have arrived either
             self._record_end()
 
     def fail(self, reason: str) -> None:

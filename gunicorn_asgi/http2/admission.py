@@ -32,12 +32,14 @@ LOGGED_VERSION = "2.0"
 class Admission(Sender):
     """A connection with its exchanges, as far as their beginning."""
 
-    __slots__ = ("_exchanges", "_more_until")
+    __slots__ = ("_exchanges", "_had_all", "_more_until")
 
     def __init__(self, server: Server, listener: Listener, client: Address | None) -> None:
         super().__init__(server, listener, client)
         self._exchanges: dict[Exchange, None] = {}
         """Those that are not over, in their order."""
+        self._had_all = False
+        """Behind what is owed to the client, it was only told that the connection will end."""
         self._more_until = NEVER
         """When the preface, or the rest of a field block, has to be there."""
 
@@ -59,6 +61,7 @@ class Admission(Sender):
         scheme = fields.scheme or listener.scheme
         exchange = Exchange(self, stream, record)
         exchange.fields = fields
+        self._had_all = False
         if not self._exchanges:
             self.deadline = min(self._more_until, self._stuck_at)
         self._exchanges[exchange] = None

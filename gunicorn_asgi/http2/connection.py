@@ -177,6 +177,7 @@ class H2Connection(Admission):
 
     def announce(self) -> None:
         if self._reading is FRAMES and not self._is_ending:
+            self._had_all = not self._exchanges and not self._is_on_its_way()
             self.protocol.announce()
             self.flush_soon()
 
@@ -199,14 +200,14 @@ class H2Connection(Admission):
             self.protocol.stop()  # one has come meanwhile
             self.flush_soon()
         elif self._reading is FRAMES:
-            is_owing = self._is_on_its_way()
+            is_owing = not self._had_all and self._is_on_its_way()
             self.protocol.stop()
             self._flush()
             if self._reading is FRAMES and self._listener.scheme == "https" and not is_owing:
                 self._shut_soon()  # but for that GOAWAY
             elif self._reading is FRAMES:
                 # The client may be sending, if only what it says of its windows, and by that TLS would cut itself off.
-                self._linger(is_sending=True)
+                self._linger(is_sending=True, is_owing=is_owing)
                 self._seen = self._look()
 
     def _fail(self) -> None:
@@ -216,7 +217,7 @@ class H2Connection(Admission):
         self._write(b"".join(parts))
         parts.clear()
         if self._reading is FRAMES:
-            self._linger(is_sending=True)
+            self._linger(is_sending=True, is_owing=False)
             if self._listener.scheme == "https":
                 # 5.4.1: the connection is closed behind GOAWAY. Without TLS the client has seen that; here it may be waiting for it, and
                 # not for as long as a clock takes that comes by once a second.
@@ -227,7 +228,7 @@ class H2Connection(Admission):
         self._lose()
         self._flush()
         if self._reading is FRAMES:
-            self._linger(is_sending=False)
+            self._linger(is_sending=False, is_owing=False)
 
     def _part(self) -> None:
         if self._reading is LINGER:

@@ -133,7 +133,7 @@ class Exchange:
 
     def freed(self) -> None:
         """There is room to send again."""
-        if self.stream is not None:
+        if self.stream is not None and not self.lane.is_clogged:
             self.stream.resume()
 
     def completed(self) -> None:
@@ -194,14 +194,17 @@ class Exchange:
 
     def _watch(self) -> None:
         """Set the deadline of what is waited for now."""
-        if self.lane.is_waiting:
-            self.set_deadline(self.connection.now + self.connection.settings.write_timeout_s)
-        elif self.lane.state is not OPEN and self.lane.state is not HALF_CLOSED_LOCAL:
-            self.deadline = NEVER
-        elif self._body_until > self.connection.now:
-            self.set_deadline(self._body_until)
-        else:
-            self._await_body()
+        now, lane = self.connection.now, self.lane
+        deadline = NEVER
+        if lane.is_waiting:
+            deadline = now + self.connection.settings.write_timeout_s
+        elif lane.state is OPEN or lane.state is HALF_CLOSED_LOCAL:
+            if self._body_until <= now:
+                self._body_until = now + self.connection.settings.body_timeout_s
+            deadline = self._body_until
+        if self.stream is not None and not self.has_ended:
+            deadline = min(deadline, self.stream.deadline)
+        self.set_deadline(deadline)
 
     # For the stream (see `wire`).
 
