@@ -332,6 +332,8 @@ class Connection(asyncio.Protocol):
         self._reading = CLOSED
         self._is_owing = True
         self._seen = self._look()
+        if self._listener.scheme == "https":
+            self._resume_reading()  # its end is an exchange of its own, and may have been begun by the client
         self._transport.close()
         self._set_deadline()
 

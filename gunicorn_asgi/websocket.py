@@ -95,6 +95,7 @@ class FrameReader:
     """
 
     __slots__ = (
+        "_behind",
         "_compressed",
         "_data",
         "_deflate",
@@ -129,6 +130,8 @@ class FrameReader:
         self._data = b""
         self._position = 0
         """In that."""
+        self._behind = bytearray()
+        """What has come while there were enough messages: it may be very many pieces."""
         # The frame.
         self._left = AT_BORDER
         """Bytes of its payload that are still to come."""
@@ -149,7 +152,14 @@ class FrameReader:
 
         None: all is read, or there are enough messages, which `is_full` says until somebody resets it.
         """
+        if self.is_full:
+            self._behind += data
+            return None
         position = 0
+        if self._behind:
+            self._behind += data
+            data = bytes(self._behind)
+            self._behind = bytearray()
         if self._data:
             data, position = self._data + data, self._position
             self._data, self._position = b"", 0

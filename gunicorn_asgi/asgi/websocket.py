@@ -50,6 +50,7 @@ class WebSocketStream(HTTPStream):
         "_heard",
         "_held",
         "_is_told",
+        "_learns",
         "_limits",
         "_messages",
         "_owed_pong",
@@ -85,6 +86,8 @@ class WebSocketStream(HTTPStream):
         self._connected = self._is_told = False
         self._closing = ABNORMAL_CLOSURE, ""
         """Code and reason of ``websocket.disconnect``."""
+        self._learns = False
+        """Behind what is still to be read, a Close may say them better."""
         # What comes.
         self._receiver: asyncio.Future[None] | None = None
         """Of the one who waits in `receive`, as `_wait` does, without a coroutine of its own for each message. Further ones use that."""
@@ -125,12 +128,12 @@ class WebSocketStream(HTTPStream):
 
     def feed_eof(self) -> None:
         if self._state is not CLOSED:
-            self._over(ABNORMAL_CLOSURE, "")
+            self._lose()
             self._pipe.close(is_clean=False)
 
     def hang_up(self) -> None:
         if self._state is OPEN:
-            self._start_close(SERVICE_RESTART, "")
+            self._start_close(SERVICE_RESTART, "", keep=True)
         elif self._state is CONNECTING:
             super().hang_up()
 
@@ -142,7 +145,7 @@ class WebSocketStream(HTTPStream):
             self._owed_pong = None
 
     def lost(self) -> None:
-        self._over(ABNORMAL_CLOSURE, "")
+        self._lose()
         super().lost()
 
     def expired(self) -> None:
@@ -335,7 +338,7 @@ class WebSocketStream(HTTPStream):
         """Ping, look for an answer, or end a life that was long enough; and say when to be asked again."""
         limits = self._limits
         if now >= self._ends_at:
-            self._start_close(GOING_AWAY, "")
+            self._start_close(GOING_AWAY, "", keep=True)
             return
         if now >= self._pong_due and not (self._heard or self._held or self._clogged):
             self._give_up(INTERNAL_ERROR, "keepalive ping timeout")
@@ -354,8 +357,11 @@ class WebSocketStream(HTTPStream):
 
     # Inside: the end.
 
-    def _start_close(self, code: object, reason: object) -> None:
-        """Send a Close frame, and wait for the client's. Raises ApplicationError."""
+    def _start_close(self, code: object, reason: object, keep: bool = False) -> None:
+        """Send a Close frame, and wait for the client's. `keep`: the application did not ask for it, and may still read what comes before that.
+
+        Raises ApplicationError.
+        """
         payload = close_payload(code, reason)
         assert isinstance(code, int)
         assert isinstance(reason, str)
@@ -365,14 +371,16 @@ class WebSocketStream(HTTPStream):
             self._pipe.fail(self._violation.reason)  # nothing that comes behind it is waited for
             return
         self._over(code, reason, CLOSING)
-        self._reader.drop()
+        if not keep:
+            self._reader.drop()
         self.deadline = self._host.now + self._limits.close_timeout_s
         self._pipe.reschedule()
         self._let_go()
 
     def _over(self, code: int, reason: str, state: State = CLOSED) -> None:
         """Nothing more can be sent. The application reads what has come before, and then `code`, unless another was there first."""
-        if not self._gone:
+        if not self._gone or self._learns:
+            self._learns = False
             self._closing = code, reason
             self._host.log.debug("WebSocket %s is over: %d %r", self.raw_path.decode("latin-1"), code, reason)
         self._state = state
@@ -380,6 +388,13 @@ class WebSocketStream(HTTPStream):
         self._clogged = False
         self.deadline = NEVER
         self._wake()
+
+    def _lose(self) -> None:
+        """Nothing more comes, but what is here may not have been looked at."""
+        was_gone, learns = self._gone, self._learns
+        self._learns = False
+        self._over(ABNORMAL_CLOSURE, "")
+        self._learns = learns if was_gone else self._held and self._violation is None
 
     def _closed_by_client(self, close: Close) -> None:
         if self._state is OPEN:

@@ -48,7 +48,8 @@ class H1Connection(Answering):
             self._drop(len(data))
 
     def eof_received(self) -> bool:
-        if self._reading is not DONE or self._listener.scheme != "http" or (self._stream is not None and not self._stream.may_be_followed):
+        is_handshake = self._stream is not None and not self._stream.may_be_followed and not self._response.begun
+        if self._reading is not DONE or self._listener.scheme != "http" or is_handshake:
             return super().eof_received()
         # The request is whole, so it gets its response, though nobody may be there to read it (RFC 9112, 9.6). TLS cannot do this.
         self._half_closed = True
@@ -237,7 +238,9 @@ class H1Connection(Answering):
         patience = NEVER
         if self._reading is BODY and not self._reading_paused and not self._awaits_100:
             patience = self._server.settings.body_timeout_s
-        elif self._reading is DONE and stream is not None and (self._half_closed or self._reading_paused):
+        elif (self._reading is BODY and self._reading_paused and self._listener.scheme == "https") or (
+            self._reading is DONE and stream is not None and (self._half_closed or self._reading_paused)
+        ):
             patience = HANG_UP_SECONDS
         return patience if stream is None else min(patience, stream.deadline - self._server.now)
 
@@ -255,6 +258,8 @@ class H1Connection(Answering):
         elif reading is DONE and stream is not None and (self._half_closed or self._is_gone()):
             stream.hang_up()
             self.deadline = stream.deadline
+        elif reading is BODY and self._reading_paused and self._listener.scheme == "https" and self._is_gone():
+            self._resume_reading()  # asyncio's TLS keeps the end to itself until it is to read on, and drops what is written
         elif reading is DONE or (reading is BODY and stream is not None):
             self._set_deadline()  # it is the application that takes its time
         elif reading is HEAD and (self._is_known_to_owe() or self._stuck_at != NEVER):

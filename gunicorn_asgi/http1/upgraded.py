@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from ..connection import CLOSED, LINGER, TCP_CLOSE, Connection, Ending
+from ..connection import CLOSED, LINGER, TCP_CLOSE, TCP_CLOSE_WAIT, Connection, Ending
 
 if TYPE_CHECKING:
     from ..access import Record
@@ -163,9 +163,14 @@ class UpgradedConnection(Connection):
         return min(seconds, LOOK_SECONDS) if self._reading_paused else seconds
 
     def _overdue(self) -> None:
-        if self._reading_paused and self._tcp_state() == TCP_CLOSE:
-            self._reset()
-            return
+        if self._reading_paused:
+            state = self._tcp_state()
+            if state == TCP_CLOSE:
+                self._reset()
+                return
+            if state == TCP_CLOSE_WAIT and not self._is_plain:
+                # asyncio's TLS keeps the end to itself until it is to read on, and drops what is written. What comes before that is in the kernel.
+                self._resume_reading()
         if self._stream.deadline <= self._server.now:
             self._stream.expired()
         if self._reading is FRAMES:

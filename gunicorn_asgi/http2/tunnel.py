@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Tunnel:
     """Passes bytes both ways, and sees to the end. The stream's window is what holds the client back."""
 
-    __slots__ = ("_early", "_exchange", "_is_held", "_is_open", "_stream", "_stuck_at", "is_accepted")
+    __slots__ = ("_early", "_end_until", "_exchange", "_is_held", "_is_open", "_stream", "_stuck_at", "is_accepted")
 
     def __init__(self, exchange: Exchange, stream: WebSocketStream) -> None:
         self._exchange = exchange
@@ -32,6 +32,8 @@ class Tunnel:
         """The application has enough to read."""
         self._stuck_at = NEVER
         """When something of what is queued has to have left."""
+        self._end_until = NEVER
+        """The client has ended its side, behind what the application has not read; when it is told of that all the same."""
 
     # From the exchange.
 
@@ -40,14 +42,22 @@ class Tunnel:
         exchange = self._exchange
         if not self.is_accepted and not exchange.has_ended:
             self._early += data
-            if end:  # the client has gone in the midst of its handshake
+            if (
+                end and not exchange.has_begun
+            ):  # the client has gone in the midst of its handshake; with a denial, that would be its request's end
                 exchange.connection.protocol.charge(RESET)
                 exchange.reset(Code.CANCEL)
             return
         if self._is_open:
             if data:
                 self._stream.feed(data)
-            if end and self._is_open:
+            if end and self._is_open and self._is_held:
+                # There may be a Close among what waits.
+                limits = exchange.connection.server.websocket
+                assert limits is not None
+                self._end_until = exchange.connection.now + limits.close_timeout_s
+                exchange.set_deadline(min(exchange.deadline, self._end_until))
+            elif end and self._is_open:
                 self._stream.feed_eof()
         if not self._is_held or not self._is_open:
             self._consume()
@@ -88,6 +98,10 @@ class Tunnel:
                 self._exchange.reset(Code.CANCEL)  # RFC 8441, 5: that is its TCP reset
             else:
                 self._exchange.set_deadline(self._stuck_at)
+            return
+        if self._end_until <= now:
+            self._end_until = NEVER
+            self._stream.feed_eof()
             return
         if self._stream.deadline <= now:
             self._stream.expired()
@@ -133,10 +147,13 @@ class Tunnel:
     def credit(self) -> None:
         self._is_held = False
         self._consume()
+        if self._end_until != NEVER:
+            self._end_until = NEVER
+            self._stream.feed_eof()
 
     def reschedule(self) -> None:
         if self._is_open:
-            self._exchange.set_deadline(min(self._stream.deadline, self._stuck_at))
+            self._exchange.set_deadline(min(self._stream.deadline, self._stuck_at, self._end_until))
 
     def close(self, is_clean: bool) -> None:
         if self._is_open:
