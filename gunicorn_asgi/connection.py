@@ -235,12 +235,17 @@ class Connection(asyncio.Protocol):
         sock = self._transport.get_extra_info("socket")
         return None if sock is None or sock.family == socket.AF_UNIX else sock
 
-    def _tcp_state(self) -> int:
-        """Of the kernel's tcp_info; 0, which is none, where that cannot be had."""
+    def _tcp_info(self, size: int) -> bytes:
+        """The first bytes of the kernel's tcp_info, fewer from an older kernel; none where that cannot be had."""
         sock = self._tcp_socket()
         if sys.platform != "linux" or sock is None:
-            return 0
-        return int(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0])
+            return b""
+        info: bytes = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, size)
+        return info
+
+    def _tcp_state(self) -> int:
+        """0, which is none, where that cannot be had."""
+        return next(iter(self._tcp_info(1)), 0)
 
     def _is_gone(self) -> bool:
         """Whether the peer has reset or closed, which a transport that does not read would not notice. Linux only; otherwise False."""
@@ -257,22 +262,16 @@ class Connection(asyncio.Protocol):
         """A number that changes whenever something of what was written reaches the client."""
         # The transport's own buffer is no measure where there is a better one: the kernel takes more only once a third of what it has is gone, which
         # may be a megabyte; and what TLS has encrypted is out of sight there.
-        sock = self._tcp_socket()
-        if sys.platform == "linux" and sock is not None:
-            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
-            if len(info) == 128:
-                return int(struct.unpack_from("=Q", info, 120)[0])  # tcpi_bytes_acked
+        info = self._tcp_info(128)
+        if len(info) == 128:
+            return int(struct.unpack_from("=Q", info, 120)[0])  # tcpi_bytes_acked
         waiting = self._transport.get_write_buffer_size() + (self._outstanding() or 0)
         return waiting if self._transfer is None else waiting + self._transfer.left
 
     def _is_silent(self) -> bool:
         """Whether the client's system has not answered for some time to what was sent again and again. False where that cannot be known."""
-        sock = self._tcp_socket()
-        if sys.platform != "linux" or sock is None:
-            return False
-        # tcpi_retransmits and tcpi_probes of the kernel's tcp_info: without an answer, which a client that only does not read does give.
-        info: bytes = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 4)
-        return sum(info[2:4]) >= SILENT
+        # tcpi_retransmits and tcpi_probes: without an answer, which a client that only does not read does give.
+        return sum(self._tcp_info(4)[2:4]) >= SILENT
 
     def _outstanding(self) -> int | None:
         """Bytes that the kernel has and the client's system has not; of a unix socket, about those that it has not read. None if nobody knows."""

@@ -11,12 +11,14 @@ import socket
 import struct
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from inprocess import GET, Flag, InProcess, request
-from ways import serving
+from ways import Way, serving
 
 from gunicorn_asgi.accept import SO_ATTACH_FILTER
 from gunicorn_asgi.errors import ClientDisconnected
@@ -51,6 +53,17 @@ class Filling:
         self.ended.set()
 
 
+@contextmanager
+def filled(app: Filling, parser: str, way: str, **settings: Any) -> Iterator[tuple[Way, Any]]:
+    """A server, and a client that has read nothing of the response which `app` has ended."""
+    with serving(app, parser, way, **settings) as asked:
+        app.server = asked.server
+        client = asked.connect(receive_buffer=65536)
+        client.send(GET)
+        app.ended.wait()
+        yield asked, client
+
+
 @pytest.fixture(params=["1.1", "unix", "tls"])
 def way(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -61,22 +74,14 @@ def way(request: pytest.FixtureRequest) -> str:
 def test_a_pause_costs_nothing_of_a_response_that_is_complete(parser: str, way: str, start: dict[str, Any], pause: int) -> None:
     """``keepalive`` counts from when the client has it all, and a closing connection waits as long."""
     app = Filling(start)
-    with serving(app, parser, way, keepalive=2, write_timeout=60.0) as asked:
-        app.server = asked.server
-        client = asked.connect(receive_buffer=65536)
-        client.send(GET)
-        app.ended.wait()
+    with filled(app, parser, way, keepalive=2, write_timeout=60.0) as (asked, client):
         asked.server.advance(pause)
         assert client.read_response().body == PIECE * (app.sent // len(PIECE)) + b"end"
 
 
 def test_a_connection_is_kept_for_a_client_that_gets_on_with_its_response(parser: str, way: str) -> None:
     app = Filling(START)
-    with serving(app, parser, way, keepalive=3, write_timeout=60.0) as asked:
-        app.server = asked.server
-        client = asked.connect(receive_buffer=65536)
-        client.send(GET)
-        app.ended.wait()
+    with filled(app, parser, way, keepalive=3, write_timeout=60.0) as (asked, client):
         for _ in range(3):
             client.buffer += client.sock.recv(16384)
             asked.server.settle()
@@ -88,11 +93,7 @@ def test_a_connection_is_kept_for_a_client_that_gets_on_with_its_response(parser
 
 def test_a_worker_that_is_told_to_stop_waits_for_a_client_that_pauses(parser: str, way: str) -> None:
     app = Filling(START)
-    with serving(app, parser, way, keepalive=60, write_timeout=60.0) as asked:
-        app.server = asked.server
-        client = asked.connect(receive_buffer=65536)
-        client.send(GET)
-        app.ended.wait()
+    with filled(app, parser, way, keepalive=60, write_timeout=60.0) as (asked, client):
         drained = asyncio.run_coroutine_threadsafe(asked.server.server.drain(60, 0.5), asked.server.loop)
         asked.server.settle()
         asked.server.advance(10)
@@ -104,11 +105,7 @@ def test_a_worker_that_is_told_to_stop_waits_for_a_client_that_pauses(parser: st
 
 def test_a_response_that_nobody_takes_is_given_up_in_the_end(parser: str, way: str) -> None:
     app = Filling(START)
-    with serving(app, parser, way, keepalive=2, write_timeout=20.0) as asked:
-        app.server = asked.server
-        client = asked.connect(receive_buffer=65536)
-        client.send(GET)
-        app.ended.wait()
+    with filled(app, parser, way, keepalive=2, write_timeout=20.0) as (asked, _):
         asked.server.advance(60)
         asked.server.wait_until(asked.server.is_idle)
 

@@ -35,6 +35,24 @@ class Slow:
         self.ended.set()
 
 
+def pushing(raised: list[BaseException], accepted: Flag) -> Any:
+    """An application that sends for ever and never reads, and notes what ends it."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send(ACCEPT)
+        accepted.set()
+        try:
+            while True:
+                await send({"type": "websocket.send", "text": "tick"})
+                await asyncio.sleep(0.05)
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    return app
+
+
 def open2(server: InProcess) -> tuple[Stream2, WebSocket]:
     client = Client2(server)
     client.round_trip()
@@ -88,18 +106,7 @@ def test_an_application_that_never_reads_hears_of_the_end_of_a_stream(parser: st
     """``ws_close_timeout``."""
     raised: list[BaseException] = []
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        await send(ACCEPT)
-        try:
-            while True:
-                await send({"type": "websocket.send", "text": "tick"})
-                await asyncio.sleep(0.05)
-        except BaseException as error:
-            raised.append(error)
-            raise
-
-    with serve2(app, parser, ws_close_timeout=5.0) as server:
+    with serve2(pushing(raised, Flag()), parser, ws_close_timeout=5.0) as server:
         stream, _ = open2(server)
         send_to_the_end(stream, b"".join(map(text, MANY)))
         server.settle()
@@ -115,19 +122,7 @@ def test_a_client_that_leaves_behind_messages_nobody_reads_is_noticed(parser: st
     app = Slow()
     raised: list[BaseException] = []
 
-    async def pushes(scope: Any, receive: Any, send: Any) -> None:
-        await receive()
-        await send(ACCEPT)
-        app.accepted.set()
-        try:
-            while True:
-                await send({"type": "websocket.send", "text": "tick"})
-                await asyncio.sleep(0.05)
-        except BaseException as error:
-            raised.append(error)
-            raise
-
-    with serving(app if reads else pushes, parser, way) as asked:
+    with serving(app if reads else pushing(raised, app.accepted), parser, way) as asked:
         client = asked.connect()
         client.send(handshake())
         client.read_head()
