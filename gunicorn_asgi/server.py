@@ -143,6 +143,7 @@ class Server:
         self.grace_s = settings.disconnect_grace_s
         self._refused = 0
         """Requests since the last tick that were above it."""
+        self.switched_off = settings.switched_off
         self.websocket = settings.websocket
         self.is_closing_websockets = False
         """Those that there are have been told to end, and new ones are at once."""

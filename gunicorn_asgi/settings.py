@@ -89,6 +89,26 @@ def _switch(name: str, default: bool, help_: str) -> Option:
     return Option(name, default, _parse_bool, "true or false", lambda value: isinstance(value, bool), help_)
 
 
+RESPONSE_EXTENSIONS = {
+    "pathsend": (
+        "Whether files may be sent by their path (`http.response.pathsend`). Switch it off for "
+        "middleware that reads the body of every response: "
+        "see [extensions](docs/extensions.md#switching-an-extension-off)."
+    ),
+    "zerocopysend": "Whether open files may be sent (`http.response.zerocopysend`).",
+    "early_hint": (
+        "Whether early hints (103) may be sent (`http.response.early_hint`). Switch it off for a "
+        "proxy that takes them for the response, as "
+        "[nginx 1.22](docs/extensions.md#early-hints-httpresponseearly_hint) does for its HTTP/2 "
+        "clients."
+    ),
+    "trailers": "Whether responses may have trailers (`http.response.trailers`).",
+}
+"""The options that switch an extension of a response off, with their help.
+
+The extension's name is ``http.response.`` and that of the option.
+"""
+
 OPTIONS = (
     _choice(
         "http",
@@ -140,6 +160,7 @@ OPTIONS = (
     _seconds(
         "write_timeout", 60.0, "Seconds without any progress while the client does not read its response. Then the connection is reset."
     ),
+    *(_switch(name, True, help_) for name, help_ in RESPONSE_EXTENSIONS.items()),
     Option(
         "stall_warning",
         "auto",
@@ -250,6 +271,10 @@ class Options(TypedDict, total=False):
     limit_concurrency: int
     body_timeout: float
     write_timeout: float
+    pathsend: bool
+    zerocopysend: bool
+    early_hint: bool
+    trailers: bool
     stall_warning: float | Literal["auto"]
     ws: Literal["auto", "none"]
     ws_per_message_deflate: bool
@@ -376,6 +401,8 @@ class Settings:
     proxy_headers: Literal["x-forwarded", "forwarded", "off"]
     server_header: str
     stall_warning_s: float
+    switched_off: Mapping[str, str]
+    """The extensions of a response that are not offered, each with the option that says so."""
     tls_handshake_timeout_s: float
     websocket: Limits | None
     """None: they are not served."""
@@ -442,11 +469,16 @@ class Settings:
             proxy_headers=options["proxy_headers"],
             server_header=options["server_header"],
             tls_handshake_timeout_s=_limit(options["tls_handshake_timeout"]),
+            switched_off=_switched_off(options),
             stall_warning_s=_limit(cfg.timeout / 2 if options["stall_warning"] == "auto" else options["stall_warning"]),
             websocket=_websocket_limits(options, get("websocket_max_message_size")),
             write_timeout_s=_limit(options["write_timeout"]),
             ws_drain_delay_s=options["ws_drain_delay"],
         )
+
+
+def _switched_off(options: Mapping[str, Any]) -> dict[str, str]:
+    return {f"http.response.{name}": name for name in RESPONSE_EXTENSIONS if not options[name]}
 
 
 def _websocket_limits(options: Mapping[str, Any], max_message_size: int) -> Limits | None:

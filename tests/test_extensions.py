@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from inprocess import answer
+from inprocess import answer, mirror
 from process import Gunicorn
 from ways import WAYS, serving
+from ws import handshake
+
+from gunicorn_asgi.errors import ApplicationError
+from gunicorn_asgi.settings import RESPONSE_EXTENSIONS
 
 FILES = {"http.response.pathsend", "http.response.zerocopysend"}
 ALWAYS = FILES | {"http.response.early_hint", "http.response.trailers"}
@@ -46,6 +50,148 @@ def test_what_is_not_advertised_raises(parser: str, way: str, kind: str) -> None
         assert asked.fetch().status == 500
         (line,) = asked.server.log.take("error")
         assert str(line.error) == f"expected 'http.response.start' or 'http.response.body', not {kind!r}"
+
+
+# Switching off.
+
+START: dict[str, Any] = {"type": "http.response.start", "status": 200}
+MESSAGES: dict[str, list[dict[str, Any]]] = {
+    "pathsend": [START, {"type": "http.response.pathsend", "path": __file__}],
+    "zerocopysend": [START, {"type": "http.response.zerocopysend", "file": 0}],
+    "early_hint": [{"type": "http.response.early_hint", "links": [b"</a.css>; rel=preload"]}],
+    "trailers": [{**START, "trailers": True}],
+}
+"""By option: the messages of an application up to the first that uses its extension."""
+
+
+def test_every_extension_of_a_response_has_an_option_of_its_own() -> None:
+    assert {f"http.response.{option}" for option in MESSAGES} == ALWAYS
+    assert list(MESSAGES) == list(RESPONSE_EXTENSIONS)
+
+
+@pytest.mark.parametrize("option", MESSAGES)
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_switched_off_is_not_advertised(parser: str, way: str, option: str) -> None:
+    names = (FILES if way == "1.0" else ALWAYS) - {f"http.response.{option}"}
+    expected: dict[str, Any] = {name: {} for name in names}
+    with serving(telling, parser, way, **{option: False}) as asked:
+        client = asked.connect()
+        for _ in range(1 if way == "1.0" else 2):
+            assert eval(asked.ask(client).body) == expected
+
+
+@pytest.mark.parametrize("way", ["1.1", "1.0", "tls", "h2"])
+def test_all_extensions_of_a_response_can_be_switched_off(parser: str, way: str) -> None:
+    """What is told of TLS is no extension of a response."""
+    with serving(mirror, parser, way, **dict.fromkeys(MESSAGES, False)) as asked:
+        extensions = eval(asked.fetch().body)["extensions"]
+        assert set(extensions) == ({"tls"} if way == "tls" else set())
+
+
+@pytest.mark.parametrize("option", MESSAGES)
+@pytest.mark.parametrize("way", ["1.1", "1.0", "h2"])
+def test_what_is_switched_off_raises_with_its_option(parser: str, way: str, option: str) -> None:
+    extension = f"http.response.{option}"
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["extensions"][extension] = {}  # what middleware adds changes nothing
+        *before, message = MESSAGES[option]
+        for each in before:
+            await send(each)
+        with pytest.raises(ApplicationError) as caught:
+            await send(message)
+        await answer_after(len(before), send, str(caught.value).encode())
+
+    async def answer_after(sent: int, send: Any, body: bytes) -> None:
+        await (send({"type": "http.response.body", "body": body}) if sent else answer(send, body))
+
+    with serving(app, parser, way, **{option: False}) as asked:
+        found = asked.fetch("GET", b"TE: trailers")
+        why = f"it is switched off by the option {option}"
+        expected = f"{extension!r} is not offered in scope['extensions']: {why}"
+        assert (found.status, found.body.decode(), found.hints) == (200, expected, [])
+
+
+def test_who_uses_what_is_switched_off_gets_a_500(parser: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for message in MESSAGES[scope["path"][1:]]:
+            await send(message)
+
+    with serving(app, parser, "1.1", **dict.fromkeys(MESSAGES, False)) as asked:
+        for option in MESSAGES:
+            assert asked.fetch(path=f"/{option}").status == 500
+            (line,) = asked.server.log.take("error")
+            assert str(line.error).endswith(f" by the option {option}")
+
+
+@pytest.mark.parametrize("off", [False, True])
+def test_a_denial_has_the_same_extensions_whatever_is_switched_off(parser: str, off: bool) -> None:
+    """Its start has no `trailers` in the specification: the key means nothing there."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        start = {"type": "websocket.http.response.start", "status": 404, "trailers": True}
+        await send(start)
+        body = repr(scope["extensions"]).encode()
+        await send({"type": "websocket.http.response.body", "body": body})
+
+    with serving(app, parser, "1.1", **dict.fromkeys(MESSAGES, not off)) as asked:
+        client = asked.connect()
+        client.send(handshake(b"TE: trailers"))
+        response = client.read_response()
+        assert (response.status, eval(response.body)) == (404, {"websocket.http.response": {}})
+
+
+def test_middleware_sees_files_only_if_pathsend_is_off(parser: str, tmp_path: Path) -> None:
+    responses = pytest.importorskip("starlette.responses")
+    (tmp_path / "a.txt").write_bytes(content(100_000))
+
+    def capturing(app: Any) -> Any:
+        """Adds the length of the body that it has seen, as middleware does that signs it."""
+
+        async def wrapped(scope: Any, receive: Any, send: Any) -> None:
+            held: list[Any] = []
+            body = b""
+
+            async def hold(message: Any) -> None:
+                nonlocal body
+                held.append(message)
+                body += message.get("body", b"")
+
+            await app(scope, receive, hold)
+            held[0]["headers"].append((b"x-seen", b"%d" % len(body)))
+            for message in held:
+                await send(message)
+
+        return wrapped
+
+    for pathsend, seen in ((True, b"0"), (False, b"100000")):
+        app = capturing(responses.FileResponse(tmp_path / "a.txt"))
+        with serving(app, parser, "1.1", pathsend=pathsend) as asked:
+            found = asked.fetch()
+            assert (found.status, found.body) == (200, content(100_000))
+            assert found.values(b"x-seen") == [seen]
+
+
+def test_middleware_changes_a_file_if_pathsend_is_off(parser: str, tmp_path: Path) -> None:
+    """Where it is not, Starlette's `body_iterator` yields the message with the path."""
+    pytest.importorskip("starlette")
+    from starlette.middleware.base import BaseHTTPMiddleware
+    from starlette.responses import FileResponse, Response
+
+    (tmp_path / "a.txt").write_bytes(content(100_000))
+
+    async def dispatch(request: Any, call_next: Any) -> Any:
+        response = await call_next(request)
+        return Response(b"".join([part async for part in response.body_iterator]).upper())
+
+    app = BaseHTTPMiddleware(FileResponse(tmp_path / "a.txt"), dispatch)
+    with serving(app, parser, "1.1", pathsend=False) as asked:
+        found = asked.fetch()
+        assert (found.status, found.body) == (200, content(100_000).upper())
+    with serving(app, parser, "1.1") as asked:
+        assert asked.fetch().status == 500
+        (line,) = asked.server.log.take("error")
+        assert isinstance(line.error, TypeError)
 
 
 # Frameworks.

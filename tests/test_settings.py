@@ -43,6 +43,10 @@ def test_every_option_has_its_default_unless_it_is_given() -> None:
         "limit_concurrency": 0,
         "body_timeout": 30.0,
         "write_timeout": 60.0,
+        "pathsend": True,
+        "zerocopysend": True,
+        "early_hint": True,
+        "trailers": True,
         "stall_warning": "auto",
         "ws": "auto",
         "ws_per_message_deflate": True,
@@ -83,6 +87,10 @@ ALLOWED = [
     ("date_header", True, "1", True),
     ("date_header", True, "Yes", True),
     ("date_header", True, "on", True),
+    ("pathsend", False, "off", False),
+    ("zerocopysend", False, "0", False),
+    ("early_hint", False, "no", False),
+    ("trailers", False, "false", False),
     ("head_timeout", 0, "0", 0),
     ("head_timeout", 2.5, "2.5", 2.5),
     ("body_timeout", 7, "7", 7),
@@ -114,6 +122,8 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("proxy_headers", "Forwarded", "x-forwarded-for"),
     ("date_header", 1, "2"),
     ("date_header", "true", ""),
+    ("pathsend", 0, "none"),
+    ("early_hint", "off", "never"),
     ("head_timeout", -1, "-1"),
     ("head_timeout", "1", "soon"),
     ("head_timeout", True, "1s"),
@@ -203,6 +213,12 @@ def test_configure_returns_a_subclass_that_adds_its_options_to_those_of_its_base
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(FrozenInstanceError):
         read().http = "h11"  # type: ignore[misc]
+
+
+def test_an_extension_that_is_switched_off_is_told_with_its_option() -> None:
+    assert read().switched_off == {}
+    off = read({"pathsend": False}, {"GUNICORN_ASGI_TRAILERS": "off"}).switched_off
+    assert off == {"http.response.pathsend": "pathsend", "http.response.trailers": "trailers"}
 
 
 def test_no_timeout_is_infinity() -> None:

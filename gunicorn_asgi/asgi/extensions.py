@@ -21,6 +21,8 @@ class ExtendedStream(HTTPStream):
 
     async def _send_extension(self, kind: str, message: Message, phase: Phase) -> None:
         """The messages of the extensions."""
+        if kind in self._host.switched_off:
+            raise self._refusal(kind)
         if kind == "http.response.early_hint":
             self._send_early_hint(message, phase)
             self._parts += 1
@@ -48,6 +50,17 @@ class ExtendedStream(HTTPStream):
                 await asyncio.sleep(0)  # a client that reads fast enough never makes it wait; others want their turn
         else:
             await super()._send_extension(kind, message, phase)
+
+    def _promise_trailers(self) -> None:
+        if "http.response.trailers" in self._host.switched_off:
+            raise self._refusal("http.response.trailers")
+        if self._wire.may_have_trailers(self):
+            self._trailers = []
+
+    def _refusal(self, extension: str) -> ApplicationError:
+        option = self._host.switched_off[extension]
+        why = f"it is switched off by the option {option}"
+        return ApplicationError(f"{extension!r} is not offered in scope['extensions']: {why}")
 
     def _send_early_hint(self, message: Message, phase: Phase) -> None:
         links = message.get("links", ())

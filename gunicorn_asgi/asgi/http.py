@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any, NoReturn, Protocol
 
@@ -66,6 +67,10 @@ class Host(Protocol):
     @property
     def grace_s(self) -> float:
         """Seconds that an application has to end once its client has gone: ``asgi_disconnect_grace_period``."""
+
+    @property
+    def switched_off(self) -> Mapping[str, str]:
+        """The extensions of a response that are not offered, each with the option that says so."""
 
     def leave(self, error: SystemExit | KeyboardInterrupt) -> None:
         """The process is to end."""
@@ -275,8 +280,8 @@ class HTTPStream:
         if not isinstance(status, int) or not 100 <= status <= 999:
             raise ApplicationError(f"'status' must be an int from 100 to 999, not {status!r}")
         self._due = self._wire.head(self, status, message.get("headers", ()))
-        if message.get("trailers") and self._wire.may_have_trailers(self):
-            self._trailers = []
+        if message.get("trailers"):
+            self._promise_trailers()
         # RFC 9110, 6.4.1.
         if status < 200 or status == 204 or status == 304 or self.method == "HEAD":
             self._bodyless = True
@@ -319,6 +324,9 @@ class HTTPStream:
             raise ApplicationError(f"a file is being sent: expected {kind!r} behind it")
         expected = "http.response.start" if phase is WAITING else "http.response.trailers"
         raise ApplicationError(f"expected {expected!r} before {kind!r}" if phase is WAITING else f"expected {expected!r}, not {kind!r}")
+
+    def _promise_trailers(self) -> None:
+        """Trailers are to follow: see `extensions`. A denied WebSocket has none."""
 
     async def _send_extension(self, kind: str, _message: Message, _phase: Phase) -> None:
         """Send what is neither the start nor a part of the body: see `extensions`."""

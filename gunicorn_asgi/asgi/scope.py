@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from ..wire import Header
@@ -32,8 +32,12 @@ def http_scope(
     server: Address | None,
     state: Mapping[str, Any] | None,
     tls: Mapping[str, Any] | None = None,
+    switched_off: Iterable[str] = (),
 ) -> Scope:
-    """The scope of one request. Every mutable part of it is this request's own (statement 18)."""
+    """The scope of one request. Every mutable part of it is this request's own (statement 18).
+
+    `switched_off` are the extensions that are not offered, though they would work.
+    """
     scope: Scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": SPEC_VERSION},
@@ -57,6 +61,8 @@ def http_scope(
     }
     if http_version == "1.0":
         del scope["extensions"]["http.response.early_hint"], scope["extensions"]["http.response.trailers"]
+    for name in switched_off:
+        scope["extensions"].pop(name, None)
     if tls is not None:
         scope["extensions"]["tls"] = {**tls, "client_cert_chain": list(tls["client_cert_chain"])}
     if state is not None:

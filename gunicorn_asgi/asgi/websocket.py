@@ -244,7 +244,6 @@ class WebSocketStream(HTTPStream):
             if isinstance(status := message.get("status"), int) and 100 <= status < 200:
                 raise ApplicationError(f"'status' of a denial must be that of a final response, not {status}")
             self._send_start(message)
-            self._trailers = None  # a denial has none to promise
             self.deadline = NEVER
         else:
             raise ApplicationError(f"expected 'websocket.accept', 'websocket.close' or 'websocket.http.response.start', not {kind!r}")

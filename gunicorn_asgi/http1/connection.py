@@ -123,9 +123,8 @@ class H1Connection(Answering):
             if root_path and path != "*":
                 path, raw_path = root_path + path, listener.raw_root_path + raw_path
         version, headers, client = fields.version, fields.headers.copy(), fields.client or self._client
-        scope = http_scope(
-            version, method, scheme, path, raw_path, query, root_path, headers, client, self._server_address, server.state, self._tls
-        )
+        address, state, off = self._server_address, server.state, server.switched_off
+        scope = http_scope(version, method, scheme, path, raw_path, query, root_path, headers, client, address, state, self._tls, off)
         response = self._response
         response.begun = response.keep_alive = False
         response.sent = 0

@@ -82,6 +82,7 @@ class Admission(Sender):
         scope = http_scope(
             *(fields.version, method, scheme, path, raw_path, query, root_path, fields.headers.copy()),
             *(fields.client or self._client, self._server_address, server.state, self._tls),
+            server.switched_off,
         )
         if fields.upgrade:
             self._open_websocket(exchange, scope, has_ended)
