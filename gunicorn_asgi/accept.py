@@ -47,6 +47,13 @@ COMPLAINT_SECONDS = 60.0
 """The time between two lines of the log about it."""
 RETRY_SECONDS = 1.0
 """The pause then."""
+FULL_SECONDS = 60.0
+"""The time between two warnings that ``worker_connections`` is reached.
+
+Also how long it must not have been reached before the log says that it no longer is. So a client
+that opens and closes connections at the limit causes two lines a minute at most, and between a
+warning and that line the limit was reached at least once a minute.
+"""
 
 
 class Listener:
@@ -93,6 +100,14 @@ class Acceptors:
         """Connections that are accepted, and whose transport (or its TLS) is not ready; what makes it."""
         self._is_accepting = False
         self._open: list[Acceptor] = []
+        # What the log says about ``worker_connections``.
+        self._was_full = False
+        """The limit was reached at some time since the last report."""
+        self._full_at = -math.inf
+        """When a report last saw that."""
+        self._warned_at = -math.inf
+        self._is_warned = False
+        """There was a warning, and no line yet that it is over."""
 
     def listen(self, sockets: Sequence[BaseSocket], ssl_context: ssl.SSLContext | None) -> None:
         """Begin to accept on all of Gunicorn's `sockets`."""
@@ -125,8 +140,38 @@ class Acceptors:
             self._share.publish(count)
         if (count < server.settings.worker_connections) is not self._is_accepting:
             self._is_accepting = not self._is_accepting
+            self._was_full = self._was_full or not self._is_accepting
             for acceptor in self._open:
                 acceptor.open() if self._is_accepting else acceptor.pause()
+
+    def report(self, now: float) -> None:
+        """Log whether ``worker_connections`` was reached. To be called with each tick."""
+        if not self._open:
+            return  # the worker does not accept for another reason
+        server = self._server
+        count = len(server.connections) + len(self.pending)
+        if self._was_full:
+            self._was_full = not self._is_accepting
+            self._full_at = now
+            if now - self._warned_at >= FULL_SECONDS:
+                self._warned_at = now
+                self._is_warned = True
+                server.log.warning(
+                    "worker_connections is %d, and that many connections were open: further ones "
+                    "wait, or go to another worker. "
+                    "Open now: %d, of which %d have no request in progress.",
+                    server.settings.worker_connections,
+                    count,
+                    count - sum(connection.is_busy for connection in server.connections),
+                )
+        elif self._is_warned and now - self._full_at >= FULL_SECONDS:
+            self._is_warned = False
+            server.log.info(
+                "worker_connections is %d, and was not reached for %d s. Open now: %d.",
+                server.settings.worker_connections,
+                FULL_SECONDS,
+                count,
+            )
 
     def accepted(self, listener: Listener, client: Address | None) -> Connection:
         """There is a connection from `client`. It counts from now on. Returns its protocol."""

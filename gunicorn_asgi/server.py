@@ -243,6 +243,7 @@ class Server:
         if self._refused:
             self.log.warning("Answered with 503, for limit_concurrency is %d: %d", self.limit_concurrency, self._refused)
             self._refused = 0
+        self.acceptors.report(now)
         if late > interval / 4:
             # Something has blocked the loop. Meanwhile nobody could be served, and what came is read only behind this (uvloop runs timers
             # first): the time does not count.

@@ -19,7 +19,7 @@ from inprocess import AsyncioLoop, Flag, Host, InProcess, Listening, Log, Uvloop
 from load import Load
 from process import DEADLINE, GUNICORN_VERSION, LOOPS, SETTINGS, Connection, Gunicorn
 
-from gunicorn_asgi.accept import BATCH, _ignore_syn
+from gunicorn_asgi.accept import BATCH, FULL_SECONDS, _ignore_syn
 from gunicorn_asgi.balance import LEEWAY, Board, Share
 from gunicorn_asgi.server import Server
 
@@ -74,7 +74,97 @@ def test_connections_above_worker_connections_wait_until_there_is_room(parser: s
         for client in rest:
             if client not in answered_now:
                 assert client.read_response().body == b"hello"
-        assert not server.log.lines
+        server.advance(1)
+        assert [line.level for line in server.log.lines] == ["warning"]
+
+
+def told(server: InProcess) -> list[tuple[str, str]]:
+    """What the log says since this was last asked."""
+    lines, server.log.lines = server.log.lines, []
+    return [(line.level, line.text) for line in lines]
+
+
+def full(limit: int, count: int, idle: int) -> tuple[str, str]:
+    return "warning", (
+        f"worker_connections is {limit}, and that many connections were open: further ones wait, "
+        f"or go to another worker. Open now: {count}, of which {idle} have no request in progress."
+    )
+
+
+def test_a_full_worker_warns_and_says_how_many_connections_are_idle(parser: str) -> None:
+    go = Flag()
+
+    async def waits(scope, receive, send):
+        if scope["path"] == "/wait":
+            await go.reached()
+        await hello(scope, receive, send)
+
+    with serve(waits, parser, worker_connections=3, keepalive=1000, head_timeout=1000) as server:
+        clients = [server.connect() for _ in range(2)]
+        clients[0].send(request("GET", "/wait"))
+        clients[1].send(GET)
+        assert clients[1].read_response().body == b"hello"
+        server.advance(2)
+        assert told(server) == []
+        clients.append(server.connect())
+        server.wait_until(lambda: len(server.server.connections) == 3)
+        server.advance(2)
+        assert told(server) == [full(3, 3, 2)]
+        go.set()
+        assert clients[0].read_response().body == b"hello"
+
+
+def test_a_worker_that_stays_full_warns_once_a_minute(parser: str) -> None:
+    with serve(hello, parser, worker_connections=2, keepalive=1000, head_timeout=1000) as server:
+        clients = [server.connect() for _ in range(4)]
+        server.wait_until(lambda: len(server.server.connections) == 2)
+        server.advance(FULL_SECONDS / 2)
+        assert told(server) == [full(2, 2, 2)]
+        server.advance(2 * FULL_SECONDS)
+        assert told(server) == [full(2, 2, 2)] * 2
+        for client in clients:
+            client.close()
+
+
+def test_a_worker_says_once_that_it_has_room_again_after_a_minute_of_it(parser: str) -> None:
+    with serve(hello, parser, worker_connections=2, keepalive=1000, head_timeout=1000) as server:
+        clients = [server.connect() for _ in range(2)]
+        server.wait_until(lambda: len(server.server.connections) == 2)
+        server.advance(2)
+        clients[0].close()
+        server.wait_until(lambda: len(server.server.connections) == 1)
+        server.advance(FULL_SECONDS / 2)
+        assert told(server) == [full(2, 2, 2)]
+        server.advance(FULL_SECONDS)
+        room = "worker_connections is 2, and was not reached for 60 s. Open now: 1."
+        assert told(server) == [("info", room)]
+        server.advance(3 * FULL_SECONDS)
+        assert told(server) == []
+
+
+def test_a_client_that_reaches_the_limit_again_and_again_does_not_fill_the_log(parser: str) -> None:
+    with serve(hello, parser, worker_connections=1, head_timeout=1000) as server:
+        for _ in range(15):
+            client = server.connect()
+            server.wait_until(lambda: len(server.server.connections) == 1)
+            client.close()
+            server.wait_until(lambda: not server.server.connections)
+            server.advance(FULL_SECONDS / 10)
+        levels = [level for level, _ in told(server)]
+        assert levels == ["warning", "warning"]  # in a minute and a half
+        server.advance(FULL_SECONDS)
+        assert [level for level, _ in told(server)] == ["info"]
+
+
+def test_a_worker_that_has_left_says_nothing_about_room(parser: str) -> None:
+    with serve(hello, parser, worker_connections=1, keepalive=1000, head_timeout=1000) as server:
+        server.connect()
+        server.wait_until(lambda: len(server.server.connections) == 1)
+        server.advance(1)
+        assert told(server) == [full(1, 1, 1)]
+        server.run(server.server.drain(10, 1))
+        server.advance(2 * FULL_SECONDS)
+        assert told(server) == []
 
 
 def test_the_time_in_which_a_connection_waits_for_room_is_not_its_own(parser: str) -> None:
