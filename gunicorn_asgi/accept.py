@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from .connection import address
 from .proxy_header import read_introduction
+from .request import decode_path
 
 if TYPE_CHECKING:
     from gunicorn.sock import BaseSocket
@@ -62,8 +63,8 @@ class Listener:
     def __init__(self, sock: BaseSocket, scheme: str, root_path: str) -> None:
         self.sock = sock
         self.scheme = scheme
-        self.root_path = root_path
         self.raw_root_path = root_path.encode()
+        self.root_path = decode_path(self.raw_root_path)
         self.address = _fixed_address(sock.sock.getsockname())
 
 

@@ -7,6 +7,7 @@ whole list; a test tries each of its refusals.
 from __future__ import annotations
 
 import ipaddress
+import re
 import ssl
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from .settings import Settings
 
+NO_PATH = re.compile(r"[?#\x00-\x1f\x7f-\x9f]|://")
+
 ALLOWED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("protocol", lambda value: value == "http", "http: nothing else is spoken here"),
     ("threads", lambda value: value <= 1, "1: one event loop serves all requests of a worker; for more cores, give more workers"),
@@ -25,6 +28,11 @@ ALLOWED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("worker_connections", lambda value: value >= 1, "1 or more"),
     # The length of the queue, and what of it a leaving worker takes.
     ("backlog", lambda value: value >= 1, "1 or more"),
+    (
+        "root_path",
+        lambda value: NO_PATH.search(value or "") is None,
+        "a path, such as /app: no URL, no query or fragment, no control character",
+    ),
     # A server in front may read such requests differently: that is how requests are smuggled past it.
     ("permit_obsolete_folding", lambda value: not value, "False: folded header lines (RFC 9112, 5.2) are never accepted here"),
     ("strip_header_spaces", lambda value: not value, "False: a space before the colon of a header (RFC 9112, 5.1) is never accepted here"),

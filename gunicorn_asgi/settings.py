@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from urllib.parse import quote
 
 from gunicorn.config import KNOWN_SETTINGS
 
@@ -383,6 +384,7 @@ class Settings:
     proxy_allow_ips: tuple[str, ...]
     proxy_protocol: Literal["off", "v1", "v2", "auto"]
     root_path: str
+    """As in a request: percent-encoded, with a slash in front and none at the end, or empty."""
     script_name: bytes | None
     """``SCRIPT_NAME`` of the environment."""
     secure_scheme_headers: Mapping[bytes, bytes]
@@ -451,8 +453,8 @@ class Settings:
             # A switch, before Gunicorn 24.1, of version 1.
             proxy_protocol={False: "off", True: "v1"}.get(cfg.proxy_protocol, cfg.proxy_protocol),
             permit_unconventional_http_method=cfg.permit_unconventional_http_method,
-            root_path=get("root_path").rstrip("/"),
-            script_name=environment.get("SCRIPT_NAME", "").encode("utf-8", "surrogateescape") or None,
+            root_path=_root_path(get("root_path") or ""),
+            script_name=_script_name(environment.get("SCRIPT_NAME", "")),
             secure_scheme_headers={
                 name.lower().encode("latin-1"): value.encode("latin-1") for name, value in cfg.secure_scheme_headers.items()
             },
@@ -520,6 +522,36 @@ def _sendable(name: str, get: Callable[[str], Any]) -> int:
     if value > MAX_SETTING:
         raise ConfigError(f"Invalid value for setting {name}: {value} must be {MAX_SETTING} or less: a client could not be told of it.")
     return int(value)
+
+
+STRAY_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
+PATH_CHARACTERS = "/%:@!$&'()*+,;="
+"""RFC 3986, 3.3: what may stand in a path besides what `quote` never encodes."""
+PRINTABLE = re.compile("[!-~]+")
+"""ASCII, without the space."""
+
+
+def _root_path(path: str) -> str:
+    path = path.rstrip("/")
+    if not path:
+        return ""
+    # What is encoded already stays as it is, so that it means here what it means in a request.
+    path = STRAY_PERCENT.sub("%25", _with_slash(path))
+    return quote(path, safe=PATH_CHARACTERS, errors="surrogateescape")
+
+
+def _script_name(path: str) -> bytes | None:
+    """``SCRIPT_NAME`` of the environment. Paths are compared with it as they were received."""
+    if not path:
+        return None
+    if PRINTABLE.fullmatch(path) is None or checks.NO_PATH.search(path):
+        what = f"Invalid value for SCRIPT_NAME in the environment: {path!r}"
+        raise ConfigError(f"{what} must be a path as in a request, such as /app or /caf%C3%A9.")
+    return _with_slash(path).encode()
+
+
+def _with_slash(path: str) -> str:
+    return path if path.startswith("/") else f"/{path}"
 
 
 def _as_tuple(value: str | list[str]) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from gunicorn.config import Config
 from inprocess import GET, Client, InProcess, mirror, request, serve
 from process import DEADLINE, GUNICORN_VERSION, NOTE, Gunicorn, poll
 from test_request import make_rules
+from ways import serving
 
 from gunicorn_asgi.access import Record, make_environ
 from gunicorn_asgi.errors import ConfigError, RequestError
@@ -272,6 +273,17 @@ def test_a_trusted_script_name_is_the_root_path(parser: str, script_name: bytes,
             prefix = root_path if settings else ""
             scope = scope_of(client, "/other")
             assert (scope["root_path"], scope["path"], scope["raw_path"]) == (prefix, prefix + "/other", prefix.encode() + b"/other")
+
+
+@pytest.mark.skipif("root_path" not in Config().settings, reason="this Gunicorn has no root_path")
+@pytest.mark.parametrize("way", ["1.1", "unix", "h2"])
+def test_root_path_is_the_beginning_of_the_path_on_every_way(parser: str, way: str) -> None:
+    """`path` is always what `raw_path` says, whether or not the setting was percent-encoded."""
+    for root_path in ("a b", "/a%20b/"):
+        with serving(mirror, parser, way, root_path=root_path) as asked:
+            scope = ast.literal_eval(asked.fetch(path="/c").body.decode())
+            assert (scope["root_path"], scope["path"]) == ("/a b", "/a b/c")
+            assert scope["raw_path"] == b"/a%20b/c"
 
 
 @pytest.mark.parametrize(

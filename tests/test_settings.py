@@ -267,9 +267,57 @@ def test_a_gunicorn_that_lacks_a_setting_gets_the_default_of_the_newest(name: st
 
 
 @pytest.mark.skipif("root_path" not in SETTINGS, reason="this Gunicorn has no root_path")
-@pytest.mark.parametrize(("given", "expected"), [("", ""), ("/", ""), ("/api", "/api"), ("/api/v1/", "/api/v1")])
-def test_root_path_has_no_slash_at_its_end(given: str, expected: str) -> None:
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, ""),
+        ("", ""),
+        ("/", ""),
+        ("//", ""),
+        ("/api", "/api"),
+        ("/api/v1/", "/api/v1"),
+        ("api", "/api"),
+        ("api/v1/", "/api/v1"),
+        ("/a b", "/a%20b"),
+        ("/a%20b", "/a%20b"),
+        ("/100%", "/100%25"),
+        ("/a%2Fb", "/a%2Fb"),
+        ("/caf\xe9", "/caf%C3%A9"),
+        ("/\udcff", "/%FF"),  # no UTF-8, on the command line
+        ("/a;b=c,(d)~e", "/a;b=c,(d)~e"),
+    ],
+)
+def test_root_path_begins_with_a_slash_and_ends_without(given: str | None, expected: str) -> None:
     assert read(root_path=given).root_path == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", None),
+        ("/", b"/"),
+        ("/app", b"/app"),
+        ("/app/", b"/app/"),
+        ("app", b"/app"),
+        ("/%C3%A9", b"/%C3%A9"),
+    ],
+)
+def test_script_name_in_the_environment_gets_a_slash(given: str, expected: bytes | None) -> None:
+    assert read(environment={"SCRIPT_NAME": given}).script_name == expected
+    assert read().script_name is None
+
+
+NO_PATHS = ["/app?a", "/app#a", "/a b", "/caf\xe9", "/\udcff", "/a\nb", "http://a/app"]
+
+
+@pytest.mark.parametrize("given", NO_PATHS)
+def test_a_script_name_that_no_path_can_begin_with_stops_the_boot(given: str) -> None:
+    """Otherwise each request would get a 500."""
+    with pytest.raises(ConfigError) as caught:
+        read(environment={"SCRIPT_NAME": given})
+    what = f"Invalid value for SCRIPT_NAME in the environment: {given!r}"
+    why = "must be a path as in a request, such as /app or /caf%C3%A9."
+    assert str(caught.value) == f"{what} {why}"
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ def test_no_setting_has_two_rows_and_every_row_says_one_of_four_things() -> None
 # What is refused.
 
 ONE_OR_MORE = "must be 1 or more."
+NO_PATH = "must be a path, such as /app: no URL, no query or fragment, no control character."
 TLS = {"certfile": "cert.pem", "keyfile": "key.pem"}
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("backlog", {"backlog": 0}, f"0 {ONE_OR_MORE}"),
@@ -100,6 +101,14 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("protocol", {"protocol": "uwsgi"}, "'uwsgi' must be http: nothing else is spoken here."),
     ("protocol", {"protocol": "fastcgi"}, "'fastcgi' must be http: nothing else is spoken here."),
+    *[
+        (
+            "root_path",
+            {"root_path": given},
+            f"{given!r} {NO_PATH}",
+        )
+        for given in ("/app?a", "/app#a", "/a\nb", "/a\x00", "http://a/app")
+    ],
     (
         "strip_header_spaces",
         {"strip_header_spaces": True},
