@@ -57,6 +57,12 @@ def warnings(cfg: Config, settings: Settings) -> Iterator[str]:
     # Where Gunicorn looks at what it has read as a whole (27 does), it says so itself.
     elif settings.http2 and settings.http2_cleartext == "off" and not cfg.is_ssl and not hasattr(cfg, "validate"):
         yield "http_protocols has h2, but there is no TLS, and http2_cleartext is off: HTTP/2 is not served; set certfile and keyfile, or http2_cleartext."
+    if settings.http2 and settings.http2_cleartext in ("upgrade", "both"):
+        yield (
+            f"http2_cleartext is {settings.http2_cleartext}: a client whose Upgrade: h2c a proxy "
+            "passes on speaks HTTP/2 past the rules of that proxy; let the proxy remove "
+            "HTTP2-Settings from requests, or set http2_cleartext to prior-knowledge (docs/http2.md)."
+        )
     if cfg.keepalive == cfg.settings["keepalive"].default and any(not isinstance(address, str) for address in cfg.address):
         remote = [text for text in cfg.forwarded_allow_ips if text == "*" or not ipaddress.ip_network(text).is_loopback]
         if remote:

@@ -222,18 +222,30 @@ CLEARTEXT_IN_VAIN = "WARNING: http2_cleartext is both, but http_protocols has no
 H2_IN_VAIN = "WARNING: http_protocols has h2, but there is no TLS, and http2_cleartext is off: HTTP/2 is not served; set certfile and keyfile, or http2_cleartext."
 
 
+def past_the_rules(value: str) -> str:
+    return (
+        f"WARNING: http2_cleartext is {value}: a client whose Upgrade: h2c a proxy passes on "
+        "speaks HTTP/2 past the rules of that proxy; let the proxy remove HTTP2-Settings from "
+        "requests, or set http2_cleartext to prior-knowledge (docs/http2.md)."
+    )
+
+
 @pytest.mark.parametrize(
     ("given", "warned"),
     [
         ({"http2_cleartext": "both"}, [CLEARTEXT_IN_VAIN]),
         # Newer Gunicorns say that themselves, before any worker is asked.
         ({"http_protocols": "h2,h1"}, [] if hasattr(Config, "validate") else [H2_IN_VAIN]),
-        ({"http_protocols": "h2,h1", "http2_cleartext": "both"}, []),
+        ({"http_protocols": "h2,h1", "http2_cleartext": "both"}, [past_the_rules("both")]),
+        ({"http_protocols": "h2", "http2_cleartext": "upgrade"}, [past_the_rules("upgrade")]),
+        ({"http_protocols": "h2,h1", "http2_cleartext": "prior-knowledge"}, []),
         ({}, []),
     ],
     ids=repr,
 )
-def test_half_of_what_http2_needs_is_warned_of(given: dict[str, Any], warned: list[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_half_of_what_http2_needs_and_a_way_past_a_proxy_are_warned_of(
+    given: dict[str, Any], warned: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
     pytest.importorskip("hpack")
     settings = {name: value for name, value in given.items() if name in SETTINGS}
     options = {name: value for name, value in given.items() if name not in SETTINGS}
