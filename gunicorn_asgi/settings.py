@@ -161,6 +161,15 @@ OPTIONS = (
     _seconds(
         "write_timeout", 60.0, "Seconds without any progress while the client does not read its response. Then the connection is reset."
     ),
+    _choice(
+        "half_close",
+        "serve",
+        ("serve", "disconnect"),
+        "What a client means that closes its sending side (a FIN) after a whole request, over "
+        "HTTP/1 without TLS. `serve`: it reads on, and gets its response. `disconnect`: it has "
+        "gone, as over TLS and HTTP/2; see "
+        "[behaviour](docs/behaviour.md#when-the-client-goes-away).",
+    ),
     *(_switch(name, True, help_) for name, help_ in RESPONSE_EXTENSIONS.items()),
     Option(
         "stall_warning",
@@ -272,6 +281,7 @@ class Options(TypedDict, total=False):
     limit_concurrency: int
     body_timeout: float
     write_timeout: float
+    half_close: Literal["serve", "disconnect"]
     pathsend: bool
     zerocopysend: bool
     early_hint: bool
@@ -395,6 +405,7 @@ class Settings:
     # This package's
     body_timeout_s: float
     date_header: bool
+    half_close: Literal["serve", "disconnect"]
     head_timeout_s: float
     http: Literal["httptools", "h11"]
     lame_duck_s: float
@@ -464,6 +475,7 @@ class Settings:
             worker_connections=cfg.worker_connections,
             body_timeout_s=_limit(options["body_timeout"]),
             date_header=options["date_header"],
+            half_close=options["half_close"],
             head_timeout_s=_limit(options["head_timeout"]),
             http=_choose_parser(options["http"]),
             limit_concurrency=options["limit_concurrency"] or math.inf,

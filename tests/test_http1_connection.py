@@ -656,6 +656,59 @@ def test_an_application_that_does_not_listen_may_take_its_time_for_a_half_closed
         assert client.read_response().body == b"/slow"
 
 
+@pytest.mark.parametrize("waiting", [0, 100_000])
+def test_with_half_close_disconnect_a_fin_cancels_the_application(parser: str, waiting: int) -> None:
+    """One that neither receives nor sends, also while pipelined requests keep reading paused."""
+    cancelled, started = Flag(), Flag()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        started.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    with serve(app, parser, half_close="disconnect", asgi_disconnect_grace_period=30) as server:
+        client = server.connect()
+        client.send(GET)
+        started.wait()
+        client.send(GET * (waiting // len(GET)))
+        if waiting:
+            server.wait_paused()
+        client.send_eof()
+        if waiting:
+            server.advance(2)
+        server.wait_gone()
+        assert not cancelled.is_set()
+        server.advance(31)
+        cancelled.wait()
+        server.wait_until(server.is_idle)
+        assert not server.log.take("error")
+
+
+def test_with_half_close_disconnect_the_application_hears_of_it_at_once(parser: str) -> None:
+    listener = Listener()
+    with serve(listener, parser, half_close="disconnect") as server:
+        client = server.connect()
+        client.send(GET)
+        listener.listens.wait()
+        client.send_eof()
+        listener.heard.wait()
+        server.wait_until(server.is_idle)
+        assert client.read_rest() == b""
+        assert not server.log.take("error")
+
+
+def test_with_half_close_disconnect_what_was_answered_by_then_is_sent(parser: str) -> None:
+    with serve(hello, parser, half_close="disconnect") as server:
+        client = server.connect()
+        client.send(GET)
+        client.send_eof()
+        assert client.read_response().body == b"ok"
+        assert client.read_rest() == b""
+
+
 def test_the_application_hears_of_a_half_closed_client_that_reads_again(parser: str) -> None:
     """While the client takes nothing, that is what is timed."""
     heard, sent = Flag(), Flag()

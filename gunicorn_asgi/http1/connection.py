@@ -49,7 +49,8 @@ class H1Connection(Answering):
 
     def eof_received(self) -> bool:
         is_handshake = self._stream is not None and not self._stream.may_be_followed and not self._response.begun
-        if self._reading is not DONE or self._listener.scheme != "http" or is_handshake:
+        may_read = self._reading is DONE and self._listener.scheme == "http" and not is_handshake
+        if not may_read or self._server.settings.half_close == "disconnect":
             return super().eof_received()
         # The request is whole, so it gets its response, though nobody may be there to read it (RFC 9112, 9.6). TLS cannot do this.
         self._half_closed = True
@@ -255,6 +256,9 @@ class H1Connection(Answering):
         elif reading is BODY and stream is not None and stream.awaits_body:
             self.refuse(RequestError(408, "The body of the request did not arrive in time"))
         elif reading is DONE and stream is not None and (self._half_closed or self._is_gone()):
+            if self._server.settings.half_close == "disconnect":
+                self._shut()  # reading is paused, so the transport has not seen the FIN
+                return
             stream.hang_up()
             self.deadline = stream.deadline
         elif reading is BODY and self._reading_paused and self._listener.scheme == "https" and self._is_gone():
