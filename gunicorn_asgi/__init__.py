@@ -3,7 +3,17 @@
 gunicorn -k gunicorn_asgi.Worker app:app
 """
 
+import sys
+
 from .version import __version__
 from .worker import Worker
 
 __all__ = ["Worker", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    sentence = f"gunicorn_asgi has no {name!r}; the worker class is gunicorn_asgi.Worker."
+    if sys._getframe(1).f_globals.get("__name__") == "gunicorn.util":
+        # Gunicorn looks for its worker_class: of an AttributeError it would make another one, of this it prints the sentence.
+        raise RuntimeError(f"Invalid value for setting worker_class: {sentence}")
+    raise AttributeError(sentence)

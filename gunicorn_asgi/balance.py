@@ -31,6 +31,8 @@ class Board:
         self.generation = numbers[SLOTS * 16 :].cast("Q")
         """How often the master has read its configuration."""
         self._configuration: object = None
+        self.first_workers = 0
+        """The workers that the master started with have ages up to this; later ones replace others."""
         # Others may read while one writes; nothing depends on a single number.
         self.counts = numbers[: SLOTS * 8].cast("Q")
         self.seen = numbers[SLOTS * 8 : SLOTS * 16].cast("d")

@@ -19,6 +19,7 @@ from .asgi.scope import Address, Application
 from .balance import Share
 from .connection import Connection
 from .errors import RequestError
+from .exits import read_exit_code
 from .fields import DATE, SERVER
 from .http1 import parser
 from .http1.connection import H1Connection
@@ -272,10 +273,7 @@ class Server:
 
     def leave(self, error: SystemExit | KeyboardInterrupt) -> None:
         """Somebody called ``sys.exit()`` within an exchange. uvloop would swallow that where an exchange began in a callback of its transport."""
-        code = error.code if isinstance(error, SystemExit) else 1
-        if code is not None and not isinstance(code, int):
-            self.log.error("sys.exit: %s", code)  # what the interpreter would print
-        self.host.leave(code if isinstance(code, int) else int(code is not None))
+        self.host.leave(read_exit_code(error, self.log))
 
     async def drain(self, seconds: float, abort_seconds: float) -> None:
         """Let what is running finish, for at most `seconds`. Then what is left hears it, and is ended within `abort_seconds`.

@@ -35,8 +35,6 @@ MAX_BRIEF = 5
 MAX_PATH = 200
 LOG_SECONDS = 0.3
 """What the log may take for a report."""
-EXIT_SECONDS = 0.7
-"""What an orderly exit may take after ABRT."""
 OWN = "gunicorn_asgi "
 """What the names of this package's own tasks begin with: a report shows them only where they hold the loop."""
 PIPE_ROOM = 512
@@ -46,6 +44,8 @@ Running = Mapping["asyncio.Task[None]", tuple[Stream, float]]
 """The tasks of running requests, each with its exchange and when that began (``time.monotonic``)."""
 RUNS = (HTTPStream.run.__code__,)
 """What calls the application for an exchange, its `self`."""
+WAITS = frozenset({"asyncio.base_events", "selectors"})
+"""Modules whose calls are all that there is while asyncio's loop waits. (uvloop's are no Python calls.)"""
 Call = tuple[FrameType, int]
 """A call and the line that it is at."""
 
@@ -86,11 +86,11 @@ class StallWatch:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="gunicorn_asgi stalls", daemon=True)
 
-    def start(self) -> None:
-        """Begin to watch the loop that the caller, in this thread, is about to run."""
+    def start(self, runner: CodeType) -> None:
+        """Begin to watch the loop that `runner` is about to run in this thread."""
         self.beat = time.monotonic()
         self._ident = threading.get_ident()
-        self._runner = sys._getframe(1).f_code
+        self._runner = runner
         if self._patience < math.inf:
             if not faulthandler.is_enabled():  # else the operator, or the application, has made a choice
                 self._fd = os.dup(_descriptor(self._log))  # nobody else closes this one, so that its number becomes a client's
@@ -109,10 +109,18 @@ class StallWatch:
         if self._fd >= 0:
             os.dup2(_descriptor(self._log), self._fd, inheritable=False)
 
-    def abort(self, frame: FrameType | None) -> None:
-        """Report what is blocked in `frame`. For the signal handler: takes a bounded time and never raises."""
+    def abort(self, frame: FrameType | None) -> bool:
+        """Report what is blocked in `frame`; returns whether anything is. For the signal handler: takes a bounded time and never raises."""
         self._aborted = True
-        _log_in_time(self._log, self._report("Aborted: the", frame))
+        is_idle = self._is_idle(frame)
+        _log_in_time(self._log, "Aborted, although the event loop is not blocked" if is_idle else self._report("Aborted: the", frame))
+        return not is_idle
+
+    def _is_idle(self, frame: FrameType | None) -> bool:
+        """Whether the loop waits for events and is not blocked, as far as the time and `frame`, its innermost call, tell."""
+        calls, stream = _read_stack(frame, self._runner)
+        is_waiting = stream is None and all(call.f_globals.get("__name__") in WAITS for call, _ in calls)
+        return is_waiting and time.monotonic() - self.beat < self._patience
 
     def _arm(self) -> None:
         """Have ABRT, and the signals of a crash, write the stack from C, before the interpreter's own handler runs, if that ever does."""
@@ -201,17 +209,6 @@ class StallWatch:
 HOLDS = "which holds the loop"
 
 
-def exit_in_time(code: int) -> None:
-    """End the process with `code` even if the exit that is about to begin does not end.
-
-    Threads of the application, stuck as its loop was, would hold it up until the arbiter kills and wonders about the memory.
-    """
-    timer = threading.Timer(EXIT_SECONDS, os._exit, (code,))
-    timer.daemon = True
-    with suppress(RuntimeError):  # no more threads are to be had
-        timer.start()
-
-
 def _read_stack(frame: FrameType | None, runner: CodeType | None) -> tuple[list[Call], Stream | None]:
     """The calls inside of `runner`, the innermost first; those of an application's code alone, and its request, if that is what runs.
 
@@ -262,14 +259,22 @@ def _list(title: str, lines: list[str], count: int) -> list[str]:
     return [f"{title}: {count}", *(f"  {line}" for line in lines), *more]
 
 
+def describe_thread(thread: threading.Thread) -> str:
+    """The name of `thread` and the calls that it is in, in one line. The calls by which Python starts a thread are left out."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    calls = [call for call in _read_stack(frame, None)[0][::-1] if not call[0].f_code.co_name.startswith("_bootstrap")]
+    return f"{thread.name} {_brief(calls)}"
+
+
 # The log, from a signal handler.
 
 
 def _log_in_time(log: Log, report: str) -> None:
-    """Log it, or write it to where the log goes if that does not come about.
+    """Log `report`. If that takes too long, write it to the file of the log.
 
-    The code that was interrupted may hold the lock of a log handler, or be in the midst of writing to its file, where nobody else can, not even
-    the same thread; or another thread does, and whoever reads the log is stuck.
+    The code that a signal has interrupted may hold the lock of a log handler, or be in the midst of
+    writing to its file. Nobody else can write then, not even the same thread. Or another thread holds
+    the lock, since the reader of the log is stuck.
     """
     thread = threading.Thread(target=log.critical, args=("%s", report), daemon=True)
     with suppress(RuntimeError):  # no more threads are to be had
@@ -277,7 +282,12 @@ def _log_in_time(log: Log, report: str) -> None:
         thread.join(LOG_SECONDS)
         if not thread.is_alive():
             return
-    data = f"[{os.getpid()}] [CRITICAL] {report}\n".encode(errors="replace")
+    write_directly(log, "CRITICAL", report)
+
+
+def write_directly(log: Log, level: str, report: str) -> None:
+    """Write `report` to the file of the log without its handlers, as far as that does not block."""
+    data = f"[{os.getpid()}] [{level}] {report}\n".encode(errors="replace")
     with suppress(OSError, ValueError):
         fd = _descriptor(log)
         while data and select.select([], [fd], [], 0)[1]:

@@ -10,24 +10,28 @@ import ssl
 import sys
 import time
 import traceback
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 import gunicorn
-from gunicorn import sock
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers import base
 
-from . import access, checks
+from . import access, check_config, checks
 from .asgi.compat import failing, single_callable
 from .asgi.lifespan import Lifespan
+from .asgi.scope import Application
 from .balance import Board, Share
 from .errors import ConfigError, LifespanError
+from .exits import HURRY_SECONDS, ThreadLimit, exit_in_time, prepare_exit, read_exit_code
+from .interference import Watch, refuse_patches
 from .server import Server
 from .settings import Settings
-from .stalls import StallWatch, exit_in_time
+from .stalls import StallWatch
+from .tls_context import has_hook, make_context
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -43,15 +47,20 @@ ALPN = {"h1": "http/1.1", "h2": "h2"}
 """What Gunicorn calls the versions of HTTP, and TLS does (RFC 7301)."""
 QUICK_SECONDS = 1.0
 """What lifespan.shutdown may take after QUIT and INT: the arbiter kills 2 s after it sent one of them during a drain."""
+ARBITER_QUICK_SECONDS = 2.0
+"""The arbiter kills so long after QUIT or INT that it got during a drain."""
 RELOAD_SECONDS = 2.0
-"""What is left to running requests under ``reload``."""
+"""Time limit under ``reload`` for running requests, and for threads of the application."""
 RESPAWN_PAUSE_SECONDS = 1.0
 """How long a respawned worker whose startup failed waits before it leaves, for the arbiter replaces it at once."""
+T = TypeVar("T")
 
 
 class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
     """Serves an ASGI application: ``gunicorn -k gunicorn_asgi.Worker app:app``."""
 
+    serves_asgi: ClassVar[bool] = True
+    """For `check_config`: the application has to be an ASGI application."""
     options: ClassVar[Mapping[str, Any]] = {}
     """What `configure` was given."""
 
@@ -67,13 +76,20 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.share = Share(_board().of(self.cfg), self.age)
+        board = _board()
+        if self.age == 1:
+            board.first_workers = self.cfg.workers
+        self.is_replacement = self.age > board.first_workers
+        """Other workers may be serving: this one must not end them if it cannot start."""
+        self.share = Share(board.of(self.cfg), self.age)
 
     @classmethod
     def check_config(cls, cfg: Config, log: Logger) -> None:
         """Called once by the arbiter before it spawns workers, but not on HUP: stops the boot if a setting or option cannot work."""
         try:
             settings = Settings.read(cfg, cls.options, os.environ)
+            if cfg.is_ssl and not has_hook(cfg):  # a hook is run where its context is used
+                make_context(cfg)
         except ConfigError as error:
             log.error("%s", error)  # noqa: TRY400 # one sentence, no traceback
             raise SystemExit(1) from None
@@ -83,50 +99,76 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
     # In the worker process.
 
     def load_wsgi(self) -> None:
-        """Load the application. Under ``reload`` a syntax error is shown to whoever asks, until the file is mended."""
+        """Load the application.
+
+        Under ``reload``, an import that fails shows its traceback to whoever asks, until the file is mended.
+        """
         try:
             self.wsgi = self.app.wsgi()
-        except SyntaxError as error:
-            if not self.cfg.reload:
+            refuse_patches()
+        except BaseException as error:
+            if not self.cfg.reload or self._stopped:
                 raise
             self.log.exception("The application cannot be loaded")
-            if self.reloader is not None and error.filename is not None:
-                self.reloader.add_extra_file(error.filename)
+            self._watch_sources(error)
             self.wsgi = failing("".join(traceback.format_exception(error)))
 
+    def _watch_sources(self, error: BaseException) -> None:
+        """Have the reloader watch the files that `error` came from: a module whose import has failed is in no list of modules."""
+        if self.reloader is not None:
+            for path in dict.fromkeys(_source_files(error)):
+                if Path(path).is_file():
+                    self.reloader.add_extra_file(path)
+
     def init_process(self) -> None:
-        """Become a worker; returns when its work is done."""
+        """Become a worker; returns when its work is done.
+
+        Leaves with SystemExit if the exit code is not 0, or with the exception that has ended the boot of
+        one of the first workers: the arbiter then halts.
+        """
         self._stopping: asyncio.Event | None = None
         self._quick = False
         """QUIT or INT has come."""
         self._exit_code = 0
-        self._stop_time = 0.0
+        self._stop_time = self._quick_time = 0.0
         # Gunicorn sets the handlers later. Until then the master's are in force, which would only take note of what was meant for this worker,
         # and a signal that stops it is not sent twice.
-        for number, handler in ((signal.SIGTERM, self.handle_exit), (signal.SIGQUIT, self.handle_quit), (signal.SIGINT, self.handle_quit)):
-            signal.signal(number, handler)
+        for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT):
+            signal.signal(number, self._handlers[number])
         try:
-            self.settings = Settings.read(self.cfg, self.options, {**os.environ, **self.cfg.env})
-        except ConfigError as error:
+            self._prepare()
+            super().init_process()
+        except BaseException as error:
+            if self.booted:
+                raise
+            if self._stopped:
+                raise SystemExit(self._exit_code) from None  # whatever the import has made of the SystemExit of QUIT
             code = self._boot_error(error)
-            if code != Arbiter.WORKER_BOOT_ERROR and not self._stopped:
+            if self.is_replacement:
                 time.sleep(RESPAWN_PAUSE_SECONDS)
+            elif isinstance(error, Exception) and not isinstance(error, ConfigError):
+                raise  # the arbiter logs it, and knows the exit code
             raise SystemExit(code) from None
+
+    def _prepare(self) -> None:
+        """Read the settings, and make the loop, before the application is imported and hooks run: they may ask for the current loop."""
+        prepare_exit()
+        self.settings = Settings.read(self.cfg, self.options, {**os.environ, **self.cfg.env})
         self.loop = _new_loop(self.settings.asgi_loop)
-        # Before the application is imported and hooks run, which may ask for the current loop.
         asyncio.set_event_loop(self.loop)
         self.loop.set_exception_handler(self._on_loop_error)
         self._server: Server | None = None
         # self.timeout is half of the setting; 0 is none.
         self._interval = min(1.0, self.timeout / 2) if self.timeout else 1.0
         self._stalls = StallWatch(self.settings.stall_warning_s, self._interval, self.loop, self.log)
-        super().init_process()
 
     def run(self) -> None:
         """Serve until told to stop. Leaves with SystemExit if the exit code is not 0."""
-        self._stalls.start()
+        self._interference = Watch(self._handlers, self.log, sys.stderr)
+        self._stalls.start(Worker._run_to_end.__code__)
         try:
-            status = self.loop.run_until_complete(self.loop.create_task(self._main(), name="gunicorn_asgi main")) or self._exit_code
+            code = self._run_to_end(self._main(), "gunicorn_asgi main")
+            status = self._exit_code or code or 0
         finally:
             self._stalls.stop()
             self._close_loop()
@@ -136,8 +178,24 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
         for number in numbers:
             signal.signal(number, signal.SIG_IGN)
+        # A copy of the descriptor, since the arbiter closes its own before the process ends.
+        ThreadLimit(status, self._threads_until(), os.dup(self.tmp.fileno()), self.log).install()
         if status:
             sys.exit(status)
+
+    def _threads_until(self) -> float:
+        """When threads of the application have to have ended, on the clock of ``time.monotonic``."""
+        now = time.monotonic()
+        if not self._stopped:
+            return now + HURRY_SECONDS  # the boot has failed
+        graceful = self.settings.graceful_timeout_s
+        margin = min(0.5, graceful / 10) + self._moment  # for the arbiter, and for atexit handlers
+        end = self._stop_time + graceful - margin
+        if self._quick:
+            end = min(end, now + HURRY_SECONDS, self._quick_time + min(ARBITER_QUICK_SECONDS, graceful) - margin)
+        elif self.cfg.reload:
+            end = min(end, max(self._stop_time + RELOAD_SECONDS, now + self._moment))
+        return end
 
     def _close_loop(self) -> None:
         """Cancel whatever the application has left running, give it a moment, and close."""
@@ -145,9 +203,24 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         for task in tasks:
             task.cancel()
         if tasks:
-            self.loop.run_until_complete(asyncio.wait(tasks, timeout=self._moment))
-        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self._run_to_end(asyncio.wait(tasks, timeout=self._moment), "gunicorn_asgi tasks")
+        with suppress(asyncio.TimeoutError):  # of a generator that does not end when it is closed
+            self._run_to_end(asyncio.wait_for(self.loop.shutdown_asyncgens(), self._moment), "gunicorn_asgi generators")
         self.loop.close()
+
+    def _run_to_end(self, work: Coroutine[Any, Any, T], name: str) -> T | None:
+        """Run the loop until `work` is done, and return its result; None if SystemExit or KeyboardInterrupt has ended it.
+
+        asyncio lets these two out of tasks and callbacks of the application, and stops the loop. It goes on here, so that the worker
+        shuts down in good order.
+        """
+        task = self.loop.create_task(work, name=name)
+        while not task.done():
+            try:
+                self.loop.run_until_complete(task)
+            except (SystemExit, KeyboardInterrupt) as error:
+                self._leave_by(error)
+        return None if isinstance(task.exception(), (SystemExit, KeyboardInterrupt)) else task.result()
 
     async def _main(self) -> int:
         """Start up, serve, drain, shut down; returns the exit code."""
@@ -167,27 +240,31 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
     async def _serve(self) -> int:
         assert self._stopping is not None
         try:
-            app = single_callable(self.wsgi)
             context = self._ssl_context()
+            app = self._application()
             self._server = server = Server(
                 self.settings, app, self, self.log, access.listen(self), self.loop, self.share, self._has_own_queue
             )
         except ConfigError as error:
             return await self._boot_failed(error)
         self._stalls.running = server.tasks
-        lifespan = Lifespan(app, self.settings.asgi_lifespan, self.log)
+        lifespan = Lifespan(app, self.settings.asgi_lifespan, self.log, self._leave_by)
         startup = asyncio.create_task(lifespan.startup(), name="gunicorn_asgi startup")
         stop = asyncio.create_task(self._stopping.wait(), name="gunicorn_asgi signals")
         await asyncio.wait({startup, stop}, return_when=asyncio.FIRST_COMPLETED)
-        if not startup.done():  # told to stop before the application was ready
+        if self._stopped:  # told to stop before the application was ready, or at the moment at which it failed
             startup.cancel()
-            await asyncio.wait({startup})
+            await asyncio.gather(startup, return_exceptions=True)
+            await lifespan.shutdown(QUICK_SECONDS)
             return 0
         try:
             startup.result()
         except LifespanError as error:
-            stop.cancel()
-            return await self._boot_failed(error)
+            if not self.cfg.reload:
+                stop.cancel()
+                return await self._boot_failed(error)
+            self.log.error("%s", error)  # noqa: TRY400 # one sentence, no traceback
+            server.app = failing(str(error))
         server.state = lifespan.state
         server.acceptors.listen(self.sockets, context)
         self._log_boot(context)
@@ -195,10 +272,25 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         await self._stop(server, lifespan)
         return 0
 
-    def _boot_error(self, error: Exception) -> int:
+    def _application(self) -> Application:
+        """The application as it is to be called. Raises ConfigError for what is none; under ``reload``, that is shown instead."""
+        try:
+            return single_callable(self.wsgi)
+        except ConfigError as error:
+            if not self.cfg.reload:
+                raise
+            self.log.error("%s", error)  # noqa: TRY400 # one sentence, no traceback
+            return failing(str(error))
+
+    def _boot_error(self, error: BaseException) -> int:
         """Log what keeps this worker from its work; returns the exit code."""
-        self.log.error("%s", error)
-        if self.age <= self.cfg.workers:
+        if isinstance(error, (ConfigError, LifespanError)):
+            self.log.error("%s", error)
+        elif isinstance(error, (SystemExit, KeyboardInterrupt)):
+            self.log.error("The application has ended its own import, or a hook the boot: %r", error)
+        elif self.is_replacement or not isinstance(error, Exception):
+            self.log.error("Exception in worker process", exc_info=error)
+        if not self.is_replacement:
             return int(Arbiter.WORKER_BOOT_ERROR)
         # The arbiter halts on a boot error, and the healthy workers with it. One that was to replace another only fails for itself, and
         # not in a tight loop.
@@ -208,7 +300,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
     async def _boot_failed(self, error: Exception) -> int:
         code = self._boot_error(error)
         assert self._stopping is not None
-        if code != Arbiter.WORKER_BOOT_ERROR:
+        if self.is_replacement:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), RESPAWN_PAUSE_SECONDS)
         return code
@@ -255,10 +347,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
     def _ssl_context(self) -> ssl.SSLContext | None:
         if not self.cfg.is_ssl:
             return None
-        try:
-            context: ssl.SSLContext = sock.ssl_context(self.cfg)
-        except Exception as error:  # whatever OpenSSL, or the ssl_context hook, has to say: never plain HTTP instead
-            raise ConfigError(f"The TLS context cannot be made from certfile, keyfile and their like: {error!r}.") from error
+        context = make_context(self.cfg)
         # RFC 7301: the server's order counts. Who selects none of them is served HTTP/1.1, also where that is not among them, as in Gunicorn.
         context.set_alpn_protocols([ALPN[name] for name in self.settings.http_protocols])
         return context
@@ -286,6 +375,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         while True:
             self.notify()
             self._stalls.beat = time.monotonic()
+            self._interference.look()
             if self._server is not None:
                 self._server.tick(self._interval)
             if os.getppid() != self.ppid and not self._stopped:
@@ -311,6 +401,17 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
     # Signals. Their handlers are Python's, not the loop's: they run between two bytecodes even where the application blocks the loop.
 
     @property
+    def _handlers(self) -> Mapping[int, Callable[[int, FrameType | None], None]]:
+        """The handlers of the signals that Gunicorn sends to its workers."""
+        return {
+            signal.SIGTERM: self.handle_exit,
+            signal.SIGQUIT: self.handle_quit,
+            signal.SIGINT: self.handle_quit,
+            signal.SIGABRT: self.handle_abort,
+            signal.SIGUSR1: self.handle_usr1,
+        }
+
+    @property
     def _stopped(self) -> bool:
         return self._stop_time != 0.0
 
@@ -318,8 +419,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         """Wake `_serve` to stop. The arbiter repeats TERM: only the first counts, and QUIT or INT after it."""
         self.alive = False
         self._quick = self._quick or quick
-        if not self._stopped:
-            self._stop_time = time.monotonic()
+        now = time.monotonic()
+        self._stop_time = self._stop_time or now
+        if quick:
+            self._quick_time = self._quick_time or now
         if self._stopping is not None:
             with suppress(RuntimeError):  # the loop is closed: it has stopped
                 self.loop.call_soon_threadsafe(self._stopping.set)
@@ -344,14 +447,19 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
                 sys.exit(0)  # the application is being loaded, and if it does not let this through, ends behind it
 
     def handle_abort(self, _sig: int, frame: FrameType | None) -> None:
-        """ABRT: the arbiter has not seen a heartbeat for ``timeout``. Says why, and leaves from wherever the loop is stuck."""
+        """ABRT: the arbiter has not seen a heartbeat for ``timeout``. Says why, and leaves from wherever the loop is stuck.
+
+        An operator may send it to a worker that is not stuck: that shuts down.
+        """
+        is_blocked = True
         try:
-            self._stalls.abort(frame)
+            is_blocked = self._stalls.abort(frame)
             self.cfg.worker_abort(self)
         finally:
             exit_in_time(1)
             self.leave(1)
-            sys.exit(1)
+            if is_blocked:
+                sys.exit(1)
 
     def handle_usr1(self, sig: int, frame: FrameType | None) -> None:
         """USR1: reopen the log files."""
@@ -359,9 +467,13 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         self._stalls.reopen()
 
     def leave(self, code: int) -> None:
-        """End the process quickly with `code`."""
-        self._exit_code = code
+        """End the process quickly with `code`; the first that is not 0 counts."""
+        self._exit_code = self._exit_code or code
         self._stop_soon(quick=True)
+
+    def _leave_by(self, error: SystemExit | KeyboardInterrupt) -> None:
+        """The application, or a signal handler in the midst of it, ends the process."""
+        self.leave(read_exit_code(error, self.log))
 
     def _on_pipe(self) -> None:
         """Gunicorn's reloader thread has set `alive` and written to its pipe; on asyncio, signals write to it too."""
@@ -375,6 +487,24 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         if not self._stopped:
             self.log.info("Autorestarting worker after current request.")
             self._stop_soon()
+
+
+def _source_files(error: BaseException | None) -> Iterator[str]:
+    """The files in which `error`, and what has led to it, was raised; for a syntax error, that of the syntax."""
+    while error is not None:
+        if isinstance(error, SyntaxError) and error.filename is not None:
+            yield error.filename
+        yield from (frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__))
+        error = error.__cause__ or error.__context__
+
+
+def setup() -> NoReturn:
+    """Gunicorn calls this where ``worker_class`` names this module in place of the class."""
+    raise RuntimeError("Invalid value for setting worker_class: gunicorn_asgi.worker is a module; the class is gunicorn_asgi.Worker.")
+
+
+if check_config.is_asked_for():
+    check_config.install()
 
 
 @cache

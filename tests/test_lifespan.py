@@ -1,24 +1,34 @@
-"""The lifespan of the application (ASGI statements 104 to 116): `gunicorn_asgi.asgi.lifespan`, and what a running Gunicorn makes of it."""
+"""The lifespan of the application (ASGI, "Lifespan Protocol"): `gunicorn_asgi.asgi.lifespan`, and what a running Gunicorn makes of it."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
 import selectors
 import signal
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from process import LOOPS, SETTINGS, Gunicorn, wait_until_gone
+from process import APPS, LOOPS, SETTINGS, Gunicorn, is_alive, wait_until_gone
 
 from gunicorn_asgi.asgi.lifespan import Lifespan
 from gunicorn_asgi.asgi.scope import Application, Receive, Scope, Send
 from gunicorn_asgi.errors import ApplicationError, LifespanError
 
-MODES = ["auto", "on", "off"]
+left: list[SystemExit | KeyboardInterrupt] = []
+"""What applications have ended the process with, since a test has taken it from here."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    yield
+    taken = left.copy()
+    left.clear()
+    assert taken == []
 
 
 class JumpingSelector(selectors.DefaultSelector):
@@ -88,7 +98,7 @@ async def returns(scope: Scope, receive: Receive, send: Send) -> None:
 def start(app: Application, mode: Any) -> tuple[Lifespan, Log, str | None]:
     """Run the startup. Returns the lifespan, what was logged, and the reason not to serve, if any."""
     log = Log()
-    lifespan = Lifespan(app, mode, log)
+    lifespan = Lifespan(app, mode, log, left.append)
     failure: list[str] = []
 
     async def main() -> None:
@@ -124,7 +134,7 @@ def test_the_state_is_what_the_startup_has_put_into_it(mode: Any) -> None:
         await receive()
 
     log = Log()
-    lifespan = Lifespan(app, mode, log)
+    lifespan = Lifespan(app, mode, log, left.append)
 
     async def main() -> None:
         await lifespan.startup()
@@ -143,7 +153,7 @@ def test_an_application_that_is_done_with_its_lifespan_after_startup_complete_ke
         await send({"type": "lifespan.startup.complete"})
 
     log = Log()
-    lifespan = Lifespan(app, mode, log)
+    lifespan = Lifespan(app, mode, log, left.append)
 
     async def main() -> None:
         await lifespan.startup()
@@ -280,7 +290,7 @@ def test_a_slow_startup_is_waited_for_however_long_it_takes(mode: Any) -> None:
         await receive()
 
     async def main() -> None:
-        lifespan = Lifespan(app, mode, log)
+        lifespan = Lifespan(app, mode, log, left.append)
         await lifespan.startup()
         await lifespan.shutdown(1)
 
@@ -300,7 +310,7 @@ def test_a_startup_that_is_given_up_cancels_the_application() -> None:
             raise
 
     async def main() -> None:
-        lifespan = Lifespan(app, "auto", Log())
+        lifespan = Lifespan(app, "auto", Log(), left.append)
         startup = asyncio.ensure_future(lifespan.startup())
         await asyncio.sleep(1)
         startup.cancel()
@@ -311,6 +321,91 @@ def test_a_startup_that_is_given_up_cancels_the_application() -> None:
     assert cancelled == [True]
 
 
+# How the application ends in each phase.
+
+ACTS = ["returns", "raises", "is_cancelled", "raises_unusual", "raises_group", "exits", "interrupts"]
+ENDS_THE_PROCESS = ("exits", "interrupts")
+
+
+@pytest.fixture
+def act(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that says what apps/acts.py does."""
+    path = tmp_path / "act"
+    monkeypatch.setenv("TEST_ACT", str(path))
+    return path
+
+
+@pytest.fixture
+def acting(monkeypatch: pytest.MonkeyPatch) -> Application:
+    monkeypatch.syspath_prepend(str(APPS))
+    application: Application = importlib.import_module("acts").app
+    return application
+
+
+@pytest.mark.parametrize("how", ACTS)
+@pytest.mark.parametrize("mode", ["auto", "on", "off"])
+def test_each_end_in_the_startup_has_its_meaning(act: Path, acting: Application, mode: Any, how: str) -> None:
+    act.write_text(f"startup {how}")
+    lifespan, log, failure = start(acting, mode)
+    assert lifespan.state is None
+    levels = [level for level, _, _ in log.records]
+    if mode == "off":  # it is not asked
+        assert (failure, levels) == (None, [])
+    elif how in ENDS_THE_PROCESS:
+        assert failure == f"ASGI lifespan.startup raised {'SystemExit(5)' if how == 'exits' else 'KeyboardInterrupt()'}"
+        assert levels == []
+    elif mode == "on":
+        assert failure is not None
+        assert levels == ([] if how == "returns" else ["error"])
+    else:
+        assert failure is None
+        assert levels == (["info"] if how == "returns" else ["warning"])
+
+
+@pytest.mark.parametrize("how", ACTS)
+@pytest.mark.parametrize("mode", ["auto", "on", "off"])
+def test_each_end_in_the_shutdown_has_its_meaning(act: Path, acting: Application, mode: Any, how: str) -> None:
+    act.write_text(f"shutdown {how}")
+    log = Log()
+
+    async def main() -> None:
+        lifespan = Lifespan(acting, mode, log, left.append)
+        await lifespan.startup()
+        await lifespan.shutdown(10)
+
+    assert run(main()) < 1  # nothing is waited for
+    raised = [error for _, _, error in log.records]
+    exits = [left.pop() for _ in range(len(left))]
+    if mode == "off" or how == "returns":
+        assert (raised, exits) == ([], [])
+    elif how in ENDS_THE_PROCESS:
+        assert (raised, [type(error).__name__ for error in exits]) == ([], ["SystemExit" if how == "exits" else "KeyboardInterrupt"])
+    else:
+        assert [level for level, _, _ in log.records] == ["error"]
+        assert [type(error).__name__ for error in raised] != ["NoneType"]
+        assert exits == []
+
+
+def test_a_startup_that_has_failed_is_not_told_again_where_the_framework_raises_its_reason_as_well() -> None:
+    """As Starlette does."""
+
+    async def leave() -> None:
+        raise SystemExit(5)
+
+    _, log, failure = start(answers("lifespan.startup.failed", message="the first", then=leave), "auto")
+    assert failure == "ASGI lifespan.startup failed: the first"
+    assert log.records == []
+
+
+def test_sys_exit_between_startup_and_shutdown_ends_the_process() -> None:
+    async def leave() -> None:
+        raise SystemExit(5)
+
+    _, log, failure = start(answers("lifespan.startup.complete", then=leave), "auto")
+    assert (failure, log.records) == (None, [])
+    assert [error.code for error in (left.pop(),) if isinstance(error, SystemExit)] == [5]
+
+
 # Shutdown.
 
 
@@ -319,7 +414,7 @@ def shut_down(app: Application, timeout: float = 10.0) -> tuple[Log, float]:
     log = Log()
 
     async def main() -> None:
-        lifespan = Lifespan(app, "on", log)
+        lifespan = Lifespan(app, "on", log, left.append)
         await lifespan.startup()
         await lifespan.shutdown(timeout)
 
@@ -551,6 +646,61 @@ def test_a_slow_startup_outlasts_the_timeout_and_no_request_is_served_before_its
         assert not server.lines("WORKER TIMEOUT")
         assert server.stop() == 0
         assert len(server.lines("Booting worker")) == 1
+
+
+def start_acting(directory: Path, act: str, **kwargs: Any) -> Gunicorn:
+    path = directory / "act"
+    path.write_text(act)
+    return Gunicorn(directory, "acts:app", env={"TEST_ACT": str(path)}, **kwargs)
+
+
+@pytest.mark.parametrize("how", ACTS)
+@pytest.mark.parametrize("mode", ["auto", "on"] if "asgi_lifespan" in SETTINGS else ["auto"])
+def test_a_first_worker_whose_startup_ends_so_serves_or_halts_gunicorn(tmp_path: Path, mode: str, how: str) -> None:
+    with start_acting(tmp_path, f"startup {how}", wait=False, asgi_lifespan=mode) as server:
+        if mode == "auto" and how not in ENDS_THE_PROCESS:
+            assert server.get("/keys").json() == ["no state"]
+            assert server.stop() == 0
+        else:
+            assert server.wait() == 3
+            assert server.lines(r"\[ERROR\] (ASGI lifespan.startup raised |the application returned )")
+            assert len(server.lines("Booting worker")) == 1
+
+
+@pytest.mark.parametrize("mode", ["auto", "on", "off"] if "asgi_lifespan" in SETTINGS else ["auto"])
+def test_a_replacement_whose_startup_ends_so_serves_or_is_tried_again_beside_the_others(tmp_path: Path, mode: str) -> None:
+    act = tmp_path / "act"
+    with start_acting(tmp_path, "none", workers=2, asgi_lifespan=mode) as server:
+        healthy = server.workers()[0]
+        for booted, how in enumerate(ACTS, 3):
+            failed = len(server.lines("could not replace another"))
+            act.write_text(f"startup {how}")
+            os.kill(server.workers()[-1], signal.SIGKILL)
+            if mode == "on" or (mode == "auto" and how in ENDS_THE_PROCESS):
+                server.wait_for("could not replace another", failed + 1)
+                assert server.get("/pid").text == str(healthy)
+                act.write_text("none")
+            server.wait_for("on Gunicorn", booted)
+        assert is_alive(healthy)
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("mode", ["auto", "on", "off"] if "asgi_lifespan" in SETTINGS else ["auto"])
+def test_a_worker_whose_shutdown_ends_so_leaves_with_a_code_that_stops_nobody_else(tmp_path: Path, mode: str) -> None:
+    """Of the first workers, the first; then its replacements."""
+    act = tmp_path / "act"
+    codes = {"exits": 5, "interrupts": 1} if mode != "off" else {}
+    with start_acting(tmp_path, "none", asgi_lifespan=mode) as server:
+        for count, how in enumerate(ACTS, 2):
+            [worker] = server.workers()
+            act.write_text(f"shutdown {how}")
+            os.kill(worker, signal.SIGTERM)
+            server.wait_for("on Gunicorn", count)
+            code = codes.get(how, 0)
+            assert bool(server.lines(rf"Worker \(pid:{worker}\) exited with code")) == (code != 0)
+            if code:
+                assert server.lines(rf"Worker \(pid:{worker}\) exited with code {code}\.$")
+        assert server.stop() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import gunicorn
 import pytest
+from certificates import make_authority
 from gunicorn.config import Config
 from process import BOOT_LINE, GUNICORN_VERSION, SETTINGS, Gunicorn
 
@@ -166,8 +167,22 @@ ACCEPTED: list[dict[str, Any]] = [
 ]
 
 
+@pytest.fixture(scope="module")
+def tls_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the files that ACCEPTED names."""
+    directory = tmp_path_factory.mktemp("tls")
+    pair = make_authority(directory, "localhost")
+    for name, source in (("cert.pem", pair.certfile), ("key.pem", pair.keyfile), ("ca.pem", pair.certfile)):
+        (directory / name).write_bytes(Path(source).read_bytes())
+    (directory / "both.pem").write_bytes((directory / "cert.pem").read_bytes() + (directory / "key.pem").read_bytes())
+    return directory
+
+
 @pytest.mark.parametrize("settings", ACCEPTED, ids=lambda settings: "-".join(settings) or "defaults")
-def test_what_harms_nobody_is_accepted_without_a_word(settings: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_what_harms_nobody_is_accepted_without_a_word(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture, tls_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tls_files)
     if not settings.keys() <= SETTINGS:
         pytest.skip("this Gunicorn has no such setting")
     assert check(caplog, config(**settings)) == (None, [])

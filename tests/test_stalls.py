@@ -59,6 +59,18 @@ def abort(server: Gunicorn) -> None:
 # ABRT.
 
 
+@pytest.mark.parametrize("app", ["main:app", "starlette_app:app"])
+def test_a_worker_that_is_idle_at_abrt_shuts_down_and_says_no_more_than_what_it_did(tmp_path: Path, loop: str, app: str) -> None:
+    """As for an operator who sends it by hand."""
+    with Gunicorn(tmp_path, app, asgi_loop=loop, config=HOOKS) as server:
+        [worker] = server.workers()
+        abort(server)
+        assert server.lines(rf"Worker \(pid:{worker}\) exited with code 1\.$")
+        assert server.events.count("worker_abort") == server.events.count("worker_exit") == 1
+        assert server.lines(r"\[CRITICAL\] Aborted, although the event loop is not blocked$")
+        assert not server.lines("Traceback|SystemExit|was sent|lifespan")
+
+
 def test_a_worker_is_warned_of_and_then_aborted_with_a_report(tmp_path: Path, loop: str) -> None:
     """With the defaults: all that is below, in its order."""
     with Gunicorn(tmp_path, "blocking:app", asgi_loop=loop, config=HOOKS, timeout=3) as server:

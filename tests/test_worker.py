@@ -98,7 +98,10 @@ def test_an_object_with_an_asynchronous_call_is_served(tmp_path: Path) -> None:
             "wsgi",
             r"The application <function wsgi at \w+> looks like a WSGI application: serve it with worker_class gthread, or wrap it in a2wsgi\.WSGIMiddleware\.",
         ),
-        ("no_arguments", r"The application <function no_arguments at \w+> must take \(scope, receive, send\), not \(\)\."),
+        (
+            "no_arguments",
+            r'The application <function no_arguments at \w+> takes no arguments: .* name it with parentheses, as in "legacy:no_arguments\(\)"\.',
+        ),
     ],
 )
 def test_what_is_no_asgi_application_stops_the_boot_with_one_sentence(tmp_path: Path, app: str, sentence: str) -> None:
@@ -343,18 +346,18 @@ def test_the_ssl_context_hook_makes_the_context(tmp_path: Path, certificate: dic
         assert "ssl_context" in server.events
 
 
-@pytest.mark.parametrize("broken", ["certfile", "keyfile", "hook"])
-def test_a_tls_context_that_cannot_be_made_stops_the_boot_and_is_never_plain_http(
-    tmp_path: Path, certificate: dict[str, str], broken: str
+@pytest.mark.parametrize(
+    ("hook", "sentence"),
+    [
+        ("raise ValueError('no context today')", r"The ssl_context hook raised ValueError\('no context today'\)\."),
+        ("pass", r"The ssl_context hook must return an ssl\.SSLContext, not None\."),
+    ],
+)
+def test_an_ssl_context_hook_that_makes_no_context_stops_the_boot_and_is_never_plain_http(
+    tmp_path: Path, certificate: dict[str, str], hook: str, sentence: str
 ) -> None:
-    config = ""
-    settings = dict(certificate)
-    if broken == "hook":
-        config = "def ssl_context(config, default):\n    raise ValueError('no context today')\n"
-    else:
-        settings[broken] = str(tmp_path / "broken.pem")
-        (tmp_path / "broken.pem").write_text("-----BEGIN NONSENSE-----\n")
-    with Gunicorn(tmp_path, config=config, wait=False, **settings) as server:
+    config = f"def ssl_context(config, default):\n    {hook}\n"
+    with Gunicorn(tmp_path, config=config, wait=False, **certificate) as server:
         server.wait_for("Booting worker")
         answer = b""
         try:
@@ -365,7 +368,7 @@ def test_a_tls_context_that_cannot_be_made_stops_the_boot_and_is_never_plain_htt
             pass
         assert answer == b""
         assert server.wait() == 3
-        assert server.lines(r"\[ERROR\] The TLS context cannot be made from certfile, keyfile and their like: .*\.$")
+        assert server.lines(rf"\[ERROR\] {sentence}$")
         assert not server.lines("on Gunicorn|Traceback")
 
 
@@ -904,8 +907,47 @@ def test_reload_does_not_wait_for_an_endless_stream(tmp_path: Path) -> None:
         change_until(server, path, APP.format(text="two"), "two")
 
 
-def test_reload_survives_a_syntax_error(reloading: tuple[Gunicorn, Path]) -> None:
+FAILING_STARTUP = """
+async def app(scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": "no database"})
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("async def app(:\n", "SyntaxError"),
+        ("import nosuch\n", "ModuleNotFoundError: No module named 'nosuch'"),
+        ("app = missing_name\n", "NameError"),
+        ("import helper\nfrom helper import app\n", "ZeroDivisionError"),
+        ("import sys\nsys.exit('no licence')\n", "SystemExit: no licence"),
+        ("raise BaseException('unusual')\n", "BaseException: unusual"),
+        ("application = None\n", "Failed to find attribute 'app'"),
+        ("def app(environ, start_response): ...\n", "looks like a WSGI application"),
+        (FAILING_STARTUP, "ASGI lifespan.startup failed: no database"),
+    ],
+)
+def test_reload_shows_why_an_application_cannot_be_loaded_until_it_is_mended(
+    reloading: tuple[Gunicorn, Path], source: str, shown: str
+) -> None:
     server, path = reloading
-    change_until(server, path, "async def app(:\n", "SyntaxError")
-    assert server.get("/").status_code == 500
-    change_until(server, path, APP.format(text="two"), "two")
+    helper = path.parent / "helper.py"
+    helper.write_text("1 / 0\n")
+    change_until(server, path, source, shown)
+    response = server.get("/")
+    assert (response.status_code, response.headers["content-type"]) == (500, "text/plain; charset=utf-8")
+    if "helper" in source:  # it is the file that has raised which is mended
+        change_until(server, helper, APP.format(text="two"), "two")
+    else:
+        change_until(server, path, APP.format(text="two"), "two")
+    assert server.lines("Booting worker")
+    assert not server.lines("was sent|Worker failed to boot")
+
+
+def test_an_application_that_cannot_be_loaded_may_be_mended_from_the_first_start_on(tmp_path: Path) -> None:
+    path = tmp_path / "changing.py"
+    path.write_text("import nosuch\n")
+    with Gunicorn(tmp_path, "changing:app", pythonpath=str(tmp_path), reload=True, reload_engine="poll") as server:
+        assert "No module named 'nosuch'" in server.get("/").text
+        change_until(server, path, APP.format(text="two"), "two")

@@ -34,7 +34,20 @@ def single_callable(app: Any) -> Application:
         raise ConfigError(
             f"The application {app!r} looks like a WSGI application: serve it with worker_class gthread, or wrap it in a2wsgi.WSGIMiddleware."
         )
+    if _takes(signature, 0):
+        raise ConfigError(
+            f"The application {app!r} takes no arguments: if it makes the application, name it with parentheses, as in "
+            f'"{_module(app)}:{_name(app)}()".'
+        )
     raise ConfigError(f"The application {app!r} must take (scope, receive, send), not {signature}.")
+
+
+def _module(app: Any) -> str:
+    return str(getattr(app, "__module__", "module"))
+
+
+def _name(app: Any) -> str:
+    return str(getattr(app, "__name__", "app"))
 
 
 def _takes(signature: inspect.Signature, count: int) -> bool:
@@ -53,7 +66,7 @@ def _wrap(app: Callable[[Scope], Callable[[Receive, Send], Awaitable[None]]]) ->
 
 
 def failing(text: str) -> Application:
-    """An application that answers every request with 500 and `text`: for a developer whose file has a syntax error, under ``reload``."""
+    """An application that answers every request with 500 and `text`: for a developer whose application cannot be loaded, under ``reload``."""
     body = text.encode("utf-8", "replace")
     headers = [(b"content-type", b"text/plain; charset=utf-8")]
 
@@ -62,8 +75,9 @@ def failing(text: str) -> Application:
             for _ in range(2):
                 message = await receive()
                 await send({"type": message["type"] + ".complete"})
-        else:
-            await send({"type": "http.response.start", "status": 500, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
+            return
+        prefix = "websocket." if scope["type"] == "websocket" else ""
+        await send({"type": f"{prefix}http.response.start", "status": 500, "headers": headers})
+        await send({"type": f"{prefix}http.response.body", "body": body})
 
     return application

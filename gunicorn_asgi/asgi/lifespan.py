@@ -1,9 +1,9 @@
-"""The lifespan of the application in one worker: startup, the shared state, shutdown (ASGI statements 104 to 116)."""
+"""The lifespan of the application in one worker: startup, the shared state, shutdown (ASGI, "Lifespan Protocol")."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Literal, Protocol
 
@@ -41,13 +41,21 @@ class Lifespan:
     """Calls the application with a lifespan scope and keeps it waiting between startup and shutdown.
 
     `mode` is Gunicorn's ``asgi_lifespan``: ``on`` requires the protocol, ``auto`` does without where the application raises or
-    returns instead of answering, ``off`` never asks.
+    returns instead of answering, ``off`` never asks. `leave` is called where the application ends the
+    process (``sys.exit()``) after its startup.
     """
 
-    def __init__(self, app: Application, mode: Literal["auto", "on", "off"], log: Log) -> None:
+    def __init__(
+        self,
+        app: Application,
+        mode: Literal["auto", "on", "off"],
+        log: Log,
+        leave: Callable[[SystemExit | KeyboardInterrupt], object],
+    ) -> None:
         self._app = app
         self._mode = mode
         self._log = log
+        self._leave = leave
         self._state: dict[str, Any] = {}
         self._phase = Phase.NEW
         self._received = False
@@ -58,6 +66,8 @@ class Lifespan:
         self._answered = asyncio.Event()
         self._shutdown = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._is_cancelled = False
+        """By this object: a CancelledError is then no failure of the application."""
 
     @property
     def state(self) -> Mapping[str, Any] | None:
@@ -101,6 +111,7 @@ class Lifespan:
     async def _cancel(self) -> None:
         task = self._task
         if task is not None and not task.done():
+            self._is_cancelled = True
             task.cancel()
             await asyncio.wait({task}, timeout=CANCEL_SECONDS)
 
@@ -109,9 +120,11 @@ class Lifespan:
     async def _run(self) -> None:
         try:
             await self._app(lifespan_scope(self._state), self._receive, self._send)
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:  # noqa: BLE001 # whatever leaves the application; what it means is decided there
+        except (SystemExit, KeyboardInterrupt) as error:
+            self._exited(error)
+        except BaseException as error:
+            if self._is_cancelled and isinstance(error, asyncio.CancelledError):
+                raise
             self._raised(error)
         else:
             self._returned()
@@ -119,13 +132,20 @@ class Lifespan:
             self._phase = Phase.OVER
             self._answered.set()
 
-    def _raised(self, error: Exception) -> None:
+    def _exited(self, error: SystemExit | KeyboardInterrupt) -> None:
+        """The application ends the process, whatever `mode` says of failures."""
+        if self._phase in (Phase.NEW, Phase.STARTING):
+            self._failure = f"ASGI lifespan.startup raised {error!r}"
+        elif self._failure is None:
+            self._leave(error)
+
+    def _raised(self, error: BaseException) -> None:
         if self._phase in (Phase.NEW, Phase.STARTING):
             if self._mode == "on":
                 self._failure = f"ASGI lifespan.startup raised {error!r}"
                 self._log.error("ASGI lifespan.startup failed", exc_info=error)
             elif self._received:
-                # Statement 108 says to go on; that it is meant this way is less likely than a fault in the startup.
+                # ASGI has the server go on without lifespan. More likely than that meaning is a fault in the startup.
                 self._log.warning("ASGI lifespan.startup raised; serving without lifespan (asgi_lifespan = auto)", exc_info=error)
             else:
                 self._log.info("ASGI lifespan is not supported by the application")

@@ -1,0 +1,176 @@
+"""The end of a worker's process: its exit code, and how long threads of the application are waited for.
+
+Python waits at its end, without a limit, for every thread that is no daemon and for the threads of
+executors. A worker has a limit: Gunicorn kills it after ``graceful_timeout``, and before that, one
+whose heartbeat has stopped.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from types import FrameType
+from typing import Protocol
+
+from . import stalls
+
+BOOT_ERRORS = frozenset({3, 4})
+"""Exit codes at which Gunicorn's arbiter halts (WORKER_BOOT_ERROR, APP_LOAD_ERROR)."""
+HURRY_SECONDS = 1.0
+"""Time limit for threads after QUIT and INT."""
+ATEXIT_SECONDS = 0.5
+"""Time limit for ``atexit`` handlers once threads have used up theirs."""
+ABORT_SECONDS = 0.7
+"""Time limit for an orderly exit after ABRT: Gunicorn kills a second after that signal."""
+POLL_SECONDS = 0.1
+"""Time between two looks at the clock while threads are waited for."""
+MAX_NAMED = 10
+"""Threads that the log line names."""
+
+
+class Log(Protocol):
+    """The part of Gunicorn's logger that reading an exit code needs."""
+
+    def error(self, message: str, *args: object) -> None: ...
+
+    def warning(self, message: str, *args: object) -> None: ...
+
+
+def read_exit_code(error: SystemExit | KeyboardInterrupt, log: Log) -> int:
+    """The exit code of a worker whose application has raised `error`, from 0 to 255.
+
+    As the interpreter reads it, but never one of BOOT_ERRORS: once a worker has booted, these would
+    stop the master and all other workers.
+    """
+    code = error.code if isinstance(error, SystemExit) else 1
+    if code is None:
+        return 0
+    if not isinstance(code, int):
+        log.error("sys.exit: %s", code)  # the interpreter prints it
+        return 1
+    status = code & 0xFF  # what the operating system keeps of it
+    if status in BOOT_ERRORS:
+        log.warning("The application has called sys.exit(%d): the worker exits with 1, since %d would stop Gunicorn", code, status)
+        return 1
+    return status
+
+
+def exit_in_time(code: int) -> None:
+    """End the process with `code` even if the exit that is about to begin does not end.
+
+    Threads of the application that are stuck as its loop was would hold the exit up until the
+    arbiter kills and wonders about the memory.
+    """
+    timer = threading.Timer(ABORT_SECONDS, os._exit, (code,))
+    timer.daemon = True
+    with suppress(RuntimeError):  # no more threads are to be had
+        timer.start()
+
+
+def prepare_exit() -> None:
+    """To be called before the application is loaded, so that the end of its ``atexit`` handlers is known."""
+    atexit.register(_stop_alarm)  # the first to be registered is the last to run
+
+
+def _stop_alarm() -> None:
+    # Python gives signals their default action when it ends. That of an alarm is to kill the process.
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+
+
+class ThreadLimit:
+    """A time limit for the application's threads at the end of the interpreter.
+
+    `begin` is called by the interpreter after ``worker_exit``, before it waits for threads. From then on
+    an alarm looks at the clock: it keeps the heartbeat going, and when the time is up it names the
+    threads in one log line, runs the ``atexit`` handlers and ends the process. `prepare_exit` has to have
+    been called.
+    """
+
+    def __init__(self, code: int, deadline: float, heartbeat: int, log: stalls.Log) -> None:
+        """`code` is the exit code, `deadline` on the clock of ``time.monotonic``.
+
+        `heartbeat` is a descriptor of the worker's heartbeat file; it is this object's own from now on.
+        """
+        self._code = code
+        self._deadline = deadline
+        self._heartbeat = heartbeat
+        self._log = log
+        self._waits_for_threads = True
+        """False once all threads have ended and ``atexit`` handlers run."""
+        self._report = ""
+        self._is_due = threading.Event()
+        # Made before it is needed: from Python 3.12 on, no thread can be started once the interpreter ends. And a thread of
+        # its own, since another may hold the lock of the log.
+        self._writer = threading.Thread(target=self._write, name="gunicorn_asgi log", daemon=True)
+
+    def install(self) -> None:
+        """Have the interpreter call `begin` when it is about to wait. To be called once, last."""
+        with suppress(RuntimeError):  # no more threads are to be had
+            self._writer.start()
+        # The only place between Gunicorn's worker_exit and the wait. Python's executors use it for the same purpose.
+        register = getattr(threading, "_register_atexit", None)
+        if register is not None:
+            register(self.begin)
+        else:
+            self.begin()  # worker_exit has to share the time
+        atexit.register(self._threads_have_ended)  # the last to be registered is the first to run
+
+    def begin(self) -> None:
+        """Start to look at the clock; QUIT and INT shorten the time from now on."""
+        signal.signal(signal.SIGALRM, self._on_alarm)
+        for number in (signal.SIGQUIT, signal.SIGINT):
+            signal.signal(number, self._hurry)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM, signal.SIGQUIT, signal.SIGINT))
+        signal.setitimer(signal.ITIMER_REAL, POLL_SECONDS, POLL_SECONDS)
+
+    def _threads_have_ended(self) -> None:
+        self._waits_for_threads = False
+
+    def _hurry(self, _number: int, _frame: FrameType | None) -> None:
+        self._deadline = min(self._deadline, time.monotonic() + HURRY_SECONDS)
+
+    def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        with suppress(OSError):
+            os.utime(self._heartbeat, (now, now))  # as Gunicorn's WorkerTmp.notify does
+        if now >= self._deadline:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        # If anything of this does not end either, the next alarm ends the process.
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(self._code))
+        signal.setitimer(signal.ITIMER_REAL, ATEXIT_SECONDS)
+        self._tell(_name_threads() if self._waits_for_threads else "An atexit handler of the application did not end in time")
+        if self._waits_for_threads:
+            atexit._run_exitfuncs()  # in the main thread, where the interpreter would run them
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):  # closed, or replaced by something else
+                stream.flush()
+        os._exit(self._code)
+
+    def _tell(self, report: str) -> None:
+        self._report = report
+        self._is_due.set()
+        if self._writer.ident is not None:
+            self._writer.join(stalls.LOG_SECONDS)
+        if self._writer.ident is None or self._writer.is_alive():
+            stalls.write_directly(self._log, "WARNING", report)
+
+    def _write(self) -> None:
+        self._is_due.wait()
+        self._log.warning("%s", self._report)
+
+
+def _name_threads() -> str:
+    main = threading.main_thread()
+    threads = [thread for thread in threading.enumerate() if thread is not main and not thread.daemon]
+    named = [stalls.describe_thread(thread) for thread in threads[:MAX_NAMED]]
+    if len(threads) > MAX_NAMED:
+        named.append(f"and {len(threads) - MAX_NAMED} more")
+    return f"Threads of the application that did not end in time: {len(threads)} ({'; '.join(named)})"

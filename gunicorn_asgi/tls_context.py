@@ -1,0 +1,86 @@
+"""The TLS context that Gunicorn makes of its settings, and the reason where it cannot make one."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gunicorn import sock
+
+from .errors import ConfigError
+
+if TYPE_CHECKING:
+    from gunicorn.config import Config
+
+MADE_BY = "openssl pkey -in {path} -out NEW"
+
+
+def has_hook(cfg: Config) -> bool:
+    """Whether the operator's ``ssl_context`` hook makes the context: certificates may come from anywhere then."""
+    return cfg.ssl_context is not cfg.settings["ssl_context"].default
+
+
+def make_context(cfg: Config) -> ssl.SSLContext:
+    """Gunicorn's context for `cfg`. Raises ConfigError, whose sentence names the setting, the file and the remedy."""
+    if not has_hook(cfg):
+        _check_files(cfg)
+    try:
+        context: object = sock.ssl_context(cfg)
+    except Exception as error:  # whatever OpenSSL or the hook raises: plain HTTP is never served instead
+        if has_hook(cfg):
+            raise ConfigError(f"The ssl_context hook raised {error!r}.") from error
+        raise _explain(cfg, error) from error
+    if not isinstance(context, ssl.SSLContext):
+        raise ConfigError(f"The ssl_context hook must return an ssl.SSLContext, not {context!r}.")
+    return context
+
+
+def _check_files(cfg: Config) -> None:
+    """Raise ConfigError if a file is missing, or holds something else than its setting asks for."""
+    certificate = _read(cfg, "certfile")
+    if b"-----BEGIN CERTIFICATE" not in certificate and b"-----BEGIN TRUSTED CERTIFICATE" not in certificate:
+        raise _refusal(cfg, "certfile", "holds no certificate in PEM form")
+    name = "keyfile" if cfg.keyfile else "certfile"
+    key = _read(cfg, name)
+    if b"PRIVATE KEY-----" not in key:
+        remedy = "" if cfg.keyfile else "; set keyfile to the file that has it"
+        raise _refusal(cfg, name, f"holds no private key in PEM form{remedy}")
+    if b"ENCRYPTED" in key:
+        # OpenSSL would ask for the password on the terminal, and block.
+        raise _refusal(
+            cfg,
+            name,
+            "holds an encrypted key, and Gunicorn has no setting for its password: decrypt it "
+            f"({MADE_BY.format(path=getattr(cfg, name))}), or make the context in the ssl_context hook",
+        )
+    if cfg.ca_certs and b"-----BEGIN " not in _read(cfg, "ca_certs"):
+        raise _refusal(cfg, "ca_certs", "holds no certificate in PEM form")
+
+
+def _read(cfg: Config, name: str) -> bytes:
+    try:
+        return Path(getattr(cfg, name)).read_bytes()
+    except OSError as error:
+        raise _refusal(cfg, name, f"cannot be read: {error.strerror}") from None
+
+
+def _explain(cfg: Config, error: Exception) -> ConfigError:
+    """The sentence for an `error` of OpenSSL, whose own does not say which setting is at fault."""
+    reason = getattr(error, "reason", None) or str(error)
+    if reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
+        return _refusal(cfg, "keyfile", f"is not the key of the certificate in certfile, {cfg.certfile!r}")
+    if reason == "NO_CIPHER_MATCH" or (cfg.ciphers and "cipher" in reason.lower()):
+        return _refusal(cfg, "ciphers", "names no cipher that OpenSSL has")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if cfg.ca_certs:
+        try:
+            context.load_verify_locations(cfg.ca_certs)
+        except (OSError, ValueError) as again:
+            return _refusal(cfg, "ca_certs", f"is not accepted by OpenSSL: {getattr(again, 'reason', None) or again}")
+    files = f"certfile {cfg.certfile!r}" + (f" and keyfile {cfg.keyfile!r}" if cfg.keyfile else "")
+    return ConfigError(f"OpenSSL does not accept {files}: {reason}.")
+
+
+def _refusal(cfg: Config, name: str, reason: str) -> ConfigError:
+    return ConfigError(f"Invalid value for setting {name}: {getattr(cfg, name)!r} {reason}.")
