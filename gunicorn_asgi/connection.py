@@ -313,11 +313,13 @@ class Connection(asyncio.Protocol):
             except OSError:  # asyncio's: the client has reset the connection, and that is not known yet
                 self._shut()
                 return
-        elif not is_sending:
+        elif not is_sending and is_owing:
             self._shut()
             return
         self._reading = LINGER
         self._resume_reading()
+        if not is_sending and not self._transport.can_write_eof():
+            self._transport.close()  # the client has as long as without TLS to end its side
         self._set_deadline()
 
     def _drop(self, size: int) -> None:
@@ -333,7 +335,9 @@ class Connection(asyncio.Protocol):
         self._seen = self._look()
         if self._listener.scheme == "https":
             self._resume_reading()  # its end is an exchange of its own, and may have been begun by the client
-        self._transport.close()
+        if not self._transport.is_closing():
+            # With TLS, asyncio's transport cannot be aborted any more once it was closed twice.
+            self._transport.close()
         self._set_deadline()
 
     def _shut_idle(self) -> None:

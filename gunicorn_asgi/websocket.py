@@ -37,6 +37,8 @@ WHOLE_TEXT, WHOLE_BINARY = FINAL | TEXT, FINAL | BINARY
 MAX_CONTROL = 125
 """Bytes of a control frame's payload (RFC 6455, 5.5)."""
 MAX_REASON = MAX_CONTROL - 2
+MAX_SKIPPED = 10000
+"""Frames that are skipped in search of a Close: each takes its time, even an empty one."""
 HIGH_WATER = 65536
 """Bytes, or characters, of messages that nobody has taken above which no further one is read."""
 LARGE = 4096
@@ -96,6 +98,7 @@ class FrameReader:
 
     __slots__ = (
         "_behind",
+        "_close_finder",
         "_compressed",
         "_data",
         "_deflate",
@@ -146,6 +149,8 @@ class FrameReader:
         self._compressed = False
         self._message = bytearray()
         self._utf8: codecs.IncrementalDecoder | None = None
+        # The end.
+        self._close_finder: CloseFinder | None = None
 
     def read(self, data: bytes = b"") -> Ping | Close | None:
         """Read what was left before and then `data`, up to a Ping or Close, which is returned. Pongs are passed over. Raises Violation.
@@ -182,6 +187,7 @@ class FrameReader:
                         try:
                             message = payload.decode()
                         except UnicodeDecodeError:
+                            self._data, self._position = data, position
                             _refuse_text()
                     messages.append(message)
                     self.unread += len(message)
@@ -189,8 +195,13 @@ class FrameReader:
                         self.is_full = True
                     position = end
                     continue
-            before = position
-            position, control = self._read_frame(data, position)
+            before, left = position, self._left
+            try:
+                position, control = self._read_frame(data, position)
+            except Violation:
+                # `find_close` goes on from here: the frame at fault starts or continues here.
+                self._data, self._position, self._left = data, before, left
+                raise
             if control is not None or position == before:
                 break
         if position < size:
@@ -205,6 +216,16 @@ class FrameReader:
         self.messages = deque(maxlen=0)
         self.unread = -math.inf
         self.is_full = False
+
+    def find_close(self, data: bytes = b"") -> bool:
+        """Whether the client's Close frame has been received, in `data` or before.
+
+        From the first call on, what is received goes here instead of to `read`.
+        """
+        if self._close_finder is None:
+            self._close_finder = CloseFinder(self._opcode, self._left)
+            data = self._data[self._position :] + self._behind + data
+        return self._close_finder.find(data)
 
     def _read_frame(self, data: bytes, position: int) -> tuple[int, Ping | Close | None]:
         """Any frame, or a part of one. Returns where it ends: at `position` if its head is not whole."""
@@ -316,6 +337,68 @@ class FrameReader:
         if self._opcode == PING:
             return Ping(payload)
         return read_close(payload) if self._opcode == CLOSE else None
+
+
+class CloseFinder:
+    """Finds the client's Close frame, and skips all else unread (RFC 6455, 7.1.1 and 7.1.7).
+
+    A frame ends where the length in its head says, whatever else is wrong with it. So the frames
+    that follow a violation are found, except where that length has no end.
+    """
+
+    __slots__ = ("_frames", "_has_found", "_head", "_is_close", "_left")
+
+    def __init__(self, opcode: int, left: int) -> None:
+        """Begin within a frame of that `opcode`, with `left` bytes of its payload to come.
+
+        AT_BORDER: begin between two frames.
+        """
+        self._is_close = opcode == CLOSE
+        self._left = left
+        self._head = b""
+        """The head of the next frame, as far as it is here: at most 13 bytes."""
+        self._frames = 0
+        """That have ended."""
+        self._has_found = False
+
+    def find(self, data: bytes) -> bool:
+        """Whether the whole Close frame has been received, in `data` or before."""
+        if self._head:
+            data = self._head + data
+            self._head = b""
+        position, size = 0, len(data)
+        while position < size and self._frames < MAX_SKIPPED and not self._has_found:
+            if self._left < 0:
+                begin, length = _read_extent(data, position)
+                if begin > size:
+                    self._head = data[position:]
+                    break
+                self._is_close = data[position] & 0x0F == CLOSE
+                position, self._left = begin, length
+            part = min(self._left, size - position)
+            position += part
+            self._left -= part
+            if not self._left:
+                self._left = AT_BORDER
+                self._frames += 1
+                self._has_found = self._is_close
+        return self._has_found
+
+
+def _read_extent(data: bytes, start: int) -> tuple[int, int]:
+    """Where the payload of the frame at `start` begins, and its length.
+
+    The payload begins after the end of `data` if the head is not whole.
+    """
+    begin = start + 2
+    if begin > len(data):
+        return begin, 0
+    second = data[start + 1]
+    length = second & 0x7F
+    if length > MAX_CONTROL:
+        begin += 2 if length == 126 else 8
+        length = int.from_bytes(data[start + 2 : begin], "big")
+    return begin + (4 if second & MASKED else 0), length
 
 
 def _read_length(data: bytes, start: int, kind: int) -> tuple[int, int]:

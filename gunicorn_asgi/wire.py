@@ -161,7 +161,8 @@ class Pipe(Protocol):
 
     What is written goes out in its order, also before the end that `close` and `fail` make, and the connection sees to it that this has an end
     (``write_timeout``). Behind `close`, `abort` and `fail` nothing is fed any more: `Stream.lost` follows, and `Stream.cancel` if the
-    application does not end by itself.
+    application does not end by itself. A connection that cannot end one direction alone asks
+    `WebSocketStream.has_closed` when to end both.
     """
 
     def write(self, data: bytes) -> None:

@@ -190,6 +190,7 @@ class InProcess:
         self.host = host
         self.address = address
         self.clients: list[Client] = []
+        self.beat: asyncio.Task[None] | None = None
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the server's loop."""
@@ -206,6 +207,11 @@ class InProcess:
     def wait_until(self, condition: Callable[[], object]) -> None:
         """Until `condition`, looked at on the loop, holds."""
         assert self.run(_until(condition)), "it never came true"
+
+    def stop_clock(self) -> None:
+        """From now on no deadline passes but in `advance`, however long the test takes."""
+        assert self.beat is not None
+        self.call(self.beat.cancel)
 
     def advance(self, seconds: float) -> None:
         """Put the clock forward, and sweep the connections as the worker does."""
@@ -438,7 +444,7 @@ def serve(
     try:
         server = asyncio.run_coroutine_threadsafe(start(), loop).result(WAIT)
         inside = InProcess(loop, server, log, host, listening.sock.getsockname())
-        beat = inside.call(lambda: loop.create_task(_beat(server)))
+        beat = inside.beat = inside.call(lambda: loop.create_task(_beat(server)))
         try:
             yield inside
             for client in inside.clients:

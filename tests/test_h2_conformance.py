@@ -1124,6 +1124,25 @@ def test_5_4_1_tls_ends_soon_after_goaway(parser: str, context: Any) -> None:
 
 
 @pytest.mark.parametrize("parser", PARSERS)
+@pytest.mark.parametrize("is_tls", [False, True], ids=["h2c", "tls"])
+def test_5_4_1_a_client_that_reports_an_error_and_does_not_close_is_gone_soon(
+    parser: str,
+    is_tls: bool,
+    context: Any,
+) -> None:
+    """``write_timeout`` is for a client that has something to read."""
+    tls = context if is_tls else None
+    with serve(at_once, parser, tls=tls, write_timeout=1000, **SPEAKS_HTTP2) as inside:
+        peer = Peer(inside.connect(), is_tls)
+        peer.begin()
+        inside.stop_clock()
+        peer.send(goaway(0, PROTOCOL_ERROR))
+        inside.settle()
+        inside.advance(12)
+        inside.wait_until(lambda: not inside.server.connections)
+
+
+@pytest.mark.parametrize("parser", PARSERS)
 def test_6_8_goaway_names_the_last_stream(parser: str) -> None:
     with serve(after_body, parser, **SPEAKS_HTTP2) as inside:
         peer = Peer(inside.connect())

@@ -131,6 +131,13 @@ class WebSocketStream(HTTPStream):
             self._lose()
             self._pipe.close(is_clean=False)
 
+    def has_closed(self, data: bytes = b"") -> bool:
+        """Whether the client's Close frame has been received, in `data` or before.
+
+        To be asked once no frame is read any more: from `Pipe.close` or `Pipe.fail` on.
+        """
+        return self._reader.find_close(data)
+
     def hang_up(self) -> None:
         if self._state is OPEN:
             self._start_close(SERVICE_RESTART, "", keep=True)
@@ -312,7 +319,7 @@ class WebSocketStream(HTTPStream):
             self._violation = violation
             if self._messages and self._state is OPEN:
                 # They were in order, so the application may still answer them: `receive` fails the connection once it has taken them all.
-                # What is on its way yet is not looked at: behind a violation nobody knows where a frame begins.
+                # No message after the violation is read (RFC 6455, 7.1.7).
                 self._held = self._reader.is_full = True
                 self._pipe.hold()
                 self.deadline = self._host.now + self._limits.close_timeout_s

@@ -64,6 +64,8 @@ class UpgradedConnection(Connection):
             self._stream.feed(data)
         elif self._reading is LINGER:
             self._drop(len(data))
+            if not self._is_plain:
+                self._end_with_close(data)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -105,8 +107,17 @@ class UpgradedConnection(Connection):
 
     def close(self, is_clean: bool) -> None:
         if self._reading is FRAMES:
-            self._linger(is_sending=not is_clean, is_owing=False)
+            is_sending = not is_clean and (self._is_plain or not self._stream.has_closed())
+            self._linger(is_sending, is_owing=False)
             self._record_end()
+
+    def _end_with_close(self, data: bytes) -> None:
+        """End both directions once the client's Close frame is here: `data` has just been received.
+
+        The client waits for that (RFC 6455, 7.1.1). Without TLS it has seen the end of this side.
+        """
+        if not self._transport.is_closing() and self._stream.has_closed(data):
+            self._linger(is_sending=False, is_owing=False)
 
     def abort(self) -> None:
         if self._reading is FRAMES:
