@@ -356,6 +356,7 @@ def test_an_application_that_does_not_answer_is_a_500_after_a_while(parser: str,
         assert told == ([disconnect(1006)] if listens else [])
         assert stream.read_reset() == NO_ERROR
         assert len(server.log.take("error")) == 1
+        assert not server.log.take("warning")
         sibling.send(text("a"))
         assert sibling.read_message() == "a"
 

@@ -927,6 +927,23 @@ def test_a_client_that_does_not_answer_is_closed_with_1011(parser: str, answer: 
 
 
 @pytest.mark.parametrize(
+    "early",
+    [b"", text("a"), pong(), text("a", fin=False)],
+    ids=["nothing", "a message", "a pong", "a fragment"],
+)
+def test_nothing_that_came_before_the_first_ping_answers_it(parser: str, early: bytes) -> None:
+    with serves(Recorder(), parser, ws_ping_interval=10, ws_ping_timeout=5) as server:
+        ws = connect(server, early=early)
+        server.settle()
+        server.advance(11)
+        ws.read_ping()
+        server.advance(6)
+        assert ws.read_close() == (1011, "keepalive ping timeout")
+        ws.send(close(1011))
+        ws.read_end()
+
+
+@pytest.mark.parametrize(
     "sign", [text("a"), pong(b"another"), ping(b"p"), text("abc")[:3], b"\x82"], ids=["a message", "a pong", "a ping", "a part", "a byte"]
 )
 def test_whatever_comes_from_the_client_is_a_sign_of_life(parser: str, sign: bytes) -> None:

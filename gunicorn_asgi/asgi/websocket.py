@@ -47,7 +47,6 @@ class WebSocketStream(HTTPStream):
         "_create_future",
         "_deflate",
         "_ends_at",
-        "_heard",
         "_held",
         "_is_told",
         "_learns",
@@ -102,8 +101,8 @@ class WebSocketStream(HTTPStream):
         # Deadlines, on the loop's clock.
         self.deadline = host.now + limits.accept_timeout_s
         self._ends_at = self._ping_at = self._pong_due = NEVER
-        self._heard = False
-        """Something has come since the last ping: a pong may be stuck behind a long message."""
+        """`_pong_due`: of a ping after which nothing has been received. Whatever comes counts: a
+        pong may have to wait for the end of a long message."""
 
     def __repr__(self) -> str:
         return f"<WebSocketStream {self.raw_path!r} {self._state.name}>"
@@ -111,7 +110,7 @@ class WebSocketStream(HTTPStream):
     # From the connection.
 
     def feed(self, data: bytes) -> None:
-        self._heard = True
+        self._pong_due = NEVER
         try:
             control = self._reader.read(data)
         except Violation as error:
@@ -346,15 +345,14 @@ class WebSocketStream(HTTPStream):
         if now >= self._ends_at:
             self._start_close(GOING_AWAY, "", keep=True)
             return
-        if now >= self._pong_due and not (self._heard or self._held or self._clogged):
+        if now >= self._pong_due and not (self._held or self._clogged):
             self._give_up(INTERNAL_ERROR, "keepalive ping timeout")
             self._pipe.close(is_clean=False)
             return
-        if self._heard or now >= self._pong_due:
+        if now >= self._pong_due:
             self._pong_due = NEVER
         if now >= self._ping_at:
             if self._pong_due == NEVER and not self._clogged:  # one at a time, and where it gets through
-                self._heard = False
                 self._pipe.write(control_frame(PING, b""))
                 self._pong_due = now + limits.ping_timeout_s
             self._ping_at = now + limits.ping_interval_s
