@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 import gunicorn
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import AppImportError
 from gunicorn.workers import base
 
 from . import access, check_config, checks
@@ -139,16 +140,32 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             self._prepare()
             super().init_process()
         except BaseException as error:
-            if self.booted:
-                raise
-            if self._stopped:
-                raise SystemExit(self._exit_code) from None  # whatever the import has made of the SystemExit of QUIT
-            code = self._boot_error(error)
-            if self.is_replacement:
-                time.sleep(RESPAWN_PAUSE_SECONDS)
-            elif isinstance(error, Exception) and not isinstance(error, ConfigError):
-                raise  # the arbiter logs it, and knows the exit code
-            raise SystemExit(code) from None
+            if self.booted and isinstance(error, SystemExit):
+                raise  # from `run`
+            code = self._fail(error)
+            self._wind_up(code)
+            if self._is_logged(error):
+                raise SystemExit(code) from None
+            raise  # the arbiter logs it, and leaves with that code
+
+    def _is_logged(self, error: BaseException) -> bool:
+        """Whether `_fail` has logged `error`, or it need not be; otherwise Gunicorn does."""
+        is_quiet = self.is_replacement or self._stopped or isinstance(error, ConfigError)
+        return not isinstance(error, Exception) or (is_quiet and not self.booted)
+
+    def _fail(self, error: BaseException) -> int:
+        """Log what has ended the boot, and let the arbiter wait where it would try again at once; returns the exit code."""
+        if self.booted and isinstance(error, Exception):
+            return 255
+        if self.booted:
+            self.log.error("Exception in worker process", exc_info=error)
+            return 1
+        if self._stopped:
+            return self._exit_code  # whatever the import has made of the SystemExit of QUIT
+        code = self._boot_error(error)
+        if self.is_replacement:
+            time.sleep(RESPAWN_PAUSE_SECONDS)
+        return code
 
     def _prepare(self) -> None:
         """Read the settings, and make the loop, before the application is imported and hooks run: they may ask for the current loop."""
@@ -172,6 +189,12 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         finally:
             self._stalls.stop()
             self._close_loop()
+        self._wind_up(status)
+        if status:
+            sys.exit(status)
+
+    def _wind_up(self, status: int) -> None:
+        """The loop has ended, and the process is about to, with this exit code."""
         # The arbiter repeats itself. What comes while the interpreter winds up, with its handlers gone, must not look like a crash.
         # (Blocked first: one that has come and was not handled when its handler goes would be told of on stderr.)
         numbers = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT, signal.SIGUSR1)
@@ -180,15 +203,13 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             signal.signal(number, signal.SIG_IGN)
         # A copy of the descriptor, since the arbiter closes its own before the process ends.
         ThreadLimit(status, self._threads_until(), os.dup(self.tmp.fileno()), self.log).install()
-        if status:
-            sys.exit(status)
 
     def _threads_until(self) -> float:
         """When threads of the application have to have ended, on the clock of ``time.monotonic``."""
         now = time.monotonic()
-        if not self._stopped:
-            return now + HURRY_SECONDS  # the boot has failed
-        graceful = self.settings.graceful_timeout_s
+        if not self._stopped:  # the boot has failed
+            return now + HURRY_SECONDS
+        graceful: float = self.cfg.graceful_timeout
         margin = min(0.5, graceful / 10) + self._moment  # for the arbiter, and for atexit handlers
         end = self._stop_time + graceful - margin
         if self._quick:
@@ -288,10 +309,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             self.log.error("%s", error)
         elif isinstance(error, (SystemExit, KeyboardInterrupt)):
             self.log.error("The application has ended its own import, or a hook the boot: %r", error)
-        elif self.is_replacement or not isinstance(error, Exception):
+        elif self._is_logged(error):
             self.log.error("Exception in worker process", exc_info=error)
         if not self.is_replacement:
-            return int(Arbiter.WORKER_BOOT_ERROR)
+            return int(Arbiter.APP_LOAD_ERROR if isinstance(error, AppImportError) else Arbiter.WORKER_BOOT_ERROR)
         # The arbiter halts on a boot error, and the healthy workers with it. One that was to replace another only fails for itself, and
         # not in a tight loop.
         self.log.error("Worker %s could not replace another; the next try is in %.0f s", self.pid, RESPAWN_PAUSE_SECONDS)
@@ -326,7 +347,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
     @property
     def _moment(self) -> float:
         """Seconds that a cancelled task has to notice."""
-        return min(0.5, self.settings.graceful_timeout_s / 20)
+        seconds: float = self.cfg.graceful_timeout
+        return min(0.5, seconds / 20)
 
     async def _unless_quick(self, step: Coroutine[Any, Any, None]) -> None:
         """Run one step of stopping; cancel it when QUIT or INT comes."""

@@ -48,6 +48,14 @@ def test_a_first_worker_whose_import_fails_stops_the_boot(tmp_path: Path, name: 
         assert not server.lines("could not replace")
 
 
+def test_a_thread_that_a_failing_import_has_left_does_not_hold_the_boot_error_back(tmp_path: Path) -> None:
+    statement = "import threading, time; threading.Thread(target=time.sleep, args=(300,), name='left').start(); import nosuch"
+    with start(tmp_path, statement, wait=False) as server:
+        assert server.wait() == 3
+        assert server.lines(r"\[WARNING\] Threads of the application that did not end in time: 1 \(left in ")
+        assert not server.lines("was sent")
+
+
 def test_a_replacement_whose_import_fails_is_tried_again_and_harms_nobody(tmp_path: Path) -> None:
     with start(tmp_path, workers=2) as server:
         healthy = server.workers()[0]
