@@ -2,10 +2,14 @@
 
 They were written for WSGI, so they get what a WSGI worker gives them: an object for the request, one for the response, and an environ.
 Nothing of it is made unless somebody listens.
+
+Every text in them is `printable`: whatever a logger, a format or a hook writes, a client cannot
+forge a line with it.
 """
 
 from __future__ import annotations
 
+import base64
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +24,7 @@ from .asgi.scope import Address
 from .errors import RequestError
 from .grammar import TOKEN
 from .http1.encode import STATUS_LINES
+from .printable import printable
 from .request import decode_path
 from .wire import Header
 
@@ -42,13 +47,13 @@ class Record:
         server: Address | None,
         script_name: bytes | None = None,
     ) -> None:
-        self.method = method
-        self.path = raw_path.decode("latin-1")
-        self.query = query.decode("latin-1")
+        self.method = printable(method)
+        self.path = printable(raw_path)
+        self.query = printable(query)
         self.uri = f"{self.path}?{self.query}" if query else self.path
         self.protocol = "HTTP/" + version
         self.scheme = scheme
-        self.script_name = (script_name or b"").decode("latin-1")
+        self.script_name = printable(script_name or b"")
         """As Gunicorn's WSGI workers have it: the undecoded beginning of `path`."""
         self.raw_headers = headers
         # Gunicorn has "" for the peer of a unix socket.
@@ -66,17 +71,17 @@ class Record:
     @cached_property
     def headers(self) -> list[tuple[str, str]]:
         """As in Gunicorn: names in upper case."""
-        return [(name.decode("latin-1").upper(), value.decode("latin-1")) for name, value in self.raw_headers]
+        return [(printable(name).upper(), printable(value)) for name, value in self.raw_headers]
 
     @cached_property
     def path_info(self) -> str:
         path = self.path[len(self.script_name) :]
-        return decode_path(path.encode("latin-1")) if path.isascii() else path
+        return printable(decode_path(path.encode("latin-1"))) if path.isascii() else path
 
     def header(self, name: bytes) -> str | None:
         """The value of the header `name` as in an environ: repeated ones joined with a comma."""
-        values = [value for other, value in self.raw_headers if other == name]
-        return b",".join(values).decode("latin-1") if values else None
+        values = [printable(value) for other, value in self.raw_headers if other == name]
+        return ",".join(values) if values else None
 
 
 class Response:
@@ -94,7 +99,7 @@ class Response:
 
     @cached_property
     def headers(self) -> list[tuple[str, str]]:
-        return [(bytes(name).decode("latin-1"), bytes(value).decode("latin-1")) for name, value in self.raw_headers]
+        return [(printable(name), printable(value)) for name, value in self.raw_headers]
 
 
 def listen(worker: Worker) -> Access | None:
@@ -162,10 +167,9 @@ class Access:
         """The same for HTTP/2, where the `fields` are whole, and need not be in order."""
         if not self._logs:
             return
-        pseudo = {name: _escaped(value) for name, value in fields if name[:1] == b":"}
-        found = [(b"host" if name == b":authority" else name, value) for name, value in fields]
+        pseudo = {name: printable(value[:MAX_LOGGED_LINE]) for name, value in fields if name[:1] == b":"}
+        found = [(b"host" if name == b":authority" else name, value[:MAX_LOGGED_LINE]) for name, value in fields]
         headers = [(name, value) for name, value in found if _is_harmless(name)][:MAX_LOGGED_FIELDS]
-        headers = [(name, _printable(value[:MAX_LOGGED_LINE].decode("latin-1")).encode("latin-1")) for name, value in headers]
         uri = pseudo.get(b":path") or "-"
         record = Record(pseudo.get(b":method") or "-", b"", b"", "2.0", scheme, headers, client, server)
         record.uri = uri
@@ -182,7 +186,7 @@ class Access:
         if not self._logs:
             return
         first, _, section = head.partition(b"\r\n")
-        words = _escaped(first).split(" ")
+        words = printable(first[:MAX_LOGGED_LINE]).split(" ")
         method, uri, protocol = words if len(words) == 3 else (words[0] or "-", "-", "-")
         record = Record(method, b"", b"", "1.1", scheme, _guess_headers(section), client, server)
         record.uri, record.protocol = uri, protocol
@@ -205,21 +209,15 @@ MAX_LOGGED_LINE = 8192
 MAX_LOGGED_FIELDS = 100
 
 
-def _escaped(line: bytes) -> str:
-    """So that it cannot forge lines of the log."""
-    return line[:MAX_LOGGED_LINE].decode("latin-1").encode("unicode_escape").decode("ascii")
-
-
 def _guess_headers(section: bytes) -> list[Header]:
-    """What looks like a header in a field section that need not be one: whole lines, up to the empty one, with nothing that could forge a log."""
+    """What looks like a header in a field section that need not be one: whole lines, up to the empty one."""
     headers = []
     for line in section.split(b"\r\n", MAX_LOGGED_FIELDS)[:-1]:
         if not line:
             break
         name, colon, value = line.partition(b":")
         if colon and _is_harmless(name):
-            text = _printable(value[:MAX_LOGGED_LINE].strip(b" \t").decode("latin-1"))
-            headers.append((name.lower(), text.encode("latin-1")))
+            headers.append((name.lower(), value[:MAX_LOGGED_LINE].strip(b" \t")))
     return headers
 
 
@@ -261,7 +259,7 @@ class Atoms(dict[str, Any]):
         if not self._is_filled:
             self._is_filled = True
             atoms = SafeAtoms(self.log.atoms(self.response, self.record, make_environ(self.record), self.duration))
-            dict.update(self, {key: _printable(value) for key, value in atoms.items()})
+            dict.update(self, {**atoms, "u": printable(atoms["u"])})
 
     def __getitem__(self, key: str) -> Any:
         if key[:1] == "{":
@@ -276,17 +274,10 @@ class Atoms(dict[str, Any]):
             value = None
         if value is None:
             return "-"
-        return _printable(value.replace('"', '\\"')) if isinstance(value, str) else value
+        return value.replace('"', '\\"') if isinstance(value, str) else value
 
     def __bool__(self) -> bool:
         return True  # which is all that logging wants to know
-
-
-def _printable(value: Any) -> Any:
-    """Without what could forge lines or steer a terminal: a decoded path may hold any character."""
-    if isinstance(value, str) and not value.isprintable():
-        return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in value)
-    return value
 
 
 def _filled(name: str) -> Callable[..., Any]:
@@ -327,12 +318,14 @@ for _name in [
 
 def _user(atoms: Atoms) -> str:
     authorization = atoms.record.header(b"authorization")
-    return (atoms.log._get_user({"HTTP_AUTHORIZATION": authorization}) if authorization else None) or "-"  # atoms' own
+    user = atoms.log._get_user({"HTTP_AUTHORIZATION": authorization}) if authorization else None
+    return printable(user or "-")
 
 
 def _request_header(atoms: Atoms, name: str) -> str | None:
     # The last of several, as in Gunicorn, whose environ alone joins them.
-    return next((value.decode("latin-1") for other, value in reversed(atoms.record.raw_headers) if other == name.encode()), None)
+    key = name.encode()
+    return next((printable(value) for other, value in reversed(atoms.record.raw_headers) if other == key), None)
 
 
 ATOMS: dict[str, Callable[[Atoms], Any]] = {
@@ -381,11 +374,31 @@ def make_environ(record: Record) -> dict[str, Any]:
     if record.client is not None:
         environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = record.client[0], str(record.client[1])
     if record.server is not None:
-        environ["SERVER_NAME"] = record.server[0]
+        environ["SERVER_NAME"] = printable(record.server[0])
         environ["SERVER_PORT"] = "" if record.server[1] is None else str(record.server[1])
     for name, value in record.headers:
         key = name.replace("-", "_")
         if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
             key = "HTTP_" + key
         environ[key] = f"{environ[key]},{value}" if key in environ else value
+    if "HTTP_AUTHORIZATION" in environ:
+        environ["HTTP_AUTHORIZATION"] = _with_printable_user(environ["HTTP_AUTHORIZATION"])
     return environ
+
+
+def _with_printable_user(authorization: str) -> str:
+    """Make the user of Basic credentials `printable`, for ``Logger.atoms`` decodes it.
+
+    RFC 7617, 2, allows no control characters in it. Credentials without a user are left as they are.
+    """
+    scheme, _, credentials = authorization.partition(" ")
+    if not scheme.lower().startswith("basic"):
+        return authorization
+    try:
+        user, *password = base64.b64decode(credentials.strip().encode()).split(b":", 1)
+        name = user.decode()
+    except ValueError:
+        return authorization
+    if name.isprintable():
+        return authorization
+    return f"{scheme} {base64.b64encode(b':'.join([printable(name).encode(), *password])).decode()}"

@@ -14,6 +14,7 @@ from fcntl import ioctl
 from typing import TYPE_CHECKING, Any
 
 from . import tls
+from .printable import printable
 from .sendfile import Transfer
 from .wire import NEVER, Stream
 
@@ -295,7 +296,8 @@ class Connection(asyncio.Protocol):
 
     def complain(self, what: str, reason: object) -> None:
         """The client has sent what is not in order: the one line of the log about it."""
-        self._server.log.warning("Invalid %s from ip=%s: %s", what, self._client[0] if self._client else "", reason)
+        ip = self._client[0] if self._client else ""
+        self._server.log.warning("Invalid %s from ip=%s: %s", what, ip, printable(str(reason)))
 
     # The end.
 

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Protocol
 
 from . import stalls
+from .printable import printable
 
 BOOT_ERRORS = frozenset({3, 4})
 """Exit codes at which Gunicorn's arbiter halts (WORKER_BOOT_ERROR, APP_LOAD_ERROR)."""
@@ -51,7 +52,7 @@ def read_exit_code(error: SystemExit | KeyboardInterrupt, log: Log) -> int:
     if code is None:
         return 0
     if not isinstance(code, int):
-        log.error("sys.exit: %s", code)  # the interpreter prints it
+        log.error("sys.exit: %s", printable(str(code)))  # the interpreter prints it
         return 1
     status = code & 0xFF  # what the operating system keeps of it
     if status in BOOT_ERRORS:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import RequestError
 from .forwarded import Node
+from .printable import printable
 from .proxy_protocol import MAX_V2, NO_HEADER, ProxyHeader, read_proxy_header
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ async def read_introduction(sock: socket.socket, peer: Address | None, server: S
     if is_tls and (error or data):
         # Nothing that could be said would be understood.
         sock.close()
-        server.log.warning("Invalid request from ip=%s: %s", peer[0] if peer else "", error or "neither TLS nor the PROXY protocol")
+        reason = printable(str(error)) if error else "neither TLS nor the PROXY protocol"
+        server.log.warning("Invalid request from ip=%s: %s", peer[0] if peer else "", reason)
         raise ConnectionAbortedError(str(error))
     return Introduction(None, None, b"", error) if error else Introduction(header.client, header.server, data, None)
 

@@ -24,6 +24,7 @@ from types import CodeType, FrameType
 from typing import Any, Protocol
 
 from .asgi.http import HTTPStream
+from .printable import printable
 from .wire import Stream
 
 MAX_CALLS = 60
@@ -193,13 +194,13 @@ class StallWatch:
         if current is not None and holder is not None:
             tasks.discard(current)  # the request's
         shown = sorted(tasks, key=lambda task: (task is not current, task.get_name()))[:MAX_LISTED]
-        lines = [f"{task.get_name()}, {HOLDS if task is current else _brief(_read_awaits(task))}" for task in shown]
+        lines = [f"{printable(task.get_name())}, {HOLDS if task is current else _brief(_read_awaits(task))}" for task in shown]
         return _list("Other tasks", lines, len(tasks))
 
     def _list_threads(self) -> list[str]:
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         threads = [
-            f"{names.get(ident, ident)}, {_brief(_read_stack(frame, None)[0][::-1])}"
+            f"{printable(str(names.get(ident, ident)))}, {_brief(_read_stack(frame, None)[0][::-1])}"
             for ident, frame in sys._current_frames().items()
             if ident not in (self._ident, self._thread.ident)
         ]
@@ -250,8 +251,7 @@ def _brief(calls: list[Call]) -> str:
 
 
 def _title(stream: Stream) -> str:
-    # Escaped, or it could forge lines of the log.
-    return f"{stream.method} {stream.raw_path[:MAX_PATH].decode('latin-1').encode('unicode_escape').decode()}"
+    return printable(f"{stream.method} {stream.raw_path[:MAX_PATH].decode('latin-1')}")
 
 
 def _list(title: str, lines: list[str], count: int) -> list[str]:

@@ -28,7 +28,8 @@ from .asgi.scope import Application
 from .balance import Board, Share
 from .errors import ConfigError, LifespanError
 from .exits import HURRY_SECONDS, ThreadLimit, exit_in_time, prepare_exit, read_exit_code
-from .interference import Watch, refuse_patches
+from .interference import LOGGERS, Watch, refuse_patches
+from .printable import printable, tolerate_any_character
 from .server import Server
 from .settings import Settings
 from .stalls import StallWatch
@@ -181,6 +182,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     def run(self) -> None:
         """Serve until told to stop. Leaves with SystemExit if the exit code is not 0."""
+        tolerate_any_character(*(getattr(self.log, name) for name in LOGGERS if hasattr(self.log, name)))
         self._interference = Watch(self._handlers, self.log, sys.stderr)
         self._stalls.start(Worker._run_to_end.__code__)
         try:
@@ -416,9 +418,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         """What asyncio would print: into Gunicorn's log. Of what the network does (a failed TLS handshake, a reset) only the fact."""
         error = context.get("exception")
         if isinstance(error, OSError):  # ssl.SSLError is one
-            self.log.debug("%s: %r", context["message"], error)
+            self.log.debug("%s: %r", printable(context["message"]), error)
         else:
-            self.log.error("%s", context["message"], exc_info=error)
+            self.log.error("%s", printable(context["message"]), exc_info=error)
 
     # Signals. Their handlers are Python's, not the loop's: they run between two bytecodes even where the application blocks the loop.
 

@@ -137,6 +137,7 @@ PURE = {
     "errors",
     "fields",
     "grammar",
+    "printable",
     "request",
     "forwarded",
     "proxy_protocol",

@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import Any, NoReturn, Protocol
 
 from ..errors import ApplicationError, ClientDisconnected, is_disconnect
+from ..printable import printable
 from ..wire import NEVER, Header, Wire
 from .scope import Application, Message, Scope
 
@@ -381,7 +382,7 @@ class HTTPStream:
 
     def _fail(self, what: str, error: BaseException | None) -> None:
         """The application did not finish: a clean 500 where nothing is written yet, otherwise an end that cannot be taken for one."""
-        self._host.log.error(what, self.method, self.raw_path.decode("latin-1"), exc_info=error)
+        self._host.log.error(what, printable(self.method), printable(self.raw_path), exc_info=error)
         if self._gone or self._phase is COMPLETE:
             return
         if self._phase < STREAMING:

@@ -7,6 +7,7 @@ import asyncio
 from ..deflate import Deflate
 from ..errors import ApplicationError, ClientDisconnected, RequestError, Violation, is_disconnect
 from ..negotiation import negotiate_deflate, read_headers, read_subprotocols
+from ..printable import printable
 from ..websocket import (
     ABNORMAL_CLOSURE,
     CLOSE,
@@ -291,7 +292,7 @@ class WebSocketStream(HTTPStream):
         self.deadline = NEVER
         self._host.log.error(
             "ASGI application did not answer the WebSocket handshake %s in time (%g s, option ws_accept_timeout)",
-            self.raw_path.decode("latin-1"),
+            printable(self.raw_path),
             self._limits.accept_timeout_s,
         )
         self._wire.fail(self, RequestError(500, "Internal Server Error", is_logged=True))
@@ -386,7 +387,7 @@ class WebSocketStream(HTTPStream):
         if not self._gone or self._learns:
             self._learns = False
             self._closing = code, reason
-            self._host.log.debug("WebSocket %s is over: %d %r", self.raw_path.decode("latin-1"), code, reason)
+            self._host.log.debug("WebSocket %s is over: %d %r", printable(self.raw_path), code, reason)
         self._state = state
         self._gone = True
         self._clogged = False
@@ -438,7 +439,7 @@ class WebSocketStream(HTTPStream):
 
     def _fail(self, what: str, error: BaseException | None) -> None:
         if self._state is OPEN:
-            self._host.log.error(what, self.method, self.raw_path.decode("latin-1"), exc_info=error)
+            self._host.log.error(what, printable(self.method), printable(self.raw_path), exc_info=error)
             self._start_close(INTERNAL_ERROR, "")  # statement 93
         elif not (self._is_told and error is not None and is_disconnect(error, is_told=True)):
             super()._fail(what, error)
