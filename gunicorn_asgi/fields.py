@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .errors import ApplicationError
 from .grammar import CONTENT_LENGTH, TOKEN
@@ -52,11 +52,23 @@ def contradict(before: int, length: int) -> NoReturn:
     raise ApplicationError(f"content-length is given twice, as {before} and {length}")
 
 
+def as_list(headers: Any) -> list[Any]:
+    """The application's `headers`, which may be an iterator: taken once, and not checked. Raises ApplicationError."""
+    try:
+        fields = iter(headers)
+    except TypeError:
+        explain(headers)
+    return list(fields)
+
+
+def copied(headers: Iterable[Header]) -> list[Header]:
+    """A copy of checked `headers` that cannot change any more, as a bytearray could."""
+    return [(name, bytes(value)) for name, value in headers]
+
+
 def read_trailers(headers: object) -> list[Header]:
     """Those that may stand behind a body. Raises ApplicationError; what else may be wrong with them is seen when they are encoded."""
-    if not isinstance(headers, Iterable):
-        explain(headers)
-    fields = list(headers)
+    fields = as_list(headers)
     for field in fields:
         name = field[0] if isinstance(field, (tuple, list)) and field else None
         if isinstance(name, bytes) and name.lower() in NOT_IN_TRAILERS:

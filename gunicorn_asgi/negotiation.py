@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from websockets.exceptions import InvalidHeader, NegotiationError
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
@@ -12,6 +11,7 @@ from websockets.utils import accept_key as _accept_key
 
 from .deflate import WINDOW_BITS, Deflate
 from .errors import ApplicationError, RequestError
+from .fields import as_list
 from .wire import Header
 
 MAX_OFFER = 16384
@@ -62,9 +62,7 @@ def read_headers(headers: object) -> list[Header]:
     """
     if headers is None:
         return []
-    if not isinstance(headers, Iterable):
-        raise ApplicationError(f"headers must be an iterable of pairs of bytes, not {headers!r}")
-    fields: list[Any] = list(headers)
+    fields = as_list(headers)
     for field in fields:
         name = field[0].lower() if isinstance(field, (tuple, list)) and field and isinstance(field[0], bytes) else b""
         if name == b"upgrade" or name.startswith(b"sec-websocket-"):

@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import Any, NoReturn, Protocol
 
 from ..errors import ApplicationError, ClientDisconnected, is_disconnect
+from ..fields import as_list
 from ..printable import printable
 from ..wire import NEVER, Header, Wire
 from .scope import Application, Message, Scope
@@ -280,7 +281,10 @@ class HTTPStream:
             raise ApplicationError(f"{message['type']!r} needs a 'status'") from None
         if not isinstance(status, int) or not 100 <= status <= 999:
             raise ApplicationError(f"'status' must be an int from 100 to 999, not {status!r}")
-        self._due = self._wire.head(self, status, message.get("headers", ()))
+        headers = message.get("headers", ())
+        if type(headers) is not list:
+            headers = as_list(headers)
+        self._due = self._wire.head(self, status, headers)
         if message.get("trailers"):
             self._promise_trailers()
         # RFC 9110, 6.4.1.

@@ -10,6 +10,7 @@ from ..asgi.http import HTTPStream
 from ..asgi.websocket import WebSocketStream
 from ..connection import CLOSED, LINGER, Connection, Ending
 from ..errors import ClientDisconnected, RequestError
+from ..fields import copied
 from ..request import Fields, takes_trailers
 from ..wire import CLIENT_CLOSED_REQUEST, NEVER, Header
 from .body import Framing
@@ -74,9 +75,10 @@ class Answering(Connection):
     # For the stream (see `wire`).
 
     def head(self, stream: HTTPStream, status: int, headers: Iterable[Header]) -> int:
+        declared = self._response.head(status, headers)
         if self._record is not None:
-            headers = self._record.response_headers = list(headers) if isinstance(headers, Iterable) else headers
-        return self._response.head(status, headers)
+            self._record.response_headers = copied(headers)
+        return declared
 
     def respond(self, stream: HTTPStream, body: bytes, end: bool, bodyless: bool, is_held: bool = False, is_whole: bool = False) -> bytes:
         """`is_held`: return it all instead of writing it; `is_whole`: what is not among it follows at once."""
@@ -161,9 +163,9 @@ class Answering(Connection):
         if self._half_closed or self._is_closing() or self._transport.get_extra_info("socket") is None:
             raise ClientDisconnected("the client is gone")
         assert self._fields is not None
-        if self._record is not None:
-            headers = self._record.response_headers = list(headers)
         self._write(switching_protocols(self._fields.headers, headers, self._server.default_fields))
+        if self._record is not None:
+            self._record.response_headers = copied(headers)
         record, self._record = self._record, None
         self._stream, self._reading = None, CLOSED
         return UpgradedConnection(self, stream, record), self._inbox.take()
@@ -248,6 +250,8 @@ class Answering(Connection):
         else:
             bodyless = head[:5] == b"HEAD " or (stream is not None and stream.method == "HEAD")
             data = response.refuse(error, bodyless, server.default_fields[0])
+            if self._record is not None:
+                self._record.response_headers = ()  # of the head that may have been held
             self._write(data)
             self._close()
         if self._record is not None:
@@ -265,6 +269,8 @@ class Answering(Connection):
         record, self._record = self._record, None
         access = self._server.access
         if record is not None and access is not None:
+            if not self._response.begun:
+                record.response_headers = ()  # they were held, and did not go out
             access.end(record, self._response.status if self._response.begun else CLIENT_CLOSED_REQUEST, self._response.sent)
 
     @abstractmethod

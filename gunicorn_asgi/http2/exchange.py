@@ -9,7 +9,7 @@ from ..asgi.http import HTTPStream
 from ..asgi.websocket import WebSocketStream
 from ..connection import LINGER_SECONDS
 from ..errors import ApplicationError, ClientDisconnected, RequestError
-from ..fields import DATE, SERVER
+from ..fields import DATE, SERVER, copied
 from ..request import UNKNOWN, Fields, takes_trailers
 from ..wire import CLIENT_CLOSED_REQUEST, NEVER, Header
 from .blocks import STATUS_FIELDS, encode_defaults, encode_fields, encode_length
@@ -212,10 +212,10 @@ class Exchange:
         if status < 200:
             # RFC 9113, 8.1: an interim response is followed by a final one, on the same stream.
             raise ApplicationError(f"'status' must be that of a final response over HTTP/2, not {status}")
-        if self.record is not None:
-            headers = self.record.response_headers = list(headers) if isinstance(headers, Iterable) else headers
         self._block, self._declared, self._found = encode_fields(headers)
         self.status = status
+        if self.record is not None:
+            self.record.response_headers = copied(headers)
         return self._declared
 
     def respond(self, stream: HTTPStream, body: bytes, end: bool, bodyless: bool) -> None:
@@ -305,9 +305,9 @@ class Exchange:
         assert tunnel is not None
         if self.lane.state is CLOSED:
             raise ClientDisconnected("the client is gone")
-        if self.record is not None:
-            headers = self.record.response_headers = list(headers)
         block, _, found = encode_fields(headers)  # RFC 9110, 9.3.6: without a length, which is left out there
+        if self.record is not None:
+            self.record.response_headers = copied(headers)
         block += encode_defaults(self.connection.server.default_headers[found & (DATE | SERVER)])
         # RFC 8441, 5: a 2xx accepts, without a Sec-WebSocket-Accept.
         self.status, self.has_begun = 200, True
@@ -373,6 +373,8 @@ class Exchange:
         elif self.lane.state is not CLOSED:
             body = str(error).encode() + b"\n"
             self.status, self.has_begun = error.status, True
+            if self.record is not None:
+                self.record.response_headers = ()  # of the head that may have been held
             block = STATUS_FIELDS[error.status] + encode_defaults(connection.server.default_headers[0])
             block += encode_fields([*error.fields, (b"content-type", b"text/plain; charset=utf-8")])[0] + encode_length(len(body))
             if bodyless or (self.stream is not None and self.stream.method == "HEAD"):
@@ -389,4 +391,6 @@ class Exchange:
         record, self.record = self.record, None
         access = self.connection.server.access
         if record is not None and access is not None:
+            if not self.has_begun:
+                record.response_headers = ()  # they were held, and did not go out
             access.end(record, self.status if self.has_begun else CLIENT_CLOSED_REQUEST, self.sent)
