@@ -25,13 +25,11 @@ class ExtendedStream(HTTPStream):
             raise self._refusal(kind)
         if kind == "http.response.early_hint":
             self._send_early_hint(message, phase)
-            self._parts += 1
-            if self._clogged:
-                await self._drain()
-            elif self._parts % PARTS_PER_TURN == 0:
-                await asyncio.sleep(0)  # what is written in the next turn of the loop has to have one
+            await self._count_part()
         elif kind == "http.response.trailers":
             self._send_trailers(message, phase)
+            if self._phase is TRAILING:
+                await self._count_part()
         elif kind == "http.response.pathsend":
             if phase is not STARTED:
                 raise ApplicationError(
@@ -61,6 +59,13 @@ class ExtendedStream(HTTPStream):
         option = self._host.switched_off[extension]
         why = f"it is switched off by the option {option}"
         return ApplicationError(f"{extension!r} is not offered in scope['extensions']: {why}")
+
+    async def _count_part(self) -> None:
+        self._parts += 1
+        if self._clogged:
+            await self._drain()
+        elif self._parts % PARTS_PER_TURN == 0:
+            await asyncio.sleep(0)  # what is written in the next turn of the loop has to have one
 
     def _send_early_hint(self, message: Message, phase: Phase) -> None:
         links = message.get("links", ())

@@ -22,7 +22,7 @@ MAX_CHUNKS = 256
 CHUNK_SIZE = 65536
 """Bytes from which on a part is left as it is."""
 PARTS_PER_TURN = 64
-"""Parts of a body that are sent without letting the loop turn."""
+"""Parts of a body that are sent without letting the loop turn. Ends and errors that are told without it."""
 
 
 class Phase(IntEnum):
@@ -95,6 +95,7 @@ class HTTPStream:
         "_parts",
         "_phase",
         "_scope",
+        "_told",
         "_trailers",
         "_waiters",
         "_wire",
@@ -137,6 +138,8 @@ class HTTPStream:
         """Those that have come; None where none were promised, or could be sent."""
         # The client.
         self._gone = False
+        self._told = 0
+        """How often the application was told that the exchange is over, or that a message of its own is wrong."""
         self._hung_up = False
         self._clogged = False
         self._waiters: list[asyncio.Future[None]] | None = None
@@ -230,6 +233,7 @@ class HTTPStream:
                 if self._phase < STREAMING and not self._body_ended:
                     self._wire.inform(self, 100, ())
             await self._wait()
+        await self._tell()
         return {"type": DISCONNECT}
 
     async def send(self, message: Message) -> None:
@@ -240,32 +244,48 @@ class HTTPStream:
         """
         phase = self._phase
         if phase is COMPLETE and not self._gone:
+            await self._tell()
             return  # statement 61: later messages are ignored
-        if self._gone:
-            raise ClientDisconnected("the client is gone")
         try:
-            kind = message["type"]
-        except (TypeError, KeyError):
-            raise ApplicationError(f"a message must be a dict with a 'type', not {message!r}") from None
-        if kind == "http.response.body":
-            if phase is not STARTED and phase is not STREAMING:
-                self._refuse_body(kind, phase)
-            self._send_body(message, phase)
-            if self._phase is STREAMING:
-                self._parts += 1
-                if self._clogged:
-                    await self._drain()
-                elif self._parts % PARTS_PER_TURN == 0:
-                    # A client that reads fast enough never makes an endless stream wait; the rest of the worker would.
-                    await asyncio.sleep(0)
-        elif kind == "http.response.start":
-            if phase is not WAITING:
-                raise ApplicationError("'http.response.start' was sent before; expected 'http.response.body'")
-            self._send_start(message)
-        else:
-            await self._send_extension(kind, message, phase)
+            if self._gone:
+                raise ClientDisconnected("the client is gone")
+            try:
+                kind = message["type"]
+            except (TypeError, KeyError):
+                raise ApplicationError(f"a message must be a dict with a 'type', not {message!r}") from None
+            if kind == "http.response.body":
+                if phase is not STARTED and phase is not STREAMING:
+                    self._refuse_body(kind, phase)
+                self._send_body(message, phase)
+                if self._phase is STREAMING:
+                    self._parts += 1
+                    if self._clogged:
+                        await self._drain()
+                    elif self._parts % PARTS_PER_TURN == 0:
+                        # A client that reads fast enough never makes an endless stream wait; the rest of the worker would.
+                        await asyncio.sleep(0)
+            elif kind == "http.response.start":
+                if phase is not WAITING:
+                    raise ApplicationError("'http.response.start' was sent before; expected 'http.response.body'")
+                self._send_start(message)
+            else:
+                await self._send_extension(kind, message, phase)
+        except Exception:
+            await self._tell()
+            raise
 
     # Inside.
+
+    async def _tell(self) -> None:
+        """Let the loop turn now and then before the application is told of an end or an error.
+
+        An application that ignores it and asks again, without an end, would otherwise keep the loop
+        from everything else, its own cancellation included. Not each time, for frameworks poll:
+        they cancel a ``receive()`` that does not return at once (Starlette's ``is_disconnected``).
+        """
+        self._told += 1
+        if self._told % PARTS_PER_TURN == 0:
+            await asyncio.sleep(0)
 
     def _join(self) -> None:
         """Of many small parts make few large ones: each takes some fifty bytes of memory besides its content, which may be a single one."""

@@ -186,6 +186,7 @@ class WebSocketStream(HTTPStream):
             if self._violation is not None and self._state is OPEN:
                 self._fail_connection(self._violation)
             if self._gone or self._phase is COMPLETE or self._hung_up:
+                await self._tell()
                 self._is_told = True
                 code, reason = self._closing
                 return {"type": "websocket.disconnect", "code": code, "reason": reason}
@@ -209,30 +210,34 @@ class WebSocketStream(HTTPStream):
         ClientDisconnected (an OSError) once the WebSocket is closed.
         """
         try:
-            kind = message["type"]
-        except (TypeError, KeyError):
-            raise ApplicationError(f"a message must be a dict with a 'type', not {message!r}") from None
-        if self._state is OPEN:
-            if kind == "websocket.send":
-                self._pipe.write(data_frame(message.get("bytes"), message.get("text"), self._deflate))
-            elif kind == "websocket.close":
-                self._start_close(message.get("code", NORMAL_CLOSURE), message.get("reason") or "")
-                self._messages.clear()
-                return
+            try:
+                kind = message["type"]
+            except (TypeError, KeyError):
+                raise ApplicationError(f"a message must be a dict with a 'type', not {message!r}") from None
+            if self._state is OPEN:
+                if kind == "websocket.send":
+                    self._pipe.write(data_frame(message.get("bytes"), message.get("text"), self._deflate))
+                elif kind == "websocket.close":
+                    self._start_close(message.get("code", NORMAL_CLOSURE), message.get("reason") or "")
+                    self._messages.clear()
+                    return
+                else:
+                    raise ApplicationError(f"expected 'websocket.send' or 'websocket.close', not {kind!r}")
+            elif self._gone:
+                raise ClientDisconnected("the WebSocket is closed")
             else:
-                raise ApplicationError(f"expected 'websocket.send' or 'websocket.close', not {kind!r}")
-        elif self._gone:
-            raise ClientDisconnected("the WebSocket is closed")
-        else:
-            self._answer(kind, message)
-            if self._phase is not STREAMING:
-                return
-        self._parts += 1
-        if self._clogged:
-            await self._drain()
-        elif self._parts % PARTS_PER_TURN == 0:
-            # A client that reads fast enough never makes an endless stream wait; the rest of the worker would.
-            await asyncio.sleep(0)
+                self._answer(kind, message)
+                if self._phase is not STREAMING:
+                    return
+            self._parts += 1
+            if self._clogged:
+                await self._drain()
+            elif self._parts % PARTS_PER_TURN == 0:
+                # A client that reads fast enough never makes an endless stream wait; the rest of the worker would.
+                await asyncio.sleep(0)
+        except Exception:
+            await self._tell()
+            raise
 
     # Inside: the handshake.
 
