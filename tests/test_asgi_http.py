@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from inprocess import GET, Flag, Truncated, answer, hello, mirror, read_body, request, serve
+from ways import serving
 
 from gunicorn_asgi.errors import ApplicationError, ClientDisconnected
 
@@ -440,6 +441,25 @@ def test_an_application_that_returns_without_a_body_is_a_500(parser: str, start:
         assert client.read_rest() == b""
         (line,) = server.log.take("error")
         assert line.error is None
+
+
+@pytest.mark.parametrize("version", ["1.1", "h2"])
+@pytest.mark.parametrize("sent", [[], [START], [START, part(b"")], [START, part(b"a"), part(b"b")]])
+def test_an_application_that_returns_amid_a_streamed_response_is_logged_as_such(
+    parser: str, version: str, sent: list[dict[str, Any]]
+) -> None:
+    """And not as one that has sent nothing, which gets another answer."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for message in sent:
+            await send(message)
+
+    with serving(app, parser, version) as way:
+        found = way.fetch()
+        assert (found.status, found.is_whole) == ((200, False) if len(sent) > 1 else (500, True))
+        (line,) = way.server.log.take("error")
+        what = "completing its response to" if len(sent) > 1 else "sending a response to"
+        assert line.text == f"ASGI application returned without {what} GET /"
 
 
 def test_an_exception_behind_the_response_is_logged_and_harms_nothing(parser: str) -> None:
