@@ -19,6 +19,7 @@ from gunicorn.instrument.statsd import Statsd
 from h2client import H2Client, connect
 from inprocess import HTTP2, InProcess, answer, serve
 from process import Gunicorn, poll
+from test_proxy_header import ON
 from ws import handshake, text
 
 from gunicorn_asgi.access import ATOMS, Access
@@ -418,7 +419,7 @@ def test_the_message_of_sys_exit_is_one_line(parser: str) -> None:
 
 @pytest.mark.parametrize("what", ["PROXY TCP4 1.2.3.4\x1b\x85 1.2.3.4 1 2\r\n", "PROXY \x1b[31m\r\n"])
 def test_an_address_of_the_proxy_protocol_forges_nothing(parser: str, what: str) -> None:
-    with serve(failing(AssertionError()), parser, proxy_protocol="v1", proxy_allow_ips="*") as server:
+    with serve(failing(AssertionError()), parser, proxy_protocol=ON, proxy_allow_ips="*") as server:
         client = server.connect()
         client.send(what.encode("latin-1"))
         assert client.read_response().status == 400
