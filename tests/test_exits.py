@@ -114,8 +114,10 @@ def begin(server: Gunicorn, kind: str, seconds: float) -> Any:
     return client
 
 
-@pytest.mark.parametrize("kind", THREADS)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize(
+    ("number", "kind", "loop"),
+    [*((signal.SIGINT, kind, loop) for kind in THREADS for loop in LOOPS), (signal.SIGQUIT, "plain", LOOPS[0])],
+)
 def test_after_int_and_quit_threads_have_a_second_and_are_named(tmp_path: Path, loop: str, kind: str, number: int) -> None:
     settings = {"asgi_loop": loop, "graceful_timeout": 600, "config": HOOKS}
     with Gunicorn(tmp_path, "threads:app", **settings) as server, begin(server, kind, NEVER):
@@ -133,8 +135,8 @@ def test_after_int_and_quit_threads_have_a_second_and_are_named(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("kind", THREADS)
-def test_after_term_threads_have_what_is_left_of_graceful_timeout(tmp_path: Path, loop: str, kind: str) -> None:
-    with Gunicorn(tmp_path, "threads:app", asgi_loop=loop, graceful_timeout=3, config=HOOKS) as server, begin(server, kind, NEVER):
+def test_after_term_threads_have_what_is_left_of_graceful_timeout(tmp_path: Path, kind: str) -> None:
+    with Gunicorn(tmp_path, "threads:app", graceful_timeout=3, config=HOOKS) as server, begin(server, kind, NEVER):
         assert server.stop() == 0
         assert len(server.lines(LEFT.format(name=THREADS[kind]))) == 1
         assert server.events[-2:] == ["worker_exit", "atexit"]
@@ -142,8 +144,8 @@ def test_after_term_threads_have_what_is_left_of_graceful_timeout(tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", THREADS)
-def test_threads_that_end_in_time_are_waited_for_and_nothing_is_said(tmp_path: Path, loop: str, kind: str) -> None:
-    with Gunicorn(tmp_path, "threads:app", asgi_loop=loop, graceful_timeout=60, config=HOOKS) as server, begin(server, kind, 2):
+def test_threads_that_end_in_time_are_waited_for_and_nothing_is_said(tmp_path: Path, kind: str) -> None:
+    with Gunicorn(tmp_path, "threads:app", graceful_timeout=60, config=HOOKS) as server, begin(server, kind, 2):
         assert server.stop() == 0
         assert "work done" in server.events
         assert server.events[-1] == "atexit"
@@ -161,8 +163,8 @@ def test_hup_does_not_wait_for_a_thread_longer_than_graceful_timeout(tmp_path: P
         assert not server.lines("was sent")
 
 
-def test_the_heartbeat_goes_on_while_threads_are_waited_for(tmp_path: Path, loop: str) -> None:
-    settings = {"asgi_loop": loop, "timeout": 1, "max_requests": 1, "graceful_timeout": 60}
+def test_the_heartbeat_goes_on_while_threads_are_waited_for(tmp_path: Path) -> None:
+    settings = {"timeout": 1, "max_requests": 1, "graceful_timeout": 60}
     with Gunicorn(tmp_path, "threads:app", **settings) as server, begin(server, "plain", 4) as client:
         [first] = server.workers()
         client.read_all()
