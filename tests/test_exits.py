@@ -16,7 +16,7 @@ from gunicorn_asgi.exits import BOOT_ERRORS, read_exit_code
 
 HOOKS = NOTE + "\ndef worker_exit(server, worker):\n    note('worker_exit')\n"
 LEFT = r"\[WARNING\] Threads of the application that did not end in time: 1 \({name} in .*threads:\d+ work\)$"
-THREADS = {"endpoint": "AnyIO worker thread", "executor": r"(asyncio|uvloop)_0", "plain": "ledger"}
+THREADS = {"endpoint": "AnyIO worker thread", "executor": r"(asyncio|uvloop|ThreadPoolExecutor-0)_0", "plain": "ledger"}
 NEVER = 300
 """Seconds that no test waits."""
 SOON = 8.0
