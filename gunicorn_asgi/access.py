@@ -380,7 +380,10 @@ def make_environ(record: Record) -> dict[str, Any]:
         key = name.replace("-", "_")
         if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
             key = "HTTP_" + key
-        environ[key] = f"{environ[key]},{value}" if key in environ else value
+        # A comma may be part of a cookie: several cookie fields, which a client of HTTP/1.1 should
+        # not send (RFC 6265, 5.4), are joined with what stands between cookies.
+        separator = "; " if key == "HTTP_COOKIE" else ","
+        environ[key] = f"{environ[key]}{separator}{value}" if key in environ else value
     if "HTTP_AUTHORIZATION" in environ:
         environ["HTTP_AUTHORIZATION"] = _with_printable_user(environ["HTTP_AUTHORIZATION"])
     return environ

@@ -14,7 +14,7 @@ from .errors import RequestError
 from .http1.connection import H1Connection
 from .http2.connection import H2Connection
 from .http2.frames import PREFACE, ConnectionFailure
-from .http2.request import VERSION
+from .http2.request import VERSION, join_cookies
 from .request import Request
 from .wire import Stream
 
@@ -115,7 +115,8 @@ def upgrade(origin: H1Connection, request: Request, data: bytes, record: Record 
     if not PREFACE.startswith(data[: len(PREFACE)]):
         return False  # RFC 9110, 7.8: it may be ignored, and who has sent more requests has not waited for the answer
     method, path, raw_path, query, fields = request
-    own = fields.with_headers([field for field in fields.headers if field[0] not in CONNECTION_FIELDS])
+    headers = [field for field in fields.headers if field[0] not in CONNECTION_FIELDS]
+    own = fields.with_headers(join_cookies(headers))
     own.version = VERSION
     connection = H2Connection(origin._server, origin._listener, origin._client)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 
+import httpx
 import pytest
 from process import DEADLINE, Gunicorn, poll
 
@@ -60,6 +61,20 @@ def test_a_file_is_uploaded(server: Gunicorn, size: int) -> None:
             )
             assert response.status_code == 200, response.text
             assert response.json() == {"name": "name.bin", "size": size, "last": "y" if size else "", "field": "value"}
+
+
+@pytest.mark.parametrize("framework", [name for name in FRAMEWORKS if name != "fastapi"])
+def test_cookies_in_three_fields_are_three_cookies_over_http_2(framework: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """As browsers send them; RFC 9113, 8.2.3."""
+    pytest.importorskip("h2")
+    directory = tmp_path_factory.mktemp("cookies")
+    cookies = {"a": "1", "b": "x,y", "c": "3"}
+    with Gunicorn.with_http2(directory, f"{framework}_app:app", http2_cleartext="prior-knowledge") as server:
+        with httpx.Client(http1=False, http2=True) as client:
+            fields = [("cookie", f"{name}={value}") for name, value in cookies.items()]
+            response = client.get(f"{server.url}/cookies", headers=fields)
+            assert (response.http_version, response.json()) == ("HTTP/2", cookies)
+        assert server.stop() == 0
 
 
 def test_a_client_that_goes_away_ends_the_stream_without_an_error(server: Gunicorn) -> None:

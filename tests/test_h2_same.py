@@ -19,10 +19,11 @@ from typing import Any
 
 import pytest
 from gunicorn.config import Config
+from gunicorn.glogging import Logger
 from h2client import connect
 from inprocess import HTTP2, Flag, InProcess, Truncated, answer, hello, read_body, serve
 
-from gunicorn_asgi.access import Access
+from gunicorn_asgi.access import Access, Atoms
 from gunicorn_asgi.wire import Header
 
 START: dict[str, Any] = {"type": "http.response.start", "status": 200}
@@ -703,3 +704,76 @@ def test_what_is_malformed_over_http2_has_no_answer(parser: str, fields: list[He
         assert [line[4] for line in log.lines] == [400]
         assert client.get("GET", "/", (b"te", b"gzip")).reset == 1, "the connection goes on"
         assert len(server.log.take("warning")) == 2
+
+
+# Cookies.
+
+COOKIES = ((b"x-one", b"1"), (b"cookie", b"a=b,c"), (b"x-one", b"2"), (b"cookie", b"d=e"), (b"cookie", b"f=g"))
+JOINED = "a=b,c; d=e; f=g"
+
+
+class CookieLog(AccessLog):
+    """What the access log can say of cookies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cookies: list[Any] = []
+
+    def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
+        super().access(resp, req, environ, request_time)
+        atoms = Atoms(Logger(Config()), req, resp, request_time)
+        told = [atoms["{cookie}i"], atoms["{HTTP_COOKIE}e"]]
+        whole = dict(atoms)
+        told += [whole["{cookie}i"], whole["{http_cookie}e"], environ["HTTP_COOKIE"]]
+        self.cookies.append((resp.status_code, told, [name for name, _ in req.headers].count("COOKIE")))
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "status"),
+    [("/", (), 200), ("/#", (), 400), ("/", ((b"expect", b"x"),), 417), ("/", ((b"te", b"gzip"),), 0)],
+    ids=["passed on", "refused", "refused by a field", "malformed"],
+)
+def test_the_log_and_the_hooks_see_one_cookie_field(parser: str, path: str, more: Any, status: int) -> None:
+    """RFC 9113, 8.2.3: the parts that the client has sent are joined for whoever is told of the request."""
+    log = CookieLog()
+    told: list[Any] = []
+
+    def pre_request(worker: object, req: Any) -> None:
+        told.append([value for name, value in req.headers if name == "COOKIE"])
+
+    def post_request(worker: object, req: Any, environ: Any, resp: object) -> None:
+        told.append([*(value for name, value in req.headers if name == "COOKIE"), environ["HTTP_COOKIE"]])
+
+    hooks = {"pre_request": pre_request, "post_request": post_request}
+    with serve(hello, parser, access=make_access(log, hooks), **HTTP2) as server:
+        client = connect(server)
+        for _ in range(2):  # the second one is remembered
+            assert client.get("GET", path, *COOKIES, *more).status == status
+        server.wait_until(lambda: len(log.cookies) == 2)
+        assert log.cookies == [(status or 400, [JOINED] * 5, 1)] * 2
+        assert told == ([[JOINED], [JOINED, JOINED]] * 2 if status == 200 else [])
+        server.log.take("warning")
+
+
+def test_several_cookie_fields_over_http_1_are_one_in_the_environ(parser: str) -> None:
+    """A client should not send them (RFC 6265, 5.4). The scope has them as they came, and an environ, which has one of each name, without a comma."""
+    log = CookieLog()
+    app = Watched(hello)
+    with serve(app, parser, access=make_access(log)) as server:
+        client = server.connect()
+        client.send(b"GET / HTTP/1.1\r\nhost: a\r\n" + b"".join(b"%b: %b\r\n" % field for field in COOKIES) + b"\r\n")
+        assert client.read_response().status == 200
+        server.wait_until(lambda: log.cookies)
+        assert app.told[0]["headers"] == [(b"host", b"a"), *COOKIES]
+        assert log.cookies == [(200, ["f=g", JOINED, "f=g", JOINED, JOINED], 3)]
+
+
+def test_cookies_of_an_upgraded_request_are_joined(parser: str) -> None:
+    """Its scope is one of HTTP/2 (RFC 7540, 3.2; RFC 9113, 8.2.3)."""
+    app = Watched(hello)
+    with serve(app, parser, **HTTP2) as server:
+        lines = b"GET / HTTP/1.1\r\nhost: a\r\n" + b"".join(b"%b: %b\r\n" % field for field in COOKIES)
+        client = connect(server, upgrade=lines)
+        assert client.read_response(client.streams[1]).status == 200
+        cookies = [field for field in app.told[0]["headers"] if field[0] == b"cookie"]
+        assert cookies == [(b"cookie", JOINED.encode())]

@@ -168,7 +168,8 @@ def test_the_scope(parser: str) -> None:
         }
         assert {key: scope[key] for key in expected} == expected
         assert scope["headers"][0] == (b"host", b"a")
-        assert scope["headers"][1:] == [(b"sec-websocket-version", b"13"), *fields]
+        joined = [fields[0], (b"cookie", b"a=b; c=d"), fields[3]]  # RFC 9113, 8.2.3
+        assert scope["headers"][1:] == [(b"sec-websocket-version", b"13"), *joined]
         assert scope.keys() == expected.keys() | {"asgi", "headers"}
 
 

@@ -14,7 +14,7 @@ from ..wire import NEVER, Header
 from .budget import REFUSED
 from .exchange import Exchange
 from .protocol import Protocol
-from .request import RequestReader
+from .request import RequestReader, join_cookies
 from .sender import Sender
 from .streams import CLOSED, Limits, Stream
 from .tunnel import Tunnel
@@ -132,6 +132,7 @@ class Admission(Sender):
         access = self._server.access
         if access is not None:
             sent = 0 if bodyless else len(str(error)) + 1
+            fields = join_cookies(fields)
             access.refused_fields(fields, error.status, sent, self._listener.scheme, self._client, self._server_address)
 
     @abstractmethod

@@ -90,6 +90,7 @@ class RequestReader:
 def read_request(block: Block, rules: Rules, max_list: int, has_websocket: bool) -> Request:
     """The same as RequestReader.read, of a block that nothing is known of."""
     pseudo, headers = _split(block.fields)
+    headers = join_cookies(headers)
     _check_sizes(block, pseudo, headers, rules, max_list)
     fields = Fields(b"", VERSION, headers)
     fields.length = UNKNOWN
@@ -115,6 +116,22 @@ def read_request(block: Block, rules: Rules, max_list: int, has_websocket: bool)
     if raw_path != b"*":
         check_path(raw_path, fields)
     return name, path, raw_path, query, fields
+
+
+def join_cookies(headers: list[Header]) -> list[Header]:
+    """Return `headers` with one cookie field in place of several, where the first of them is.
+
+    A client may split its cookie field so that it compresses better. RFC 9113, 8.2.3: the parts "MUST
+    be concatenated into a single octet string using the two-octet delimiter of 0x3b, 0x20" before a
+    generic application sees them.
+    """
+    parts = [value for name, value in headers if name == b"cookie"]
+    if len(parts) < 2:
+        return headers
+    place = headers.index((b"cookie", parts[0]))
+    others = [field for field in headers if field[0] != b"cookie"]
+    # Without empty parts: they hold no cookie, and no value may end in white space.
+    return [*others[:place], (b"cookie", b"; ".join(filter(None, parts))), *others[place:]]
 
 
 def check_trailers(fields: list[Header]) -> None:
@@ -149,10 +166,13 @@ PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority", b":protocol
 
 
 def _check_sizes(block: Block, pseudo: Mapping[bytes, bytes], headers: Sequence[Header], rules: Rules, max_list: int) -> None:
-    """The same limits as in HTTP/1.1, where they are those of lines, and the one of the list. Raises RequestError."""
+    """The same limits as in HTTP/1.1, where they are those of lines, and the one of the list. Raises RequestError.
+
+    A cookie that the client has split is one field to both limits of fields, as it is over HTTP/1.1:
+    the application, and what it passes the field on to, rely on ``limit_request_field_size``.
+    """
     _check_line(pseudo.get(b":method", b""), pseudo.get(b":path", b""), rules)
-    # RFC 9113, 8.2.3: a client cuts its cookies up, and means one field, which is how many HTTP/1.1 would count. The list has a limit of its own.
-    if len(headers) > rules.limit_fields and len(headers) - max(0, sum(name == b"cookie" for name, _ in headers) - 1) > rules.limit_fields:
+    if len(headers) > rules.limit_fields:
         raise RequestError(431, f"More than {rules.limit_fields} header fields")
     _check_list(block, max_list)
     if block.size > rules.limit_field_size and any(

@@ -24,6 +24,10 @@ async def json(request):
     return JsonResponse({"greeting": "hello", "query": request.GET.dict(), "client": request.META["REMOTE_ADDR"]})
 
 
+async def cookies(request):
+    return JsonResponse(request.COOKIES)
+
+
 async def collect(request):
     return JsonResponse({"collected": gc.collect()})
 
@@ -72,6 +76,7 @@ def error(request):
 
 urlpatterns = [
     path("json", json),
+    path("cookies", cookies),
     path("collect", collect),
     path("stream", stream),
     path("endless", endless),

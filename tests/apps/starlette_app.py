@@ -26,6 +26,10 @@ async def json(request):
     return JSONResponse({"greeting": request.state.greeting, "query": dict(request.query_params), "client": request.client.host})
 
 
+async def cookies(request):
+    return JSONResponse(request.cookies)
+
+
 async def stream(request):
     async def parts():
         for part in range(5):
@@ -151,6 +155,7 @@ async def ws_close_by_exception(websocket):
 app = Starlette(
     routes=[
         Route("/json", json),
+        Route("/cookies", cookies),
         Route("/stream", stream),
         Route("/endless", endless),
         Route("/upload", upload, methods=["POST"]),
