@@ -193,6 +193,11 @@ class Peer:
 
     # Sending.
 
+    def answer_ping(self) -> None:
+        """Read until the server asks by a PING, and answer it."""
+        payload = self.read_until(PING).payload
+        self.send(ping(payload, ACK))
+
     def send(self, *frames: bytes) -> None:
         """Send whole frames at once."""
         self.expect(*frames)

@@ -12,12 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h2raw
 import pytest
 from certificates import make_authority
 from h2client import MAX_WINDOW, H2Client, Stream, connect
 from inprocess import HTTP2, Flag, InProcess, answer, hello, mirror, read_body, serve
 from test_h2_same import AccessLog, make_access
 
+from gunicorn_asgi.connection import LINGER_SECONDS, MAX_LINGER
 from gunicorn_asgi.errors import ApplicationError, ClientDisconnected
 from gunicorn_asgi.http2.frames import PREFACE
 from gunicorn_asgi.http2.outbox import HIGH_WATER
@@ -69,6 +71,20 @@ class Site:
 
     async def early(self, receive: Any, send: Any) -> None:
         await answer(send, b"early")
+
+    async def in_parts(self, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(part(b"in "))
+        await send(part(b"parts", more=False))
+
+    async def with_trailers(self, receive: Any, send: Any) -> None:
+        await send({**START, "trailers": True})
+        await send(part(b"x", more=False))
+        await send({"type": "http.response.trailers", "headers": [(b"x-late", b"1")]})
+
+    async def refuses(self, receive: Any, send: Any) -> None:
+        await send({**START, "status": 413})
+        await send(part(b"too large", more=False))
 
     async def breaks_off(self, receive: Any, send: Any) -> None:
         await send(START)
@@ -458,38 +474,226 @@ def test_what_nobody_has_read_is_given_back_to_the_connection(parser: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("fields", "sent", "then"),
+    ("length", "more", "sent", "then"),
     [
-        ((), b"", "later"),
-        ((), b"xyz", "later"),
-        ((), b"x" * WINDOW, "now"),
-        (((b"content-length", b"10000"),), b"xyz", "never"),
-        (((b"content-length", b"100000"),), b"xyz", "now"),
-        (((b"content-length", b"5"), (b"expect", b"100-continue")), b"", "now"),
+        (-1, (), 0, "later"),
+        (-1, (), 3, "later"),
+        (-1, (), WINDOW, "later"),
+        (10000, (), 3, "never"),
+        (MAX_LINGER + 3, (), 3, "never"),
+        (MAX_LINGER + 4, (), 3, "now"),
+        (5, ((b"expect", b"100-continue"),), 0, "now"),
     ],
-    ids=["unknown", "unknown, begun", "unknown, much", "short", "long", "held back"],
+    ids=["unknown", "unknown, begun", "unknown, much", "within the window", "short", "long", "held back"],
 )
-def test_an_early_response_is_whole_and_the_rest_is_dropped(parser: str, fields: Any, sent: bytes, then: str) -> None:
+@pytest.mark.parametrize("path", ["/early", "/refuses"])
+def test_an_early_response_is_whole_and_the_rest_is_dropped(parser: str, path: str, length: int, more: Any, sent: int, then: str) -> None:
     """RFC 9113, 8.1: RST_STREAM with NO_ERROR behind the response, unless the rest is short, and comes soon. Statement 51."""
     with serve(Site(), parser, body_timeout=60, keepalive=60, **HTTP2) as server:
         client = connect(server)
-        stream = client.begin("POST", "/early", *fields, end=False, flush=False)
-        client.upload(stream, sent, end=False)
+        fields = [(b"content-length", b"%d" % length)] if length >= 0 else []
+        stream = client.begin("POST", path, *fields, *more, end=False, flush=False)
+        client.upload(stream, bytes(sent), end=False)
         client.flush()
         client.read_response(stream)
-        client.synchronize()
-        assert (stream.body, stream.has_ended) == (b"early", True)
+        for _ in range(4):  # the server asks whether the response was seen, the client answers, and the server hears it
+            client.synchronize()
+        assert (stream.status, stream.has_ended) == (200 if path == "/early" else 413, True)
         assert stream.reset == (NO_ERROR if then == "now" else None)
         if then != "now":
             assert server.exchanges() == 1
         if then == "never":
-            client.upload(stream, b"x" * (10000 - len(sent)))
+            client.upload(stream, bytes(length - sent))
         elif then == "later":
             server.advance(3)
             client.wait_for(lambda: stream.reset == NO_ERROR)
         server.wait_settled()
         assert_open(client)
         assert not client.goaway
+
+
+def begin_long_upload(peer: h2raw.Peer, id_: int, sent: int = 0) -> None:
+    """A request that is refused at once, and whose body is long."""
+    fields = [(b"content-length", b"2000000")]
+    frames = [peer.request(id_, False, "POST", "/refuses", fields)]
+    frames += [h2raw.data(id_, bytes(min(16384, sent - start))) for start in range(0, sent, 16384)]
+    peer.send(*frames)
+    peer.wait_response(id_)
+
+
+def synchronize(peer: h2raw.Peer, mark: bytes = b"a round.") -> list[h2raw.Frame]:
+    """What the server has to say to all that was sent to it: it may answer the PING before what came with that."""
+    received: list[h2raw.Frame] = []
+    for _ in range(2):
+        peer.send(h2raw.ping(mark))
+        pongs = received.count(h2raw.Frame(h2raw.PING, h2raw.ACK, 0, mark))
+        while received.count(h2raw.Frame(h2raw.PING, h2raw.ACK, 0, mark)) == pongs:
+            frame = peer.read()
+            assert frame is not None
+            received.append(frame)
+    return received
+
+
+def test_the_reset_after_an_early_response_waits_until_the_client_has_seen_that(parser: str) -> None:
+    """RFC 9113, 8.1: some clients lose a response that comes together with its RST_STREAM, curl 7.88 among them."""
+    with serve(Site(), parser, body_timeout=60, keepalive=60, **HTTP2) as server:
+        peer = h2raw.Peer(server.connect())
+        peer.begin()
+        begin_long_upload(peer, 1)
+        asked = peer.read_until(h2raw.PING)
+        assert asked.flags == 0
+        for _ in range(3):  # whatever else the client sends
+            assert h2raw.RST_STREAM not in [frame.kind for frame in synchronize(peer)]
+        peer.send(h2raw.ping(asked.payload, h2raw.ACK))
+        resets = [frame for frame in synchronize(peer) if frame.kind == h2raw.RST_STREAM]
+        assert [(frame.stream, frame.number) for frame in resets] == [(1, NO_ERROR)]
+        server.wait_settled()
+        begin_long_upload(peer, 3)
+
+
+def test_a_client_that_is_answered_with_success_is_reset_at_once(parser: str) -> None:
+    """After these, curl 7.88 goes on sending, and would wait for ever for the room that it is not given."""
+    with serve(Site(), parser, body_timeout=60, keepalive=60, **HTTP2) as server:
+        peer = h2raw.Peer(server.connect())
+        peer.begin()
+        peer.send(peer.request(1, False, "POST", "/early", [(b"content-length", b"2000000")]))
+        peer.wait_response(1)
+        received = peer.read()
+        assert received is not None
+        assert (received.kind, received.number) == (h2raw.RST_STREAM, NO_ERROR)
+
+
+@pytest.mark.parametrize("path", ["/early", "/refuses", "/in_parts", "/with_trailers"])
+def test_the_room_for_a_short_rest_comes_before_the_end_of_the_response(parser: str, path: str) -> None:
+    """curl 7.88 reads nothing more behind a complete response. The rest is dropped, and its end tells the client what it may send."""
+    with serve(Site(), parser, body_timeout=60, keepalive=60, **HTTP2) as server:
+        peer = h2raw.Peer(server.connect())
+        peer.begin()
+        fields = [(b"content-length", b"100000"), (b"te", b"trailers")]
+        peer.send(peer.request(1, False, "POST", path, fields), *(h2raw.data(1, bytes(10000)) for _ in range(3)))
+        room = 0
+        while not peer.streams[1].has_ended:
+            frame = peer.read()
+            assert frame is not None
+            if (frame.kind, frame.stream) == (h2raw.WINDOW_UPDATE, 1):
+                room += frame.number
+        assert room >= 100000 - WINDOW
+        peer.send(*(h2raw.data(1, bytes(10000), number == 6) for number in range(7)))
+        updates = [frame for frame in synchronize(peer) if frame.kind in (h2raw.WINDOW_UPDATE, h2raw.RST_STREAM)]
+        assert [(frame.kind, frame.stream) for frame in updates] == [(h2raw.WINDOW_UPDATE, 0)]
+        server.wait_settled()
+
+
+@pytest.mark.parametrize("end", ["data", "trailers"])
+def test_a_body_that_ends_short_after_its_early_response_is_no_news(parser: str, end: str) -> None:
+    """RFC 9113, 8.1.1: it is a stream error all the same. curl does so."""
+    with serve(Site(), parser, body_timeout=60, keepalive=60, **HTTP2) as server:
+        peer = h2raw.Peer(server.connect())
+        peer.begin()
+        peer.send(peer.request(1, False, "POST", "/refuses", [(b"content-length", b"100000")]))
+        peer.wait_response(1)
+        short = h2raw.data(1, b"x", True) if end == "data" else h2raw.headers(1, peer.encode([(b"x-late", b"1")]))
+        peer.send(short)
+        assert peer.read_until(h2raw.RST_STREAM).number == PROTOCOL_ERROR
+        server.wait_settled()
+        peer.send(peer.request(3, path="/early"))
+        peer.wait_response(3)
+        assert not server.log.take("warning")
+
+
+def test_a_client_that_does_not_say_what_it_has_seen_is_reset_after_a_while(parser: str) -> None:
+    with serve(Site(), parser, body_timeout=60, keepalive=60, **HTTP2) as server:
+        peer = h2raw.Peer(server.connect())
+        peer.begin()
+        begin_long_upload(peer, 1)
+        server.advance(LINGER_SECONDS + 1)
+        assert peer.read_until(h2raw.RST_STREAM).number == NO_ERROR
+        server.wait_settled()
+
+
+def test_what_comes_of_a_body_after_its_early_response_is_dropped_within_its_window(parser: str) -> None:
+    """It has no more room, and the connection has all of it back (RFC 9113, 6.9)."""
+    with serve(Site(), parser, body_timeout=60, keepalive=60, http2_max_concurrent_streams=1, **HTTP2) as server:
+        peer = h2raw.Peer(server.connect())
+        peer.begin()
+        begin_long_upload(peer, 1, 20000)
+        asked = peer.read_until(h2raw.PING)
+        peer.send(*(h2raw.data(1, bytes(size)) for size in (16384, 16384, WINDOW - 20000 - 2 * 16384)))
+        updates = [frame for frame in synchronize(peer) if frame.kind == h2raw.WINDOW_UPDATE]
+        assert {frame.stream for frame in updates} == {0}
+        assert sum(frame.number for frame in updates) > WINDOW // 2
+        assert server.exchanges() == 1
+        peer.send(peer.request(3))  # it counts as long as it is there
+        assert peer.read_until(h2raw.RST_STREAM).number == REFUSED_STREAM
+        peer.send(h2raw.ping(asked.payload, h2raw.ACK))
+        assert peer.read_until(h2raw.RST_STREAM).number == NO_ERROR
+        begin_long_upload(peer, 5)
+        peer.answer_ping()
+        assert peer.read_until(h2raw.RST_STREAM).number == NO_ERROR
+        peer.send(h2raw.data(5, bytes(16384)), *(h2raw.data(5, bytes(16384)) for _ in range(2)))
+        synchronize(peer)
+        peer.send(peer.request(7, path="/early"))
+        peer.wait_response(7)
+
+
+@pytest.mark.parametrize("how", ["ends", "ends with trailers", "resets", "leaves"])
+def test_a_client_may_end_an_upload_itself_after_its_early_response(parser: str, how: str) -> None:
+    """As curl does, with less than its content-length. Nobody is told, and the connection goes on."""
+    log = AccessLog()
+    with serve(Site(), parser, access=make_access(log), body_timeout=60, keepalive=60, **HTTP2) as server:
+        peer = h2raw.Peer(server.connect())
+        peer.begin()
+        begin_long_upload(peer, 1, 100)
+        asked = peer.read_until(h2raw.PING)
+        if how == "ends":
+            peer.send(h2raw.data(1, b"x", True))
+        elif how == "ends with trailers":
+            peer.send(h2raw.headers(1, peer.encode([(b"x-late", b"1")])))
+        elif how == "resets":
+            peer.send(h2raw.rst_stream(1, h2raw.STREAM_CLOSED))
+        else:
+            peer.client.close()
+        server.wait_settled()
+        if how != "leaves":
+            peer.send(h2raw.ping(asked.payload, h2raw.ACK))  # the answer comes late
+            assert h2raw.RST_STREAM not in [frame.kind for frame in synchronize(peer)]
+            peer.send(peer.request(3, path="/early"))
+            peer.wait_response(3)
+            assert [line[4] for line in log.lines] == [413, 200]
+        assert not server.log.take("warning")
+
+
+def test_an_answer_to_a_ping_that_was_not_asked_ends_no_stream(parser: str) -> None:
+    site = Site()
+    with serve(site, parser, body_timeout=60, keepalive=60, **HTTP2) as server:
+        peer = h2raw.Peer(server.connect())
+        peer.begin()
+        begin_long_upload(peer, 1)
+        mark = peer.read_until(h2raw.PING).payload[:4]
+        peer.send(peer.request(3, False, "POST", "/reads_not"), peer.request(5, False, "POST", "/early"))
+        site.waits.wait()
+        peer.wait_response(5)  # whose body may come
+        peer.send(*(h2raw.ping(mark + id_.to_bytes(4, "big"), h2raw.ACK) for id_ in (3, 5, 7, 0, 2**32 - 1)))
+        assert h2raw.RST_STREAM not in [frame.kind for frame in synchronize(peer)]
+        site.goes_on.set()
+        assert peer.wait_response(3).body == b"done"
+        peer.send(h2raw.data(3, b"", True), h2raw.data(5, b"", True))
+        synchronize(peer)
+        assert server.exchanges() == 1
+
+
+def test_a_connection_that_is_to_end_has_given_up_its_last_upload(parser: str) -> None:
+    """GOAWAY and a graceful shutdown do not wait for a client that does not say what it has seen."""
+    with serve(Site(), parser, body_timeout=60, keepalive=60, **HTTP2) as server:
+        peer = h2raw.Peer(server.connect())
+        peer.begin()
+        begin_long_upload(peer, 1)
+        peer.send(h2raw.goaway())
+        server.settle()
+        server.advance(LINGER_SECONDS + 1)
+        assert peer.read_until(h2raw.RST_STREAM).number == NO_ERROR
+        peer.read_until(h2raw.GOAWAY)
+        server.wait_gone()
 
 
 def test_a_short_rest_that_does_not_come_is_given_up(parser: str) -> None:

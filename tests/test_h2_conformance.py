@@ -71,7 +71,7 @@ from h2raw import (
 from inprocess import HTTP2 as SPEAKS_HTTP2
 from inprocess import InProcess, answer, read_body, serve
 
-from gunicorn_asgi.connection import LINGER_SECONDS
+from gunicorn_asgi.connection import LINGER_SECONDS, MAX_LINGER
 
 BODY = b"Hello, HTTP/2!"
 
@@ -1067,14 +1067,14 @@ def test_8_1_a_request_that_ends_behind_its_response_is_not_reset(parser: str) -
 
 @pytest.mark.parametrize("parser", PARSERS)
 def test_8_1_a_request_without_end_is_given_up_behind_its_response(parser: str) -> None:
-    """By the time, or as soon as it has used up its window."""
+    """By the time, or as soon as it has used up the room that it was given for a short rest."""
     with serve(at_once, parser, **SPEAKS_HTTP2) as inside:
         peer = Peer(inside.connect())
         peer.begin()
         peer.send(peer.request(1, False, "POST"), peer.request(3, False, "POST"))
         peer.wait_response(1)
         peer.wait_response(3)
-        peer.send(*(data(3, bytes(size)) for size in (16384, 16384, 16384, 16383)))
+        peer.send(*(data(3, bytes(16384)) for _ in range(MAX_LINGER // 16384)))
         received = peer.read_until(RST_STREAM)
         assert (received.stream, received.number) == (3, NO_ERROR)
         assert peer.streams[1].code is None

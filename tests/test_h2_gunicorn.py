@@ -21,6 +21,8 @@ import pytest
 from certificates import Pair, make_authority
 from process import APPS, BOOT_LINE, GUNICORN_VERSION, LOOPS, SETTINGS, Gunicorn, poll
 
+from gunicorn_asgi.connection import MAX_LINGER
+
 pytest.importorskip("h2")
 from talk import ALL, REFUSED_STREAM, Talk, offering
 
@@ -334,6 +336,38 @@ def test_curl_gets_and_uploads(serving: Serving, content: Path, begin: str) -> N
         expected = " 1.1" if server.scheme == "http" and begin == "--http2" else " 2"
         assert curl(server, begin, *head, f"{server.url}/echo").strip("\n") == expected
         assert received.read_bytes() == content.read_bytes()
+        assert server.stop() == 0
+        assert not complaints(server)
+
+
+@pytest.mark.parametrize("size", [66_000, 1_000_000, 20_000_000])
+def test_curl_has_the_answer_that_comes_before_the_end_of_its_upload(serving: Serving, tmp_path: Path, size: int) -> None:
+    """RFC 9113, 8.1. curl 7.88 loses a response that comes together with the RST_STREAM that follows it."""
+    content = tmp_path / "content"
+    content.write_bytes(bytes(size))
+    with serving() as server:
+        head = ["--http2" if server.scheme == "https" else "--http2-prior-knowledge", "--output", str(tmp_path / "received")]
+        uploads = [["--upload-file", str(content)], ["--data-binary", f"@{content}"]]
+        for how in [[*upload, *expect] for upload in uploads for expect in ([], ["--header", "Expect:"])]:
+            # With a length, without one, and without a body: curl knows in different ways that a response is whole.
+            # After a 2xx it goes on sending, and fails where that may not all come.
+            success = (("chunks", 14), ("large?size=0", 0), ("hello", 6)) if size <= MAX_LINGER else ()
+            for path, length in (("hello?status=413", 6), ("chunks?status=401", 14), ("large?size=0&status=413", 0), *success):
+                told = curl(server, *head, *how, "--no-fail", "--write-out", "%{http_code} %{size_download}", f"{server.url}/{path}")
+                assert told == f"{path.partition('status=')[2] or 200} {length}", (how, path)
+        assert server.stop() == 0
+        assert not complaints(server)
+
+
+def test_curl_keeps_the_connection_after_an_answer_before_the_end_of_its_upload(tmp_path: Path, loop: str, certificate: Pair) -> None:
+    content = tmp_path / "content"
+    content.write_bytes(bytes(1_000_000))
+    with Gunicorn.with_http2(tmp_path, asgi_loop=loop, **certificate._asdict()) as server:
+        common = ["--http2", "--silent", "--insecure", "--write-out", "%{http_code} %{num_connects}\\n"]
+        first = ["--output", str(tmp_path / "received"), "--upload-file", str(content), f"{server.url}/hello?status=401"]
+        second = ["--data-binary", "x", f"{server.url}/echo"]
+        told = curl(server, *common, "--no-fail", *first, "--next", *common, *second)
+        assert told == "401 1\nx200 0\n"
         assert server.stop() == 0
         assert not complaints(server)
 

@@ -16,7 +16,7 @@ from test_request import make_rules
 
 from gunicorn_asgi.http2 import frames
 from gunicorn_asgi.http2.budget import CAPACITY
-from gunicorn_asgi.http2.events import Failed, Malformed, Opened, Received, Refused, Reset
+from gunicorn_asgi.http2.events import Failed, Malformed, Opened, Received, Refused, Reset, Seen
 from gunicorn_asgi.http2.frames import DEFAULT_WINDOW, END_HEADERS, END_STREAM, MAX_WINDOW, PADDED, Code
 from gunicorn_asgi.http2.outbox import HIGH_WATER
 from gunicorn_asgi.http2.protocol import Protocol
@@ -329,6 +329,26 @@ def test_an_upload_that_was_refused_may_still_be_on_its_way() -> None:
         assert protocol.receive(data(1, 16384), 0.0) == []
     assert not protocol.has_failed
     assert protocol._window + protocol._credit == limits.connection_window
+
+
+# What the client has seen.
+
+
+@pytest.mark.parametrize("id_", [1, 2**31 - 1])
+def test_a_client_says_that_it_has_seen_what_was_sent_on_a_stream(id_: int) -> None:
+    """By the answer to a PING (RFC 9113, 6.7), which it sends once it has read all that came before."""
+    protocol = begin()
+    (opened,) = protocol.receive(ask(id_), 0.0)
+    protocol.send_head(opened.stream, RESPONSE, True)
+    protocol.ask(opened.stream)
+    kinds = take(protocol)
+    assert [kind for kind, _, _, _ in kinds] == [frames.HEADERS, frames.PING]
+    _, flags, stream, payload = kinds[1]
+    assert (flags, stream, len(payload)) == (0, 0, 8)
+    assert protocol.receive(frames.ping(payload, False), 0.0) == []  # a PING of its own
+    assert protocol.receive(frames.ping(payload, True), 0.0) == [Seen(opened.stream)]
+    protocol.reset(opened.stream, Code.NO_ERROR)
+    assert protocol.receive(frames.ping(payload, True), 0.0) == []
 
 
 # Anything, in any order.

@@ -13,7 +13,7 @@ from ..errors import RequestError
 from ..request import Request
 from ..wire import NEVER
 from .admission import LOGGED_VERSION, Admission
-from .events import Acknowledged, Event, Failed, Leaving, Malformed, Opened, Received, Refused, Reset
+from .events import Acknowledged, Event, Failed, Leaving, Malformed, Opened, Received, Refused, Reset, Seen
 from .exchange import Exchange
 from .frames import Code
 from .sender import FRAMES
@@ -151,6 +151,9 @@ class H2Connection(Admission):
                 self._fail()
             case Acknowledged():
                 self.drain()
+            case Seen(stream):
+                assert stream.exchange is not None
+                stream.exchange.seen()
             case Leaving(code) if code == Code.NO_ERROR:
                 self._end_when_idle()
             case Leaving():

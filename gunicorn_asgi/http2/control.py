@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from . import budget, frames
-from .events import Acknowledged, Event, Failed, Leaving
+from .events import Acknowledged, Event, Failed, Leaving, Seen
 from .frames import ACK, DEFAULT_WINDOW, MAX_STREAM_ID, MAX_WINDOW, Code, ConnectionFailure
 from .streams import HALF_CLOSED_REMOTE, Limits, Stream, Streams
 
 MARK = b"drained?"
 """In the PING that asks whether all before it was seen."""
+STREAM_MARK = b"end?"
+"""In the PING that asks the same for one stream, before the stream's number."""
 MAX_SENT_FRAME = 65536
 """Bytes of the longest frame of data that is sent, however long the client allows it: others want their turn."""
 UPGRADE_WINDOW = 16384
@@ -155,6 +157,10 @@ class Control(Streams):
             self.outbox.add([frames.ping(payload, True)])
         elif payload == MARK:
             events.append(Acknowledged())
+        elif payload.startswith(STREAM_MARK):
+            stream = self.streams.get(int.from_bytes(payload[len(STREAM_MARK) :], "big"))
+            if stream is not None:
+                events.append(Seen(stream))
 
     def _on_goaway(self, _flags: int, id_: int, payload: bytes, events: list[Event]) -> None:
         if id_:
@@ -163,6 +169,10 @@ class Control(Streams):
             raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "GOAWAY of less than 8 bytes")
         self._spend(budget.SETTINGS_FRAME)
         events.append(Leaving(int.from_bytes(payload[4:8], "big")))
+
+    def ask(self, stream: Stream) -> None:
+        """Ask when the client has seen all that was sent on `stream`: `Seen` comes."""
+        self.outbox.add([frames.ping(STREAM_MARK + stream.id.to_bytes(4, "big"), False)])
 
     # The end.
 

@@ -43,7 +43,7 @@ class Received(NamedTuple):
 
 
 class Reset(NamedTuple):
-    """A stream is gone: by the client, or for `reason`, which is its fault."""
+    """A stream is gone: by the client, or for `reason`, which is its fault; None also where that is no news."""
 
     stream: Stream
     code: Code | int
@@ -52,6 +52,12 @@ class Reset(NamedTuple):
 
 class Acknowledged(NamedTuple):
     """The client has seen what was sent before `Protocol.announce` asked it."""
+
+
+class Seen(NamedTuple):
+    """The client has seen all that was sent on `stream` before `Protocol.ask` asked it."""
+
+    stream: Stream
 
 
 class Leaving(NamedTuple):
@@ -67,4 +73,4 @@ class Failed(NamedTuple):
     reason: str
 
 
-Event = Opened | Refused | Malformed | Received | Reset | Acknowledged | Leaving | Failed
+Event = Opened | Refused | Malformed | Received | Reset | Acknowledged | Seen | Leaving | Failed

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..asgi.http import HTTPStream
 from ..asgi.websocket import WebSocketStream
-from ..connection import LINGER_SECONDS
+from ..connection import LINGER_SECONDS, MAX_LINGER
 from ..errors import ApplicationError, ClientDisconnected, RequestError
 from ..fields import DATE, SERVER, copied
 from ..request import UNKNOWN, Fields, takes_trailers
@@ -36,6 +36,7 @@ class Exchange:
         "_declared",
         "_found",
         "_is_lost",
+        "_is_stopping",
         "_seen",
         "connection",
         "deadline",
@@ -72,6 +73,8 @@ class Exchange:
         """The application was told that the client is gone."""
         self._awaits_100 = False
         """The client holds its body back until it is asked for."""
+        self._is_stopping = False
+        """The client is to be told that it need not send the rest, once it has seen the response."""
         self._body_until = 0.0
         """When more of the body has to be here, if the application waits for it."""
         # The response: its head is held until there is a body.
@@ -106,6 +109,9 @@ class Exchange:
         if stream is None or self.has_ended or self._is_lost:
             # Nobody reads this, and it moves no deadline.
             self.connection.protocol.consume(self.lane, len(data))
+            if end:
+                # curl 7.88 sends the rest, and looks at its stream only when something comes.
+                self.connection.protocol.settle_credit()
             if self.lane.state is CLOSED or (self.lane.state is HALF_CLOSED_LOCAL and not self._may_end()):
                 self._settle()
             return
@@ -144,6 +150,11 @@ class Exchange:
             self.lost()
         else:
             self.tunnel.ended()
+
+    def seen(self) -> None:
+        """The client says that it has seen all that was sent on the stream."""
+        if self._is_stopping:  # otherwise it was not asked
+            self._give_up_body()
 
     def expired(self) -> None:
         """`deadline` has passed."""
@@ -229,6 +240,8 @@ class Exchange:
         elif end and not (bodyless and (status == 304 or not body)):
             block += encode_length(len(body))
         self.has_begun = True
+        if end and self.lane.state is OPEN:
+            self._make_room()
         if bodyless or (end and not body):
             connection.protocol.send_head(self.lane, block, True)
             if not end:
@@ -239,6 +252,8 @@ class Exchange:
         connection.flush_soon()
 
     def write(self, stream: HTTPStream, data: bytes, end: bool) -> None:
+        if end and self.lane.state is OPEN:
+            self._make_room()
         self.put(data, end)
         self.connection.flush_soon()
 
@@ -266,7 +281,10 @@ class Exchange:
         return self.fields is not None and takes_trailers(self.fields.headers)
 
     def trailers(self, stream: HTTPStream, headers: Iterable[Header]) -> None:
-        self.connection.protocol.send_trailers(self.lane, encode_fields(headers)[0])
+        block = encode_fields(headers)[0]
+        if self.lane.state is OPEN:
+            self._make_room()
+        self.connection.protocol.send_trailers(self.lane, block)
         self.connection.flush_soon()
 
     def start_file(self, stream: HTTPStream, descriptor: int, offset: int, count: int, end: bool) -> bool:
@@ -339,8 +357,8 @@ class Exchange:
             return
         if lane.state is CLOSED:
             self.connection.forget(self)
-        elif lane.state is HALF_CLOSED_LOCAL and not self._may_end():
-            self._give_up_body()
+        elif lane.state is HALF_CLOSED_LOCAL and (self._is_stopping or not self._may_end()):
+            self._stop_body()
         elif not lane.has_ended:
             self.reset(Code.INTERNAL_ERROR)  # without a whole response: sys.exit() in the midst of it
         else:
@@ -352,10 +370,43 @@ class Exchange:
             else:
                 self._watch()
 
+    def _make_room(self) -> None:
+        """The response is about to end before the request: let the client send a short rest, which is dropped.
+
+        Before the end, for curl 7.88 reads nothing more after a complete response with a 2xx, and would
+        wait for more room for ever.
+        """
+        lane = self.lane
+        if not (self._awaits_100 or lane.is_connected):
+            rest = MAX_LINGER if lane.expected == UNKNOWN else lane.expected
+            if rest <= MAX_LINGER:
+                self.connection.protocol.make_room(lane, rest)
+
     def _may_end(self) -> bool:
         """Whether the client can send all that is left of its body without being given more room."""
         lane = self.lane
         return not self._awaits_100 and (lane.receive_window > 0 if lane.expected == UNKNOWN else lane.expected <= lane.receive_window)
+
+    def _stop_body(self) -> None:
+        """The response is complete, and more of the body than the client may send is missing.
+
+        RFC 9113, 8.1, has RST_STREAM for that. Some clients lose a response that comes together with it:
+        curl 7.88 closes the stream as soon as it has read the reset, and then fails as it sends the body.
+        So the client is first asked, by a PING, whether it has seen the response. It gets no more room
+        meanwhile, and what it may still send is dropped.
+        """
+        protocol, lane = self.connection.protocol, self.lane
+        protocol.consume(lane, lane.unread)
+        if self.status < 300:
+            # After these, curl 7.88 goes on sending. Better that it fails at once than that it waits
+            # for ever for room, as it does where the reset comes later.
+            self._give_up_body()
+        elif not self._is_stopping:
+            self._is_stopping = True
+            lane.expected = UNKNOWN  # the client may end its side here instead
+            protocol.ask(lane)
+            self.connection.flush_soon()
+            self.set_deadline(self.connection.now + LINGER_SECONDS)
 
     def _give_up_body(self) -> None:
         """RFC 9113, 8.1: the response is complete, and the client need not send the rest."""

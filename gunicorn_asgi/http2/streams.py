@@ -43,6 +43,9 @@ class Owner(Protocol):
     def completed(self) -> None:
         """The end of the response was queued, and is out."""
 
+    def seen(self) -> None:
+        """The client says that it has seen all that was sent on the stream."""
+
     def lost(self) -> None:
         """The stream is gone."""
 
@@ -172,10 +175,21 @@ class Streams:
             stream.credit = 0
         self._give_back(size)
 
+    def make_room(self, stream: Stream, size: int) -> None:
+        """Let the client send `size` bytes of the body, if it has less room on `stream`."""
+        if stream.receive_window < size:
+            self.outbox.add([frames.window_update(stream.id, size - stream.receive_window)])
+            stream.receive_window = size
+
     def _give_back(self, size: int) -> None:
         self._credit += size
         # At half of what streams that nobody reads leave of it: half of the whole might never be reached beside them.
-        if self._credit and self._credit >= self._window:
+        if self._credit >= self._window:
+            self.settle_credit()
+
+    def settle_credit(self) -> None:
+        """Tell the client of all that was taken on the connection, however little that is."""
+        if self._credit:
             self.outbox.add([frames.window_update(0, self._credit)])
             self._window += self._credit
             self._credit = 0

@@ -179,12 +179,12 @@ async def nothing(scope, receive, send):
     pass
 
 
-async def large(scope, receive, send, size="1000000"):
-    await respond(send, b"x" * int(size))
+async def large(scope, receive, send, size="1000000", status="200"):
+    await respond(send, b"x" * int(size), int(status))
 
 
-async def chunks(scope, receive, send):
-    await respond(send, "one,", more=True)
+async def chunks(scope, receive, send, status="200"):
+    await respond(send, "one,", int(status), more=True)
     await send({"type": "http.response.body", "body": b"two,", "more_body": True})
     await send({"type": "http.response.body", "body": b"three\n"})
 
