@@ -153,6 +153,16 @@ def read_method(verb: bytes, rules: Rules) -> str:
     return verb.decode().upper()
 
 
+def check_target(target: str) -> None:
+    """Raises RequestError for what no form of a request target may have (RFC 9112, 3.2; RFC 3986, 3.5 and 4.3)."""
+    if not (target.isascii() and target.isprintable()):
+        raise RequestError(400, "Invalid request target: not printable ASCII")
+    if "#" in target:
+        raise RequestError(400, "Invalid request target: it has a fragment, or a '#' that is not encoded as %23")
+    if " " in target:
+        raise RequestError(400, "Invalid request target: it has a space")
+
+
 def check_path(raw_path: bytes, fields: Fields) -> None:
     """Raises RequestError where the path does not begin with what a trusted proxy, or the environment, says that it does."""
     if fields.script_name and not raw_path.startswith(fields.script_name):

@@ -20,7 +20,7 @@ from inprocess import HTTP2, Flag, InProcess, answer, hello, mirror, read_body, 
 from test_h2_same import AccessLog, make_access
 
 from gunicorn_asgi.connection import LINGER_SECONDS, MAX_LINGER
-from gunicorn_asgi.errors import ApplicationError, ClientDisconnected
+from gunicorn_asgi.errors import ClientDisconnected
 from gunicorn_asgi.http2.frames import PREFACE
 from gunicorn_asgi.http2.outbox import HIGH_WATER
 
@@ -1065,24 +1065,6 @@ def test_what_one_stream_does_to_its_scope_no_other_sees(parser: str) -> None:
         for _ in range(4):
             assert client.get("GET", "/same").status == 200
         assert seen == [([(b"host", b"a")], False)] * 4
-
-
-def test_an_interim_status_is_no_response(parser: str) -> None:
-    """RFC 9113, 8.1: where HTTP/1.1 ends with a 1xx, HTTP/2 cannot: the application hears it, and there is a 500."""
-    raised: list[BaseException] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        try:
-            await answer(send, b"", 101)
-        except ApplicationError as error:
-            raised.append(error)
-            raise
-
-    with serve(app, parser, **HTTP2) as server:
-        client = connect(server)
-        assert client.get().status == 500
-        assert "101" in str(raised[0])
-        assert len(server.log.take("error")) == 1
 
 
 def test_an_application_that_exits_leaves_no_stream_open(parser: str) -> None:

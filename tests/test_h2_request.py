@@ -280,6 +280,28 @@ def test_headers_are_kept_apart_in_their_order() -> None:
     assert read_request(block, RULES, MAX_LIST, False)[4].headers == [(b"host", b"a"), *headers]
 
 
+REASONS: dict[str, tuple[list[Header], str]] = {
+    "a fragment": (having((b":path", b"/#")), "Invalid request target: it has a fragment, or a '#' that is not encoded as %23"),
+    "a space": (having((b":path", b"/a b")), "Invalid request target: it has a space"),
+    "not ASCII": (having((b":path", b"/\xe9")), "Invalid request target: not printable ASCII"),
+    "no slash": (having((b":path", b"a")), "a :path that does not begin with a slash"),
+    "a pseudo-header field twice": ([*GET, PATH], "the pseudo-header field ':path' is there twice"),
+    "an unknown one": ([*GET, (b":x", b"y")], "the pseudo-header field ':x' is unknown"),
+    "one that comes late": ([*GET, (b"x", b"y"), (b":protocol", b"z")], "a pseudo-header field after a header field"),
+    "upper case": ([*GET, (b"X", b"y")], "a header name that is not in lower case"),
+    "no token": ([*GET, (b"x y", b"z")], "a header name that is not a token"),
+    "white space": ([*GET, (b"x", b" y")], "white space around the value of a header"),
+    "a control character": ([*GET, (b"x", b"y\0z")], "a character in a header that is not allowed"),
+    "a long number": ([*GET, (b"content-length", b"1" * 19)], "a content-length that is not one number of at most 18 digits"),
+}
+
+
+@pytest.mark.parametrize("case", REASONS)
+def test_what_is_refused_is_told_its_own_reason(case: str) -> None:
+    fields, reason = REASONS[case]
+    assert str(outcome(lambda: read(fields))) == reason
+
+
 COOKIES: dict[str, tuple[list[Header], list[Header]]] = {
     "one": ([(b"cookie", b"a=b; c=d")], [(b"cookie", b"a=b; c=d")]),
     "three": ([(b"cookie", b"a=b"), (b"cookie", b"c=d"), (b"cookie", b"e=f")], [(b"cookie", b"a=b; c=d; e=f")]),

@@ -24,6 +24,7 @@ from h2client import connect
 from inprocess import HTTP2, Flag, InProcess, Truncated, answer, hello, read_body, serve
 
 from gunicorn_asgi.access import Access, Atoms
+from gunicorn_asgi.errors import ApplicationError
 from gunicorn_asgi.wire import Header
 
 START: dict[str, Any] = {"type": "http.response.start", "status": 200}
@@ -704,6 +705,56 @@ def test_what_is_malformed_over_http2_has_no_answer(parser: str, fields: list[He
         assert [line[4] for line in log.lines] == [400]
         assert client.get("GET", "/", (b"te", b"gzip")).reset == 1, "the connection goes on"
         assert len(server.log.take("warning")) == 2
+
+
+# A status that is not that of a final response.
+
+
+@pytest.mark.parametrize("status", [100, 101, 102, 103, 199])
+def test_an_interim_status_is_no_response(parser: str, status: int) -> None:
+    """RFC 9110, 15.2; ASGI, "Response Start": raised out of the send() that brought it, which may then be another. Otherwise it is a 500."""
+    told: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await send({**START, "status": status})
+        except ApplicationError as error:
+            told.append(str(error))
+            if scope["path"] == "/":
+                raise
+        await answer(send)
+
+    for target, expected in (("/", 500), ("/other", 200)):
+        case = Case("interim", app, "GET", target)
+        outcomes = run(parser, case, over_http1), run(parser, case, over_http2)
+        compare(case, *outcomes)
+        assert [outcome.status for outcome in outcomes] == [expected] * 2
+    assert len(told) == 4
+    assert all(f"from 200 to 999, that of a final response, not {status}" in text for text in told)
+    assert all(("'http.response.early_hint'" in text) == (status == 103) for text in told)
+
+
+# Targets.
+
+TARGETS = {
+    "/#": "it has a fragment, or a '#' that is not encoded as %23",
+    "/a?b#c": "it has a fragment, or a '#' that is not encoded as %23",
+    "/\xe9": "not printable ASCII",
+    "/\x7f": "not printable ASCII",
+    "/#\xe9": "not printable ASCII",
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_is_refused_for_its_own_reason(parser: str, target: str) -> None:
+    """RFC 9112, 3.2; RFC 3986, 4.3."""
+    if target == "/\x7f":
+        outcomes = [run(parser, Case("target", never_called, "GET", target), over_http1)]  # RFC 9113, 8.2.1: malformed over HTTP/2
+    else:
+        case = Case("target", never_called, "GET", target)
+        outcomes = [run(parser, case, over_http1), run(parser, case, over_http2)]
+    for outcome in outcomes:
+        assert (outcome.status, outcome.body) == (400, f"Invalid request target: {TARGETS[target]}\n".encode())
 
 
 # Cookies.

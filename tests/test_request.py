@@ -375,3 +375,20 @@ def test_a_partial_head_is_never_refused_that_would_be_accepted_whole(target: in
         for end in range(1, len(data)):
             assert check(data[:end], rules, end - 1) == 0
             assert check(data[:end], rules) == 0
+
+
+REASONS = {
+    b"GET /# HTTP/1.1": "Invalid request target: it has a fragment, or a '#' that is not encoded as %23",
+    b"GET http://a/#b HTTP/1.1": "Invalid request target: it has a fragment, or a '#' that is not encoded as %23",
+    b"GET /\xe9 HTTP/1.1": "Invalid request target: not printable ASCII",
+    b"GET /a b HTTP/1.1": "Invalid request line: more than a method, a target and a version",
+    b"GET / HTTX": "Invalid request line: no HTTP version at its end",
+    b"GET a HTTP/1.1": "Invalid request target: neither a path nor an absolute http URI",
+}
+
+
+@pytest.mark.parametrize("line", REASONS)
+def test_a_request_line_is_refused_for_its_own_reason(line: bytes) -> None:
+    with pytest.raises(RequestError) as caught:
+        read_head(head(line, b"Host: a"), None, make_rules())
+    assert (caught.value.status, str(caught.value)) == (400, REASONS[line])

@@ -299,8 +299,8 @@ class HTTPStream:
             status = message["status"]
         except KeyError:
             raise ApplicationError(f"{message['type']!r} needs a 'status'") from None
-        if not isinstance(status, int) or not 100 <= status <= 999:
-            raise ApplicationError(f"'status' must be an int from 100 to 999, not {status!r}")
+        if not isinstance(status, int) or not 200 <= status <= 999:
+            _refuse_status(status)
         headers = message.get("headers", ())
         if type(headers) is not list:
             headers = as_list(headers)
@@ -308,7 +308,7 @@ class HTTPStream:
         if message.get("trailers"):
             self._promise_trailers()
         # RFC 9110, 6.4.1.
-        if status < 200 or status == 204 or status == 304 or self.method == "HEAD":
+        if status == 204 or status == 304 or self.method == "HEAD":
             self._bodyless = True
             self._due = UNKNOWN
             self._trailers = None
@@ -424,6 +424,12 @@ class HTTPStream:
         if self._waiters:
             self._clogged = False  # what nobody sends any more need not be waited for
             self._wake()
+
+
+def _refuse_status(status: object) -> NoReturn:
+    # RFC 9110, 15.2: a 1xx is followed by the final response, and is no end of the wait for it.
+    hint = " (an early hint is sent with 'http.response.early_hint')" if status == 103 else ""
+    raise ApplicationError(f"'status' must be an int from 200 to 999, that of a final response, not {status!r}{hint}")
 
 
 def _as_bytes(body: Any) -> bytes:

@@ -253,8 +253,6 @@ class WebSocketStream(HTTPStream):
         elif kind == "websocket.close":
             self._deny(403, b"")
         elif kind == "websocket.http.response.start":
-            if isinstance(status := message.get("status"), int) and 100 <= status < 200:
-                raise ApplicationError(f"'status' of a denial must be that of a final response, not {status}")
             self._send_start(message)
             self.deadline = NEVER
         else:

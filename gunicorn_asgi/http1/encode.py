@@ -76,7 +76,7 @@ def frame(version: str, status: int, declared: int, size: int, bodyless: bool) -
     `declared` is the application's content-length or -1, `size` the length of the whole body where it is known, or -1. Returns the
     field line for it, whether the body is chunked, and whether only the end of the connection ends it.
     """
-    if status < 200 or status == 204:
+    if status == 204:
         return b"", False, False  # RFC 9110, 8.6 and RFC 9112, 6.1: neither field
     if declared >= 0:
         return b"content-length: %d\r\n" % declared, False, False

@@ -20,6 +20,7 @@ from ..request import (
     Rules,
     check_authority,
     check_path,
+    check_target,
     decode_path,
     read_expect,
     read_method,
@@ -50,7 +51,7 @@ def read_head(head: bytes, last: Fields | None, rules: Rules) -> Request:
     # RFC 9112, 3.2: one of four forms, made of printable ASCII; a fragment is no part of any.
     text = target.decode("latin-1")
     if not (text.isascii() and text.isprintable()) or "#" in text:
-        raise RequestError(400, "Invalid request target: not printable ASCII")
+        check_target(text)
     if target[:1] != b"/":
         return _read_other_form(method, target, last)
     raw_path, _, query = target.partition(b"?")
@@ -157,6 +158,8 @@ def _refuse_version(section: bytes) -> NoReturn:
         raise RequestError(505, PREFACE_REASON)
     if VERSION.fullmatch(line):
         raise RequestError(505, f"Invalid HTTP Version {line.decode()!r}: only 1.0 and 1.1 are served")
+    if b" " in line:
+        raise RequestError(400, "Invalid request line: more than a method, a target and a version")
     raise RequestError(400, "Invalid request line: no HTTP version at its end")
 
 
@@ -184,7 +187,7 @@ def _read_framing(lengths: Sequence[bytes], codings: Sequence[bytes], version: s
         return 0
     # RFC 9112, 6.3: a repeated length may be refused even where the values agree, as Gunicorn and llhttp do.
     if len(lengths) > 1 or CONTENT_LENGTH.fullmatch(lengths[0]) is None:
-        raise RequestError(400, "Invalid Content-Length: not one number")
+        raise RequestError(400, "Invalid Content-Length: not one number of at most 18 digits")
     return int(lengths[0])
 
 

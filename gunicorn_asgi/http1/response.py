@@ -52,7 +52,7 @@ class Response:
         status = self.status
         found = self._found
         framing, self._chunked, self.delimited = frame(version, status, self._declared, len(body) if end else -1, bodyless)
-        self.keep_alive = keep_alive = keep_alive and not (found & CLOSE or self.delimited or status < 200)
+        self.keep_alive = keep_alive = keep_alive and not (found & CLOSE or self.delimited)
         # RFC 9112, 9.3: what is not said means close to HTTP/1.0, and keep-alive to HTTP/1.1.
         if not keep_alive:
             framing += b"connection: close\r\n"

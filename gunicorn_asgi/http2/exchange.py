@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ..asgi.http import HTTPStream
 from ..asgi.websocket import WebSocketStream
 from ..connection import LINGER_SECONDS, MAX_LINGER
-from ..errors import ApplicationError, ClientDisconnected, RequestError
+from ..errors import ClientDisconnected, RequestError
 from ..fields import DATE, SERVER, copied
 from ..request import UNKNOWN, Fields, takes_trailers
 from ..wire import CLIENT_CLOSED_REQUEST, NEVER, Header
@@ -220,9 +220,6 @@ class Exchange:
     # For the stream (see `wire`).
 
     def head(self, stream: HTTPStream, status: int, headers: Iterable[Header]) -> int:
-        if status < 200:
-            # RFC 9113, 8.1: an interim response is followed by a final one, on the same stream.
-            raise ApplicationError(f"'status' must be that of a final response over HTTP/2, not {status}")
         self._block, self._declared, self._found = encode_fields(headers)
         self.status = status
         if self.record is not None:

@@ -17,6 +17,7 @@ from ..request import (
     Rules,
     check_authority,
     check_path,
+    check_target,
     decode_path,
     read_expect,
     read_method,
@@ -100,7 +101,7 @@ def read_request(block: Block, rules: Rules, max_list: int, has_websocket: bool)
     lengths = values.get(b"content-length", ())
     if lengths:
         if len(lengths) > 1 or CONTENT_LENGTH.fullmatch(lengths[0]) is None:
-            raise MalformedError("a content-length that is not one number")
+            raise MalformedError("a content-length that is not one number of at most 18 digits")
         fields.length = int(lengths[0])
     if b"expect" in values:
         read_expect(values[b"expect"])
@@ -150,7 +151,8 @@ def _split(fields: list[Header]) -> tuple[Mapping[bytes, bytes], list[Header]]:
         if name[:1] != b":":
             break  # 8.3: none may stand behind the others, where it would be a name that is no token
         if name not in PSEUDO or name in pseudo:
-            raise MalformedError(f"the pseudo-header field {name[:32].decode('latin-1')!r} is unknown, or is there twice")  # 8.3 and 8.3.1
+            fault = "is there twice" if name in pseudo else "is unknown"  # 8.3.1 and 8.3
+            raise MalformedError(f"the pseudo-header field {name[:32].decode('latin-1')!r} {fault}")
         pseudo[name] = value
     _check_values([value for _, value in fields])
     return pseudo, fields[len(pseudo) :]
@@ -158,8 +160,10 @@ def _split(fields: list[Header]) -> tuple[Mapping[bytes, bytes], list[Header]]:
 
 def _check_values(values: Sequence[bytes]) -> None:
     """Raises MalformedError."""
-    if b"".join(values).translate(None, VISIBLE) or any(value.strip(b" \t") != value for value in values):
-        raise MalformedError("a character in a header that is not allowed, or white space around its value")  # 8.2.1
+    if b"".join(values).translate(None, VISIBLE):
+        raise MalformedError("a character in a header that is not allowed")  # 8.2.1
+    if any(value.strip(b" \t") != value for value in values):
+        raise MalformedError("white space around the value of a header")  # 8.2.1
 
 
 PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority", b":protocol"})
@@ -216,9 +220,13 @@ def _read_names(headers: Sequence[Header], rules: Rules) -> tuple[Mapping[bytes,
 
 def _kind(name: bytes) -> int:
     """What `name` means. Raises MalformedError."""
-    # 8.2.1 and 8.2: in lower case, and not only visible characters but a token, as it has to be for everybody behind this.
-    if TOKEN.fullmatch(name) is None or UPPER_CASE.search(name):
-        raise MalformedError("a header name that is not a token in lower case")
+    if name[:1] == b":":
+        raise MalformedError("a pseudo-header field after a header field")  # 8.3
+    # 8.2.1 and 8.2: not only visible characters but a token, as it has to be for everybody after this.
+    if TOKEN.fullmatch(name) is None:
+        raise MalformedError("a header name that is not a token")
+    if UPPER_CASE.search(name):
+        raise MalformedError("a header name that is not in lower case")
     if name in CONNECTION_SPECIFIC:
         raise MalformedError(f"{name.decode()}, which is a header of HTTP/1.1's connections")  # 8.2.2
     kind = _MEANINGFUL if name in MEANINGFUL else _UNDERSCORE if UNDERSCORE in name else _PLAIN
@@ -259,10 +267,10 @@ def _read_path(method: bytes, target: bytes | None) -> tuple[str, bytes, bytes]:
     if target == b"*" and method == b"OPTIONS":
         return "*", b"*", b""
     if target[:1] != b"/":
-        raise MalformedError("a :path that is none")
+        raise MalformedError("a :path that does not begin with a slash")
     text = target.decode("latin-1")
     if not (text.isascii() and text.isprintable()) or "#" in text or " " in text:
-        raise RequestError(400, "Invalid request target: not printable ASCII")
+        check_target(text)
     raw_path, _, query = target.partition(b"?")
     return decode_path(raw_path), raw_path, query
 
