@@ -585,20 +585,33 @@ def test_the_room_for_a_short_rest_comes_before_the_end_of_the_response(parser: 
 
 
 @pytest.mark.parametrize("end", ["data", "trailers"])
-def test_a_body_that_ends_short_after_its_early_response_is_no_news(parser: str, end: str) -> None:
-    """RFC 9113, 8.1.1: it is a stream error all the same. curl does so."""
+@pytest.mark.parametrize("path", ["/early", "/refuses"])
+def test_a_body_that_ends_short_after_its_early_response_closes_the_stream(parser: str, path: str, end: str) -> None:
+    """As curl may end it. RFC 9113, 5.1: nothing is sent on a stream that both sides have ended."""
     with serve(Site(), parser, body_timeout=60, keepalive=60, **HTTP2) as server:
         peer = h2raw.Peer(server.connect())
         peer.begin()
-        peer.send(peer.request(1, False, "POST", "/refuses", [(b"content-length", b"100000")]))
+        peer.send(peer.request(1, False, "POST", path, [(b"content-length", b"100000")]))
         peer.wait_response(1)
         short = h2raw.data(1, b"x", True) if end == "data" else h2raw.headers(1, peer.encode([(b"x-late", b"1")]))
         peer.send(short)
-        assert peer.read_until(h2raw.RST_STREAM).number == PROTOCOL_ERROR
+        assert h2raw.RST_STREAM not in [frame.kind for frame in synchronize(peer)]
         server.wait_settled()
         peer.send(peer.request(3, path="/early"))
         peer.wait_response(3)
         assert not server.log.take("warning")
+
+
+def test_a_body_that_is_too_long_after_its_early_response_resets_the_stream(parser: str) -> None:
+    """RFC 9113, 8.1.1."""
+    with serve(Site(), parser, body_timeout=60, keepalive=60, **HTTP2) as server:
+        peer = h2raw.Peer(server.connect())
+        peer.begin()
+        peer.send(peer.request(1, False, "POST", "/early", [(b"content-length", b"10")]))
+        peer.wait_response(1)
+        peer.send(h2raw.data(1, bytes(11)))
+        assert peer.read_until(h2raw.RST_STREAM).number == PROTOCOL_ERROR
+        assert len(server.log.take("warning")) == 1
 
 
 def test_a_client_that_does_not_say_what_it_has_seen_is_reset_after_a_while(parser: str) -> None:

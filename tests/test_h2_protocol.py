@@ -331,6 +331,31 @@ def test_an_upload_that_was_refused_may_still_be_on_its_way() -> None:
     assert protocol._window + protocol._credit == limits.connection_window
 
 
+@pytest.mark.parametrize("id_", [1, 3])
+def test_headers_on_a_closed_stream_do_not_open_it_again(id_: int) -> None:
+    """RFC 9113, 5.1: a connection error. Also on the newest one, whose number is not above itself (5.1.1)."""
+    protocol = begin()
+    for opened in protocol.receive(ask(1, end=True) + ask(3, end=True), 0.0):
+        protocol.send_head(opened.stream, RESPONSE, True)
+    assert not protocol.streams
+    take(protocol)
+    (event,) = protocol.receive(ask(id_, end=True), 0.0)
+    assert isinstance(event, Failed)
+    assert event.code == Code.STREAM_CLOSED
+    assert goaways(take(protocol)) == [(3, Code.STREAM_CLOSED)]
+
+
+def test_headers_on_the_newest_stream_after_its_reset_are_dropped() -> None:
+    """RFC 9113, 5.1: they may have been on their way."""
+    protocol = begin()
+    (opened,) = protocol.receive(ask(1), 0.0)
+    protocol.reset(opened.stream, Code.NO_ERROR)
+    take(protocol)
+    assert protocol.receive(ask(1, end=True), 0.0) == []
+    assert take(protocol) == []
+    assert not protocol.streams
+
+
 # What the client has seen.
 
 

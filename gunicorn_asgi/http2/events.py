@@ -43,7 +43,7 @@ class Received(NamedTuple):
 
 
 class Reset(NamedTuple):
-    """A stream is gone: by the client, or for `reason`, which is its fault; None also where that is no news."""
+    """A stream is gone: by the client, or for `reason`, which is its fault."""
 
     stream: Stream
     code: Code | int

@@ -400,7 +400,6 @@ class Exchange:
             self._give_up_body()
         elif not self._is_stopping:
             self._is_stopping = True
-            lane.expected = UNKNOWN  # the client may end its side here instead
             protocol.ask(lane)
             self.connection.flush_soon()
             self.set_deadline(self.connection.now + LINGER_SECONDS)

@@ -23,7 +23,7 @@ from .frames import (
     ConnectionFailure,
 )
 from .request import MalformedError, check_trailers
-from .streams import BY_CLIENT, HALF_CLOSED_LOCAL, HALF_CLOSED_REMOTE, MAX_SKIPPED, OPEN, Limits, Stream
+from .streams import BY_CLIENT, HALF_CLOSED_REMOTE, MAX_SKIPPED, OPEN, Limits, Stream
 
 
 class Protocol(Control):
@@ -242,13 +242,10 @@ class Protocol(Control):
     def _take_data(self, stream: Stream, data: bytes, end: bool, events: list[Event]) -> None:
         if stream.expected >= 0:
             stream.expected -= len(data)
-            if stream.expected < 0 or (end and stream.expected):
-                is_short = stream.expected > 0
-                reason = "content of another length than its content-length"
-                # After a complete response, a client may end its side in this way: curl does. Nobody
-                # reads the rest, so that it is no news for the log.
-                is_news = not (is_short and stream.state is HALF_CLOSED_LOCAL)
-                self._break(stream, Code.PROTOCOL_ERROR, reason if is_news else None, events)  # 8.1.1
+            # After a complete response nobody reads the rest, and curl may end its side short of it. That
+            # closes the stream, so that nothing more may be sent on it (5.1).
+            if stream.expected < 0 or (end and stream.expected and stream.state is OPEN):
+                self._break(stream, Code.PROTOCOL_ERROR, "content of another length than its content-length", events)  # 8.1.1
                 return
         if end:
             if stream.state is OPEN:
@@ -321,7 +318,7 @@ class Protocol(Control):
 
     # How streams end.
 
-    def _break(self, stream: Stream, code: Code, reason: str | None, events: list[Event]) -> None:
+    def _break(self, stream: Stream, code: Code, reason: str, events: list[Event]) -> None:
         """A stream error (5.4.2). Raises ConnectionFailure where there were too many of them."""
         self.reset(stream, code)
         self._abandon(stream)
