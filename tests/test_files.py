@@ -6,6 +6,7 @@ Every test counts the descriptors of the process before and behind it: none may 
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import os
 import signal
@@ -249,14 +250,14 @@ def _forbidden(tmp_path: Path) -> Any:
 
 
 NO_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "missing": (_missing, "No such file or directory"),
-    "below a file": (_below_a_file, "Not a directory"),
+    "missing": (_missing, os.strerror(errno.ENOENT)),
+    "below a file": (_below_a_file, os.strerror(errno.ENOTDIR)),
     "a directory": (lambda tmp_path: tmp_path, "not a regular file"),
     "a FIFO": (_fifo, "not a regular file"),
     "a socket": (_socket, "cannot be sent"),
     "a device": (lambda _: "/dev/null", "not a regular file"),
-    "unreadable": (_forbidden, "Permission denied"),
-    "too long": (lambda tmp_path: tmp_path / ("x" * 300), "File name too long"),
+    "unreadable": (_forbidden, os.strerror(errno.EACCES)),
+    "too long": (lambda tmp_path: tmp_path / ("x" * 300), os.strerror(errno.ENAMETOOLONG)),
     "a lone surrogate": (lambda _: "/\ud800", "cannot be sent"),
 }
 

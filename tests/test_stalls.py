@@ -105,8 +105,8 @@ def test_the_report_tells_what_holds_the_loop_and_what_waits_for_it(tmp_path: Pa
         assert ages[2] >= 1.2
         held, waits, answered = sorted(requests, key=lambda line: ["/sleep", "/wait", "/answered"].index(line.split()[1]))
         assert held.endswith(", which holds the loop")
-        assert re.search(r" > blocking:\d+ app > blocking:\d+ wait > asyncio\.tasks:\d+ wait > asyncio\.tasks:\d+ _wait$", waits)
-        assert re.search(r" > blocking:\d+ app > asyncio\.tasks:\d+ sleep$", answered)
+        assert re.search(r" > blocking:\d+ app > blocking:\d+ wait > blocking:\d+ inner$", waits)
+        assert re.search(r" > blocking:\d+ app > ", answered)  # and what it waits in, which is asyncio's
         assert re.search(r"^  ledger, in blocking:\d+ keep > ", report, re.MULTILINE)
         assert re.search(r"^  lifespan, in ", report, re.MULTILINE)
         assert not re.search(r"^  .*gunicorn_asgi\.(worker|server)|^  gunicorn_asgi ", report, re.MULTILINE)  # the worker's own
@@ -137,7 +137,7 @@ def test_c_code_that_asks_for_signals_is_reported(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, "blocking:app", config=HOOKS, **QUICK) as server:
         block(server, "regex")
         abort(server)
-        assert "return _compile(pattern, flags).match(string)\n" in record(server, ABORTED)
+        assert '    BACKTRACKING.match("a" * 100)\nRunning requests: 1\n' in record(server, ABORTED)
         assert server.lines("exited with code 1")
         assert "worker_abort" in server.events
         assert not server.lines(LATE)
@@ -166,7 +166,7 @@ def test_c_code_that_never_lets_go_has_its_stack_written_from_c(tmp_path: Path) 
             poll(lambda: old not in [fd.readlink() for fd in fds.iterdir()], "the reopening of the log")
         block(server, "c_code")
         os.kill(pid, signal.SIGABRT)
-        server.wait_for(r"^  File .*blocking.py\", line \d+ in c_code$")
+        server.wait_for(r"blocking\.py\b.* in c_code$")
         os.kill(pid, signal.SIGKILL)
         server.wait_for("on Gunicorn")
         assert server.lines(f"^{DUMP}: Aborted$")

@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import hashlib
+import inspect
 import itertools
 import logging
 import os
@@ -11,6 +12,8 @@ import threading
 import time
 
 from events import note
+
+BACKTRACKING = re.compile("(a*)*b")
 
 
 def block(phase):
@@ -31,7 +34,7 @@ async def app(scope, receive, send):
         return
     way = WAYS[scope["path"].rpartition("/")[2]]
     note(way.__name__, "begun")
-    answer = await way() if asyncio.iscoroutinefunction(way) else way()
+    answer = await way() if inspect.iscoroutinefunction(way) else way()
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": str(answer).encode()})
     if way is answered:
@@ -39,12 +42,15 @@ async def app(scope, receive, send):
 
 
 async def wait():
-    """Beside a task of its own."""
+    """Beside a task of its own, in a coroutine that another one awaits."""
 
     async def keep():
         await asyncio.sleep(3600)
 
-    await asyncio.wait([asyncio.create_task(keep(), name="ledger")])
+    async def inner():
+        await asyncio.create_task(keep(), name="ledger")
+
+    await inner()
 
 
 async def answered():
@@ -83,8 +89,8 @@ def lock():
 
 
 def regex():
-    """Holds the GIL, and asks for signals."""
-    re.match("(a*)*b", "a" * 100)
+    """Holds the GIL, and asks for signals. No line of the standard library is between this one and the C code."""
+    BACKTRACKING.match("a" * 100)
 
 
 def digest():
