@@ -151,7 +151,7 @@ class Server:
         self.keep_alive = settings.keepalive_s > 0
         """Whether a response may leave its connection open."""
         self.now = math.inf
-        """The latest that it can be before the next tick: deadlines are set from it, and none comes early."""
+        """Upper bound of loop.time() until the next tick, so that deadlines never fire early. During a tick, its own time: what is due by then."""
         self.idle_deadline = 0.0
         self.default_fields: tuple[bytes, bytes, bytes, bytes] = (b"", b"", b"", b"")
         """The ``date`` and ``server`` lines, indexed by what of DATE | SERVER the application brought itself."""
@@ -232,9 +232,8 @@ class Server:
         """Refresh what is known about the time, and end what has waited too long. To be called about every `interval` seconds."""
         now = self.loop.time()
         late = now - self.now
-        self.now = now + interval
         self.acceptors.attend()
-        self.idle_deadline = self.now + self.settings.keepalive_s
+        self.idle_deadline = now + interval + self.settings.keepalive_s
         date = ((b"date", formatdate(time.time(), usegmt=True).encode()),) if self.settings.date_header else ()
         server = ((b"server", self.settings.server_header.encode()),) if self.settings.server_header else ()
         headers: dict[int, tuple[Header, ...]] = {0: (*date, *server), DATE: server, SERVER: date, DATE | SERVER: ()}
@@ -250,12 +249,14 @@ class Server:
             # first): the time does not count.
             for connection in self.connections:
                 connection.postpone(late)
+        self.now = now  # an exchange whose deadline comes later than its connection's is not due
         for connection in [connection for connection in self.connections if connection.deadline <= now]:
             try:
                 connection.expired()
             except Exception:  # the fault of one connection must not end the heartbeat
                 self.log.exception("Error at the deadline of a connection")
                 connection.deadline = math.inf
+        self.now = now + interval
 
     # Draining.
 

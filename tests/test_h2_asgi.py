@@ -368,6 +368,32 @@ def test_an_application_that_ignores_a_reset_is_cancelled_after_the_grace_period
             assert_open(client)
 
 
+def test_a_deadline_does_not_come_early_with_another_one_of_the_connection(parser: str) -> None:
+    """However rarely the clock ticks: here, the second is due within the tick that comes after the first."""
+    site = Site()
+    ended = ("/ignores", asyncio.CancelledError)
+    with serve(site, parser, asgi_disconnect_grace_period=30, keepalive=60, **HTTP2) as server:
+
+        def tick_rarely() -> None:
+            server.server.tick(30)
+            server.loop.ahead += 20
+            server.server.tick(30)
+
+        client = connect(server)
+        first, second = client.begin("GET", "/ignores"), client.begin("GET", "/ignores")
+        client.synchronize()
+        client.cancel(first)
+        client.synchronize()
+        server.advance(20)
+        client.cancel(second)
+        client.synchronize()
+        server.call(tick_rarely)
+        server.settle()
+        assert site.ended == [ended]
+        server.advance(20)
+        server.wait_until(lambda: site.ended == [ended, ended])
+
+
 def test_a_stream_that_is_reset_at_once_is_not_run(parser: str) -> None:
     """The packet with its HEADERS has its RST_STREAM, too."""
     site = Site()
@@ -808,7 +834,7 @@ def test_an_application_that_takes_its_time_is_not_the_clients_fault(parser: str
 def test_a_response_that_does_not_leave_is_reset(parser: str, path: str) -> None:
     """``write_timeout``, on that stream alone; and what the client sends meanwhile moves it by nothing."""
     site = Site()
-    with serve(site, parser, body_timeout=60, write_timeout=5, **HTTP2) as server:
+    with serve(site, parser, body_timeout=60, write_timeout=5, keepalive=60, **HTTP2) as server:
         client = connect(server, settings=NO_WINDOW)
         stream = client.begin("POST", path, end=False)
         server.wait_queued()
