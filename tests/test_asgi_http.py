@@ -821,7 +821,7 @@ def test_a_send_that_waits_is_released_when_the_client_goes_away(parser: str, ho
         if how == "reset":
             client.reset()
         else:
-            server.advance(6)
+            server.advance_until(lambda: raised, 6)
         server.wait_until(lambda: raised)
         assert type(raised[0]) is ClientDisconnected
 

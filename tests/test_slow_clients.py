@@ -106,8 +106,7 @@ def test_a_worker_that_is_told_to_stop_waits_for_a_client_that_pauses(parser: st
 def test_a_response_that_nobody_takes_is_given_up_in_the_end(parser: str, way: str) -> None:
     app = Filling(START)
     with filled(app, parser, way, keepalive=2, write_timeout=20.0) as (asked, _):
-        asked.server.advance(60)
-        asked.server.wait_until(asked.server.is_idle)
+        asked.server.advance_until(asked.server.is_idle, 45)
 
 
 @pytest.mark.parametrize("fields", [[], [b"Connection: close"]], ids=["kept", "closing"])
