@@ -87,7 +87,7 @@ def _read_v1(data: bytes) -> ProxyHeader | None:
 
 
 def _v1_address(family: type[IPv4Address | IPv6Address], text: str) -> str:
-    if "%" in text or "/" in text:
+    if "%" in text:
         raise ValueError(text)  # a zone, which ipaddress would take
     return canonical(family(text))
 

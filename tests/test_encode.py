@@ -67,6 +67,8 @@ INVALID: dict[str, Any] = {
     "None for the value": [(b"a", None)],
     "None for the name": [(None, b"b")],
     "unhashable name": [([b"a"], b"b")],
+    "bytearray for the name": [(bytearray(b"a"), b"b")],
+    "memoryview for the name": [(memoryview(b"never-seen"), b"b")],
     "one part": [(b"a",)],
     "three parts": [(b"a", b"b", b"c")],
     "a flat list": [b"aa", b"bb"],
@@ -124,6 +126,7 @@ def test_invalid_fields_raise_out_of_a_generator(headers: Any) -> None:
         ([(b"x", b"y"), (b"bad name", b"b")], ["name", "b'bad name'"]),
         ([(b"x", b"y"), (b"location", b"/\r\nfoo")], ["b'location'", "control", r"b'/\r\nfoo'"]),
         ([(b"content-length", b"5x")], ["content-length", "b'5x'"]),
+        ([(bytearray(b"a"), b"b")], ["name", "bytearray"]),
     ],
 )
 def test_the_error_names_the_field(headers: Any, words: list[str]) -> None:
@@ -207,6 +210,7 @@ def length(number: int) -> tuple[bytes, bool, bool]:
         ("1.0", 200, 5, -1, False, length(5)),
         ("1.1", 200, 5, 5, False, length(5)),
         ("1.1", 200, 0, 0, False, length(0)),
+        ("1.1", 200, 0, -1, False, length(0)),
         # a whole body
         ("1.1", 200, -1, 5, False, length(5)),
         ("1.0", 200, -1, 5, False, length(5)),
@@ -221,11 +225,15 @@ def length(number: int) -> tuple[bytes, bool, bool]:
         ("1.0", 204, -1, -1, True, NONE),
         # 304 keeps what it was given, and makes nothing up
         ("1.1", 304, 5, 0, True, length(5)),
+        ("1.1", 304, 0, -1, True, length(0)),
         ("1.1", 304, -1, 0, True, NONE),
         ("1.1", 304, -1, 5, True, NONE),
         # HEAD: what GET would have had
         ("1.1", 200, 5, 0, True, length(5)),
+        ("1.1", 200, 0, 0, True, length(0)),
         ("1.1", 200, -1, 5, True, length(5)),
+        ("1.0", 200, -1, 5, True, length(5)),
+        ("1.1", 200, -1, 1, True, length(1)),
         ("1.1", 200, -1, 0, True, NONE),
         ("1.1", 200, -1, -1, True, (b"transfer-encoding: chunked\r\n", False, False)),
         ("1.0", 200, -1, -1, True, NONE),

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from gunicorn_asgi.errors import RequestError
 from gunicorn_asgi.forwarded import (
+    MAX_FORWARDED,
+    MAX_NODE,
     MAX_NODES,
     READERS,
     Node,
@@ -298,8 +300,9 @@ def test_more_proxies_than_anybody_has_in_forwarded_are_refused_and_not_all_read
         with suppress(RequestError):
             forwarded(*[b", ".join([element] * 500)] * (count // 500))
 
-    with pytest.raises(RequestError, match=r"^Invalid Forwarded: more than 100 elements$"):
+    with pytest.raises(RequestError, match=r"^Invalid Forwarded: more than 100 elements$") as caught:
         forwarded(b", ".join([element] * (MAX_NODES + 1)))
+    assert caught.value.status == 400
     assert count_calls(lambda: refuse(50_000)) < 2 * count_calls(lambda: refuse(1000))
 
 
@@ -320,6 +323,19 @@ def test_whatever_stands_there_is_read_or_refused(reader: str, headers: list[tup
         client, scheme = READERS[reader](is_trusted, headers)
         assert client is None or ip_address(client[0])
         assert scheme in (None, "http", "https")
+
+
+def test_a_forwarded_as_long_as_the_limit_is_read() -> None:
+    field = b"for=192.0.2.1"
+    assert forwarded(field + b"," * (MAX_FORWARDED - len(field))) == (("192.0.2.1", 0), None)
+    with pytest.raises(RequestError, match="longer than"):
+        forwarded(field + b"," * (MAX_FORWARDED - len(field) + 1))
+
+
+def test_a_node_as_long_as_the_limit_is_read() -> None:
+    """With a zone, which may have any length."""
+    assert parse_node("fe80::1%".ljust(MAX_NODE, "x")) == ("fe80::1", 0)
+    assert parse_node("fe80::1%".ljust(MAX_NODE + 1, "x")) is None
 
 
 @pytest.mark.parametrize("filling", [b",", b";", b"for=1;", b", "])

@@ -42,8 +42,14 @@ def test_what_cannot_become_a_head_is_refused_at_once() -> None:
 def test_so_many_empty_lines_pass() -> None:
     inbox = Inbox()
     assert not inbox.passes_empty_line(b"\rG")
-    assert all(inbox.passes_empty_line(b"\r\n") for _ in range(MAX_EMPTY_LINES))
+    assert all(inbox.passes_empty_line(b"\r\nGET") for _ in range(MAX_EMPTY_LINES))
     assert not inbox.passes_empty_line(b"\r\n")
+
+
+def test_an_empty_line_too_many_is_refused_and_not_read_again() -> None:
+    """It would be passed on to and fro without end."""
+    with pytest.raises(RequestError, match="no method"):
+        Inbox().add_to_head(b"\r\nGET", RULES)
 
 
 def test_it_says_when_it_holds_enough() -> None:

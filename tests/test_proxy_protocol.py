@@ -213,6 +213,22 @@ def test_a_malformed_header_is_refused_before_its_end_is_awaited(data: bytes) ->
             assert str(caught.value).isprintable()
 
 
+@pytest.mark.parametrize(("family", "size"), [(0x00, 0), (0x11, 12), (0x12, 12), (0x21, 36), (0x22, 36), (0x31, 216), (0x32, 216)])
+def test_the_families_of_the_specification_are_taken_with_the_size_of_their_addresses(family: int, size: int) -> None:
+    """2.2; what comes after the addresses are extensions."""
+    for length in (size, size + 1):
+        header = read_proxy_header(v2(family, bytes(length)), "v2")
+        assert header is not None
+        assert header.length == 16 + length
+    if size:
+        with pytest.raises(ValueError, match="too short"):
+            read_proxy_header(v2(family, bytes(size - 1)), "v2")
+
+
+def test_where_there_is_no_header_nothing_is_taken_off_the_stream() -> None:
+    assert NO_HEADER == (0, None, None)
+
+
 def check(data: bytes, mode: Mode) -> ProxyHeader | None:
     """Read it, and hold the answer against what is promised."""
     try:
