@@ -367,6 +367,18 @@ def test_a_partial_head_is_refused_as_soon_as_it_is_over_a_limit(parser: str) ->
     assert check(b"x" * MAX_LINE, make_rules(parser, limit_line=MAX_LINE)) == 0
 
 
+def test_a_partial_head_may_have_all_that_a_whole_one_may_have(parser: str) -> None:
+    """A line's CR counts for none of its limits, and that of the request line for no field."""
+    assert check(b"x" * 40 + b"\r", make_rules(parser, limit_line=40)) == 0
+    assert check(b"GET / HTTP/1.1\r\n" + b"x" * 80, make_rules(parser, limit_line=40, limit_field_size=80)) == 0
+    rules = make_rules(parser, limit_line=40, limit_field_size=30, limit_fields=3)
+    largest = head(b"GET /".ljust(31, b"x") + b" HTTP/1.1", b"Host: ".ljust(28, b"a"), *[b"a: ".ljust(28, b"b")] * 2)
+    assert len(largest) == 40 + 2 + 3 * 30 + 2
+    assert status_of(largest, rules) == 200
+    for end in range(1, len(largest)):
+        assert check(largest[:end], rules) == 0
+
+
 @given(st.integers(0, 60), st.lists(st.integers(0, 40), max_size=5))
 def test_a_partial_head_is_never_refused_that_would_be_accepted_whole(target: int, values: list[int]) -> None:
     rules = make_rules(limit_line=50, limit_field_size=30, limit_fields=4)

@@ -1,0 +1,274 @@
+"""The reader of a WebSocket's frames, and what is sent, as functions (`gunicorn_asgi.websocket`): the tables of `test_ws_frames`, in any pieces."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from test_ws_frames import CLOSES, CONTROL, FRAGMENTS, HEADER, LIMIT, LIMITS, Case
+from test_ws_oracle import NO_CODE, Outcome, read
+from ws import BINARY, CLOSE, PING, PONG, RSV1, TEXT, close, cont, frame, ping, text
+
+from gunicorn_asgi.deflate import Deflate
+from gunicorn_asgi.errors import ApplicationError, Violation
+from gunicorn_asgi.websocket import (
+    HIGH_WATER,
+    LARGE,
+    MAX_REASON,
+    MIN_DEFLATE,
+    Close,
+    FrameReader,
+    Ping,
+    close_payload,
+    control_frame,
+    data_frame,
+    echo_payload,
+    read_close,
+)
+
+TABLES: list[tuple[dict[str, Case], int]] = [
+    (HEADER, 1 << 24),
+    (FRAGMENTS, 1 << 24),
+    (CONTROL, 1 << 24),
+    (CLOSES, 1 << 24),
+    (LIMITS, LIMIT),
+]
+CASES = [pytest.param(case, limit, id=name) for table, limit in TABLES for name, case in table.items()]
+
+
+def cuts(data: bytes) -> Iterator[list[bytes]]:
+    """`data` whole, byte by byte, and in two at every place near its ends."""
+    yield [data]
+    yield [data[i : i + 1] for i in range(len(data))]
+    for i in {*range(1, min(len(data), 40)), *range(max(1, len(data) - 40), len(data))}:
+        yield [data[:i], data[i:]]
+
+
+def reader(max_size: float = math.inf, max_queue: int = 1 << 30, deflate: Deflate | None = None) -> FrameReader:
+    return FrameReader(max_size, max_queue, deflate)
+
+
+def deflating(client_forgets: bool = False, server_forgets: bool = False) -> Deflate:
+    return Deflate(b"permessage-deflate", 15, 15, client_forgets, server_forgets)
+
+
+# What is received.
+
+
+@pytest.mark.parametrize(("case", "limit"), CASES)
+def test_the_tables_hold_however_the_bytes_are_cut(case: Case, limit: int) -> None:
+    expected = Outcome(list(case.messages), list(case.pongs), NO_CODE if case.close is None else case.close)
+    for pieces in itertools.islice(cuts(case.data), 20 if len(case.data) > 4096 else None):
+        assert read(pieces, limit) == expected
+
+
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, LARGE - 1, LARGE, LARGE + 1, 65535, 65536, 65537])
+def test_a_message_of_any_size_is_read_at_its_last_byte(opcode: int, size: int) -> None:
+    payload = bytes(number % 91 + 32 for number in range(size))
+    message = payload.decode() if opcode == TEXT else payload
+    data = frame(opcode, payload)
+    for end in {*range(min(len(data), 20)), *range(max(0, len(data) - 6), len(data))}:
+        messages = reader(size)
+        messages.read(data[:end])
+        assert not messages.messages
+        messages.read(data[end:])
+        assert list(messages.messages) == [message]
+        assert type(messages.messages[0]) is type(message)
+        assert messages.unread == size
+
+
+@pytest.mark.parametrize("size", [1, 125, 126, 65535, 65536])
+@pytest.mark.parametrize("kind", ["whole", "parts"])
+def test_a_message_of_one_byte_more_than_the_limit_is_refused_with_1009(size: int, kind: str) -> None:
+    whole = frame(BINARY, bytes(size)) if kind == "whole" else frame(BINARY, b"\0", fin=False) + cont(bytes(size - 1))
+    assert read([whole], size) == Outcome([bytes(size)])
+    for pieces in ([whole], [whole[:7], whole[7:]]):
+        assert read(pieces, size - 1) == Outcome(code=1009)
+
+
+def test_enough_messages_are_as_many_as_the_queue_takes() -> None:
+    for data in (text("a") * 3, (frame(TEXT, b"a", fin=False) + cont(b"")) * 3):
+        full = reader(max_queue=2)
+        assert full.read(data) is None
+        assert (list(full.messages), full.unread, full.is_full) == (["a", "a"], 2, True)
+        more = reader(max_queue=3)
+        more.read(text("a") * 2)
+        assert not more.is_full
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_enough_messages_are_more_than_the_high_water_mark(parts: int) -> None:
+    def message(size: int) -> bytes:
+        return frame(BINARY, bytes(size)) if parts == 1 else frame(BINARY, bytes(size), fin=False) + cont(b"")
+
+    full = reader()
+    full.read(message(HIGH_WATER - 1) + message(1))
+    assert not full.is_full
+    assert full.unread == HIGH_WATER
+    full.read(message(1) + message(2))
+    assert full.is_full
+    assert full.unread == HIGH_WATER + 1
+    assert len(full.messages) == 3
+
+
+def test_what_comes_while_there_are_enough_is_read_afterwards_in_its_order() -> None:
+    full = reader(max_queue=1)
+    data = b"".join(text(f"{number}") for number in range(6)) + ping(b"p") + text("6")
+    assert full.read(data[:10]) is None
+    for position in range(10, len(data)):
+        assert full.read(data[position : position + 1]) is None
+    assert len(full.messages) == 1
+    got: list[Any] = []
+    for _ in range(20):
+        got += full.messages
+        full.messages.clear()
+        full.unread, full.is_full = 0, False
+        if (control := full.read()) is not None:
+            got.append(control)
+    assert got == ["0", "1", "2", "3", "4", "5", Ping(b"p"), "6"]
+
+
+def test_a_ping_is_returned_before_what_follows_it_is_read() -> None:
+    both = reader()
+    assert both.read(ping(b"1") + text("a") + ping(b"2") + frame(PONG, b"x") + text("b") + ping(b"3")[:3]) == Ping(b"1")
+    assert not both.messages
+    assert both.read() == Ping(b"2")
+    assert both.read() is None
+    assert list(both.messages) == ["a", "b"]
+    assert both.read(ping(b"3")[3:] + text("c")) == Ping(b"3")
+    assert both.read(close(1001, "bye")) == Close(1001, "bye")
+    assert list(both.messages)[2:] == ["c"]
+
+
+def test_dropped_messages_are_not_kept_and_the_close_is_still_found() -> None:
+    dropping = reader(max_queue=1)
+    dropping.read(text("a") + text("b"))
+    assert dropping.is_full
+    dropping.drop()
+    assert dropping.read(frame(BINARY, bytes(HIGH_WATER + 1)) + frame(TEXT, b"c", fin=False) + cont(b"d") + close(1001, "bye")) == Close(
+        1001, "bye"
+    )
+    assert not dropping.messages
+    assert not dropping.is_full
+
+
+def test_a_compressed_frame_may_be_larger_than_its_message_by_a_little_and_no_more() -> None:
+    """An eighth and 64 bytes: what cannot be compressed grows by less."""
+
+    def head(length: int) -> bytes:
+        return bytes((0xC0 | BINARY, 0x80 | 126)) + struct.pack("!H", length) + bytes(4)
+
+    reader(1000, deflate=deflating()).read(head(1189))
+    with pytest.raises(Violation) as caught:
+        reader(1000, deflate=deflating()).read(head(1190))
+    assert caught.value.code == 1009
+
+
+def compressed(payload: bytes) -> bytes:
+    compressor = zlib.compressobj(wbits=-15)
+    return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_compressed_message_in_parts_is_compressed_as_a_whole(count: int) -> None:
+    """RFC 7692, 6: RSV1 in the first frame is that of the message."""
+    payload = "é".encode() * 300
+    data = compressed(payload)
+    size = -(-len(data) // count)
+    parts = [data[start : start + size] for start in range(0, len(data), size)]
+    frames = b"".join(
+        frame(0 if number else TEXT, part, fin=part is parts[-1], rsv=0 if number else RSV1) + ping(b"%d" % number)
+        for number, part in enumerate(parts)
+    )
+    for pieces in cuts(frames + text("after")):
+        outcome = read(pieces, deflate=deflating(client_forgets=True))
+        assert outcome.messages == [payload.decode(), "after"]
+        assert outcome.code is None
+
+
+# What is sent.
+
+
+@pytest.mark.parametrize(
+    ("size", "head"),
+    [
+        (0, b"\x00"),
+        (1, b"\x01"),
+        (125, b"\x7d"),
+        (126, b"\x7e\x00\x7e"),
+        (65535, b"\x7e\xff\xff"),
+        (65536, b"\x7f\x00\x00\x00\x00\x00\x01\x00\x00"),
+    ],
+)
+def test_a_frame_has_the_shortest_length(size: int, head: bytes) -> None:
+    """RFC 6455, 5.2."""
+    assert data_frame(b"x" * size, None, None) == b"\x82" + head + b"x" * size
+    assert data_frame(None, "x" * size, None) == b"\x81" + head + b"x" * size
+    if size <= 125:
+        assert control_frame(PING, b"x" * size) == b"\x89" + head + b"x" * size
+        assert control_frame(CLOSE, b"x" * size) == b"\x88" + head + b"x" * size
+
+
+@pytest.mark.parametrize("is_text", [False, True])
+def test_short_messages_are_not_compressed(is_text: bool) -> None:
+    def sent(size: int) -> bytes:
+        return data_frame(None, "x" * size, deflating()) if is_text else data_frame(b"x" * size, None, deflating())
+
+    opcode = TEXT if is_text else BINARY
+    assert sent(MIN_DEFLATE - 1) == bytes((0x80 | opcode, MIN_DEFLATE - 1)) + b"x" * (MIN_DEFLATE - 1)
+    whole = sent(MIN_DEFLATE)
+    assert whole[:2] == bytes((0xC0 | opcode, len(whole) - 2))
+    assert zlib.decompressobj(wbits=-15).decompress(whole[2:] + b"\0\0\xff\xff") == b"x" * MIN_DEFLATE
+
+
+@pytest.mark.parametrize("data", [bytearray(b"ab"), memoryview(b"ab")])
+def test_bytes_may_be_anything_like_bytes(data: Any) -> None:
+    assert data_frame(data, None, None) == b"\x82\x02ab"
+
+
+def test_a_subclass_of_str_is_a_text() -> None:
+    class Text(str):
+        __slots__ = ()
+
+    assert data_frame(None, Text("ab"), None) == b"\x81\x02ab"
+
+
+@pytest.mark.parametrize(
+    ("data", "message", "words"),
+    [
+        (None, None, "not None"),
+        ("ab", None, "not str"),
+        (5, None, "not int"),
+        (b"a", "a", "not bytes and str"),
+        (None, b"a", "not None and bytes"),
+        (b"a", b"a", "not bytes and bytes"),
+    ],
+)
+def test_a_message_is_either_bytes_or_a_text(data: Any, message: Any, words: str) -> None:
+    with pytest.raises(ApplicationError, match=words):
+        data_frame(data, message, None)
+
+
+def test_the_reason_of_a_close_may_have_123_bytes() -> None:
+    """RFC 6455, 5.5."""
+    assert MAX_REASON == 123
+    assert close_payload(1000, "é" * 61 + "x") == b"\x03\xe8" + "é".encode() * 61 + b"x"
+    with pytest.raises(ApplicationError, match="has 124 bytes, more than the 123"):
+        close_payload(1000, "é" * 62)
+
+
+@pytest.mark.parametrize(("code", "reason"), [("1000", ""), (None, ""), (1000, None), (1000, b"")])
+def test_the_code_of_a_close_is_an_int_and_its_reason_a_str(code: Any, reason: Any) -> None:
+    with pytest.raises(ApplicationError, match="must be an int"):
+        close_payload(code, reason)
+
+
+def test_a_close_is_answered_with_its_code_alone() -> None:
+    assert echo_payload(read_close(b"\x03\xe9bye")) == b"\x03\xe9"
+    assert echo_payload(read_close(b"")) == b""
