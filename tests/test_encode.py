@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gunicorn_asgi.errors import ApplicationError
-from gunicorn_asgi.fields import CLOSE, DATE, SERVER
+from gunicorn_asgi.fields import CLOSE, DATE, SERVER, read_trailers
 from gunicorn_asgi.http1.encode import STATUS_LINES, chunk, encode_fields, frame
 
 
@@ -134,6 +134,13 @@ def test_the_error_names_the_field(headers: Any, words: list[str]) -> None:
         encode_fields(headers)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("field", [None, 5, (), [], "ab", (b"a",), (None, b"b"), ("host", b"b")])
+def test_the_form_of_a_trailer_is_looked_at_when_it_is_encoded(field: Any) -> None:
+    assert read_trailers([(b"a", b"b"), field]) == [(b"a", b"b"), field]
+    with pytest.raises(ApplicationError):
+        encode_fields(read_trailers([field]))
 
 
 def test_names_are_remembered_within_a_bound() -> None:

@@ -5,6 +5,7 @@ Over the wire the same is in `test_http1_requests`; here are the tables that are
 
 from __future__ import annotations
 
+import base64
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from gunicorn_asgi.errors import RequestError
 from gunicorn_asgi.http1 import parser as parsers
 from gunicorn_asgi.http1.request import check_partial_head, read_fields, read_head
+from gunicorn_asgi.http1.upgrade import read_h2c
 from gunicorn_asgi.request import MAX_LINE, UNKNOWN, Fields, Rules, _check_authority, check_authority, decode_path
 
 
@@ -294,6 +296,14 @@ def test_secure_scheme_headers(parser: str, lines: tuple[bytes, ...], scheme: st
         assert status_of(b"GET / " + data, trusted) == 400
     else:
         assert read_fields(data, trusted).scheme == scheme
+
+
+@pytest.mark.parametrize("size", range(14))
+def test_the_settings_of_h2c_are_read_without_padding(size: int) -> None:
+    """RFC 7540, 3.2.1: base64url."""
+    settings = bytes(range(0xF5, 0xF5 + size % 11)) + bytes(size - size % 11)
+    value = base64.urlsafe_b64encode(settings).rstrip(b"=")
+    assert read_h2c([b"h2c"], [b"Upgrade, HTTP2-Settings"], "1.1", [(b"http2-settings", value)]) == settings
 
 
 # Limits.

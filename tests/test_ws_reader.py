@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from test_ws_frames import CLOSES, CONTROL, FRAGMENTS, HEADER, LIMIT, LIMITS, Case
+from test_ws_frames import CLOSES, CONTROL, FRAGMENTS, HEADER, INVALID_UTF8, LIMIT, LIMITS, Case
 from test_ws_oracle import NO_CODE, Outcome, read
-from ws import BINARY, CLOSE, PING, PONG, RSV1, TEXT, close, cont, frame, ping, text
+from ws import BINARY, CLOSE, CONTINUATION, PING, PONG, RSV1, TEXT, close, cont, frame, ping, text
 
 from gunicorn_asgi.deflate import Deflate
 from gunicorn_asgi.errors import ApplicationError, Violation
@@ -192,6 +192,65 @@ def test_a_compressed_message_in_parts_is_compressed_as_a_whole(count: int) -> N
         assert outcome.code is None
 
 
+@pytest.mark.parametrize("data", [data for data, _ in INVALID_UTF8.values()], ids=INVALID_UTF8.keys())
+def test_a_text_that_is_not_utf_8_is_refused_with_1007(data: bytes) -> None:
+    for frames in (frame(TEXT, data), frame(TEXT, b"", fin=False) + cont(data)):
+        for pieces in cuts(text("before") + frames):
+            assert read(pieces) == Outcome(["before"], code=1007)
+    assert read([frame(TEXT, compressed(data), rsv=RSV1)], deflate=deflating()) == Outcome(code=1007)
+
+
+@pytest.mark.parametrize("opcode", [CONTINUATION, CLOSE, PING, PONG])
+def test_rsv1_is_for_the_first_frame_of_a_message_only(opcode: int) -> None:
+    """RFC 7692, 6."""
+    begun = frame(BINARY, compressed(b"a" * 100)[:3], fin=False, rsv=RSV1)
+    with pytest.raises(Violation) as caught:
+        reader(deflate=deflating()).read(begun + frame(opcode, b"", rsv=RSV1))
+    assert caught.value.code == 1002
+
+
+@pytest.mark.parametrize("cut", range(1, 4))
+def test_the_limit_of_a_compressed_message_holds_for_all_its_parts_together(cut: int) -> None:
+    payload = bytes(range(256)) * 4
+    data = compressed(payload)
+    frames = frame(BINARY, data[: len(data) * cut // 4], fin=False, rsv=RSV1) + cont(data[len(data) * cut // 4 :])
+    assert read([frames], len(payload), deflating()) == Outcome([payload])
+    assert read([frames], len(payload) - 1, deflating()) == Outcome(code=1009)
+
+
+def test_the_limit_of_a_message_concerns_no_control_frame() -> None:
+    reason = "a reason" * 15
+    assert read([ping(b"p" * 125) + frame(BINARY, b"ab", fin=False) + ping(b"p" * 125) + cont(b"") + close(1001, reason)], 2) == Outcome(
+        [b"ab"], [b"p" * 125] * 2, 1001
+    )
+    assert reader(0).read(close(1001, reason)) == Close(1001, reason)
+
+
+ZEROS = bytes(4)
+"""A mask that changes nothing, so that the payload can be anything on the wire."""
+
+
+def test_what_looks_like_a_frame_within_the_payload_of_another_is_not_read_as_one() -> None:
+    inner = text("inner", mask=ZEROS)
+    for opcode in (PING, BINARY):
+        outer = frame(opcode, inner, mask=ZEROS)
+        for end in range(1, len(outer)):
+            outcome = read([outer[:end], outer[end:]])
+            assert (outcome.pings or outcome.messages) == [inner]
+
+
+@pytest.mark.parametrize("size", [4, 124, 125])
+def test_a_short_length_is_not_read_from_the_bytes_that_follow(size: int) -> None:
+    """Which would be as good a length of 64 bits, and all that it tells of is here."""
+    first, second = b"\0\1\0\1".ljust(size, b"x"), bytes(70_000)
+    assert read([frame(BINARY, first, mask=ZEROS) + frame(BINARY, second)]) == Outcome([first, second])
+
+
+def test_a_length_of_16_bits_is_not_read_from_the_bytes_before_it() -> None:
+    first, second = b"x\1\0", bytes(300)
+    assert read([frame(BINARY, first, mask=ZEROS) + frame(BINARY, second)]) == Outcome([first, second])
+
+
 # What is sent.
 
 
@@ -267,6 +326,20 @@ def test_the_reason_of_a_close_may_have_123_bytes() -> None:
 def test_the_code_of_a_close_is_an_int_and_its_reason_a_str(code: Any, reason: Any) -> None:
     with pytest.raises(ApplicationError, match="must be an int"):
         close_payload(code, reason)
+
+
+@pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 2999, 5000, 70_000, -1])
+def test_a_code_that_is_never_sent_is_refused(code: int) -> None:
+    """RFC 6455, 7.4."""
+    with pytest.raises(ApplicationError, match="no close code"):
+        close_payload(code, "")
+
+
+def test_a_lone_surrogate_is_no_text() -> None:
+    with pytest.raises(ApplicationError, match="surrogate"):
+        data_frame(None, "\ud800", None)
+    with pytest.raises(ApplicationError, match="surrogate"):
+        close_payload(1000, "\ud800")
 
 
 def test_a_close_is_answered_with_its_code_alone() -> None:
