@@ -1,0 +1,129 @@
+"""permessage-deflate as functions: RFC 7692, 7.2 (`gunicorn_asgi.deflate`)."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import Any
+
+import pytest
+
+from gunicorn_asgi.deflate import MAX_STREAMS, MAX_WINDOW, Deflate
+from gunicorn_asgi.errors import Violation
+
+TAIL = b"\0\0\xff\xff"
+PAYLOAD = bytes(number * number % 251 for number in range(2000))
+
+
+def agreed(client_forgets: bool = False, server_forgets: bool = False, client_bits: int = 15, server_bits: int = 15) -> Deflate:
+    return Deflate(b"permessage-deflate", client_bits, server_bits, client_forgets, server_forgets)
+
+
+def flushed(compressor: Any, payload: bytes) -> bytes:
+    """One message, without the tail."""
+    data: bytes = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    assert data.endswith(TAIL)
+    return data[:-4]
+
+
+def final(payload: bytes, context: bytes = b"") -> bytes:
+    """A block with BFINAL, which may refer to `context`."""
+    compressor = zlib.compressobj(wbits=-15, zdict=context) if context else zlib.compressobj(wbits=-15)
+    return compressor.compress(payload) + compressor.flush(zlib.Z_FINISH)
+
+
+EMPTY = zlib.compressobj(wbits=-15).flush(zlib.Z_SYNC_FLUSH)[:-4]
+
+
+def code_of(deflate: Deflate, payload: bytes, room: float = math.inf) -> int:
+    with pytest.raises(Violation) as caught:
+        deflate.decompress(payload, True, room)
+    return caught.value.code
+
+
+@pytest.mark.parametrize("forgets", [False, True])
+def test_what_is_sent_has_a_context_unless_this_side_forgets(forgets: bool) -> None:
+    deflate = agreed(server_forgets=forgets)
+    first, second = deflate.compress(PAYLOAD), deflate.compress(PAYLOAD)
+    assert (first == second) is forgets
+    assert not first.endswith(TAIL)
+    decompressor = zlib.decompressobj(wbits=-15)
+    assert decompressor.decompress(first + TAIL) == PAYLOAD
+    if forgets:
+        decompressor = zlib.decompressobj(wbits=-15)
+    assert decompressor.decompress(second + TAIL) == PAYLOAD
+
+
+@pytest.mark.parametrize("bits", [9, 12, 15])
+def test_each_side_has_its_own_window(bits: int) -> None:
+    """A reference over a wider one is an error to who has the narrower."""
+    far = bytes(number * 7 % 256 for number in range(256)) + PAYLOAD + PAYLOAD[::-1] * 3
+    repeated = far + far
+    data = agreed(client_bits=15, server_bits=bits).compress(repeated) + TAIL
+    decompressor = zlib.decompressobj(wbits=-bits)
+    assert b"".join(decompressor.decompress(data[i : i + 1]) for i in range(len(data))) == repeated
+    wide = flushed(zlib.compressobj(wbits=-15), repeated)
+
+    def read(deflate: Deflate) -> bytes:
+        """Byte by byte: within one piece, zlib has all of it before its eyes."""
+        return b"".join(deflate.decompress(wide[i : i + 1], False, math.inf) for i in range(len(wide)))
+
+    if bits < 15:
+        with pytest.raises(Violation):
+            read(agreed(client_bits=bits, server_bits=15))
+    else:
+        assert read(agreed(client_bits=bits, server_bits=9)) == repeated
+
+
+def test_what_comes_has_a_context_unless_the_client_forgets() -> None:
+    compressor = zlib.compressobj(wbits=-15)
+    first, second = flushed(compressor, PAYLOAD), flushed(compressor, PAYLOAD)
+    keeping, forgetting = agreed(), agreed(client_forgets=True)
+    for deflate in (keeping, forgetting):
+        # In parts, of which none but the last ends the message.
+        assert deflate.decompress(first[:100], False, math.inf) + deflate.decompress(first[100:], True, math.inf) == PAYLOAD
+    assert keeping.decompress(second, True, math.inf) == PAYLOAD
+    assert code_of(forgetting, second) == 1002
+    assert forgetting.decompress(first, True, math.inf) == PAYLOAD
+
+
+def test_what_is_not_deflate_is_refused() -> None:
+    assert code_of(agreed(), b"\xff\xff\xff") == 1002
+
+
+@pytest.mark.parametrize("more", [0, 1, 100])
+@pytest.mark.parametrize("size", [0, 1, 2000])
+def test_the_limit_is_exact(size: int, more: int) -> None:
+    data = flushed(zlib.compressobj(wbits=-15), PAYLOAD[:size]) if size else EMPTY
+    assert agreed().decompress(data, True, size + more) == PAYLOAD[:size]
+    if size:
+        assert code_of(agreed(), data, size - 1) == 1009
+
+
+def test_a_final_block_ends_neither_the_message_nor_its_context() -> None:
+    """7.2.1, though zlib takes it for the end of all."""
+    data = final(PAYLOAD) + final(PAYLOAD, context=PAYLOAD) + flushed(zlib.compressobj(wbits=-15, zdict=PAYLOAD * 2), PAYLOAD)
+    assert len(data) < 2 * len(final(PAYLOAD))
+    assert agreed().decompress(data, True, math.inf) == PAYLOAD * 3
+    assert agreed().decompress(data, True, 3 * len(PAYLOAD)) == PAYLOAD * 3
+
+
+def test_the_context_behind_a_final_block_is_the_last_32_kib() -> None:
+    long = bytes(number * number % 65521 % 256 for number in range(MAX_WINDOW + 5000))
+    data = final(long) + final(long[-1000:], context=long[-MAX_WINDOW:])
+    assert agreed().decompress(data, True, math.inf) == long + long[-1000:]
+
+
+@pytest.mark.parametrize("size", [1, 1999])
+def test_the_limit_is_exact_behind_a_final_block_that_fills_it(size: int) -> None:
+    """What follows is not passed over."""
+    data = final(PAYLOAD[:size]) + final(b"x")
+    assert agreed().decompress(data, True, size + 1) == PAYLOAD[:size] + b"x"
+    assert code_of(agreed(), data, size) == 1009
+    assert agreed().decompress(final(PAYLOAD[:size]) + final(b""), True, size) == PAYLOAD[:size]
+
+
+def test_so_many_final_blocks_are_read_in_one_frame() -> None:
+    assert agreed().decompress(final(b"x") * MAX_STREAMS, True, math.inf) == b"x" * MAX_STREAMS
+    assert code_of(agreed(), final(b"x") * (MAX_STREAMS + 1)) == 1002
+    assert code_of(agreed(), final(b"x") * 1000, 10) == 1009  # whichever comes first
