@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gunicorn_asgi.balance import LEEWAY, STALE_SECONDS, Board, Share
+from gunicorn_asgi.balance import LEEWAY, SLOTS, STALE_SECONDS, Board, Share
 
 
 class Clock:
@@ -29,13 +29,13 @@ def test_a_worker_alone_is_never_ahead() -> None:
     assert not worker.has_others()
 
 
-@pytest.mark.parametrize("counts", [[0, 0, 0, 0], [LEEWAY, 0, 0, 0], [100, 100, 100, 100], [110, 100, 95, 95]])
+@pytest.mark.parametrize("counts", [[0, 0, 0, 0], [LEEWAY, 0, 0, 0], [100, 100, 100, 100], [110, 100, 95, 95], [9, 0], [13, 3]])
 def test_workers_that_are_about_even_take_what_comes(counts: list[int]) -> None:
     workers = shares(counts, Clock())
     assert not any(worker.is_ahead(count) for worker, count in zip(workers, counts, strict=True))
 
 
-@pytest.mark.parametrize("counts", [[8, 0, 0, 0], [130, 90, 90, 90], [100, 0]])
+@pytest.mark.parametrize("counts", [[8, 0, 0, 0], [130, 90, 90, 90], [100, 0], [10, 0], [14, 3]])
 def test_the_one_that_is_ahead_lets_the_others_go_first(counts: list[int]) -> None:
     workers = shares(counts, Clock())
     assert [worker.is_ahead(count) for worker, count in zip(workers, counts, strict=True)] == [True] + [False] * (len(counts) - 1)
@@ -58,12 +58,33 @@ def test_nobody_waits_for_a_worker_that_has_left_or_is_stuck() -> None:
     leaving.leave()
     leaving.attend()
     assert busy.is_ahead(50)  # stuck might still take some
+    clock.now += STALE_SECONDS / 2
+    stuck.attend()
+    assert busy.has_others()
+    stuck.leave()
+    for worker in (leaving, stuck):
+        worker.attend()  # one that has left does not come back
+    assert not busy.has_others()
+    busy, stuck = shares([50, 0], clock)
     clock.now += STALE_SECONDS
     busy.attend()
     assert not busy.is_ahead(50)
     assert not busy.has_others()
     stuck.attend()
     assert busy.has_others()
+
+
+def test_as_many_workers_as_there_are_slots_are_told_apart() -> None:
+    board, clock = Board(), Clock()
+    workers = [Share(board, age, clock) for age in range(1, SLOTS + 1)]
+    generation = board.generation[0]
+    for number, worker in enumerate(workers):
+        worker.publish(number)
+        worker.attend()
+    assert sorted(board.counts) == list(range(SLOTS))
+    assert list(board.seen) == [clock.now] * SLOTS
+    assert board.generation[0] == generation
+    assert not any(worker.is_outdated for worker in workers)
 
 
 def test_two_workers_in_one_slot_only_balance_worse() -> None:
