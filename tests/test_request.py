@@ -17,7 +17,7 @@ from gunicorn_asgi.errors import RequestError
 from gunicorn_asgi.http1 import parser as parsers
 from gunicorn_asgi.http1.request import check_partial_head, read_fields, read_head
 from gunicorn_asgi.http1.upgrade import read_h2c
-from gunicorn_asgi.request import MAX_LINE, UNKNOWN, Fields, Rules, _check_authority, check_authority, decode_path
+from gunicorn_asgi.request import MAX_LINE, UNKNOWN, Fields, Rules, _check_authority, check_authority, decode_path, takes_trailers
 
 
 @pytest.fixture
@@ -130,6 +130,38 @@ def test_the_path_is_decoded_and_nothing_else(raw: bytes, path: str) -> None:
 @given(st.binary().map(lambda data: b"/" + bytes(byte & 0x7F for byte in data)))
 def test_any_path_is_decoded_to_what_utf_8_can_hold(raw: bytes) -> None:
     decode_path(raw).encode()
+
+
+# Methods.
+
+
+@pytest.mark.parametrize(
+    ("verb", "usual", "unusual"),
+    [
+        (b"GET", 200, 200),
+        (b"ABC", 200, 200),
+        (b"AB", 400, 200),
+        (b"A" * 20, 200, 200),
+        (b"A" * 21, 400, 200),
+        (b"M-SEARCH", 200, 200),
+        (b"get", 400, 200),
+        (b"GEt", 400, 200),
+        (b"A#BC", 400, 200),
+        (b"G@T", 400, 400),
+        (b"G\xc9T", 400, 400),
+        (b"", 400, 400),
+        (b"CONNECT", 501, 501),
+        (b"connect", 400, 501),
+    ],
+)
+def test_which_methods_are_served(parser: str, verb: bytes, usual: int, unusual: int) -> None:
+    """As in Gunicorn: from 3 to 20 characters, without a lower-case letter or "#", unless ``permit_unconventional_http_method``."""
+    data = head(verb + b" / HTTP/1.1", b"Host: a")
+    for is_permitted, status in ((False, usual), (True, unusual)):
+        rules = make_rules(parser, permit_unconventional_method=is_permitted)
+        assert status_of(data, rules) == status
+        if status == 200:
+            assert read_head(data, None, rules)[0] == verb.decode().upper()
 
 
 # The memo of the section before.
@@ -304,6 +336,79 @@ def test_the_settings_of_h2c_are_read_without_padding(size: int) -> None:
     settings = bytes(range(0xF5, 0xF5 + size % 11)) + bytes(size - size % 11)
     value = base64.urlsafe_b64encode(settings).rstrip(b"=")
     assert read_h2c([b"h2c"], [b"Upgrade, HTTP2-Settings"], "1.1", [(b"http2-settings", value)]) == settings
+
+
+@pytest.mark.parametrize(("lines", "scheme"), [((), "http"), ((b"Connection: Upgrade", b"Upgrade: websocket"), "https")])
+def test_wss_is_the_scheme_of_a_handshake_only(parser: str, lines: tuple[bytes, ...], scheme: str) -> None:
+    trusted = make_rules(parser, secure_scheme=SECURE)
+    assert read_fields(head(b"HTTP/1.1", b"Host: a", b"X-Forwarded-Proto: wss", *lines), trusted).scheme == scheme
+    assert read_fields(head(b"HTTP/1.1", b"Host: a", b"X-Forwarded-Proto: https", *lines), trusted).scheme == "https"
+
+
+def test_only_the_headers_of_a_trusted_proxy_are_looked_for() -> None:
+    assert make_rules().proxy_names == frozenset()
+    assert make_rules(secure_scheme=SECURE).proxy_names == set(SECURE)
+    assert make_rules(takes_script_name=True).proxy_names == {b"script_name"}
+    assert make_rules(read_proxy=lambda _: (None, None)).proxy_names == {b"x-forwarded-for", b"forwarded"}
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [(b"/app", 200), (b"/app/x", 200), (b"/x", 500), (b"http://h/app/x", 200), (b"http://h/x", 500), (b"http://h", 500), (b"*", 200)],
+)
+def test_a_path_has_to_begin_with_the_script_name(parser: str, target: bytes, status: int) -> None:
+    """Of the environment, or of a trusted proxy: the last one that it sends."""
+    data = head(b"OPTIONS %b HTTP/1.1" % target if target == b"*" else b"GET %b HTTP/1.1" % target, b"Host: a")
+    assert status_of(data, make_rules(parser)) == 200
+    assert status_of(data, make_rules(parser, script_name=b"/app")) == status
+    told = data[:-2] + b"SCRIPT_NAME: /other\r\nSCRIPT_NAME: /app\r\nX: /x\r\n\r\n"
+    names = frozenset({b"script_name"})
+    assert status_of(told, make_rules(parser, forwarder_names=names)) == 200
+    assert status_of(told, make_rules(parser, takes_script_name=True, forwarder_names=names)) == status
+    assert status_of(told, make_rules(parser, takes_script_name=True, forwarder_names=names, script_name=b"/env")) == status
+
+
+def test_the_authority_of_the_target_is_the_host_and_all_else_stays(rules: Rules) -> None:
+    """RFC 9112, 3.2.2."""
+    data = head(b"GET http://b:80/p?q HTTP/1.1", b"X: y", b"Host: a", b"Content-Length: 5", b"Expect: 100-continue", b"Connection: close")
+    method, path, raw_path, query, fields = read_head(data, None, rules)
+    assert (method, path, raw_path, query) == ("GET", "/p", b"/p", b"q")
+    assert fields.headers[:2] == [(b"host", b"b:80"), (b"x", b"y")]
+    assert [name for name, _ in fields.headers].count(b"host") == 1
+    assert (fields.length, fields.keep_alive, fields.expect_continue) == (5, False, True)
+
+
+@pytest.mark.parametrize(
+    ("values", "status"),
+    [
+        ([b"100-continue"], 200),
+        ([b"100-Continue"], 200),
+        ([b"x"], 417),
+        ([b""], 417),
+        ([b"100-continue", b"x"], 417),
+        ([b"100-continue, x"], 417),
+    ],
+)
+def test_no_other_expectation_is_met(rules: Rules, values: list[bytes], status: int) -> None:
+    """RFC 9110, 10.1.1."""
+    assert status_of(head(b"GET / HTTP/1.1", b"Host: a", *(b"Expect: " + value for value in values)), rules) == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "takes"),
+    [
+        ([], False),
+        ([(b"te", b"trailers")], True),
+        ([(b"te", b"gzip, Trailers\t")], True),
+        ([(b"te", b"gzip"), (b"te", b"trailers")], True),
+        ([(b"te", b"x-trailers")], False),
+        ([(b"te", b"")], False),
+        ([(b"trailer", b"trailers")], False),
+    ],
+)
+def test_whether_the_client_takes_trailers(headers: list[tuple[bytes, bytes]], takes: bool) -> None:
+    """RFC 9110, 10.1.4."""
+    assert takes_trailers([(b"host", b"a"), *headers]) is takes
 
 
 # Limits.
