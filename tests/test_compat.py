@@ -152,7 +152,13 @@ def factory(environment: str = "production") -> Any:
     raise AssertionError
 
 
-@pytest.mark.parametrize("app", [factory, lambda: asgi, lambda a, b, c, d: None], ids=["optional", "none", "four"])
+@pytest.mark.parametrize("app", [factory, lambda: asgi], ids=["optional", "none"])
+def test_what_needs_no_arguments_is_taken_for_a_factory_whose_parentheses_are_missing(app: Any) -> None:
+    with pytest.raises(ConfigError, match=r"needs no arguments: .* name it with parentheses, as in \"test_compat:\S+\(\)\"\.$"):
+        single_callable(app)
+
+
+@pytest.mark.parametrize("app", [lambda a, b, c, d: None], ids=["four"])
 def test_what_takes_other_arguments_is_refused(app: Any) -> None:
     with pytest.raises(ConfigError, match=r"must take \(scope, receive, send\), not \("):
         single_callable(app)

@@ -97,7 +97,7 @@ class Site:
     async def exits(self, receive: Any, send: Any) -> None:
         await send(START)
         await send(part(b"x"))
-        raise SystemExit(3)
+        raise SystemExit(7)
 
     async def listens(self, receive: Any, send: Any) -> None:
         self.waits.set()
@@ -1112,7 +1112,7 @@ def test_an_application_that_exits_leaves_no_stream_open(parser: str) -> None:
     with serve(site, parser, **HTTP2) as server:
         client = connect(server)
         assert client.read_response(client.begin("GET", "/exits")).reset == INTERNAL_ERROR
-        assert server.host.left == [3]
+        assert server.host.left == [7]
         server.wait_settled()
 
 

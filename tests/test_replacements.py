@@ -241,7 +241,7 @@ def test_check_config_finds_what_the_boot_would(tmp_path: Path, files: dict[str,
         ("main:app", {"threads": 2}, None, "Invalid value for setting threads: 2 must be 1"),
         ("main:app", {**tls, "keyfile": files["other"]}, None, "is not the key of the certificate"),
         ("legacy:wsgi", {}, None, "looks like a WSGI application"),
-        ("legacy:no_arguments", {}, None, "takes no arguments"),
+        ("legacy:no_arguments", {}, None, "needs no arguments"),
         ("main:nosuch", {}, None, "Failed to find attribute 'nosuch' in 'main'."),
     ]
     for number, (app, settings, options, sentence) in enumerate(cases):

@@ -100,7 +100,7 @@ def test_an_object_with_an_asynchronous_call_is_served(tmp_path: Path) -> None:
         ),
         (
             "no_arguments",
-            r'The application <function no_arguments at \w+> takes no arguments: .* name it with parentheses, as in "legacy:no_arguments\(\)"\.',
+            r'The application <function no_arguments at \w+> needs no arguments: .* name it with parentheses, as in "legacy:no_arguments\(\)"\.',
         ),
     ],
 )

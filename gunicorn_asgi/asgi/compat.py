@@ -36,7 +36,7 @@ def single_callable(app: Any) -> Application:
         )
     if _takes(signature, 0):
         raise ConfigError(
-            f"The application {app!r} takes no arguments: if it makes the application, name it with parentheses, as in "
+            f"The application {app!r} needs no arguments: if it makes the application, name it with parentheses, as in "
             f'"{_module(app)}:{_name(app)}()".'
         )
     raise ConfigError(f"The application {app!r} must take (scope, receive, send), not {signature}.")

@@ -21,7 +21,7 @@ class ExtendedStream(HTTPStream):
 
     async def _send_extension(self, kind: str, message: Message, phase: Phase) -> None:
         """The messages of the extensions."""
-        if kind in self._host.switched_off:
+        if isinstance(kind, str) and kind in self._host.switched_off:
             raise self._refusal(kind)
         if kind == "http.response.early_hint":
             self._send_early_hint(message, phase)
