@@ -356,6 +356,37 @@ def test_headers_on_the_newest_stream_after_its_reset_are_dropped() -> None:
     assert not protocol.streams
 
 
+def test_a_body_may_end_short_of_its_length_only_after_the_response() -> None:
+    """RFC 9113, 8.1.1, and 5.1: on a stream that both sides have ended nothing more is sent."""
+    block = encode([*GET, (b"content-length", b"5")])
+    protocol = begin()
+    first, second = protocol.receive(ask(1, block=block) + ask(3, block=block), 0.0)
+    protocol.send_head(first.stream, RESPONSE, True)
+    take(protocol)
+    events = protocol.receive(data(1, 4, end=True) + data(3, 4, end=True), 0.0)
+    assert events[0] == Received(first.stream, bytes(4), True)
+    assert isinstance(events[1], Reset)
+    assert resets(take(protocol)) == [(3, Code.PROTOCOL_ERROR)]
+    assert first.stream.state is second.stream.state is CLOSED
+
+
+def test_a_client_may_open_as_many_streams_as_the_limit_says() -> None:
+    """RFC 9113, 5.1.2."""
+    protocol = begin(replace(LIMITS, max_streams=4))
+    events = protocol.receive(b"".join(ask(stream) for stream in (1, 3, 5, 7, 9)), 0.0)
+    assert [event.stream.id for event in events] == [1, 3, 5, 7]
+    assert resets(take(protocol)) == [(9, Code.REFUSED_STREAM)]
+
+
+def test_the_window_of_the_connection_is_opened_to_what_the_client_may_send() -> None:
+    """RFC 9113, 6.9.2: it begins with 65,535 whatever the SETTINGS say."""
+    limits = replace(LIMITS, max_streams=100, window=100_000)
+    protocol = Protocol(limits, partial(read_request, rules=RULES, max_list=65536, has_websocket=True))
+    protocol.start()
+    updates = [number(payload) for kind, _, stream, payload in take(protocol) if (kind, stream) == (frames.WINDOW_UPDATE, 0)]
+    assert updates == [limits.connection_window - DEFAULT_WINDOW]
+
+
 # What the client has seen.
 
 
