@@ -539,7 +539,9 @@ def test_an_application_that_ignores_a_disconnect_is_cancelled_after_the_grace_p
         server.wait_until(server.is_idle)
 
 
-@pytest.mark.parametrize(("error", "code"), [(SystemExit(7), 7), (SystemExit(3), 1), (SystemExit(), 0), (SystemExit("bye"), 1), (KeyboardInterrupt(), 1)])
+@pytest.mark.parametrize(
+    ("error", "code"), [(SystemExit(7), 7), (SystemExit(3), 1), (SystemExit(), 0), (SystemExit("bye"), 1), (KeyboardInterrupt(), 1)]
+)
 def test_an_application_that_exits_ends_the_process(parser: str, error: BaseException, code: int) -> None:
     """As it would anywhere else; the loop goes on until the worker has left in order."""
 

@@ -21,6 +21,7 @@ from test_h2_same import AccessLog, make_access
 
 from gunicorn_asgi.connection import LINGER_SECONDS, MAX_LINGER
 from gunicorn_asgi.errors import ClientDisconnected
+from gunicorn_asgi.http2.exchange import MAX_DROPPED
 from gunicorn_asgi.http2.frames import PREFACE
 from gunicorn_asgi.http2.outbox import HIGH_WATER
 
@@ -499,6 +500,10 @@ def test_what_nobody_has_read_is_given_back_to_the_connection(parser: str) -> No
 # A response before the request is whole.
 
 
+SHORT = MAX_LINGER + 3
+"""The longest body whose rest is taken after a refusal, where three bytes have come before that."""
+
+
 @pytest.mark.parametrize(
     ("length", "more", "sent", "then"),
     [
@@ -506,15 +511,17 @@ def test_what_nobody_has_read_is_given_back_to_the_connection(parser: str) -> No
         (-1, (), 3, "later"),
         (-1, (), WINDOW, "later"),
         (10000, (), 3, "never"),
-        (MAX_LINGER + 3, (), 3, "never"),
-        (MAX_LINGER + 4, (), 3, "now"),
+        (SHORT, (), 3, "never"),
+        (SHORT + 1, (), 3, "now"),
         (5, ((b"expect", b"100-continue"),), 0, "now"),
     ],
     ids=["unknown", "unknown, begun", "unknown, much", "within the window", "short", "long", "held back"],
 )
 @pytest.mark.parametrize("path", ["/early", "/refuses"])
 def test_an_early_response_is_whole_and_the_rest_is_dropped(parser: str, path: str, length: int, more: Any, sent: int, then: str) -> None:
-    """RFC 9113, 8.1: RST_STREAM with NO_ERROR behind the response, unless the rest is short, and comes soon. Statement 51."""
+    """RFC 9113, 8.1: RST_STREAM with NO_ERROR after the response, unless the rest is short, and comes soon. More is short after a 2xx."""
+    if length > SHORT and path == "/early":
+        length = MAX_DROPPED + 4
     with serve(Site(), parser, body_timeout=60, keepalive=60, **HTTP2) as server:
         client = connect(server)
         fields = [(b"content-length", b"%d" % length)] if length >= 0 else []
@@ -577,16 +584,38 @@ def test_the_reset_after_an_early_response_waits_until_the_client_has_seen_that(
         begin_long_upload(peer, 3)
 
 
-def test_a_client_that_is_answered_with_success_is_reset_at_once(parser: str) -> None:
-    """After these, curl 7.88 goes on sending, and would wait for ever for the room that it is not given."""
+def test_a_client_with_too_much_to_send_that_is_answered_with_success_is_reset_at_once(parser: str) -> None:
+    """curl 7.88 goes on sending after a 2xx, and would wait for ever for the room that it is not given."""
     with serve(Site(), parser, body_timeout=60, keepalive=60, **HTTP2) as server:
         peer = h2raw.Peer(server.connect())
         peer.begin()
-        peer.send(peer.request(1, False, "POST", "/early", [(b"content-length", b"2000000")]))
+        peer.send(peer.request(1, False, "POST", "/early", [(b"content-length", b"%d" % (MAX_DROPPED + 1))]))
         peer.wait_response(1)
         received = peer.read()
         assert received is not None
         assert (received.kind, received.number) == (h2raw.RST_STREAM, NO_ERROR)
+
+
+def test_after_a_success_the_room_for_the_rest_is_made_on_the_connection_too(parser: str) -> None:
+    """curl 7.88 sees no WINDOW_UPDATE after a complete response with a 2xx. Nothing of the rest is kept."""
+    length = 20_000_000
+    with serve(Site(), parser, body_timeout=60, keepalive=60, **HTTP2) as server:
+        peer = h2raw.Peer(server.connect())
+        peer.begin()
+        peer.send(peer.request(1, False, "POST", "/early", [(b"content-length", b"%d" % length)]))
+        room = {0: 100 * WINDOW, 1: WINDOW}  # what `begin` has been told of
+        while not peer.streams[1].has_ended:
+            frame = peer.read()
+            assert frame is not None
+            if frame.kind == h2raw.WINDOW_UPDATE:
+                room[frame.stream] += frame.number
+        assert room[0] >= length
+        assert room[1] >= length
+        for start in range(0, length, 16384):
+            size = min(16384, length - start)
+            peer.send(h2raw.data(1, bytes(size), start + size == length))
+        assert h2raw.RST_STREAM not in [frame.kind for frame in synchronize(peer)]
+        server.wait_settled()
 
 
 @pytest.mark.parametrize("path", ["/early", "/refuses", "/in_parts", "/with_trailers"])

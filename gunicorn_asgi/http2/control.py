@@ -11,6 +11,8 @@ MARK = b"drained?"
 """In the PING that asks whether all before it was seen."""
 STREAM_MARK = b"end?"
 """In the PING that asks the same for one stream, before the stream's number."""
+WAKE = b"closed.."
+"""In a PING whose answer means nothing."""
 MAX_SENT_FRAME = 65536
 """Bytes of the longest frame of data that is sent, however long the client allows it: others want their turn."""
 UPGRADE_WINDOW = 16384
@@ -173,6 +175,11 @@ class Control(Streams):
     def ask(self, stream: Stream) -> None:
         """Ask when the client has seen all that was sent on `stream`: `Seen` comes."""
         self.outbox.add([frames.ping(STREAM_MARK + stream.id.to_bytes(4, "big"), False)])
+
+    def wake_client(self) -> None:
+        """Send something, whatever it is: what is to be told of the connection's window, or else a PING."""
+        if not self.settle_credit():
+            self.outbox.add([frames.ping(WAKE, False)])
 
     # The end.
 

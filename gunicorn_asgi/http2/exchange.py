@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from ..access import Record
     from .admission import Admission
 
+MAX_DROPPED = 33554432
+"""Bytes of a request that are dropped after a response with a 2xx, with which curl 7.88 does not stop sending. Nobody keeps them."""
+
 
 class Exchange:
     """The Wire of one HTTPStream (see `wire`), on one stream of a connection that it shares with others.
@@ -109,9 +112,10 @@ class Exchange:
         if stream is None or self.has_ended or self._is_lost:
             # Nobody reads this, and it moves no deadline.
             self.connection.protocol.consume(self.lane, len(data))
-            if end:
-                # curl 7.88 sends the rest, and looks at its stream only when something comes.
-                self.connection.protocol.settle_credit()
+            if end and self.lane.state is CLOSED:
+                # curl 7.88 ends its side, and looks at its stream only when something comes.
+                self.connection.protocol.wake_client()
+                self.connection.flush_soon()
             if self.lane.state is CLOSED or (self.lane.state is HALF_CLOSED_LOCAL and not self._may_end()):
                 self._settle()
             return
@@ -368,15 +372,16 @@ class Exchange:
                 self._watch()
 
     def _make_room(self) -> None:
-        """The response is about to end before the request: let the client send a short rest, which is dropped.
+        """The response is about to end before the request: let the client send a rest that is not too long, which is dropped.
 
         Before the end, for curl 7.88 reads nothing more after a complete response with a 2xx, and would
         wait for more room for ever.
         """
         lane = self.lane
         if not (self._awaits_100 or lane.is_connected):
-            rest = MAX_LINGER if lane.expected == UNKNOWN else lane.expected
-            if rest <= MAX_LINGER:
+            most = MAX_LINGER if self.status >= 300 else MAX_DROPPED
+            rest = most if lane.expected == UNKNOWN else lane.expected
+            if rest <= most:
                 self.connection.protocol.make_room(lane, rest)
 
     def _may_end(self) -> bool:

@@ -176,10 +176,13 @@ class Streams:
         self._give_back(size)
 
     def make_room(self, stream: Stream, size: int) -> None:
-        """Let the client send `size` bytes of the body, if it has less room on `stream`."""
+        """Let the client send `size` bytes of the body, if it has less room on `stream` or on the connection."""
         if stream.receive_window < size:
             self.outbox.add([frames.window_update(stream.id, size - stream.receive_window)])
             stream.receive_window = size
+        if self._window < size:
+            self.outbox.add([frames.window_update(0, size - self._window)])
+            self._window = size
 
     def _give_back(self, size: int) -> None:
         self._credit += size
@@ -187,12 +190,14 @@ class Streams:
         if self._credit >= self._window:
             self.settle_credit()
 
-    def settle_credit(self) -> None:
-        """Tell the client of all that was taken on the connection, however little that is."""
-        if self._credit:
-            self.outbox.add([frames.window_update(0, self._credit)])
-            self._window += self._credit
-            self._credit = 0
+    def settle_credit(self) -> bool:
+        """Tell the client of all that was taken on the connection, however little that is; returns whether there was anything."""
+        if not self._credit:
+            return False
+        self.outbox.add([frames.window_update(0, self._credit)])
+        self._window += self._credit
+        self._credit = 0
+        return True
 
     # What goes.
 
