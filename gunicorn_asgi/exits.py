@@ -24,6 +24,8 @@ BOOT_ERRORS = frozenset({3, 4})
 """Exit codes at which Gunicorn's arbiter halts (WORKER_BOOT_ERROR, APP_LOAD_ERROR)."""
 HURRY_SECONDS = 1.0
 """Time limit for threads after QUIT and INT."""
+HURRYING = (signal.SIGQUIT, signal.SIGINT)
+"""Signals that shorten the time for threads."""
 ATEXIT_SECONDS = 0.5
 """Time limit for ``atexit`` handlers once threads have used up theirs."""
 ABORT_SECONDS = 0.7
@@ -79,9 +81,12 @@ def prepare_exit() -> None:
 
 
 def _stop_alarm() -> None:
-    # Python gives signals their default action when it ends. That of an alarm is to kill the process.
+    # Python gives signals that have a handler their default action when it ends: an alarm, or a signal
+    # that the arbiter repeats, would then kill the process. It leaves those alone that are ignored.
     signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, HURRYING)
+    for number in (signal.SIGALRM, *HURRYING):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class ThreadLimit:
@@ -125,9 +130,9 @@ class ThreadLimit:
     def begin(self) -> None:
         """Start to look at the clock; QUIT and INT shorten the time from now on."""
         signal.signal(signal.SIGALRM, self._on_alarm)
-        for number in (signal.SIGQUIT, signal.SIGINT):
+        for number in HURRYING:
             signal.signal(number, self._hurry)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM, signal.SIGQUIT, signal.SIGINT))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM, *HURRYING))
         signal.setitimer(signal.ITIMER_REAL, POLL_SECONDS, POLL_SECONDS)
 
     def _threads_have_ended(self) -> None:

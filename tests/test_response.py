@@ -38,9 +38,6 @@ def test_a_response_is_used_again_and_again() -> None:
         ("1.1", 200, [(b"connection", b"close")], False, b"connection: close\r\n"),
         # only the end of the connection ends it
         ("1.0", 200, [], False, b"connection: close\r\n"),
-        # RFC 9110, 15.2: the client would go on to wait for a final response
-        ("1.1", 101, [], False, b"connection: close\r\n"),
-        ("1.1", 199, [], False, b"connection: close\r\n"),
     ],
 )
 def test_whether_the_connection_stays_open(version: str, status: int, headers: Any, is_kept: bool, line: bytes | None) -> None:

@@ -94,13 +94,10 @@ def test_a_client_must_offer_one_of_the_ciphers(tmp_path: Path, loop: str, peopl
 
 
 def test_ciphers_that_are_none_stop_the_boot(tmp_path: Path, people: People) -> None:
-    with pytest.raises(ssl.SSLError) as refused:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).set_ciphers("NONSENSE")
-    reason = re.escape(repr(refused.value))  # as this version of Python and OpenSSL has it
     with Gunicorn(tmp_path, wait=False, ciphers="NONSENSE", **people.settings) as server:
-        assert server.wait() == 3
-        assert server.lines(rf"\[ERROR\] The TLS context cannot be made from certfile, keyfile and their like: .*{reason}")
-        assert not server.lines("Traceback")
+        assert server.wait() == 1
+        assert server.lines(r"\[ERROR\] Invalid value for setting ciphers: 'NONSENSE' names no cipher that OpenSSL has\.$")
+        assert not server.lines("Traceback|Booting worker")
 
 
 def test_the_ssl_context_hook_decides_over_the_version(tmp_path: Path, loop: str, people: People) -> None:
