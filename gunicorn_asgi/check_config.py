@@ -16,27 +16,18 @@ from .interference import refuse_patches
 if TYPE_CHECKING:
     from gunicorn.config import Config
 
-OPTION = "--check-config"
-SHORTEST = "--check"
-"""The shortest form of it that argparse takes."""
-
-
-def is_asked_for() -> bool:
-    """Whether this process is a ``gunicorn --check-config``."""
-    arguments = sys.argv[1:] + os.environ.get("GUNICORN_CMD_ARGS", "").split()
-    return any(argument.startswith(SHORTEST) and OPTION.startswith(argument) for argument in arguments)
-
 
 def install() -> None:
-    """Have Gunicorn check the worker, too, once it has loaded the application. For a process that does nothing else.
+    """Have Gunicorn check the worker, too, where it only checks (or prints) its configuration.
 
-    Gunicorn calls nothing of a worker class there, so its own method is replaced.
+    Gunicorn loads the application there, and calls nothing of a worker class. So its method that loads is
+    replaced by one that does the same, and checks afterwards. In a process that serves, it does no more.
     """
     load: Callable[[WSGIApplication], Any] = WSGIApplication.load
 
     def load_and_check(self: WSGIApplication) -> Any:
         application = load(self)
-        if self.cfg.check_config:
+        if self.cfg.check_config or self.cfg.print_config:
             _check(self.cfg, application)
         return application
 
@@ -56,6 +47,7 @@ class Stderr:
 def _check(cfg: Config, application: object) -> None:
     """Raise SystemExit(1), with one sentence on stderr, if a worker could not serve `application` with this configuration."""
     log = Stderr()
+    os.environ.update(cfg.env)  # as the arbiter does it at the boot
     try:
         worker_class = cfg.worker_class
     except Exception as error:  # noqa: BLE001 # whatever importing it raises

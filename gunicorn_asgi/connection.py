@@ -306,9 +306,10 @@ class Connection(asyncio.Protocol):
 
         With TLS, no direction can end before the other. There, a client that `is_sending` is first left to find its answer and to close;
         without, it is not worth the wait of one that reads to the end. Unless `is_owing`, there is nothing among what was written that a client
-        would miss.
+        would miss: then this side closes at once, and the client has LINGER_SECONDS to end its own, as without TLS.
         """
         self._is_owing = is_owing
+        self._resume_reading()
         if self._transport.can_write_eof():
             try:
                 self._transport.write_eof()
@@ -318,10 +319,9 @@ class Connection(asyncio.Protocol):
         elif not is_sending and is_owing:
             self._shut()
             return
+        elif not is_sending:
+            self._transport.close()
         self._reading = LINGER
-        self._resume_reading()
-        if not is_sending and not self._transport.can_write_eof():
-            self._transport.close()  # the client has as long as without TLS to end its side
         self._set_deadline()
 
     def _drop(self, size: int) -> None:

@@ -32,6 +32,7 @@ ABORT_SECONDS = 0.7
 """Time limit for an orderly exit after ABRT: Gunicorn kills a second after that signal."""
 POLL_SECONDS = 0.1
 """Time between two looks at the clock while threads are waited for."""
+STUCK_HANDLER = "An atexit handler of the application did not end in time"
 MAX_NAMED = 10
 """Threads that the log line names."""
 
@@ -75,12 +76,10 @@ def exit_in_time(code: int) -> None:
         timer.start()
 
 
-def prepare_exit() -> None:
-    """To be called before the application is loaded, so that the end of its ``atexit`` handlers is known."""
-    atexit.register(_stop_alarm)  # the first to be registered is the last to run
-
-
+@atexit.register  # at the import, before the application: the first to be registered is the last to run
 def _stop_alarm() -> None:
+    if not ThreadLimit.has_begun:
+        return
     # Python gives signals that have a handler their default action when it ends: an alarm, or a signal
     # that the arbiter repeats, would then kill the process. It leaves those alone that are ignored.
     signal.setitimer(signal.ITIMER_REAL, 0)
@@ -94,9 +93,11 @@ class ThreadLimit:
 
     `begin` is called by the interpreter after ``worker_exit``, before it waits for threads. From then on
     an alarm looks at the clock: it keeps the heartbeat going, and when the time is up it names the
-    threads in one log line, runs the ``atexit`` handlers and ends the process. `prepare_exit` has to have
-    been called.
+    threads in one log line, runs the ``atexit`` handlers and ends the process.
     """
+
+    has_begun = False
+    """In this process: an alarm is set."""
 
     def __init__(self, code: int, deadline: float, heartbeat: int, log: stalls.Log) -> None:
         """`code` is the exit code, `deadline` on the clock of ``time.monotonic``.
@@ -128,10 +129,12 @@ class ThreadLimit:
         atexit.register(self._threads_have_ended)  # the last to be registered is the first to run
 
     def begin(self) -> None:
-        """Start to look at the clock; QUIT and INT shorten the time from now on."""
+        """Start to look at the clock; QUIT and INT shorten the time from now on, and ABRT ends it."""
+        ThreadLimit.has_begun = True
         signal.signal(signal.SIGALRM, self._on_alarm)
         for number in HURRYING:
             signal.signal(number, self._hurry)
+        signal.signal(signal.SIGABRT, self._abort)  # its usual handler reports on the loop, which has ended
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM, *HURRYING))
         signal.setitimer(signal.ITIMER_REAL, POLL_SECONDS, POLL_SECONDS)
 
@@ -140,6 +143,10 @@ class ThreadLimit:
 
     def _hurry(self, _number: int, _frame: FrameType | None) -> None:
         self._deadline = min(self._deadline, time.monotonic() + HURRY_SECONDS)
+
+    def _abort(self, _number: int, _frame: FrameType | None) -> None:
+        self._code = 1
+        self._give_up()
 
     def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -150,14 +157,19 @@ class ThreadLimit:
 
     def _give_up(self) -> None:
         # If anything of this does not end either, the next alarm ends the process.
-        signal.signal(signal.SIGALRM, lambda *_: os._exit(self._code))
+        signal.signal(signal.SIGALRM, self._on_last_alarm)
         signal.setitimer(signal.ITIMER_REAL, ATEXIT_SECONDS)
-        self._tell(_name_threads() if self._waits_for_threads else "An atexit handler of the application did not end in time")
+        self._tell(_name_threads() if self._waits_for_threads else STUCK_HANDLER)
         if self._waits_for_threads:
             atexit._run_exitfuncs()  # in the main thread, where the interpreter would run them
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):  # closed, or replaced by something else
                 stream.flush()
+        os._exit(self._code)
+
+    def _on_last_alarm(self, _number: int, _frame: FrameType | None) -> None:
+        if self._waits_for_threads:  # otherwise it has been told
+            stalls.write_directly(self._log, "WARNING", STUCK_HANDLER)
         os._exit(self._code)
 
     def _tell(self, report: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, Protocol, TextIO
 
 from .errors import ConfigError
@@ -42,7 +43,7 @@ def refuse_patches() -> None:
 class Watch:
     """Warns once for each signal handler that is displaced, and once for each logger that is disabled."""
 
-    def __init__(self, handlers: Mapping[int, Callable[..., Any]], log: Log, stderr: TextIO) -> None:
+    def __init__(self, handlers: Mapping[int, Callable[..., Any]], log: Log, stderr: TextIO | None) -> None:
         """`handlers` are the worker's own, by signal number.
 
         `stderr` is told of disabled loggers: the log itself is silent then.
@@ -59,7 +60,7 @@ class Watch:
             if current != handler:
                 del self._handlers[number]
                 self._log.warning(
-                    "The application has replaced the worker's handler of %s with %r. Unless that calls the handler it has "
+                    "The application, or a hook, has replaced the worker's handler of %s with %r. Unless that calls the handler it has "
                     "replaced, the worker does not learn what Gunicorn tells it by this signal",
                     signal.Signals(number).name,
                     current,
@@ -67,8 +68,13 @@ class Watch:
         for name, logger in list(self._loggers.items()):
             if logger.disabled:
                 del self._loggers[name]
-                self._stderr.write(
+                self._write(
                     f"gunicorn_asgi: the application's logging configuration has disabled the logger {logger.name}, so that its lines "
                     "are lost; set disable_existing_loggers to False there\n"
                 )
+
+    def _write(self, line: str) -> None:
+        if self._stderr is not None:
+            with suppress(OSError, ValueError):  # closed, or nobody reads it: no reason for the heartbeat to end
+                self._stderr.write(line)
                 self._stderr.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +40,7 @@ def make_context(cfg: Config) -> ssl.SSLContext:
 def _check_files(cfg: Config) -> None:
     """Raise ConfigError if a file is missing, or holds something else than its setting asks for."""
     certificate = _read(cfg, "certfile")
-    if b"-----BEGIN CERTIFICATE" not in certificate and b"-----BEGIN TRUSTED CERTIFICATE" not in certificate:
+    if re.search(rb"-----BEGIN (X509 |TRUSTED )?CERTIFICATE-----", certificate) is None:
         raise _refusal(cfg, "certfile", "holds no certificate in PEM form")
     name = "keyfile" if cfg.keyfile else "certfile"
     key = _read(cfg, name)

@@ -358,7 +358,7 @@ class CloseFinder:
         self._head = b""
         """The head of the next frame, as far as it is here: at most 13 bytes."""
         self._frames = 0
-        """That have ended."""
+        """Number of frames that have ended."""
         self._has_found = False
 
     def find(self, data: bytes) -> bool:

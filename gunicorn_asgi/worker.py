@@ -27,7 +27,7 @@ from .asgi.lifespan import Lifespan
 from .asgi.scope import Application
 from .balance import Board, Share
 from .errors import ConfigError, LifespanError
-from .exits import HURRY_SECONDS, ThreadLimit, exit_in_time, prepare_exit, read_exit_code
+from .exits import HURRY_SECONDS, ThreadLimit, exit_in_time, read_exit_code
 from .interference import LOGGERS, Watch, refuse_patches
 from .printable import printable, tolerate_any_character
 from .server import Server
@@ -107,13 +107,13 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         """
         try:
             self.wsgi = self.app.wsgi()
-            refuse_patches()
         except BaseException as error:
             if not self.cfg.reload or self._stopped:
                 raise
             self.log.exception("The application cannot be loaded")
             self._watch_sources(error)
             self.wsgi = failing("".join(traceback.format_exception(error)))
+        refuse_patches()
 
     def _watch_sources(self, error: BaseException) -> None:
         """Have the reloader watch the files that `error` came from: a module whose import has failed is in no list of modules."""
@@ -145,19 +145,19 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
                 raise  # from `run`
             code = self._fail(error)
             self._wind_up(code)
-            if self._is_logged(error):
+            if self._is_ours_to_log(error):
                 raise SystemExit(code) from None
             raise  # the arbiter logs it, and leaves with that code
 
-    def _is_logged(self, error: BaseException) -> bool:
-        """Whether `_fail` has logged `error`, or it need not be; otherwise Gunicorn does."""
+    def _is_ours_to_log(self, error: BaseException) -> bool:
+        """Whether this worker logs `error`, where it has to be logged; otherwise Gunicorn does."""
         is_quiet = self.is_replacement or self._stopped or isinstance(error, ConfigError)
         return not isinstance(error, Exception) or (is_quiet and not self.booted)
 
     def _fail(self, error: BaseException) -> int:
         """Log what has ended the boot, and let the arbiter wait where it would try again at once; returns the exit code."""
         if self.booted and isinstance(error, Exception):
-            return 255
+            return 255  # Gunicorn exits with -1
         if self.booted:
             self.log.error("Exception in worker process", exc_info=error)
             return 1
@@ -170,7 +170,6 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     def _prepare(self) -> None:
         """Read the settings, and make the loop, before the application is imported and hooks run: they may ask for the current loop."""
-        prepare_exit()
         self.settings = Settings.read(self.cfg, self.options, {**os.environ, **self.cfg.env})
         self.loop = _new_loop(self.settings.asgi_loop)
         asyncio.set_event_loop(self.loop)
@@ -311,7 +310,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             self.log.error("%s", error)
         elif isinstance(error, (SystemExit, KeyboardInterrupt)):
             self.log.error("The application has ended its own import, or a hook the boot: %r", error)
-        elif self._is_logged(error):
+        elif self._is_ours_to_log(error):
             self.log.error("Exception in worker process", exc_info=error)
         if not self.is_replacement:
             return int(Arbiter.APP_LOAD_ERROR if isinstance(error, AppImportError) else Arbiter.WORKER_BOOT_ERROR)
@@ -515,7 +514,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
 def _source_files(error: BaseException | None) -> Iterator[str]:
     """The files in which `error`, and what has led to it, was raised; for a syntax error, that of the syntax."""
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:  # `raise error from error` is its own cause
+        seen.add(id(error))
         if isinstance(error, SyntaxError) and error.filename is not None:
             yield error.filename
         yield from (frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__))
@@ -527,8 +528,7 @@ def setup() -> NoReturn:
     raise RuntimeError("Invalid value for setting worker_class: gunicorn_asgi.worker is a module; the class is gunicorn_asgi.Worker.")
 
 
-if check_config.is_asked_for():
-    check_config.install()
+check_config.install()
 
 
 @cache

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from process import LOOPS, Gunicorn, poll
 
-DISPLACED = (
-    r"\[WARNING\] The application has replaced the worker's handler of SIGTERM with .+\. Unless that calls the handler it has replaced, "
-)
+from gunicorn_asgi.interference import Watch
+
+DISPLACED = r"\[WARNING\] The application, or a hook, has replaced the worker's handler of SIGTERM with .+\. Unless that calls the handler it has replaced, "
 BEATS = {"timeout": 1}
 """The process is looked at four times a second."""
 
@@ -58,9 +60,33 @@ def test_loggers_that_the_application_has_disabled_are_named_once_on_stderr(tmp_
         ]
 
 
+class Gone:
+    """A stderr that nobody reads."""
+
+    def write(self, _: str) -> int:
+        raise BrokenPipeError
+
+    flush = write
+
+
+@pytest.mark.parametrize("stderr", [None, Gone()])
+def test_a_stderr_that_cannot_be_written_to_does_not_end_the_heartbeat(stderr: Any) -> None:
+    class Log:
+        error_log = logging.getLogger("test of a disabled logger")
+
+        def warning(self, message: str, *args: object) -> None:
+            raise AssertionError(message)
+
+    Log.error_log.disabled = True
+    watch = Watch({}, Log(), stderr)
+    watch.look()
+    watch.look()
+
+
 @pytest.mark.skipif(importlib.util.find_spec("gevent") is None, reason="gevent is not installed")
-def test_an_application_that_is_patched_for_gevent_stops_the_boot_with_one_sentence(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, "meddling:app", env={"TEST_MEDDLE": "gevent"}, wait=False) as server:
+@pytest.mark.parametrize("reload", [False, True])
+def test_an_application_that_is_patched_for_gevent_stops_the_boot_with_one_sentence(tmp_path: Path, reload: bool) -> None:
+    with Gunicorn(tmp_path, "meddling:app", env={"TEST_MEDDLE": "gevent"}, wait=False, reload=reload) as server:
         assert server.wait() == 3
         assert server.lines(
             r"\[ERROR\] The application has called gevent\.monkey\.patch_all\(\), and no asyncio event loop runs on what that replaces: "

@@ -207,6 +207,16 @@ def test_a_tls_file_that_cannot_be_used_is_named_with_its_setting_and_the_remedy
     assert re.fullmatch(rf"(Invalid value for setting|OpenSSL does not accept) {sentence}", str(caught.value))
 
 
+@pytest.mark.parametrize("kind", ["X509 ", "TRUSTED ", ""])
+def test_every_kind_of_certificate_that_openssl_reads_is_taken(tmp_path: Path, files: dict[str, str], kind: str) -> None:
+    certificate = tmp_path / "cert.pem"
+    certificate.write_text(Path(files["certificate"]).read_text().replace(" CERTIFICATE", f" {kind}CERTIFICATE"))
+    cfg = Config()
+    cfg.set("certfile", str(certificate))
+    cfg.set("keyfile", files["key"])
+    assert make_context(cfg)
+
+
 def test_tls_files_that_cannot_be_used_are_found_before_the_first_worker(tmp_path: Path, files: dict[str, str]) -> None:
     with Gunicorn(tmp_path, wait=False, certfile=files["certificate"], keyfile=files["other"]) as server:
         assert server.wait() == 1
@@ -238,14 +248,16 @@ def test_check_config_finds_what_the_boot_would(tmp_path: Path, files: dict[str,
         ("main:app", {}, None, ""),
         ("main:app", tls, None, ""),
         ("main:app", {}, {"htpp": "h11"}, "Unknown option 'htpp' in Worker.configure(); the nearest known name is http."),
+        ("main:app", {"raw_env": ["GUNICORN_ASGI_HTPP=h11"]}, None, "Unknown option GUNICORN_ASGI_HTPP in the environment"),
         ("main:app", {"threads": 2}, None, "Invalid value for setting threads: 2 must be 1"),
         ("main:app", {**tls, "keyfile": files["other"]}, None, "is not the key of the certificate"),
         ("legacy:wsgi", {}, None, "looks like a WSGI application"),
         ("legacy:no_arguments", {}, None, "needs no arguments"),
+        ("legacy:wsgi", {"print_config": True, "check_config": False}, None, "looks like a WSGI application"),
         ("main:nosuch", {}, None, "Failed to find attribute 'nosuch' in 'main'."),
     ]
     for number, (app, settings, options, sentence) in enumerate(cases):
-        given = {"args": ("--check-config",), "env": ON_THE_PATH, "wait": False, "options": options, **settings}
+        given = {"check_config": True, "env": ON_THE_PATH, "wait": False, "options": options, **settings}
         with Gunicorn(tmp_path / str(number), app, **given) as server:
             assert server.wait() == (1 if sentence else 0), (app, settings, server.output)
             assert sentence in server.output

@@ -923,6 +923,7 @@ async def app(scope, receive, send):
         ("import helper\nfrom helper import app\n", "ZeroDivisionError"),
         ("import sys\nsys.exit('no licence')\n", "SystemExit: no licence"),
         ("raise BaseException('unusual')\n", "BaseException: unusual"),
+        ("error = ValueError('its own cause')\nraise error from error\n", "ValueError: its own cause"),
         ("application = None\n", "Failed to find attribute 'app'"),
         ("def app(environ, start_response): ...\n", "looks like a WSGI application"),
         (FAILING_STARTUP, "ASGI lifespan.startup failed: no database"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -36,18 +37,16 @@ def single_callable(app: Any) -> Application:
         )
     if _takes(signature, 0):
         raise ConfigError(
-            f"The application {app!r} needs no arguments: if it makes the application, name it with parentheses, as in "
-            f'"{_module(app)}:{_name(app)}()".'
+            f'The application {app!r} needs no arguments: if it makes the application, name it with parentheses, as in "{_place(app)}()".'
         )
     raise ConfigError(f"The application {app!r} must take (scope, receive, send), not {signature}.")
 
 
-def _module(app: Any) -> str:
-    return str(getattr(app, "__module__", "module"))
-
-
-def _name(app: Any) -> str:
-    return str(getattr(app, "__name__", "app"))
+def _place(app: Any) -> str:
+    """The module and name of `app`, as Gunicorn is given them; an example where they are not known."""
+    module, name = getattr(app, "__module__", None), getattr(app, "__name__", "")
+    is_found = getattr(sys.modules.get(module or ""), name, None) is app
+    return f"{module}:{name}" if is_found else "module:name"
 
 
 def _takes(signature: inspect.Signature, count: int) -> bool:

@@ -67,7 +67,7 @@ class Lifespan:
         self._shutdown = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_cancelled = False
-        """By this object: a CancelledError is then no failure of the application."""
+        """This object has cancelled the task, so a CancelledError is no failure of the application."""
 
     @property
     def state(self) -> Mapping[str, Any] | None:

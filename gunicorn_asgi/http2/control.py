@@ -12,7 +12,7 @@ MARK = b"drained?"
 STREAM_MARK = b"end?"
 """In the PING that asks the same for one stream, before the stream's number."""
 WAKE = b"closed.."
-"""In a PING whose answer means nothing."""
+"""Payload of a PING whose answer is ignored."""
 MAX_SENT_FRAME = 65536
 """Bytes of the longest frame of data that is sent, however long the client allows it: others want their turn."""
 UPGRADE_WINDOW = 16384
