@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -66,7 +67,8 @@ class Record:
 
     @cached_property
     def version(self) -> tuple[int, int]:
-        return int(self.protocol[5]), int(self.protocol[7])
+        found = re.fullmatch(r"HTTP/(\d)\.(\d)", self.protocol)  # a refused request may have none
+        return (int(found[1]), int(found[2])) if found else (0, 0)
 
     @cached_property
     def headers(self) -> list[tuple[str, str]]:
@@ -195,12 +197,12 @@ class Access:
 
     def _write(self, record: Record, response: Response, duration: timedelta) -> None:
         log = self._log
-        if not self._stock_atoms:
-            log.access(response, record, make_environ(record), duration)
-            return
-        # What Logger.access does, without making 40 atoms for the nine of the usual format.
         try:
-            log.access_log.info(log.cfg.access_log_format, Atoms(log, record, response, duration))
+            if self._stock_atoms:
+                # What Logger.access does, without making 40 atoms for the nine of the usual format.
+                log.access_log.info(log.cfg.access_log_format, Atoms(log, record, response, duration))
+            else:
+                log.access(response, record, make_environ(record), duration)
         except Exception:  # as Logger.access: a format that cannot be filled in must not end the exchange
             log.exception("Error writing the access log")
 

@@ -15,7 +15,7 @@ import threading
 import time
 from contextlib import suppress
 from types import FrameType
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from . import stalls
 from .printable import printable
@@ -51,17 +51,27 @@ def read_exit_code(error: SystemExit | KeyboardInterrupt, log: Log) -> int:
     As the interpreter reads it, but never one of BOOT_ERRORS: once a worker has booted, these would
     stop the master and all other workers.
     """
-    code = error.code if isinstance(error, SystemExit) else 1
+    if not isinstance(error, SystemExit):
+        log.warning("The application has raised KeyboardInterrupt: the worker exits with 1")
+        return 1
+    code = error.code
     if code is None:
         return 0
     if not isinstance(code, int):
-        log.error("sys.exit: %s", printable(str(code)))  # the interpreter prints it
+        log.error("sys.exit: %s", printable(_read_text(code)))  # the interpreter prints it
         return 1
     status = code & 0xFF  # what the operating system keeps of it
     if status in BOOT_ERRORS:
         log.warning("The application has called sys.exit(%d): the worker exits with 1, since %d would stop Gunicorn", code, status)
         return 1
     return status
+
+
+def _read_text(code: object) -> str:
+    try:
+        return str(code)
+    except Exception:  # noqa: BLE001 # an object of the application, whose text is its own
+        return object.__repr__(code)
 
 
 def exit_in_time(code: int) -> None:
@@ -110,6 +120,8 @@ class ThreadLimit:
         self._log = log
         self._waits_for_threads = True
         """False once all threads have ended and ``atexit`` handlers run."""
+        self._has_skipped = False
+        """An ``atexit`` handler was interrupted. It is not done twice: the next alarm ends the process."""
         self._report = ""
         self._is_due = threading.Event()
         # Made before it is needed: from Python 3.12 on, no thread can be started once the interpreter ends. And a thread of
@@ -156,21 +168,28 @@ class ThreadLimit:
             self._give_up()
 
     def _give_up(self) -> None:
-        # If anything of this does not end either, the next alarm ends the process.
-        signal.signal(signal.SIGALRM, self._on_last_alarm)
-        signal.setitimer(signal.ITIMER_REAL, ATEXIT_SECONDS)
-        self._tell(_name_threads() if self._waits_for_threads else STUCK_HANDLER)
-        if self._waits_for_threads:
-            atexit._run_exitfuncs()  # in the main thread, where the interpreter would run them
+        signal.signal(signal.SIGALRM, self._on_late_alarm)
+        signal.setitimer(signal.ITIMER_REAL, ATEXIT_SECONDS / 2, ATEXIT_SECONDS / 2)
+        if not self._waits_for_threads:
+            self._tell(STUCK_HANDLER)
+            self._skip_handler()
+        self._tell(_name_threads())
+        atexit._run_exitfuncs()  # in the main thread, where the interpreter would run them
         for stream in (sys.stdout, sys.stderr):
             with suppress(Exception):  # closed, or replaced by something else
                 stream.flush()
         os._exit(self._code)
 
-    def _on_last_alarm(self, _number: int, _frame: FrameType | None) -> None:
-        if self._waits_for_threads:  # otherwise it has been told
-            stalls.write_directly(self._log, "WARNING", STUCK_HANDLER)
-        os._exit(self._code)
+    def _on_late_alarm(self, _number: int, _frame: FrameType | None) -> None:
+        if self._has_skipped:
+            os._exit(self._code)
+        stalls.write_directly(self._log, "WARNING", STUCK_HANDLER)
+        self._skip_handler()
+
+    def _skip_handler(self) -> NoReturn:
+        """Raise out of the ``atexit`` handler that does not end: Python prints that, and goes on with the next."""
+        self._has_skipped = True
+        raise TimeoutError(STUCK_HANDLER)
 
     def _tell(self, report: str) -> None:
         self._report = report

@@ -263,7 +263,7 @@ def describe_thread(thread: threading.Thread) -> str:
     """The name of `thread` and the calls that it is in, in one line. The calls by which Python starts a thread are left out."""
     frame = sys._current_frames().get(thread.ident or 0)
     calls = [call for call in _read_stack(frame, None)[0][::-1] if not call[0].f_code.co_name.startswith("_bootstrap")]
-    return f"{thread.name} {_brief(calls)}"
+    return f"{printable(thread.name)} {_brief(calls)}"
 
 
 # The log, from a signal handler.

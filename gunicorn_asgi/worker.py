@@ -133,6 +133,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         """QUIT or INT has come."""
         self._exit_code = 0
         self._stop_time = self._quick_time = 0.0
+        self._lifespan: Lifespan | None = None
+        self._has_failed = False
+        """The boot has."""
         # Gunicorn sets the handlers later. Until then the master's are in force, which would only take note of what was meant for this worker,
         # and a signal that stops it is not sent twice.
         for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT):
@@ -208,7 +211,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
     def _threads_until(self) -> float:
         """When threads of the application have to have ended, on the clock of ``time.monotonic``."""
         now = time.monotonic()
-        if not self._stopped:  # the boot has failed
+        if self._has_failed or not self._stopped:
             return now + HURRY_SECONDS
         graceful: float = self.cfg.graceful_timeout
         margin = min(0.5, graceful / 10) + self._moment  # for the arbiter, and for atexit handlers
@@ -270,7 +273,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         except ConfigError as error:
             return await self._boot_failed(error)
         self._stalls.running = server.tasks
-        lifespan = Lifespan(app, self.settings.asgi_lifespan, self.log, self._leave_by)
+        self._lifespan = lifespan = Lifespan(app, self.settings.asgi_lifespan, self.log, self._leave_by)
         startup = asyncio.create_task(lifespan.startup(), name="gunicorn_asgi startup")
         stop = asyncio.create_task(self._stopping.wait(), name="gunicorn_asgi signals")
         await asyncio.wait({startup, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -306,6 +309,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     def _boot_error(self, error: BaseException) -> int:
         """Log what keeps this worker from its work; returns the exit code."""
+        self._has_failed = True
         if isinstance(error, (ConfigError, LifespanError)):
             self.log.error("%s", error)
         elif isinstance(error, (SystemExit, KeyboardInterrupt)):
@@ -495,8 +499,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         self._stop_soon(quick=True)
 
     def _leave_by(self, error: SystemExit | KeyboardInterrupt) -> None:
-        """The application, or a signal handler in the midst of it, ends the process."""
-        self.leave(read_exit_code(error, self.log))
+        """The application, or a signal handler in the midst of it, ends the process. In its startup, that is a failed startup."""
+        if self._lifespan is None or self._stopped or not self._lifespan.fail_startup(error):
+            self.leave(read_exit_code(error, self.log))
 
     def _on_pipe(self) -> None:
         """Gunicorn's reloader thread has set `alive` and written to its pipe; on asyncio, signals write to it too."""

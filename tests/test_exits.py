@@ -34,6 +34,11 @@ class Log:
         self.lines.append(message % args)
 
 
+class Unspeakable:
+    def __str__(self) -> str:
+        raise ValueError
+
+
 @pytest.fixture(params=LOOPS)
 def loop(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -64,7 +69,8 @@ def test_the_codes_at_which_the_arbiter_halts_are_its_own() -> None:
         (SystemExit(True), 1, ""),
         (SystemExit("no database"), 1, "sys.exit: no database"),
         (SystemExit((1, 2)), 1, "sys.exit: (1, 2)"),
-        (KeyboardInterrupt(), 1, ""),
+        (SystemExit(Unspeakable()), 1, "Unspeakable object"),
+        (KeyboardInterrupt(), 1, "KeyboardInterrupt"),
     ],
 )
 def test_an_exit_code_is_what_the_interpreter_makes_of_it_and_never_halts_the_arbiter(
@@ -223,6 +229,7 @@ def test_an_atexit_handler_that_does_not_end_is_not_waited_for_longer(tmp_path: 
         assert server.stop(signal.SIGQUIT) == 0
         assert time.monotonic() - began < SOON
         assert len(server.lines(r"\[WARNING\] An atexit handler of the application did not end in time$")) == 1
+        assert server.events[-1] == "atexit"  # of the handler that is next
         assert not server.lines("was sent")
 
 

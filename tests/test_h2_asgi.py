@@ -596,6 +596,32 @@ def test_a_client_with_too_much_to_send_that_is_answered_with_success_is_reset_a
         assert (received.kind, received.number) == (h2raw.RST_STREAM, NO_ERROR)
 
 
+def test_a_body_that_ends_short_amid_its_early_response_does_not_end_that(parser: str) -> None:
+    """curl 7.88 ends its side at the head of a refusal. The application is told that the body is not whole."""
+    told: list[Any] = []
+    ended = Flag()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 413, "headers": []})
+        await send({"type": "http.response.body", "body": b"too ", "more_body": True})
+        told.append((await receive())["type"])
+        await ended.reached()
+        await send({"type": "http.response.body", "body": b"large"})
+
+    with serve(app, parser, body_timeout=60, keepalive=60, **HTTP2) as server:
+        peer = h2raw.Peer(server.connect())
+        peer.begin()
+        peer.send(peer.request(1, False, "POST", "/", [(b"content-length", b"2000000")]))
+        peer.read_until(h2raw.DATA)
+        peer.send(h2raw.data(1, b"", True))
+        assert h2raw.RST_STREAM not in [frame.kind for frame in synchronize(peer)]
+        server.wait_until(lambda: told == ["http.disconnect"])
+        ended.set()
+        peer.wait_response(1)
+        assert peer.streams[1].body == b"too large"
+        server.wait_settled()
+
+
 def test_after_a_success_the_room_for_the_rest_is_made_on_the_connection_too(parser: str) -> None:
     """curl 7.88 sees no WINDOW_UPDATE after a complete response with a 2xx. Nothing of the rest is kept."""
     length = 20_000_000

@@ -406,6 +406,25 @@ def test_sys_exit_between_startup_and_shutdown_ends_the_process() -> None:
     assert [error.code for error in (left.pop(),) if isinstance(error, SystemExit)] == [5]
 
 
+def test_an_exit_by_another_task_or_callback_fails_a_startup_that_is_not_over() -> None:
+    log = Log()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await asyncio.sleep(3600)
+
+    async def main() -> None:
+        lifespan = Lifespan(app, "auto", log, left.append)
+        assert not lifespan.fail_startup(SystemExit(5)), "nothing has begun"
+        asyncio.get_running_loop().call_later(1, lifespan.fail_startup, SystemExit(5))
+        with pytest.raises(LifespanError, match=r"^ASGI lifespan.startup raised SystemExit\(5\)$"):
+            await lifespan.startup()
+        assert lifespan.fail_startup(SystemExit(6)), "it has failed already"
+
+    assert run(main()) < 5
+    assert log.records == []
+
+
 # Shutdown.
 
 
@@ -645,6 +664,15 @@ def test_a_slow_startup_outlasts_the_timeout_and_no_request_is_served_before_its
         assert server.lines("on Gunicorn")
         assert not server.lines("WORKER TIMEOUT")
         assert server.stop() == 0
+        assert len(server.lines("Booting worker")) == 1
+
+
+@pytest.mark.parametrize("how", ["task", "callback"])
+@pytest.mark.parametrize("loop", LOOPS)
+def test_sys_exit_in_a_task_or_callback_of_the_startup_fails_it(tmp_path: Path, loop: str, how: str) -> None:
+    with start_gunicorn(tmp_path, f"exits_in_a_{how}", asgi_loop=loop, wait=False) as server:
+        assert server.wait() == 3
+        assert server.lines(r"\[ERROR\] ASGI lifespan.startup raised SystemExit\(1\)$")
         assert len(server.lines("Booting worker")) == 1
 
 

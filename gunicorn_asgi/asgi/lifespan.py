@@ -132,11 +132,21 @@ class Lifespan:
             self._phase = Phase.OVER
             self._answered.set()
 
+    def fail_startup(self, error: SystemExit | KeyboardInterrupt) -> bool:
+        """The application ends the process, in its lifespan or in another task or callback: that fails a startup in every mode.
+
+        Returns whether the startup fails by it, or has failed already.
+        """
+        if self._failure is not None:
+            return True
+        if self._task is None or self._phase not in (Phase.NEW, Phase.STARTING):
+            return False
+        self._failure = f"ASGI lifespan.startup raised {error!r}"
+        self._answered.set()
+        return True
+
     def _exited(self, error: SystemExit | KeyboardInterrupt) -> None:
-        """The application ends the process, whatever `mode` says of failures."""
-        if self._phase in (Phase.NEW, Phase.STARTING):
-            self._failure = f"ASGI lifespan.startup raised {error!r}"
-        elif self._failure is None:
+        if not self.fail_startup(error):
             self._leave(error)
 
     def _raised(self, error: BaseException) -> None:

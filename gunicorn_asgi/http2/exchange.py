@@ -121,7 +121,9 @@ class Exchange:
             return
         if data:
             stream.feed(data)
-        if end:
+        if end and self.lane.expected > 0:
+            stream.hang_up()  # the client has given the rest up: the body is not whole
+        elif end:
             stream.feed_eof()
         self._body_until = self.connection.now + self.connection.settings.body_timeout_s
         if not self.lane.is_waiting:  # otherwise it is the response that is waited for, whatever comes
@@ -240,7 +242,7 @@ class Exchange:
             block += encode_length(self._declared)
         elif end and not (bodyless and (status == 304 or not body)):
             block += encode_length(len(body))
-        self.has_begun = True
+        self.has_begun = self.lane.is_answered = True
         if end and self.lane.state is OPEN:
             self._make_room()
         if bodyless or (end and not body):
@@ -424,7 +426,7 @@ class Exchange:
             connection.protocol.reset(self.lane, Code.CANCEL)
         elif self.lane.state is not CLOSED:
             body = str(error).encode() + b"\n"
-            self.status, self.has_begun = error.status, True
+            self.status, self.has_begun, self.lane.is_answered = error.status, True, True
             if self.record is not None:
                 self.record.response_headers = ()  # of the head that may have been held
             block = STATUS_FIELDS[error.status] + encode_defaults(connection.server.default_headers[0])

@@ -242,9 +242,10 @@ class Protocol(Control):
     def _take_data(self, stream: Stream, data: bytes, end: bool, events: list[Event]) -> None:
         if stream.expected >= 0:
             stream.expected -= len(data)
-            # After a complete response nobody reads the rest, and curl may end its side short of it. That
-            # closes the stream, so that nothing more may be sent on it (5.1).
-            if stream.expected < 0 or (end and stream.expected and stream.state is OPEN):
+            # curl stops sending when it sees the head of an answer from 400 on, and ends its side there. The
+            # application is told that the body is not whole, and the response goes on.
+            is_too_early = stream.state is OPEN and not stream.is_answered
+            if stream.expected < 0 or (end and stream.expected and is_too_early):
                 self._break(stream, Code.PROTOCOL_ERROR, "content of another length than its content-length", events)  # 8.1.1
                 return
         if end:

@@ -53,13 +53,15 @@ class Owner(Protocol):
 class Stream(Lane):
     """One request and its response."""
 
-    __slots__ = ("credit", "exchange", "expected", "is_connected", "receive_window", "state", "unread")
+    __slots__ = ("credit", "exchange", "expected", "is_answered", "is_connected", "receive_window", "state", "unread")
 
     def __init__(self, id_: int, window: int, receive_window: int, state: State, expected: int) -> None:
         super().__init__(id_, window)
         self.state = state
         self.expected = expected
         """Bytes that the declared ``content-length`` still asks for, or UNKNOWN."""
+        self.is_answered = False
+        """The head of the final response is sent: the client may end its side short of `expected`."""
         self.is_connected = False
         """It is the two directions of a CONNECT."""
         self.receive_window = receive_window

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from pathlib import Path
 
 import main
@@ -81,9 +82,24 @@ async def never_shuts_down(scope, receive, send):
         raise
 
 
+async def exits_in_a_task(scope, receive, send):
+    await receive()
+
+    async def leave():
+        sys.exit(1)
+
+    await asyncio.create_task(leave())
+
+
+async def exits_in_a_callback(scope, receive, send):
+    await receive()
+    asyncio.get_running_loop().call_soon(sys.exit, 1)
+    await asyncio.sleep(3600)
+
+
 LIFESPANS = {
     function.__name__: function
     for function in (
-        fails, fails_if_flagged, fails_to_shut_down, is_slow, never_shuts_down, never_starts, raises_at_once, raises_in_startup, returns,
+        exits_in_a_callback, exits_in_a_task, fails, fails_if_flagged, fails_to_shut_down, is_slow, never_shuts_down, never_starts, raises_at_once, raises_in_startup, returns,
     )
 }  # fmt: skip
