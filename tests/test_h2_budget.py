@@ -65,6 +65,22 @@ def test_responses_and_data_give_points_up_to_the_capacity() -> None:
     assert spend_all(budget, 0.0) == ANSWERS
 
 
+def test_an_answer_takes_first_what_data_has_paid_for_and_takes_it_once() -> None:
+    budget = Budget()
+    budget.pay_answers(3)
+    assert budget.answer(10, 0.0)
+    assert budget.answers == 0
+    assert spend_all(budget, 0.0) == CAPACITY - 7
+
+
+def test_an_answer_that_data_has_paid_for_needs_no_points() -> None:
+    """The points may be gone for what only the connection knows, and a download goes on."""
+    budget = Budget()
+    spend_all(budget, 0.0)
+    budget.pay_answers(2)
+    assert [budget.answer(1, 0.0) for _ in range(3)] == [True, True, False]
+
+
 @given(st.lists(st.tuples(st.sampled_from(["spend", "earn"]), st.integers(0, 20), st.floats(0, 30)), max_size=40))
 def test_there_are_never_more_than_were_earned(actions: list[tuple[str, int, float]]) -> None:
     budget, now, spent, earned = Budget(), 0.0, 0, 0

@@ -305,6 +305,20 @@ def test_frames_that_had_to_be_small_cost_points_and_others_give_some() -> None:
     assert outbox.points == -2 * ANSWERS
 
 
+def test_there_is_more_to_send_only_while_the_window_of_the_connection_is_open() -> None:
+    """Or whoever asks would turn in a loop."""
+    outbox, lane = make(100), Lane(1, ALL)
+    outbox.put(lane, bytes(101), True)
+    assert outbox.has_more
+    pump(outbox)
+    assert sizes(take(outbox)) == [(1, 100)]
+    assert not outbox.has_more
+    outbox.open_connection(1)
+    assert outbox.has_more
+    assert pump(outbox) == ([lane], [])
+    assert not outbox.has_more
+
+
 # Everything.
 
 

@@ -173,6 +173,50 @@ def test_behind_an_upgrade_the_body_waits_for_the_preface_beyond_what_every_clie
     assert sum(len(payload) for kind, _, _, payload in take(protocol) if kind == frames.DATA) == DEFAULT_WINDOW - 16384
 
 
+def test_after_an_upgrade_the_connection_has_the_window_that_it_would_have_without() -> None:
+    """RFC 9113, 6.9.2: 65,535 bytes, however much the client takes on the stream."""
+    read = partial(read_request, rules=RULES, max_list=LIMITS.max_header_list, has_websocket=True)
+    protocol = Protocol(LIMITS, read)
+    stream = protocol.start_upgraded(b"")
+    protocol.send_data(stream, bytes(200_000), True)
+    protocol.receive(frames.PREFACE + frames.settings([]) + frames.window_update(1, 200_000), 0.0)
+    protocol.pump(200_000)
+    parts = [payload for kind, _, _, payload in take(protocol) if kind == frames.DATA]
+    assert sum(map(len, parts)) == DEFAULT_WINDOW
+
+
+def test_the_window_of_a_stream_is_opened_again_at_half_of_it() -> None:
+    """RFC 9113, 6.9: one WINDOW_UPDATE for many small parts, before the client has to stop."""
+    protocol = begin()
+    (opened, _) = protocol.receive(ask(1) + data(1, 1000), 0.0)
+    protocol.consume(opened.stream, 250)
+    protocol.consume(opened.stream, 249)
+    assert take(protocol) == []
+    protocol.consume(opened.stream, 1)
+    assert take(protocol) == [(frames.WINDOW_UPDATE, 0, 1, (500).to_bytes(4, "big"))]
+
+
+def test_the_window_of_a_stream_that_the_client_has_ended_is_not_opened_again() -> None:
+    protocol = begin()
+    (opened, _) = protocol.receive(ask(1) + data(1, 1000, end=True), 0.0)
+    protocol.consume(opened.stream, 1000)
+    assert take(protocol) == []
+
+
+def test_the_window_of_the_connection_is_opened_again_at_half_of_it() -> None:
+    protocol = begin(replace(LIMITS, max_streams=4, window=100_000))
+    events = protocol.receive(b"".join(ask(id_) for id_ in (1, 3, 5, 7)), 0.0)
+    streams = [event.stream for event in events]
+    protocol.receive(b"".join(data(stream.id, 10_000) for stream in streams for _ in range(5)), 0.0)
+    for stream in streams:
+        protocol.consume(stream, 49_999)
+    for stream in streams[:3]:
+        protocol.consume(stream, 1)
+    assert [id_ for _, _, id_, _ in take(protocol) if not id_] == []
+    protocol.consume(streams[3], 1)
+    assert take(protocol)[-1] == (frames.WINDOW_UPDATE, 0, 0, (200_000).to_bytes(4, "big"))
+
+
 # Padding.
 
 
@@ -195,6 +239,36 @@ def test_padding_is_nobodys_to_read() -> None:
     (opened, _) = protocol.receive(ask(1) + raw(frames.DATA, PADDED, 1, b"\xc8" + b"ab" + bytes(200)), 0.0)
     assert opened.stream.unread == 2
     assert opened.stream.receive_window + opened.stream.credit == LIMITS.window - 2
+
+
+# A field block in several frames.
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        raw(frames.CONTINUATION, END_HEADERS, 3, REQUEST),
+        raw(frames.PRIORITY, 0, 1, bytes(5)),
+        raw(frames.PRIORITY, 0, 3, bytes(5)),
+        raw(0xFE, 0, 1),
+        frames.ping(b"12345678", False),
+        ask(1),
+    ],
+    ids=[
+        "CONTINUATION of another stream",
+        "PRIORITY",
+        "PRIORITY of another stream",
+        "an unknown type",
+        "PING",
+        "HEADERS",
+    ],
+)
+def test_nothing_may_stand_within_a_field_block(frame: bytes) -> None:
+    """RFC 9113, 6.2 and 6.10: "a connection error", for another type as for another stream."""
+    protocol = begin()
+    assert protocol.receive(raw(frames.HEADERS, END_STREAM, 1, REQUEST[:3]), 0.0) == []
+    failed = Failed(Code.PROTOCOL_ERROR, "a frame within a field block")
+    assert protocol.receive(frame, 0.0) == [failed]
 
 
 # The end of a stream.
@@ -317,6 +391,48 @@ def test_no_request_may_be_repeated_for_ever_that_comes_to_nothing(end: bool) ->
                 break
         else:
             raise AssertionError(what)
+
+
+def how_many(protocol: Protocol, frame: bytes) -> int:
+    """How often the client may send `frame` at once."""
+    failed = Failed(Code.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
+    for count in range(3 * CAPACITY):
+        if protocol.receive(frame, 0.0)[-1:] == [failed]:
+            return count
+        take(protocol)
+    raise AssertionError("for ever")
+
+
+@pytest.mark.parametrize(("values", "cost"), [(0, 5), (1, 6), (95, 100)])
+def test_settings_cost_a_point_more_for_each_value(values: int, cost: int) -> None:
+    """RFC 9113, 10.5: a frame may hold thousands, and each may change all windows."""
+    protocol = begin()
+    frame = frames.settings([(frames.HEADER_TABLE_SIZE, 4096)] * values)
+    assert how_many(protocol, frame) == (CAPACITY - 5) // cost  # without those of the beginning
+
+
+def test_data_that_is_sent_pays_for_as_many_answers() -> None:
+    """RFC 9113, 10.5: a client answers it by WINDOW_UPDATE and PING."""
+    ping = frames.ping(b"12345678", False)
+    protocol = begin()
+    protocol.outbox.points = -50
+    assert protocol.settle() is None
+    assert protocol.outbox.points == 0
+    assert how_many(protocol, ping) == how_many(begin(), ping) + 50
+
+
+def test_frames_for_a_small_window_fail_the_connection_that_has_no_points_left() -> None:
+    """RFC 9113, 10.5, and CVE-2019-9511."""
+    protocol = begin()
+    for _ in range(CAPACITY // 5 - 1):
+        protocol.outbox.points = 5
+        assert protocol.settle() is None
+    assert protocol.settle() is None
+    protocol.outbox.points = 1
+    failed = Failed(Code.ENHANCE_YOUR_CALM, "a window that allows next to nothing")
+    assert protocol.settle() == failed
+    assert protocol.has_failed
+    assert goaways(take(protocol)) == [(0, Code.ENHANCE_YOUR_CALM)]
 
 
 def test_an_upload_that_was_refused_may_still_be_on_its_way() -> None:
