@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -271,6 +271,16 @@ def test_nothing_may_stand_within_a_field_block(frame: bytes) -> None:
     assert protocol.receive(frame, 0.0) == [failed]
 
 
+@pytest.mark.parametrize("pieces", [1, 4])
+def test_a_field_block_in_several_frames_may_have_four_times_the_largest_list(pieces: int) -> None:
+    """RFC 9113, 10.5.1: it cannot be skipped, but need not be kept without a bound."""
+    protocol = begin(replace(LIMITS, max_header_list=100))
+    parts = [raw(frames.CONTINUATION, 0, 1, bytes(400 // pieces)) for _ in range(pieces)]
+    assert protocol.receive(raw(frames.HEADERS, 0, 1) + b"".join(parts), 0.0) == []
+    failed = Failed(Code.ENHANCE_YOUR_CALM, "a field block that is far too long")
+    assert protocol.receive(raw(frames.CONTINUATION, 0, 1, b"\0"), 0.0) == [failed]
+
+
 # The end of a stream.
 
 
@@ -411,6 +421,30 @@ def test_settings_cost_a_point_more_for_each_value(values: int, cost: int) -> No
     assert how_many(protocol, frame) == (CAPACITY - 5) // cost  # without those of the beginning
 
 
+@pytest.mark.parametrize(("size", "cost"), [(0, 10), (5000, 20)])
+def test_a_refused_request_costs_more_for_each_kib_of_its_fields(size: int, cost: int) -> None:
+    """RFC 9113, 10.5: they are in the log."""
+    block = encode([*GET, (b"expect", b"nothing"), *[(b"x", b"y" * size)] * 2])
+    protocol = begin()
+    for count in range(CAPACITY):
+        (event,) = protocol.receive(ask(2 * count + 1, block=block), 0.0)
+        if isinstance(event, Failed):
+            break
+        assert isinstance(event, Refused)
+        protocol.reset(event.stream, Code.CANCEL)
+        take(protocol)
+    assert count == (CAPACITY - 5) // cost
+
+
+def test_the_next_stream_is_the_last_of_a_client_that_was_charged_too_much() -> None:
+    protocol = begin()
+    protocol.charge(CAPACITY - 5)
+    assert isinstance(protocol.receive(ask(1), 0.0)[0], Opened)
+    protocol.charge(1)
+    failed = Failed(Code.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
+    assert protocol.receive(ask(3), 0.0) == [failed]
+
+
 def test_data_that_is_sent_pays_for_as_many_answers() -> None:
     """RFC 9113, 10.5: a client answers it by WINDOW_UPDATE and PING."""
     ping = frames.ping(b"12345678", False)
@@ -461,6 +495,25 @@ def test_headers_on_a_closed_stream_do_not_open_it_again(id_: int) -> None:
     assert goaways(take(protocol)) == [(3, Code.STREAM_CLOSED)]
 
 
+@pytest.mark.parametrize("frame", [ask, partial(data, size=1)], ids=["HEADERS", "DATA"])
+@pytest.mark.parametrize("later", [0, 2 * MAX_SKIPPED])
+@pytest.mark.parametrize("first", [1, 3, 5])
+def test_a_number_that_was_left_out_is_not_taken_for_one_that_was_used(
+    first: int,
+    later: int,
+    frame: Callable[[int], bytes],
+) -> None:
+    """RFC 9113, 5.1.1 and 5.1: PROTOCOL_ERROR for it, however many follow in order."""
+    used = [first, first + 6, *(first + 8 + 2 * number for number in range(later))]
+    for id_ in range(1, first + 8, 2):
+        protocol = begin()
+        for one in used:
+            (opened,) = protocol.receive(ask(one, end=True), 0.0)
+            protocol.send_head(opened.stream, RESPONSE, True)
+        (failed,) = protocol.receive(frame(id_), 0.0)
+        assert failed.code == (Code.STREAM_CLOSED if id_ in used else Code.PROTOCOL_ERROR)
+
+
 def test_headers_on_the_newest_stream_after_its_reset_are_dropped() -> None:
     """RFC 9113, 5.1: they may have been on their way."""
     protocol = begin()
@@ -492,6 +545,17 @@ def test_a_client_may_open_as_many_streams_as_the_limit_says() -> None:
     events = protocol.receive(b"".join(ask(stream) for stream in (1, 3, 5, 7, 9)), 0.0)
     assert [event.stream.id for event in events] == [1, 3, 5, 7]
     assert resets(take(protocol)) == [(9, Code.REFUSED_STREAM)]
+
+
+@pytest.mark.parametrize("abandoned", [4, 5])
+def test_applications_whose_streams_are_gone_count_up_to_twice_the_limit(abandoned: int) -> None:
+    """CVE-2023-44487: a client that resets its streams may not start as many as it likes."""
+    protocol = begin(replace(LIMITS, max_streams=4))
+    protocol.receive(ask(1) + ask(3) + ask(5), 0.0)
+    protocol.abandoned = abandoned
+    events = protocol.receive(ask(7), 0.0)
+    assert len(events) == (abandoned == 4)
+    assert resets(take(protocol)) == ([] if events else [(7, Code.REFUSED_STREAM)])
 
 
 def test_the_window_of_the_connection_is_opened_to_what_the_client_may_send() -> None:
