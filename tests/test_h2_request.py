@@ -15,6 +15,7 @@ from test_request import AUTHORITIES, NO_AUTHORITIES, SECURE, make_rules
 
 from gunicorn_asgi.errors import RequestError
 from gunicorn_asgi.http1.request import read_head
+from gunicorn_asgi.http2 import request as http2_request
 from gunicorn_asgi.http2.blocks import ENTRY_SIZE, Block
 from gunicorn_asgi.http2.request import MAX_KNOWN, MAX_KNOWN_LIST, MalformedError, RequestReader, check_trailers, join_cookies, read_request
 from gunicorn_asgi.request import UNKNOWN, Fields, Request, Rules
@@ -189,6 +190,8 @@ REFUSED: dict[str, tuple[int, list[Header]]] = {
     # RFC 9112, 3.2, of which a target is the same
     "a fragment": (400, having((b":path", b"/#a"))),
     "a space": (400, having((b":path", b"/a b"))),
+    "a tab": (400, having((b":path", b"/a\tb"))),
+    "a tab in a query": (400, having((b":path", b"/?a\tb"))),
     "bytes above ASCII": (400, having((b":path", b"/\xc3\xa9"))),
     # RFC 9110, 10.1.1
     "an expectation": (417, [*GET, (b"expect", b"something")]),
@@ -373,6 +376,12 @@ def test_an_extended_connect_is_a_websocket(protocol: bytes) -> None:
     method, path, _, _, fields = read(having((b":protocol", protocol), of=WEBSOCKET))
     assert (method, path, fields.upgrade) == ("CONNECT", "/chat", "websocket")
     assert fields.headers == [(b"host", b"a"), (b"sec-websocket-version", b"13")]
+
+
+def test_an_extended_connect_may_say_that_it_has_no_body() -> None:
+    """As a handshake of HTTP/1.1 may; what follows is no body."""
+    assert read([*WEBSOCKET, (b"content-length", b"0")])[4].length == UNKNOWN
+    assert verdict([*WEBSOCKET, (b"content-length", b"1")]) == 400
 
 
 def test_permit_unconventional_http_method() -> None:
@@ -562,6 +571,45 @@ def test_what_the_other_fields_mean_is_read_once() -> None:
     assert second[4] is first[4]
     third = reader.read(block_of([*GET, (b"x", b"z")]))
     assert third[4].headers == [(b"host", b"a"), (b"x", b"z")]
+
+
+def test_what_the_other_fields_mean_is_read_once_where_the_path_is_the_first() -> None:
+    reader = RequestReader(RULES, MAX_LIST, True)
+    first = reader.read(block_of([PATH, METHOD, SCHEME, AUTHORITY]))
+    second = reader.read(block_of([(b":path", b"/a"), METHOD, SCHEME, AUTHORITY]))
+    assert second[4] is first[4]
+
+
+def test_the_last_requests_are_remembered_and_no_more_than_a_few() -> None:
+    reader = RequestReader(RULES, MAX_LIST, True)
+    blocks = [block_of([*GET, (b"x", b"%d" % number)]) for number in range(MAX_KNOWN + 1)]
+    read_first = [reader.read(block)[4] for block in blocks[:MAX_KNOWN]]
+    again = [reader.read(block)[4] for block in blocks[:MAX_KNOWN]]
+    assert all(one is other for one, other in zip(again, read_first, strict=True))
+    for block in blocks:
+        reader.read(block)
+        assert len(reader._known) <= MAX_KNOWN
+
+
+def test_names_that_are_remembered_are_short_and_have_a_bound() -> None:
+    """Of all connections together: any client may make them up."""
+    known = http2_request._NAMES
+    known.clear()
+    for number in range(1100):
+        read_request(block_of([*GET, (b"x-%d" % number, b"")]), RULES, MAX_LIST, False)
+        assert len(known) <= 1024
+    names = [b"x" * 64, b"y" * 65, b"z" * 64]
+    read_request(block_of([*GET, *((name, b"") for name in names)]), RULES, MAX_LIST, False)
+    assert [name in known for name in names] == [True, False, True]
+
+
+@pytest.mark.parametrize(("more", "is_kept"), [(0, True), (1, False)])
+def test_a_request_is_remembered_up_to_a_length_of_its_list(more: int, is_kept: bool) -> None:
+    """8192 bytes, as SETTINGS_MAX_HEADER_LIST_SIZE counts."""
+    reader = RequestReader(RULES, MAX_LIST, True)
+    size = 8192 - block_of([*GET, (b"x", b"")]).size + more
+    reader.read(block_of([*GET, (b"x", b"v" * size)]))
+    assert bool(reader._known) == is_kept
 
 
 def test_what_is_remembered_of_requests_has_a_bound() -> None:
