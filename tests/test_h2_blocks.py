@@ -370,6 +370,59 @@ def test_what_is_remembered_of_a_connection_has_a_bound() -> None:
     assert sum(block.size for block in reader._memo.values()) <= MAX_MEMO * blocks.MAX_MEMO_LIST
 
 
+@pytest.mark.parametrize(
+    ("block", "is_kept"),
+    [
+        (blocks._literal(b"x", b"v" * 1018), True),
+        (blocks._literal(b"x", b"v" * 1019), False),
+        (b"\x82" * 194 + b"\x87", True),
+        (b"\x82" * 193 + b"\x86\x87", False),
+    ],
+    ids=["1024 bytes", "1025 bytes", "a list of 8192 bytes", "a list of 8193 bytes"],
+)
+def test_a_block_is_remembered_up_to_two_lengths(block: bytes, is_kept: bool) -> None:
+    """Its own, and that of the list in it."""
+    reader = BlockReader(MAX_LIST)
+    read = reader.read(block)
+    assert (reader.read(block) is read) == is_kept
+
+
+def test_the_last_blocks_are_remembered_and_no_more_than_a_few() -> None:
+    reader = BlockReader(MAX_LIST)
+    several = [blocks._literal(b"x", b"%d" % number) for number in range(17)]
+    read = [reader.read(block) for block in several[:16]]
+    assert all(reader.read(block) is one for block, one in zip(several, read, strict=False))
+    reader.read(several[16])
+    assert len(reader._memo) == 1
+
+
+def test_what_stands_around_a_path_is_remembered_for_a_few() -> None:
+    """Of what stands before it as of what stands behind it."""
+    reader = BlockReader(MAX_LIST)
+    known = []
+    for number in range(5):
+        reader.read(b"\x82" * number + b"\x04\x02/a")
+        known.append(len(reader._alike))
+    assert known == [1, 2, 3, 4, 1]
+    reader = BlockReader(MAX_LIST)
+    known = []
+    for number in range(5):
+        reader.read(b"\x04\x02/a" + b"\x82" * number)
+        known.append(len(reader._alike[b"\x04"]))
+    assert known == [1, 2, 3, 4, 1]
+
+
+def test_every_row_of_a_long_table_is_read() -> None:
+    """RFC 7541, 5.1 and 6.1: from 127 on, its number takes more than a byte."""
+    reader = BlockReader(MAX_LIST)
+    fields = [(b"a", b"%03d" % number) for number in range(100)]
+    reader.read(b"".join(b"\x40\x01a\x03" + value for _, value in fields))
+    for index, field in enumerate(reversed(fields), 62):
+        block = bytes((0x80 | index,) if index < 127 else (0xFF, index - 127))
+        assert reader.read(block).fields == [field]
+        assert reader.read(block + b"\x82").fields == [field, (b":method", b"GET")]
+
+
 BROKEN: dict[str, bytes] = {
     "index 0": b"\x80",
     "an index behind the tables": b"\xbe",
