@@ -175,6 +175,19 @@ def test_what_is_remembered_has_a_bound() -> None:
     assert len(names.NAMES) <= names._MAX_NAMES
 
 
+def test_short_fields_are_remembered_together_up_to_a_number() -> None:
+    """256 bytes of name and value, and 2048 fields."""
+    known = blocks._FIELDS
+    known.clear()
+    encode_fields([(b"x", b"v" * 255), (b"x", b"v" * 256)])
+    assert list(known) == [(b"x", b"v" * 255)]
+    for number in range(2047):
+        encode_fields([(b"x-many", b"%d" % number)])
+    assert len(known) == 2048
+    encode_fields([(b"x", b"one more")])
+    assert list(known) == [(b"x", b"one more")]
+
+
 ANY = st.binary(max_size=12) | st.sampled_from(
     [b"connection", b"date", b"content-length", b"a", b"5", b"05", b"close", b"x\r\ny: z", b"\n", b"set-cookie", b"Te", b" a ", b":path"]
 )
