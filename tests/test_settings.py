@@ -101,6 +101,13 @@ ALLOWED = [
     ("stall_warning", "auto", "auto", "auto"),
     ("stall_warning", 2.5, "2.5", 2.5),
     ("stall_warning", 0, "0", 0),
+    ("limit_concurrency", 0, "0", 0),
+    ("limit_concurrency", 1, "1", 1),
+    ("ws", "none", "none", "none"),
+    ("ws_per_message_deflate", False, "off", False),
+    ("ws_max_queue", 1, "1", 1),
+    ("ws_ping_interval", 0, "0", 0),
+    ("ws_drain_delay", 0.5, "0.5", 0.5),
 ]
 
 
@@ -136,6 +143,24 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("stall_warning", "half", "half"),
     ("stall_warning", -1, "-1"),
     ("stall_warning", "5", "nan"),
+    ("stall_warning", True, "true"),
+    ("limit_concurrency", -1, "-1"),
+    ("limit_concurrency", 1.0, "1.5"),
+    ("limit_concurrency", True, "inf"),
+    ("lame_duck", -0.1, "-0.1"),
+    ("tls_handshake_timeout", -1, "never"),
+    ("zerocopysend", 1, "2"),
+    ("trailers", None, ""),
+    ("ws", "websockets", "off"),
+    ("ws_per_message_deflate", 1, "15"),
+    ("ws_max_queue", 0, "0"),
+    ("ws_max_queue", False, "none"),
+    ("ws_ping_interval", None, "none"),
+    ("ws_ping_timeout", -1, "-1"),
+    ("ws_accept_timeout", "1", "1s"),
+    ("ws_close_timeout", math.inf, "inf"),
+    ("ws_max_lifetime", math.nan, "nan"),
+    ("ws_drain_delay", True, "on"),
 ]
 
 
@@ -150,7 +175,62 @@ def test_a_value_that_is_not_allowed_is_refused_with_name_value_and_what_is_allo
         read_options({}, {variable: text})
     assert str(environment.value).endswith(f" must be {allowed}.")
     # The value as it was written, or what it was read as.
-    assert repr(text) in str(environment.value) or repr(float(text)) in str(environment.value)
+    told = (repr(text), text, f"{text}.0")
+    assert any(f": {value} must be " in str(environment.value) for value in told)
+
+
+def of_stand_ins(name: str, value: object) -> object:
+    return read_options({name: value}, {}, settings.STAND_INS)[name]
+
+
+def test_a_setting_of_http2_has_gunicorns_default_where_gunicorn_lacks_it() -> None:
+    assert read_options({}, {}, settings.STAND_INS) == {
+        "http_protocols": "h1",
+        "http2_cleartext": "off",
+        "http2_max_concurrent_streams": 100,
+        "http2_initial_window_size": 65535,
+        "http2_max_frame_size": 16384,
+        "http2_max_header_list_size": 65536,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [
+        ("http2_max_concurrent_streams", 1, 2**32 - 1),
+        ("http2_initial_window_size", 1, 2**31 - 1),
+        ("http2_max_frame_size", 2**14, 2**24 - 1),
+        ("http2_max_header_list_size", 0, 2**32 - 1),
+    ],
+)
+def test_a_number_of_http2_has_its_bounds_where_gunicorn_lacks_it(
+    name: str,
+    least: int,
+    most: int,
+) -> None:
+    """RFC 9113, 6.5.2."""
+    assert [of_stand_ins(name, value) for value in (least, most)] == [least, most]
+    for value in (least - 1, most + 1, float(most), True, str(most)):
+        with pytest.raises(ConfigError, match=f"^Invalid value for option {name}: .*an integer, "):
+            of_stand_ins(name, value)
+
+
+@pytest.mark.parametrize("value", ["h1", "h2", "h1,h2", "h2, h1", ["h2"], ("h2", "h1")])
+def test_the_versions_of_http_are_one_or_both_where_gunicorn_lacks_the_setting(value: Any) -> None:
+    assert of_stand_ins("http_protocols", value) == value
+
+
+@pytest.mark.parametrize("value", ["", "h3", "h1,h3", "h1,h1", "h1,", [], ["h1", "h1"], None, 1])
+def test_other_versions_of_http_are_refused_where_gunicorn_lacks_the_setting(value: Any) -> None:
+    with pytest.raises(ConfigError, match="must be h1, h2, or both with a comma between them"):
+        of_stand_ins("http_protocols", value)
+
+
+@pytest.mark.parametrize("value", ["off", "prior-knowledge", "upgrade", "both"])
+def test_http2_without_tls_begins_in_one_of_four_ways_where_gunicorn_lacks_it(value: str) -> None:
+    assert of_stand_ins("http2_cleartext", value) == value
+    with pytest.raises(ConfigError, match="one of off, prior-knowledge, upgrade, both"):
+        of_stand_ins("http2_cleartext", value.upper())
 
 
 @pytest.mark.parametrize(
