@@ -329,6 +329,14 @@ def test_the_last_stream_never_becomes_a_later_one() -> None:
     assert protocol.last_id == 5
 
 
+def test_a_connection_that_has_failed_says_no_more_that_it_will_end() -> None:
+    protocol = begin()
+    protocol.fail(Code.INTERNAL_ERROR, "")
+    assert goaways(take(protocol)) == [(0, Code.INTERNAL_ERROR)]
+    protocol.stop()
+    assert take(protocol) == []
+
+
 def test_a_failure_tells_of_the_last_stream_that_was_begun() -> None:
     protocol = begin()
     protocol.receive(ask(1) + ask(7), 0.0)
@@ -565,6 +573,74 @@ def test_the_window_of_the_connection_is_opened_to_what_the_client_may_send() ->
     protocol.start()
     updates = [number(payload) for kind, _, stream, payload in take(protocol) if (kind, stream) == (frames.WINDOW_UPDATE, 0)]
     assert updates == [limits.connection_window - DEFAULT_WINDOW]
+
+
+def test_the_window_of_the_connection_is_not_opened_by_nothing() -> None:
+    """RFC 9113, 6.9: a client fails with a WINDOW_UPDATE by 0."""
+    limits = replace(LIMITS, max_streams=1, window=DEFAULT_WINDOW)
+    protocol = Protocol(limits, partial(read_request, rules=RULES, max_list=1, has_websocket=True))
+    protocol.start()
+    assert [kind for kind, _, _, _ in take(protocol)] == [frames.SETTINGS]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "code"),
+    [
+        (frames.ENABLE_PUSH, 0, None),
+        (frames.ENABLE_PUSH, 1, None),
+        (frames.ENABLE_PUSH, 2, Code.PROTOCOL_ERROR),
+        (frames.INITIAL_WINDOW_SIZE, 0, None),
+        (frames.INITIAL_WINDOW_SIZE, 2**31 - 1, None),
+        (frames.INITIAL_WINDOW_SIZE, 2**31, Code.FLOW_CONTROL_ERROR),
+        (frames.MAX_FRAME_SIZE, 2**14 - 1, Code.PROTOCOL_ERROR),
+        (frames.MAX_FRAME_SIZE, 2**14, None),
+        (frames.MAX_FRAME_SIZE, 2**24 - 1, None),
+        (frames.MAX_FRAME_SIZE, 2**24, Code.PROTOCOL_ERROR),
+        (frames.ENABLE_CONNECT_PROTOCOL, 1, None),
+        (frames.ENABLE_CONNECT_PROTOCOL, 2, Code.PROTOCOL_ERROR),
+        (frames.HEADER_TABLE_SIZE, 2**32 - 1, None),
+        (frames.MAX_CONCURRENT_STREAMS, 2**32 - 1, None),
+        (0xFFFF, 2**32 - 1, None),
+    ],
+)
+def test_a_clients_setting_has_its_bounds(setting: int, value: int, code: Code | None) -> None:
+    """RFC 9113, 6.5.2; RFC 8441, 3."""
+    found = begin().receive(frames.settings([(setting, value)]), 0.0)
+    assert [event.code for event in found if isinstance(event, Failed)] == ([code] if code else [])
+
+
+def test_a_client_is_woken_by_what_it_is_to_be_told_or_else_by_a_ping() -> None:
+    """RFC 9113, 6.7 and 6.9. The answer to that PING means nothing."""
+    protocol = begin()
+    (opened, _) = protocol.receive(ask(1) + data(1, 1), 0.0)
+    protocol.wake_client()
+    ((kind, flags, stream, payload),) = take(protocol)
+    assert (kind, flags, stream, len(payload)) == (frames.PING, 0, 0, 8)
+    assert protocol.receive(frames.ping(payload, True), 0.0) == []
+    protocol.consume(opened.stream, 1)
+    protocol.wake_client()
+    assert take(protocol) == [(frames.WINDOW_UPDATE, 0, 0, (1).to_bytes(4, "big"))]
+
+
+def test_the_preface_with_its_settings_and_each_field_block_are_awaited() -> None:
+    """RFC 9113, 3.4 and 4.3. Each is another object, so that each has a time of its own."""
+    read = partial(read_request, rules=RULES, max_list=65536, has_websocket=True)
+    protocol = Protocol(LIMITS, read)
+    first = protocol.awaited
+    protocol.receive(frames.PREFACE, 0.0)
+    assert protocol.awaited is first is not None
+    protocol.receive(frames.settings([]), 0.0)
+    assert protocol.awaited is None
+    seen: list[object] = []
+    for stream in (1, 3):
+        protocol.receive(raw(frames.HEADERS, END_STREAM, stream, REQUEST[:3]), 0.0)
+        seen.append(protocol.awaited)
+        protocol.receive(raw(frames.CONTINUATION, 0, stream, b""), 0.0)
+        assert protocol.awaited is seen[-1]
+        protocol.receive(raw(frames.CONTINUATION, END_HEADERS, stream, REQUEST[3:]), 0.0)
+        assert protocol.awaited is None
+    assert None not in seen
+    assert seen[0] is not seen[1]
 
 
 # What the client has seen.
