@@ -281,6 +281,22 @@ def test_a_field_block_in_several_frames_may_have_four_times_the_largest_list(pi
     assert protocol.receive(raw(frames.CONTINUATION, 0, 1, b"\0"), 0.0) == [failed]
 
 
+@pytest.mark.parametrize("id_", [0, 2, 4])
+def test_a_client_opens_streams_with_odd_numbers_alone(id_: int) -> None:
+    """RFC 9113, 5.1.1."""
+    found = begin().receive(ask(id_), 0.0)
+    assert found == [Failed(Code.PROTOCOL_ERROR, f"HEADERS on stream {id_}")]
+
+
+@pytest.mark.parametrize("size", [0, 4, 5])
+def test_headers_have_room_for_the_priority_that_they_say_they_have(size: int) -> None:
+    """RFC 9113, 6.2: five bytes. Where no field follows, only the stream ends."""
+    flags = END_HEADERS | END_STREAM | frames.HAS_PRIORITY
+    (event,) = begin().receive(raw(frames.HEADERS, flags, 1, bytes(size)), 0.0)
+    failed = Failed(Code.FRAME_SIZE_ERROR, "HEADERS without room for their priority")
+    assert isinstance(event, Malformed) if size == 5 else event == failed
+
+
 # The end of a stream.
 
 
@@ -477,6 +493,38 @@ def test_frames_for_a_small_window_fail_the_connection_that_has_no_points_left()
     assert goaways(take(protocol)) == [(0, Code.ENHANCE_YOUR_CALM)]
 
 
+def costs(begun: bytes, frame: bytes, reset: bool = False) -> int:
+    """How many points `frame` takes on a connection on which `begun` came before."""
+    counts = []
+    for last in (b"", frame):
+        protocol = begin()
+        events = protocol.receive(begun, 0.0)
+        if reset:
+            protocol.reset(events[0].stream, Code.CANCEL)
+        protocol.receive(last, 0.0)
+        counts.append(how_many(protocol, frames.ping(b"12345678", False)))
+    return counts[0] - counts[1]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "cost"),
+    [([1000], 0), ([1001], 5), ([500, 500], 0), ([500, 501], 5), ([500, 500, 1], 5)],
+)
+def test_data_after_our_reset_is_free_up_to_the_window_left(sizes: list[int], cost: int) -> None:
+    """RFC 9113, 5.1: so much may have been on its way."""
+    assert costs(ask(1), b"".join(data(1, size) for size in sizes), reset=True) == cost
+
+
+@pytest.mark.parametrize(
+    ("frame", "cost"),
+    [(data(1, 0), 1), (data(1, 1), 0), (data(1, 0, end=True), 0), (data(1, 1, end=True), 0)],
+    ids=["nothing", "a byte", "the end", "a byte and the end"],
+)
+def test_of_a_body_only_what_brings_nothing_costs_something(frame: bytes, cost: int) -> None:
+    """RFC 9113, 10.5, and CVE-2019-9518."""
+    assert costs(ask(1), frame) == cost
+
+
 def test_an_upload_that_was_refused_may_still_be_on_its_way() -> None:
     """RFC 9113, 5.1: what comes behind our RST_STREAM is dropped, and costs nothing if it is not in small pieces."""
     limits = Limits(max_streams=4, window=1 << 24, max_frame=16384, max_header_list=65536, has_websocket=False)
@@ -547,6 +595,12 @@ def test_a_body_may_end_short_of_its_length_only_after_the_response() -> None:
     assert first.stream.state is second.stream.state is CLOSED
 
 
+def test_a_request_without_content_may_say_so() -> None:
+    """RFC 9113, 8.1.1, and RFC 9110, 8.6."""
+    (event,) = begin().receive(ask(1, True, encode([*GET, (b"content-length", b"0")])), 0.0)
+    assert isinstance(event, Opened)
+
+
 def test_a_client_may_open_as_many_streams_as_the_limit_says() -> None:
     """RFC 9113, 5.1.2."""
     protocol = begin(replace(LIMITS, max_streams=4))
@@ -573,6 +627,16 @@ def test_the_window_of_the_connection_is_opened_to_what_the_client_may_send() ->
     protocol.start()
     updates = [number(payload) for kind, _, stream, payload in take(protocol) if (kind, stream) == (frames.WINDOW_UPDATE, 0)]
     assert updates == [limits.connection_window - DEFAULT_WINDOW]
+
+
+def test_a_client_may_use_all_of_the_connections_window_and_no_more() -> None:
+    """RFC 9113, 6.9.1."""
+    protocol = begin(replace(LIMITS, max_streams=1, window=DEFAULT_WINDOW))
+    protocol.receive(ask(1) + b"".join(data(1, DEFAULT_WINDOW // 5) for _ in range(5)), 0.0)
+    assert protocol._window == 0
+    assert not protocol.has_failed
+    failed = Failed(Code.FLOW_CONTROL_ERROR, "more than the window of the connection")
+    assert protocol.receive(data(1, 1), 0.0) == [failed]
 
 
 def test_the_window_of_the_connection_is_not_opened_by_nothing() -> None:
