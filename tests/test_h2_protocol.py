@@ -581,6 +581,81 @@ def test_headers_on_the_newest_stream_after_its_reset_are_dropped() -> None:
     assert not protocol.streams
 
 
+@pytest.mark.parametrize(
+    ("length", "sizes", "is_whole"),
+    [
+        (5, [5, 0], True),
+        (5, [4, 1], True),
+        (5, [1, 0, 4], True),
+        (5, [4], False),
+        (5, [4, 0], False),
+        (5, [6, 0], False),
+        (5, [3, 3, 0], False),
+        (5, [5, 1, 0], False),
+        (0, [0], True),
+        (0, [1, 0], False),
+    ],
+)
+def test_a_body_has_the_length_that_is_declared(
+    length: int,
+    sizes: list[int],
+    is_whole: bool,
+) -> None:
+    """RFC 9113, 8.1.1. One that is longer resets its stream before the end comes."""
+    protocol = begin()
+    protocol.receive(ask(1, block=encode([*GET, (b"content-length", b"%d" % length)])), 0.0)
+    total = 0
+    for place, size in enumerate(sizes, 1):
+        total += size
+        end = place == len(sizes)
+        events = protocol.receive(data(1, size, end), 0.0)
+        if total > length or (end and not is_whole):
+            assert resets(take(protocol)) == [(1, Code.PROTOCOL_ERROR)]
+            assert isinstance(events[-1], Reset)
+            assert not is_whole
+            return
+        assert all(isinstance(event, Received) for event in events)
+    assert is_whole
+
+
+ON_ITSELF = {id_: id_.to_bytes(4, "big") + b"\0" for id_ in (1, 2, 3, 9)}
+
+
+@pytest.mark.parametrize(
+    ("id_", "payload", "ends", "code"),
+    [
+        (1, bytes(5), "nothing", None),
+        (1, bytes(4), "the stream", Code.FRAME_SIZE_ERROR),
+        (1, ON_ITSELF[1], "the stream", Code.PROTOCOL_ERROR),
+        (3, bytes(5), "nothing", None),
+        (3, bytes(6), "what is over", Code.FRAME_SIZE_ERROR),
+        (3, ON_ITSELF[3], "what is over", Code.PROTOCOL_ERROR),
+        (2, bytes(5), "nothing", None),
+        (2, ON_ITSELF[2], "the connection", Code.PROTOCOL_ERROR),
+        (9, bytes(5), "nothing", None),
+        (9, bytes(4), "the connection", Code.FRAME_SIZE_ERROR),
+        (9, ON_ITSELF[9], "the connection", Code.PROTOCOL_ERROR),
+    ],
+)
+def test_a_priority_ends_something_only_by_its_faults(
+    id_: int,
+    payload: bytes,
+    ends: str,
+    code: Code | None,
+) -> None:
+    """RFC 9113, 6.3, and 6.4: there is no RST_STREAM of an idle stream. 1 is open, 3 has ended."""
+    protocol = begin()
+    events = protocol.receive(ask(1) + ask(3, end=True), 0.0)
+    protocol.send_head(events[1].stream, RESPONSE, True)
+    take(protocol)
+    found = protocol.receive(raw(frames.PRIORITY, 0, id_, payload), 0.0)
+    written = take(protocol)
+    kinds = {"nothing": [], "the stream": [Reset], "what is over": [], "the connection": [Failed]}
+    assert [type(event) for event in found] == kinds[ends]
+    assert resets(written) == ([(id_, code)] if ends in {"the stream", "what is over"} else [])
+    assert goaways(written) == ([(3, code)] if ends == "the connection" else [])
+
+
 def test_a_body_may_end_short_of_its_length_only_after_the_response() -> None:
     """RFC 9113, 8.1.1, and 5.1: on a stream that both sides have ended nothing more is sent."""
     block = encode([*GET, (b"content-length", b"5")])
