@@ -676,12 +676,65 @@ def test_a_request_without_content_may_say_so() -> None:
     assert isinstance(event, Opened)
 
 
+@pytest.mark.parametrize("id_", [2, 4, 5])
+@pytest.mark.parametrize(
+    ("name", "frame"),
+    [
+        ("DATA", partial(data, size=1)),
+        ("RST_STREAM", partial(frames.rst_stream, code=Code.CANCEL)),
+        ("WINDOW_UPDATE", partial(frames.window_update, increment=1)),
+    ],
+)
+def test_nothing_but_headers_and_priority_comes_on_an_idle_stream(
+    name: str,
+    frame: Callable[[int], bytes],
+    id_: int,
+) -> None:
+    """RFC 9113, 5.1. 3 has ended and is not idle; even numbers are, however small."""
+    protocol = begin()
+    for opened in protocol.receive(ask(1, end=True) + ask(3, end=True), 0.0):
+        protocol.send_head(opened.stream, RESPONSE, True)
+    failed = Failed(Code.PROTOCOL_ERROR, f"{name} on stream {id_}, which is idle")
+    assert protocol.receive(frame(id_), 0.0) == [failed]
+
+
+@pytest.mark.parametrize("by_reset", [False, True])
+def test_after_its_own_reset_nothing_of_a_client_was_on_its_way(by_reset: bool) -> None:
+    """RFC 9113, 5.1. A stream that ended without a reset is not reset by that of the client."""
+    protocol = begin()
+    (opened,) = protocol.receive(ask(1, end=True), 0.0)
+    if by_reset:
+        protocol.reset(opened.stream, Code.CANCEL)
+    else:
+        protocol.send_head(opened.stream, RESPONSE, True)
+    assert protocol.receive(frames.rst_stream(1, Code.CANCEL), 0.0) == []
+    take(protocol)
+    found = protocol.receive(data(1, 1), 0.0)
+    assert [event.code for event in found] == ([] if by_reset else [Code.STREAM_CLOSED])
+    assert resets(take(protocol)) == ([(1, Code.STREAM_CLOSED)] if by_reset else [])
+
+
 def test_a_client_may_open_as_many_streams_as_the_limit_says() -> None:
     """RFC 9113, 5.1.2."""
     protocol = begin(replace(LIMITS, max_streams=4))
     events = protocol.receive(b"".join(ask(stream) for stream in (1, 3, 5, 7, 9)), 0.0)
     assert [event.stream.id for event in events] == [1, 3, 5, 7]
     assert resets(take(protocol)) == [(9, Code.REFUSED_STREAM)]
+
+
+@pytest.mark.parametrize("frame", [frames.rst_stream(1, Code.CANCEL), data(1, 1001)])
+@pytest.mark.parametrize("has_application", [False, True])
+def test_the_application_of_a_stream_that_ends_early_counts_at_once(
+    has_application: bool,
+    frame: bytes,
+) -> None:
+    """By the client, or by its fault: in the same packet it may open the next."""
+    protocol = begin()
+    (opened,) = protocol.receive(ask(1), 0.0)
+    stream: Any = opened.stream
+    stream.exchange = object() if has_application else None
+    assert isinstance(protocol.receive(frame, 0.0)[0], Reset)
+    assert protocol.abandoned == has_application
 
 
 @pytest.mark.parametrize("abandoned", [4, 5])
