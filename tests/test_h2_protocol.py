@@ -217,6 +217,28 @@ def test_the_window_of_the_connection_is_opened_again_at_half_of_it() -> None:
     assert take(protocol)[-1] == (frames.WINDOW_UPDATE, 0, 0, (200_000).to_bytes(4, "big"))
 
 
+@pytest.mark.parametrize(
+    ("size", "updates"),
+    [
+        (999, []),
+        (1000, []),
+        (1001, [(1, 1)]),
+        (67_535, [(1, 66_535)]),
+        (67_536, [(1, 66_536), (0, 1)]),
+        (100_000, [(1, 99_000), (0, 32_465)]),
+    ],
+)
+def test_room_is_made_by_as_much_as_is_missing(size: int, updates: list[tuple[int, int]]) -> None:
+    """RFC 9113, 6.9: on the stream and on the connection, and never by 0."""
+    protocol = begin(replace(LIMITS, max_streams=2, window=1000))
+    (opened,) = protocol.receive(ask(1), 0.0)
+    for expected in (updates, []):
+        protocol.make_room(opened.stream, size)
+        found = [(stream, number(payload)) for _, _, stream, payload in take(protocol)]
+        assert found == expected
+    assert opened.stream.receive_window == max(size, 1000)
+
+
 # Padding.
 
 
@@ -654,6 +676,19 @@ def test_a_priority_ends_something_only_by_its_faults(
     assert [type(event) for event in found] == kinds[ends]
     assert resets(written) == ([(id_, code)] if ends in {"the stream", "what is over"} else [])
     assert goaways(written) == ([(3, code)] if ends == "the connection" else [])
+
+
+def test_the_last_1024_streams_that_were_reset_are_remembered() -> None:
+    """RFC 9113, 5.1: what comes on another one is no longer taken for something on its way."""
+    protocol = begin()
+    for id_ in range(1, 2 * MAX_RESETS, 2):
+        (opened,) = protocol.receive(ask(id_), 0.0)
+        protocol.reset(opened.stream, Code.CANCEL)
+    assert protocol.receive(data(1, 1), 0.0) == []
+    (opened,) = protocol.receive(ask(2 * MAX_RESETS + 1), 0.0)
+    protocol.reset(opened.stream, Code.CANCEL)
+    assert protocol.receive(data(3, 1), 0.0) == []
+    assert [event.code for event in protocol.receive(data(1, 1), 0.0)] == [Code.STREAM_CLOSED]
 
 
 def test_a_body_may_end_short_of_its_length_only_after_the_response() -> None:
