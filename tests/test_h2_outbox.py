@@ -118,6 +118,27 @@ def test_no_frame_is_longer_than_the_client_allows() -> None:
     assert [flags for _, flags, _, _ in found] == [0, 0, 0, END_STREAM]
 
 
+@pytest.mark.parametrize(
+    ("size", "ready", "is_sent"),
+    [
+        (16384, 0, True),
+        (16385, 0, False),
+        (1, 65535, True),
+        (1, 65536, False),
+    ],
+)
+def test_a_frame_is_sent_at_once_up_to_a_length_and_before_so_much_is_ready(
+    size: int,
+    ready: int,
+    is_sent: bool,
+) -> None:
+    outbox, lane = make(), Lane(1, ALL)
+    outbox.size = ready
+    outbox.put(lane, bytes(size), False)
+    assert sizes(take(outbox)) == ([(1, size)] if is_sent else [])
+    assert lane.queued == (0 if is_sent else size)
+
+
 def test_no_more_is_made_ready_than_is_written_at_a_time() -> None:
     """Else an application that is never held back fills the memory, where the client's windows are wide and its hands slow."""
     outbox, lane = make(), Lane(1, ALL)
@@ -317,6 +338,16 @@ def test_there_is_more_to_send_only_while_the_window_of_the_connection_is_open()
     assert outbox.has_more
     assert pump(outbox) == ([lane], [])
     assert not outbox.has_more
+
+
+def test_a_lane_whose_window_is_used_up_is_not_more_to_send() -> None:
+    outbox, lane = make(), Lane(1, 100)
+    outbox.put(lane, bytes(101), True)
+    assert pump(outbox, 100) == ([], [])
+    assert sizes(take(outbox)) == [(1, 100)]
+    assert not outbox.has_more
+    outbox.open(lane, 1)
+    assert outbox.has_more
 
 
 # Everything.
