@@ -326,6 +326,23 @@ def test_frames_that_had_to_be_small_cost_points_and_others_give_some() -> None:
     assert outbox.points == -2 * ANSWERS
 
 
+@pytest.mark.parametrize(
+    ("window", "cost"),
+    [(10, -ANSWERS), (9, 1), (1, 1)],
+    ids=["all that there was", "less", "a byte"],
+)
+def test_a_small_frame_costs_a_point_only_where_the_window_made_it_small(
+    window: int,
+    cost: int,
+) -> None:
+    outbox, lane = make(), Lane(1, 0)
+    outbox.put(lane, bytes(10), True)
+    outbox.open(lane, window)
+    pump(outbox)
+    assert sizes(take(outbox)) == [(1, window)]
+    assert outbox.points == cost
+
+
 def test_there_is_more_to_send_only_while_the_window_of_the_connection_is_open() -> None:
     """Or whoever asks would turn in a loop."""
     outbox, lane = make(100), Lane(1, ALL)
