@@ -343,6 +343,20 @@ def test_a_small_frame_costs_a_point_only_where_the_window_made_it_small(
     assert outbox.points == cost
 
 
+@pytest.mark.parametrize(("size", "answers"), [(300, 2), (511, 2), (512, 3), (5120, 12)])
+@pytest.mark.parametrize("is_held", [False, True], ids=["at once", "queued"])
+def test_data_pays_for_two_answers_and_one_more_for_each_512_bytes(
+    size: int,
+    answers: int,
+    is_held: bool,
+) -> None:
+    outbox, lane = make(), Lane(1, ALL)
+    outbox.is_held = is_held
+    outbox.put(lane, bytes(size), False)
+    pump(outbox)
+    assert outbox.points == -answers
+
+
 def test_there_is_more_to_send_only_while_the_window_of_the_connection_is_open() -> None:
     """Or whoever asks would turn in a loop."""
     outbox, lane = make(100), Lane(1, ALL)
