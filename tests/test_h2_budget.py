@@ -14,6 +14,7 @@ def spend_all(budget: Budget, now: float) -> int:
     spent = 0
     while budget.spend(1, now):
         spent += 1
+        assert spent <= 2 * CAPACITY, "for ever"
     return spent
 
 
