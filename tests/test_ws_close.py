@@ -388,6 +388,7 @@ def test_a_client_that_only_ends_its_side_is_answered(parser: str, tls: bool) ->
 FRAMES = {
     "an empty one": text(),
     "one that is not masked": text("Hello", mask=None),
+    "the longest length of 7 bits": ping(b"\x88" * 125),
     "a length of 16 bits": binary(b"\x88\x80" * 100),
     "a length of 64 bits": binary(b"\x88\x80" * 40_000, mask=bytes(4)),
     "a length that is not minimal": binary(b"Hello", width=64),
@@ -417,6 +418,12 @@ def test_a_close_is_found_with_its_last_byte(
         assert not finder.find(part)
     assert finder.find(data[-1:])
     assert finder.find(b"\x82")
+
+
+def test_a_close_that_was_found_stays_found_whatever_follows() -> None:
+    finder = CloseFinder(TEXT, AT_BORDER)
+    assert finder.find(close(1000) + text("a") + ping())
+    assert finder.find(text("b"))
 
 
 @pytest.mark.parametrize("name", FRAMES)
