@@ -64,6 +64,8 @@ def test_a_worker_that_is_idle_at_abrt_shuts_down_and_says_no_more_than_what_it_
     """As for an operator who sends it by hand."""
     with Gunicorn(tmp_path, app, asgi_loop=loop, config=HOOKS) as server:
         [worker] = server.workers()
+        server.get("/hello")
+        poll(lambda: Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0] == "S", "the end of all work")
         abort(server)
         assert server.lines(rf"Worker \(pid:{worker}\) exited with code 1\.$")
         assert server.events.count("worker_abort") == server.events.count("worker_exit") == 1
