@@ -46,7 +46,7 @@ def refuse(cfg: Config) -> None:
     for name, allows, allowed in ALLOWED:
         value = _get(cfg, name)
         if name in cfg.settings and not allows(value):
-            raise _refusal(name, value, f"must be {allowed}")
+            raise refusal(name, value, f"must be {allowed}")
     _refuse_tls(cfg)
 
 
@@ -76,18 +76,24 @@ def warnings(cfg: Config, settings: Settings) -> Iterator[str]:
 def _refuse_tls(cfg: Config) -> None:
     required = cfg.cert_reqs
     if required not in tuple(ssl.VerifyMode):
-        raise _refusal("cert_reqs", required, "must be 0 (none), 1 (optional) or 2 (required)")
+        raise refusal("cert_reqs", required, "must be 0 (none), 1 (optional) or 2 (required)")
     if required != ssl.CERT_NONE and not cfg.is_ssl:
-        raise _refusal("cert_reqs", int(required), "needs certfile and keyfile: without TLS no client has a certificate")
-    if cfg.ssl_context is not cfg.settings["ssl_context"].default:
-        return  # the hook may have certificates of its own
+        raise refusal("cert_reqs", int(required), "needs certfile and keyfile: without TLS no client has a certificate")
+    if has_tls_hook(cfg):
+        return
     if cfg.keyfile and not cfg.certfile:
-        raise _refusal("keyfile", cfg.keyfile, "needs certfile, the certificate of this key")
+        raise refusal("keyfile", cfg.keyfile, "needs certfile, the certificate of this key")
     if required == ssl.CERT_REQUIRED and not cfg.ca_certs:
-        raise _refusal("cert_reqs", int(required), "needs ca_certs: without them no client's certificate is good")
+        raise refusal("cert_reqs", int(required), "needs ca_certs: without them no client's certificate is good")
 
 
-def _refusal(name: str, value: object, reason: str) -> ConfigError:
+def has_tls_hook(cfg: Config) -> bool:
+    """Whether the operator's ``ssl_context`` hook makes the TLS context: certificates may come from anywhere then."""
+    return cfg.ssl_context is not cfg.settings["ssl_context"].default
+
+
+def refusal(name: str, value: object, reason: str) -> ConfigError:
+    """The error of a setting, in the words that all of them have."""
     return ConfigError(f"Invalid value for setting {name}: {value!r} {reason}.")
 
 

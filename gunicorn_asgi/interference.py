@@ -6,6 +6,7 @@ patches of the standard library. Nobody is told of them, so the worker looks.
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -19,14 +20,17 @@ PATCHERS = (
     ("eventlet.patcher", "is_monkey_patched", "eventlet.monkey_patch()", ("thread", "socket", "select")),
 )
 """A module that patches the standard library, its function that tells so, the usual call, and patches that an event loop cannot run with."""
-LOGGERS = ("error_log", "access_log")
-"""The attributes of Gunicorn's logger object that are loggers of ``logging``."""
 
 
 class Log(Protocol):
     """The part of Gunicorn's logger that is used here."""
 
     def warning(self, message: str, *args: object) -> None: ...
+
+
+def find_loggers(log: object) -> list[logging.Logger]:
+    """The loggers of ``logging`` that Gunicorn's logger object `log` writes to, as far as its class has them."""
+    return [getattr(log, name) for name in ("error_log", "access_log") if hasattr(log, name)]
 
 
 def refuse_patches() -> None:
@@ -51,7 +55,7 @@ class Watch:
         self._handlers = dict(handlers)
         self._log = log
         self._stderr = stderr
-        self._loggers = {name: getattr(log, name) for name in LOGGERS if hasattr(log, name)}
+        self._loggers = find_loggers(log)
 
     def look(self) -> None:
         """Look at the process; to be called in each heartbeat."""
@@ -65,9 +69,9 @@ class Watch:
                     signal.Signals(number).name,
                     current,
                 )
-        for name, logger in list(self._loggers.items()):
+        for logger in self._loggers.copy():
             if logger.disabled:
-                del self._loggers[name]
+                self._loggers.remove(logger)
                 self._write(
                     f"gunicorn_asgi: the application's logging configuration has disabled the logger {logger.name}, so that its lines "
                     "are lost; set disable_existing_loggers to False there\n"

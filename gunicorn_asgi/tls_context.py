@@ -9,27 +9,21 @@ from typing import TYPE_CHECKING
 
 from gunicorn import sock
 
+from .checks import has_tls_hook, refusal
 from .errors import ConfigError
 
 if TYPE_CHECKING:
     from gunicorn.config import Config
 
-MADE_BY = "openssl pkey -in {path} -out NEW"
-
-
-def has_hook(cfg: Config) -> bool:
-    """Whether the operator's ``ssl_context`` hook makes the context: certificates may come from anywhere then."""
-    return cfg.ssl_context is not cfg.settings["ssl_context"].default
-
 
 def make_context(cfg: Config) -> ssl.SSLContext:
     """Gunicorn's context for `cfg`. Raises ConfigError, whose sentence names the setting, the file and the remedy."""
-    if not has_hook(cfg):
+    if not has_tls_hook(cfg):
         _check_files(cfg)
     try:
         context: object = sock.ssl_context(cfg)
     except Exception as error:  # whatever OpenSSL or the hook raises: plain HTTP is never served instead
-        if has_hook(cfg):
+        if has_tls_hook(cfg):
             raise ConfigError(f"The ssl_context hook raised {error!r}.") from error
         raise _explain(cfg, error) from error
     if not isinstance(context, ssl.SSLContext):
@@ -53,7 +47,7 @@ def _check_files(cfg: Config) -> None:
             cfg,
             name,
             "holds an encrypted key, and Gunicorn has no setting for its password: decrypt it "
-            f"({MADE_BY.format(path=getattr(cfg, name))}), or make the context in the ssl_context hook",
+            f"(openssl pkey -in {getattr(cfg, name)} -out NEW), or make the context in the ssl_context hook",
         )
     if cfg.ca_certs and b"-----BEGIN " not in _read(cfg, "ca_certs"):
         raise _refusal(cfg, "ca_certs", "holds no certificate in PEM form")
@@ -84,4 +78,4 @@ def _explain(cfg: Config, error: Exception) -> ConfigError:
 
 
 def _refusal(cfg: Config, name: str, reason: str) -> ConfigError:
-    return ConfigError(f"Invalid value for setting {name}: {getattr(cfg, name)!r} {reason}.")
+    return refusal(name, getattr(cfg, name), reason)

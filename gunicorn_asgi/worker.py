@@ -28,12 +28,12 @@ from .asgi.scope import Application
 from .balance import Board, Share
 from .errors import ConfigError, LifespanError
 from .exits import HURRY_SECONDS, ThreadLimit, exit_in_time, read_exit_code
-from .interference import LOGGERS, Watch, refuse_patches
+from .interference import Watch, find_loggers, refuse_patches
 from .printable import printable, tolerate_any_character
 from .server import Server
 from .settings import Settings
 from .stalls import StallWatch
-from .tls_context import has_hook, make_context
+from .tls_context import make_context
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         """Called once by the arbiter before it spawns workers, but not on HUP: stops the boot if a setting or option cannot work."""
         try:
             settings = Settings.read(cfg, cls.options, os.environ)
-            if cfg.is_ssl and not has_hook(cfg):  # a hook is run where its context is used
+            if cfg.is_ssl and not checks.has_tls_hook(cfg):  # a hook is run where its context is used
                 make_context(cfg)
         except ConfigError as error:
             log.error("%s", error)  # noqa: TRY400 # one sentence, no traceback
@@ -184,7 +184,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     def run(self) -> None:
         """Serve until told to stop. Leaves with SystemExit if the exit code is not 0."""
-        tolerate_any_character(*(getattr(self.log, name) for name in LOGGERS if hasattr(self.log, name)))
+        tolerate_any_character(*find_loggers(self.log))
         self._interference = Watch(self._handlers, self.log, sys.stderr)
         self._stalls.start(Worker._run_to_end.__code__)
         try:

@@ -187,6 +187,16 @@ def tells_at_once(call: Call) -> bool:
     return False
 
 
+def leave_amid_upload(asked: Way, reading: Flag, over: Flag) -> None:
+    """Be gone once the application is `reading`; it goes on when the server knows, and ends."""
+    client = begin_upload(asked)
+    reading.wait()
+    client.close()
+    asked.server.wait_lost()
+    over.set()
+    asked.server.wait_until(asked.server.is_idle)
+
+
 def test_a_disconnect_is_told_at_once_but_for_a_few_times(parser: str, transport: str) -> None:
     """A framework that polls learns of it, whoever else was told before, and at the latest when it asks again."""
     reading, over = Flag(), Flag()
@@ -200,12 +210,7 @@ def test_a_disconnect_is_told_at_once_but_for_a_few_times(parser: str, transport
         told.extend(tells_at_once(receive) for _ in range(200))
 
     with serving(on("/spin", app), parser, transport) as asked:
-        client = begin_upload(asked)
-        reading.wait()
-        client.close()
-        asked.server.wait_lost()
-        over.set()
-        asked.server.wait_until(asked.server.is_idle)
+        leave_amid_upload(asked, reading, over)
     assert told[:PARTS_PER_TURN].count(True) == PARTS_PER_TURN - 1
     assert all(told[:5])
     assert told.count(False) == 201 // PARTS_PER_TURN
@@ -226,12 +231,7 @@ def test_starlette_sees_that_the_client_has_gone_as_often_as_it_looks(parser: st
         seen.extend([await requests.Request(scope, receive).is_disconnected() for _ in range(5)])
 
     with serving(on("/spin", app), parser, transport) as asked:
-        client = begin_upload(asked)
-        reading.wait()
-        client.close()
-        asked.server.wait_lost()
-        over.set()
-        asked.server.wait_until(asked.server.is_idle)
+        leave_amid_upload(asked, reading, over)
     assert seen == [True] * 5
 
 

@@ -44,7 +44,6 @@ class Exchange:
         "connection",
         "deadline",
         "fields",
-        "has_begun",
         "has_ended",
         "lane",
         "record",
@@ -85,8 +84,6 @@ class Exchange:
         self._block = b""
         self._declared = -1
         self._found = 0
-        self.has_begun = False
-        """The head is sent."""
         self.sent = 0
         """Bytes of the body."""
         self._seen = 0
@@ -242,7 +239,7 @@ class Exchange:
             block += encode_length(self._declared)
         elif end and not (bodyless and (status == 304 or not body)):
             block += encode_length(len(body))
-        self.has_begun = self.lane.is_answered = True
+        self.lane.is_answered = True
         if end and self.lane.state is OPEN:
             self._make_room()
         if bodyless or (end and not body):
@@ -291,7 +288,7 @@ class Exchange:
         self.connection.flush_soon()
 
     def start_file(self, stream: HTTPStream, descriptor: int, offset: int, count: int, end: bool) -> bool:
-        if not self.has_begun:
+        if not self.lane.is_answered:
             self.respond(stream, b"", False, False)
         return False  # it has to be cut into frames
 
@@ -331,7 +328,7 @@ class Exchange:
             self.record.response_headers = copied(headers)
         block += encode_defaults(self.connection.server.default_headers[found & (DATE | SERVER)])
         # RFC 8441, 5: a 2xx accepts, without a Sec-WebSocket-Accept.
-        self.status, self.has_begun = 200, True
+        self.status, self.lane.is_answered = 200, True
         self.connection.protocol.send_head(self.lane, STATUS_FIELDS[200] + block, False)
         self.connection.flush_soon()
         return tunnel, tunnel.accept()
@@ -422,11 +419,11 @@ class Exchange:
         connection = self.connection
         if not error.is_logged:
             connection.complain("request", error)
-        if self.has_begun:
+        if self.lane.is_answered:
             connection.protocol.reset(self.lane, Code.CANCEL)
         elif self.lane.state is not CLOSED:
             body = str(error).encode() + b"\n"
-            self.status, self.has_begun, self.lane.is_answered = error.status, True, True
+            self.status, self.lane.is_answered = error.status, True
             if self.record is not None:
                 self.record.response_headers = ()  # of the head that may have been held
             block = STATUS_FIELDS[error.status] + encode_defaults(connection.server.default_headers[0])
@@ -445,6 +442,6 @@ class Exchange:
         record, self.record = self.record, None
         access = self.connection.server.access
         if record is not None and access is not None:
-            if not self.has_begun:
+            if not self.lane.is_answered:
                 record.response_headers = ()  # they were held, and did not go out
-            access.end(record, self.status if self.has_begun else CLIENT_CLOSED_REQUEST, self.sent)
+            access.end(record, self.status if self.lane.is_answered else CLIENT_CLOSED_REQUEST, self.sent)

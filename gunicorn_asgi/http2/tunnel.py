@@ -43,7 +43,7 @@ class Tunnel:
         if not self.is_accepted and not exchange.has_ended:
             self._early += data
             if (
-                end and not exchange.has_begun
+                end and not exchange.lane.is_answered
             ):  # the client has gone in the midst of its handshake; with a denial, that would be its request's end
                 exchange.connection.protocol.charge(RESET)
                 exchange.reset(Code.CANCEL)
