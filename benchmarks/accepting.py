@@ -46,7 +46,14 @@ OWN_QUEUES = _variant("reuse_port", "gunicorn_asgi.Worker", "--reuse-port")
 LOOPS = _variant("by the loop", "acceptors.LoopAcceptorWorker")
 LOOPS_ASYNCIO = _variant("asyncio, by the loop", "acceptors.LoopAcceptorWorker", *ASYNCIO)
 
-SHARING = (AS_IT_IS, AS_IT_IS_ASYNCIO, OWN_QUEUES, LOOPS, PEERS["uvicorn-worker"], PEERS["gunicorn asgi"])
+SHARING = (
+    AS_IT_IS,
+    AS_IT_IS_ASYNCIO,
+    OWN_QUEUES,
+    LOOPS,
+    PEERS["uvicorn-worker"],
+    PEERS["gunicorn asgi"],
+)
 COSTING = (
     *(AS_IT_IS, LOOPS, AS_IT_IS_ASYNCIO, LOOPS_ASYNCIO),
     *(PEERS[name] for name in ("uvicorn", "uvicorn-worker", "gunicorn asgi", "granian")),
@@ -96,14 +103,33 @@ def main(arguments: Sequence[str]) -> int:
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Of the command line."""
-    parser = argparse.ArgumentParser(description="Measure how evenly workers share connections, and what a connection costs.")
+    parser = argparse.ArgumentParser(
+        description="Measure how evenly workers share connections, and what a connection costs."
+    )
     bench_env.add_arguments(parser)
-    parser.add_argument("--rounds", type=bench_env.positive, help="how often every server is measured in each part (default: 10)")
-    parser.add_argument("--seconds", type=bench_env.positive, help="of each measurement of the cost (default: 3)")
+    parser.add_argument(
+        "--rounds",
+        type=bench_env.positive,
+        help="how often every server is measured in each part (default: 10)",
+    )
+    parser.add_argument(
+        "--seconds", type=bench_env.positive, help="of each measurement of the cost (default: 3)"
+    )
     bench_env.add_parts(parser, PARTS)
-    parser.add_argument("--servers", help=f"separated by commas (default: all of {', '.join(server.name for server in EVERY)})")
-    parser.add_argument("--output", type=Path, help="the Markdown file to write (default: benchmarks/ACCEPTING.md; none with --quick)")
-    parser.add_argument("--quick", action="store_true", help="one round, one second: to see that all works, not for numbers")
+    parser.add_argument(
+        "--servers",
+        help=f"separated by commas (default: all of {', '.join(server.name for server in EVERY)})",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="the Markdown file to write (default: benchmarks/ACCEPTING.md; none with --quick)",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one round, one second: to see that all works, not for numbers",
+    )
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (1 if options.quick else FEW_ROUNDS)
     options.seconds = options.seconds or (1 if options.quick else 3)
@@ -147,10 +173,16 @@ def measure_sharing(options: argparse.Namespace, results: Results) -> None:
             sharing.rounds.append(fairness.measure(server))
         except (StartError, fairness.UnansweredError, TimeoutError) as error:
             sharing.failures.append(str(error))
-        _progress(f"fairness {number + 1}", server, sharing.failures[-1] if sharing.failures else str(sharing.rounds[-1]))
+        _progress(
+            f"fairness {number + 1}",
+            server,
+            sharing.failures[-1] if sharing.failures else str(sharing.rounds[-1]),
+        )
 
 
-def measure_cost(options: argparse.Namespace, results: Results, server_core: int, load_core: int) -> None:
+def measure_cost(
+    options: argparse.Namespace, results: Results, server_core: int, load_core: int
+) -> None:
     """Every server in every round, in turns."""
     for connections in AT_A_TIME:
         found = results.cost.setdefault(connections, {})
@@ -159,13 +191,21 @@ def measure_cost(options: argparse.Namespace, results: Results, server_core: int
             result = found.setdefault(server.name, report.Result())
             if not result.failure:
                 run.measure_one(result, number, CLOSE, server, how, server_core, load_core)
-                _progress(f"cost {connections}, {number + 1}", server, result.failure or f"{result.samples[number].cpu_us:.1f} us")
+                _progress(
+                    f"cost {connections}, {number + 1}",
+                    server,
+                    result.failure or f"{result.samples[number].cpu_us:.1f} us",
+                )
 
 
 def _turns(servers: Sequence[Server], options: argparse.Namespace) -> list[tuple[int, Server]]:
     """Round and server: one server behind the other, and in the opposite order in every other round, for a machine is not always the same."""
     chosen = _chosen(servers, options)
-    return [(number, server) for number in range(options.rounds) for server in (chosen if number % 2 == 0 else reversed(chosen))]
+    return [
+        (number, server)
+        for number in range(options.rounds)
+        for server in (chosen if number % 2 == 0 else reversed(chosen))
+    ]
 
 
 def _chosen(servers: Sequence[Server], options: argparse.Namespace) -> list[Server]:
@@ -173,7 +213,9 @@ def _chosen(servers: Sequence[Server], options: argparse.Namespace) -> list[Serv
 
 
 def _progress(part: str, server: Server, outcome: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {part}, {server.name}: {outcome}", file=sys.stderr, flush=True)
+    print(
+        f"{time.strftime('%H:%M:%S')} {part}, {server.name}: {outcome}", file=sys.stderr, flush=True
+    )
 
 
 # The report.
@@ -197,7 +239,9 @@ User-space instructions of one connection with one request, counted by callgrind
 after the other, so that each is accepted alone. The kernel is not in it."""
 
 
-def markdown(facts: Sequence[tuple[str, str]], options: argparse.Namespace, results: Results) -> str:
+def markdown(
+    facts: Sequence[tuple[str, str]], options: argparse.Namespace, results: Results
+) -> str:
     """The whole report."""
     parts = ["# Accepting", "\n".join(f"- {name}: {value}" for name, value in facts), LEGEND]
     if results.sharing:
@@ -205,9 +249,16 @@ def markdown(facts: Sequence[tuple[str, str]], options: argparse.Namespace, resu
     if results.cost:
         parts += ["## CPU time of a connection", COST_LEGEND]
         for connections, found in results.cost.items():
-            parts += [f"### {connections} at a time" if connections > 1 else "### One at a time", _cost(found)]
+            parts += [
+                f"### {connections} at a time" if connections > 1 else "### One at a time",
+                _cost(found),
+            ]
     if results.instructions:
-        parts += ["## Instructions of a connection", INSTRUCTIONS_LEGEND, _instructions(results.instructions)]
+        parts += [
+            "## Instructions of a connection",
+            INSTRUCTIONS_LEGEND,
+            _instructions(results.instructions),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -227,15 +278,21 @@ def _sharing(found: dict[str, Sharing]) -> str:
         cells = []
         for value, worst in COLUMNS.values():
             values = [value(shares) for shares in sharing.rounds]
-            cells.append(f"{median(values):.2f}, {worst(values):.2f}" if values else f"{MARK} fails")
+            cells.append(
+                f"{median(values):.2f}, {worst(values):.2f}" if values else f"{MARK} fails"
+            )
         rows.append([_name(name), *cells])
         if sharing.failures:
-            remarks.append(f"{MARK} {name}: {len(sharing.failures)} rounds failed, the last one: {sharing.failures[-1]}")
+            remarks.append(
+                f"{MARK} {name}: {len(sharing.failures)} rounds failed, the last one: {sharing.failures[-1]}"
+            )
     return "\n\n".join([report.table(rows), *remarks])
 
 
 def _cost(found: dict[str, report.Result]) -> str:
-    rows = [["server", "CPU us", "lowest to highest", f"{OURS} = 1", "connections/s", "busy", "others"]]
+    rows = [
+        ["server", "CPU us", "lowest to highest", f"{OURS} = 1", "connections/s", "busy", "others"]
+    ]
     remarks = []
     baseline = found.get(OURS, report.Result()).samples
     for name, result in found.items():
@@ -248,11 +305,19 @@ def _cost(found: dict[str, report.Result]) -> str:
             rows.append([_name(name), f"{MARK} fails", *[""] * 5])
             continue
         costs = [sample.cpu_us for sample in samples.values()]
-        ratios = [samples[number].cpu_us / baseline[number].cpu_us for number in samples.keys() & baseline.keys()]
+        ratios = [
+            samples[number].cpu_us / baseline[number].cpu_us
+            for number in samples.keys() & baseline.keys()
+        ]
         others = [sample.others for sample in samples.values()]
         rows.append(
             [
-                *(_name(name), f"{median(costs):.1f}", f"{min(costs):.1f} to {max(costs):.1f}", f"{median(ratios):.2f}" if ratios else ""),
+                *(
+                    _name(name),
+                    f"{median(costs):.1f}",
+                    f"{min(costs):.1f} to {max(costs):.1f}",
+                    f"{median(ratios):.2f}" if ratios else "",
+                ),
                 *(
                     f"{median(sample.rate for sample in samples.values()):,.0f}",
                     f"{median(sample.busy for sample in samples.values()):.0%}",
@@ -266,7 +331,9 @@ def _cost(found: dict[str, report.Result]) -> str:
 def _instructions(found: dict[str, float]) -> str:
     rows = [["server", "instructions", f"{OURS} = 1"]]
     for name, count in found.items():
-        rows.append([_name(name), f"{count:,.0f}", f"{count / found[OURS]:.2f}" if OURS in found else ""])
+        rows.append(
+            [_name(name), f"{count:,.0f}", f"{count / found[OURS]:.2f}" if OURS in found else ""]
+        )
     return report.table(rows)
 
 

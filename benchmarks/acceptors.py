@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from gunicorn_asgi import Worker, accept
+from gunicorn_asgi import Worker
+from gunicorn_asgi.net import accept
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,7 +29,9 @@ class LoopAcceptor(accept.Acceptor):
     async def _listen(self) -> None:
         server = self._server
         connect = partial(server.protocol, server, self._listener, ("127.0.0.1", 0))
-        self.accepting = await self._loop.create_server(connect, sock=self._sock.dup(), backlog=server.settings.backlog)
+        self.accepting = await self._loop.create_server(
+            connect, sock=self._sock.dup(), backlog=server.settings.backlog
+        )
 
 
 class LoopAcceptorWorker(Worker):

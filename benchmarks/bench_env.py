@@ -37,7 +37,12 @@ def enter(interpreter: str, script: str, arguments: Sequence[str]) -> NoReturn:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of every script that calls `enter`."""
-    parser.add_argument("--python", default=sys.executable, metavar="INTERPRETER", help="that the servers run on (default: this one)")
+    parser.add_argument(
+        "--python",
+        default=sys.executable,
+        metavar="INTERPRETER",
+        help="that the servers run on (default: this one)",
+    )
     parser.add_argument(INSIDE, action="store_true", help=argparse.SUPPRESS)
 
 
@@ -48,19 +53,40 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def add_measuring(parser: argparse.ArgumentParser, scenarios: Sequence[Named], servers: Sequence[Named], output: Path) -> None:
+def add_measuring(
+    parser: argparse.ArgumentParser,
+    scenarios: Sequence[Named],
+    servers: Sequence[Named],
+    output: Path,
+) -> None:
     """The arguments of every script that measures scenarios and servers in rounds."""
-    parser.add_argument("--rounds", type=positive, help="how often every server is measured in every scenario (default: 5)")
+    parser.add_argument(
+        "--rounds",
+        type=positive,
+        help="how often every server is measured in every scenario (default: 5)",
+    )
     parser.add_argument("--seconds", type=positive, help="of each measurement (default: 3)")
-    parser.add_argument("--scenarios", help=f"separated by commas (default: all of {_names(scenarios)})")
-    parser.add_argument("--servers", help=f"separated by commas (default: all of {_names(servers)})")
+    parser.add_argument(
+        "--scenarios", help=f"separated by commas (default: all of {_names(scenarios)})"
+    )
+    parser.add_argument(
+        "--servers", help=f"separated by commas (default: all of {_names(servers)})"
+    )
     where = f"the Markdown file to write (default: {output.relative_to(ROOT)}; none with --quick)"
     parser.add_argument("--output", type=Path, help=where)
-    parser.add_argument("--quick", action="store_true", help="one round of one second: to see that all works, not for numbers")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="one round of one second: to see that all works, not for numbers",
+    )
 
 
 def read_measuring(
-    parser: argparse.ArgumentParser, arguments: Sequence[str], scenarios: Sequence[Named], servers: Sequence[Named], output: Path
+    parser: argparse.ArgumentParser,
+    arguments: Sequence[str],
+    scenarios: Sequence[Named],
+    servers: Sequence[Named],
+    output: Path,
 ) -> argparse.Namespace:
     """Of the command line, with the scenarios and the servers themselves in place of their names."""
     options = parser.parse_args(arguments)
@@ -78,17 +104,26 @@ def read_measuring(
 
 def add_parts(parser: argparse.ArgumentParser, parts: Sequence[str]) -> None:
     """The argument of a script that measures several things."""
-    parser.add_argument("--parts", default=",".join(parts), help=f"separated by commas (default: all of {', '.join(parts)})")
+    parser.add_argument(
+        "--parts",
+        default=",".join(parts),
+        help=f"separated by commas (default: all of {', '.join(parts)})",
+    )
 
 
-def read_parts(parser: argparse.ArgumentParser, options: argparse.Namespace, parts: Sequence[str]) -> None:
+def read_parts(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, parts: Sequence[str]
+) -> None:
     """Have `options.parts` be a list, without instructions where nothing counts them."""
     options.parts = options.parts.split(",")
     unknown = set(options.parts) - set(parts)
     if unknown:
         parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
     if "instructions" in options.parts and shutil.which("valgrind") is None:
-        print("Without valgrind (Debian and Ubuntu: apt install valgrind) no instructions are counted.", file=sys.stderr)
+        print(
+            "Without valgrind (Debian and Ubuntu: apt install valgrind) no instructions are counted.",
+            file=sys.stderr,
+        )
         options.parts.remove("instructions")
 
 
@@ -130,7 +165,9 @@ def select(known: Sequence[AnyNamed], names: str | None) -> list[AnyNamed]:
     wanted = [name.strip() for name in names.split(",")]
     unknown = set(wanted) - {item.name for item in known}
     if unknown:
-        raise ValueError(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(item.name for item in known)}")
+        raise ValueError(
+            f"there is no {', '.join(sorted(unknown))}; there are {', '.join(item.name for item in known)}"
+        )
     return [item for item in known if item.name in wanted]
 
 
@@ -141,7 +178,9 @@ def command_line(script: str, arguments: Sequence[str]) -> str:
         if option in words:
             where = words.index(option)
             del words[where : where + 2]
-    return shlex.join([f"python{sys.version_info.major}.{sys.version_info.minor}", f"benchmarks/{script}", *words])
+    return shlex.join(
+        [f"python{sys.version_info.major}.{sys.version_info.minor}", f"benchmarks/{script}", *words]
+    )
 
 
 def prepare(interpreter: str) -> Path:
@@ -153,34 +192,62 @@ def prepare(interpreter: str) -> Path:
     if not stamp.exists() or stamp.read_text() != wanted:
         print(f"Installing what is measured into {folder} ...", file=sys.stderr, flush=True)
         _run([interpreter, "-m", "venv", "--clear", str(folder)], INSTALL_SECONDS)
-        _run([str(python), "-m", "pip", "install", "--quiet", "-r", str(REQUIREMENTS), "-e", str(ROOT)], INSTALL_SECONDS)
+        _run(
+            [
+                str(python),
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "-r",
+                str(REQUIREMENTS),
+                "-e",
+                str(ROOT),
+            ],
+            INSTALL_SECONDS,
+        )
         stamp.write_text(wanted)
     return python
 
 
-TAG = (
-    "import platform, sysconfig; print(platform.python_implementation() + platform.python_version() + sysconfig.get_config_var('ABIFLAGS'))"
-)
+TAG = "import platform, sysconfig; print(platform.python_implementation() + platform.python_version() + sysconfig.get_config_var('ABIFLAGS'))"
 
 
 def _run(command: list[str], seconds: float) -> str:
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds)
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SetupError(f"Cannot run {command[0]}: {error}") from error
     if done.returncode:
-        raise SetupError(f"This failed with {done.returncode}: {' '.join(command)}\n{done.stdout.strip()}")
+        raise SetupError(
+            f"This failed with {done.returncode}: {' '.join(command)}\n{done.stdout.strip()}"
+        )
     return done.stdout
 
 
 def facts() -> list[tuple[str, str]]:
     """What all measurements depend on: the machine, the interpreter, the packages."""
     return [
-        ("machine", f"{_processor()}, {os.cpu_count()} CPUs, {platform.system()} {platform.release()}"),
+        (
+            "machine",
+            f"{_processor()}, {os.cpu_count()} CPUs, {platform.system()} {platform.release()}",
+        ),
         ("load average before", ", ".join(f"{load:.2f}" for load in os.getloadavg())),
-        ("Python", f"{platform.python_implementation()} {platform.python_version()} ({platform.python_compiler()})"),
+        (
+            "Python",
+            f"{platform.python_implementation()} {platform.python_version()} ({platform.python_compiler()})",
+        ),
         ("checkout", _commit()),
-        ("packages", ", ".join(sorted({f"{found.name} {found.version}" for found in distributions()}, key=str.lower))),
+        (
+            "packages",
+            ", ".join(
+                sorted(
+                    {f"{found.name} {found.version}" for found in distributions()}, key=str.lower
+                )
+            ),
+        ),
     ]
 
 
@@ -192,7 +259,9 @@ def _processor() -> str:
 
 def _commit() -> str:
     try:
-        return _run(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10"], ASK_SECONDS).strip()
+        return _run(
+            ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10"], ASK_SECONDS
+        ).strip()
     except SetupError:
         return "not a git checkout"
 
@@ -200,18 +269,38 @@ def _commit() -> str:
 def make_certificate(folder: Path) -> tuple[str, str]:
     """A new certificate, which has signed itself, and its key: files in `folder`. Raises SetupError."""
     cert, key = str(folder / "cert.pem"), str(folder / "key.pem")
-    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    new = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]
     _run([*new, "-subj", "/CN=localhost", "-keyout", key, "-out", cert], ASK_SECONDS)
     return cert, key
 
 
-def conduct(script: str, inside: bool, python: str, arguments: Sequence[str], work: Callable[[], object], *errors: type[Exception]) -> int:
+def conduct(
+    script: str,
+    inside: bool,
+    python: str,
+    arguments: Sequence[str],
+    work: Callable[[], object],
+    *errors: type[Exception],
+) -> int:
     """Do `work` within the benchmarks' environment; returns the exit code. What of `errors` it raises, and a SetupError, is one line on stderr."""
     try:
         if not inside:
             enter(python, script, arguments)
         for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, lambda number, _frame: sys.exit(128 + number))  # so that what was started is ended
+            signal.signal(
+                number, lambda number, _frame: sys.exit(128 + number)
+            )  # so that what was started is ended
         work()
     except (SetupError, *errors) as error:
         print(error, file=sys.stderr)

@@ -36,13 +36,23 @@ class Deployment:
     def master(self) -> int:
         return read_pid(self.pidfile)
 
-    def load(self, *, requests: int | None = None, connections: int = 20, keep_alive: bool = True) -> Load:
+    def load(
+        self, *, requests: int | None = None, connections: int = 20, keep_alive: bool = True
+    ) -> Load:
         """Clients of it."""
-        return Load(self.address, requests=requests, connections=connections, keep_alive=keep_alive, tls=self.tls)
+        return Load(
+            self.address,
+            requests=requests,
+            connections=connections,
+            keep_alive=keep_alive,
+            tls=self.tls,
+        )
 
 
 @contextmanager
-def deployed(server: Server, folder: Path, workers: int, settings: Sequence[str], *, tls: bool = False) -> Iterator[Deployment]:
+def deployed(
+    server: Server, folder: Path, workers: int, settings: Sequence[str], *, tls: bool = False
+) -> Iterator[Deployment]:
     """Start `server` with so many workers, and Gunicorn's `settings` beside those it has, wait until it answers, and end all its processes on every
     way out.
 
@@ -52,7 +62,15 @@ def deployed(server: Server, folder: Path, workers: int, settings: Sequence[str]
     # The installed script: USR2 runs what was run before, and `python -m gunicorn` would then hide the standard library's `http`.
     command = [str(Path(sys.executable).with_name("gunicorn"))]
     command += [argument.format(app=APP, port=port) for argument in server.arguments[1:]]
-    command += ["--pid", str(pidfile), "--error-logfile", str(log), "--workers", str(workers), *settings]
+    command += [
+        "--pid",
+        str(pidfile),
+        "--error-logfile",
+        str(log),
+        "--workers",
+        str(workers),
+        *settings,
+    ]
     context = None
     if tls:
         certfile, keyfile = make_certificate(folder)
@@ -60,10 +78,21 @@ def deployed(server: Server, folder: Path, workers: int, settings: Sequence[str]
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # it has signed itself
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "apps"), str(HERE)])
-    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": path, "LC_ALL": "C.UTF-8"}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "PYTHONPATH": path,
+        "LC_ALL": "C.UTF-8",
+    }
     with log.open("ab") as out:
         process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
         )
     groups = {process.pid}
     try:

@@ -69,7 +69,9 @@ class _Round:
         short = self._short()
         kept = self._kept(BURST)
         newcomer, replaced = self._replace(kept)
-        return Shares(_largest(short), _largest(kept), _largest(replaced), _share(replaced, newcomer))
+        return Shares(
+            _largest(short), _largest(kept), _largest(replaced), _share(replaced, newcomer)
+        )
 
     def _short(self) -> list[int]:
         """The workers of BURST connections, on each of which is asked at once, and no more."""

@@ -21,7 +21,10 @@ async def pathsend(scope: Message, receive: Receive, send: Send) -> None:
         await lifespan(receive, send)
         return
     path = _file(scope)
-    headers = [(b"content-type", b"application/octet-stream"), (b"content-length", b"%d" % Path(path).stat().st_size)]
+    headers = [
+        (b"content-type", b"application/octet-stream"),
+        (b"content-length", b"%d" % Path(path).stat().st_size),
+    ]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.pathsend", "path": path})
 

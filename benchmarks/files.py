@@ -49,7 +49,9 @@ class Scenario:
                 response = connection.getresponse()
                 body = response.read()
                 if response.status != 200 or body != self.content or response.will_close:
-                    raise WrongAnswerError(f"status {response.status} and {len(body)} bytes, {body[:60]!r}")
+                    raise WrongAnswerError(
+                        f"status {response.status} and {len(body)} bytes, {body[:60]!r}"
+                    )
         except (OSError, http.client.HTTPException) as error:
             raise WrongAnswerError(f"no valid response: {error!r}") from error
         finally:
@@ -86,7 +88,9 @@ class Nginx(Server):
         """The whole command line."""
         folder = os.environ["BENCH_FILES"]
         configuration = Path(folder) / "nginx.conf"
-        configuration.write_text("\n".join(self.arguments).replace("PORT", str(port)).replace("FOLDER", folder))
+        configuration.write_text(
+            "\n".join(self.arguments).replace("PORT", str(port)).replace("FOLDER", folder)
+        )
         return [NGINX, "-e", "stderr", "-p", folder, "-c", str(configuration)]
 
 
@@ -101,7 +105,9 @@ NGINX_CONF = (
 SERVERS: tuple[Server, ...] = (
     FileServer(OURS, by_name(OURS).arguments),
     FileServer(f"{OURS}, Starlette", by_name(OURS).arguments, "starlette"),
-    FileServer(f"{OURS}, no sendfile", (*GUNICORN, "--no-sendfile", "-k", "gunicorn_asgi.Worker", "{app}")),
+    FileServer(
+        f"{OURS}, no sendfile", (*GUNICORN, "--no-sendfile", "-k", "gunicorn_asgi.Worker", "{app}")
+    ),
     FileServer("granian", by_name("granian").arguments),
     FileServer("granian, Starlette", by_name("granian").arguments, "starlette"),
     FileServer("uvicorn, Starlette", by_name("uvicorn").arguments, "starlette"),
@@ -117,12 +123,16 @@ def main(arguments: Sequence[str]) -> int:
         print(complaint, file=sys.stderr)
         return 2
     command = bench_env.command_line("files.py", arguments)
-    return bench_env.conduct(__file__, options.inside, options.python, arguments, lambda: write(options, command))
+    return bench_env.conduct(
+        __file__, options.inside, options.python, arguments, lambda: write(options, command)
+    )
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Of the command line."""
-    parser = argparse.ArgumentParser(description="Measure files as bodies of gunicorn_asgi beside its peers.")
+    parser = argparse.ArgumentParser(
+        description="Measure files as bodies of gunicorn_asgi beside its peers."
+    )
     bench_env.add_arguments(parser)
     bench_env.add_measuring(parser, SCENARIOS, SERVERS, OUTPUT)
     return bench_env.read_measuring(parser, arguments, SCENARIOS, SERVERS, OUTPUT)
@@ -146,7 +156,9 @@ def write(options: argparse.Namespace, command: str) -> None:
     bench_env.write(markdown(facts, options, results), options.output)
 
 
-def measure_all(options: argparse.Namespace, files: str, server_core: int, load_core: int) -> report.Results:
+def measure_all(
+    options: argparse.Namespace, files: str, server_core: int, load_core: int
+) -> report.Results:
     """Every server with every file in every round, in turns."""
     results: report.Results = {}
     for number, scenario, server in turns(options.scenarios, options.servers, options.rounds):
@@ -157,9 +169,13 @@ def measure_all(options: argparse.Namespace, files: str, server_core: int, load_
         def measured(process: Running, folder: Path, scenario: Scenario = scenario) -> Sample:
             script = folder / "load.lua"
             script.write_text(scenario.script())
-            return sample(process, partial(wrk, process.port, script, CONNECTIONS, load_core), options.seconds)
+            return sample(
+                process, partial(wrk, process.port, script, CONNECTIONS, load_core), options.seconds
+            )
 
-        found, result.failure = started(server, scenario, server_core, measured, {**NO_VARIABLES, "BENCH_FILES": files})
+        found, result.failure = started(
+            server, scenario, server_core, measured, {**NO_VARIABLES, "BENCH_FILES": files}
+        )
         if found is not None:
             result.samples[number] = found
         outcome = f"{found.rate:,.0f}/s, {found.cpu_us:.1f} us" if found else result.failure
@@ -181,14 +197,33 @@ def _cpu_beside(result: report.Result, baseline: report.Result | None) -> float 
     return None if ratio is None else 1 / ratio
 
 
-def markdown(facts: Sequence[tuple[str, str]], options: argparse.Namespace, results: report.Results) -> str:
+def markdown(
+    facts: Sequence[tuple[str, str]], options: argparse.Namespace, results: report.Results
+) -> str:
     """The whole report."""
     scenarios, servers = options.scenarios, options.servers
     parts = ["# Files", report.facts_list(facts), LEGEND]
-    parts += [f"## Requests per second, {NGINX} = 1", report.overview(scenarios, servers, results, baseline=NGINX)]
-    parts += [f"## CPU time per request, {NGINX} = 1", CPU_LEGEND, report.overview(scenarios, servers, results, _cpu_beside, NGINX)]
-    columns = (report.cpu("request"), report.BUSY, report.CLIENT, report.P50, report.P99, report.MEMORY)
-    parts += ["## " + report.section(scenario, servers, results, columns, baseline=NGINX) for scenario in scenarios]
+    parts += [
+        f"## Requests per second, {NGINX} = 1",
+        report.overview(scenarios, servers, results, baseline=NGINX),
+    ]
+    parts += [
+        f"## CPU time per request, {NGINX} = 1",
+        CPU_LEGEND,
+        report.overview(scenarios, servers, results, _cpu_beside, NGINX),
+    ]
+    columns = (
+        report.cpu("request"),
+        report.BUSY,
+        report.CLIENT,
+        report.P50,
+        report.P99,
+        report.MEMORY,
+    )
+    parts += [
+        "## " + report.section(scenario, servers, results, columns, baseline=NGINX)
+        for scenario in scenarios
+    ]
     return "\n\n".join(parts) + "\n"
 
 

@@ -29,7 +29,9 @@ MARK = report.MARK
 IDLE = SCENARIOS[0]
 IDLE_ROUNDS = 3
 """At most: the memory hardly varies."""
-COUNTED = tuple(scenario for scenario in SCENARIOS if scenario.name in {"hello", "varying", "streamed"})
+COUNTED = tuple(
+    scenario for scenario in SCENARIOS if scenario.name in {"hello", "varying", "streamed"}
+)
 """Callgrind counts a copied block as one instruction a byte, which says nothing of large ones."""
 COUNTED_SERVERS = tuple(server for server in SERVERS if server.name != BASELINE)
 """Hypercorn is killed before valgrind has written its count."""
@@ -65,15 +67,23 @@ def main(arguments: Sequence[str]) -> int:
         print(complaint, file=sys.stderr)
         return 2
     command = bench_env.command_line("http2.py", arguments)
-    return bench_env.conduct(__file__, options.inside, options.python, arguments, lambda: write(options, command))
+    return bench_env.conduct(
+        __file__, options.inside, options.python, arguments, lambda: write(options, command)
+    )
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Of the command line."""
-    parser = argparse.ArgumentParser(description="Measure HTTP/2 of gunicorn_asgi beside its peers.")
+    parser = argparse.ArgumentParser(
+        description="Measure HTTP/2 of gunicorn_asgi beside its peers."
+    )
     bench_env.add_arguments(parser)
     bench_env.add_measuring(parser, SCENARIOS, SERVERS, OUTPUT)
-    parser.add_argument("--idle", type=bench_env.positive, help="connections whose memory is measured (default: 2000, 200 with --quick)")
+    parser.add_argument(
+        "--idle",
+        type=bench_env.positive,
+        help="connections whose memory is measured (default: 2000, 200 with --quick)",
+    )
     bench_env.add_parts(parser, PARTS)
     options = bench_env.read_measuring(parser, arguments, SCENARIOS, SERVERS, OUTPUT)
     bench_env.read_parts(parser, options, PARTS)
@@ -87,12 +97,20 @@ def write(options: argparse.Namespace, command: str) -> None:
     facts = [
         ("date", datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")),
         ("command", f"`{command}`"),
-        ("method", f"{options.rounds} rounds; rate: {options.seconds} s each; memory: {options.idle:,} connections"),
+        (
+            "method",
+            f"{options.rounds} rounds; rate: {options.seconds} s each; memory: {options.idle:,} connections",
+        ),
         ("cores", f"server on {cores[0]}, h2load on {cores[-1]}"),
         *bench_env.facts(),
         (
             "h2load",
-            subprocess.run(["h2load", "--version"], stdout=subprocess.PIPE, text=True, timeout=bench_env.ASK_SECONDS).stdout.strip(),
+            subprocess.run(
+                ["h2load", "--version"],
+                stdout=subprocess.PIPE,
+                text=True,
+                timeout=bench_env.ASK_SECONDS,
+            ).stdout.strip(),
         ),
     ]
     results = Results()
@@ -108,7 +126,9 @@ def write(options: argparse.Namespace, command: str) -> None:
 # Measuring.
 
 
-def measure_rate(options: argparse.Namespace, results: Results, server_core: int, load_core: int) -> None:
+def measure_rate(
+    options: argparse.Namespace, results: Results, server_core: int, load_core: int
+) -> None:
     """Every server in every scenario in every round, in turns."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         certificate = bench_env.make_certificate(Path(name))
@@ -118,21 +138,31 @@ def measure_rate(options: argparse.Namespace, results: Results, server_core: int
                 continue
 
             def measured(process: Running, folder: Path, scenario: Scenario = scenario) -> Sample:
-                return sample(process, H2Load(scenario, process.port, folder, load_core), options.seconds)
+                return sample(
+                    process, H2Load(scenario, process.port, folder, load_core), options.seconds
+                )
 
             assert isinstance(server, H2Server)
-            found, result.failure = started(server.for_scenario(scenario, *certificate), scenario, server_core, measured)
+            found, result.failure = started(
+                server.for_scenario(scenario, *certificate), scenario, server_core, measured
+            )
             if found is not None:
                 result.samples[number] = found
             outcome = f"{found.rate:,.0f}/s, {found.cpu_us:.1f} us" if found else result.failure
             progress(f"rate {number + 1}", scenario.name, server, outcome)
 
 
-def measure_memory(options: argparse.Namespace, results: Results, server_core: int, load_core: int) -> None:
+def measure_memory(
+    options: argparse.Namespace, results: Results, server_core: int, load_core: int
+) -> None:
     """Every server in every round, in turns."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # of this process, and of those that it starts
-    for number, scenario, server in turns([IDLE], options.servers, min(options.rounds, IDLE_ROUNDS)):
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (hard, hard)
+    )  # of this process, and of those that it starts
+    for number, scenario, server in turns(
+        [IDLE], options.servers, min(options.rounds, IDLE_ROUNDS)
+    ):
         result = results.memory.setdefault(server.name, Idle())
         if result.failure:
             continue
@@ -145,15 +175,27 @@ def measure_memory(options: argparse.Namespace, results: Results, server_core: i
         if found is not None:
             result.per_connection.append(found[0])
             result.before.append(found[1])
-        progress(f"memory {number + 1}", "idle", server, result.failure or f"{result.per_connection[-1] / 1024:.1f} KiB")
+        progress(
+            f"memory {number + 1}",
+            "idle",
+            server,
+            result.failure or f"{result.per_connection[-1] / 1024:.1f} KiB",
+        )
 
 
 def count_instructions(options: argparse.Namespace, results: Results) -> None:
     """Once: they hardly vary."""
     for scenario in _counted_scenarios(options):
         for server in _counted_servers(options):
-            results.instructions[scenario.name, server.name] = found = instructions.attempt(server, scenario)
-            progress("instructions", scenario.name, server, found if isinstance(found, str) else f"{found:,.0f}")
+            results.instructions[scenario.name, server.name] = found = instructions.attempt(
+                server, scenario
+            )
+            progress(
+                "instructions",
+                scenario.name,
+                server,
+                found if isinstance(found, str) else f"{found:,.0f}",
+            )
 
 
 def _counted_scenarios(options: argparse.Namespace) -> list[Scenario]:
@@ -191,24 +233,46 @@ is not in it."""
 COLUMNS = (report.cpu("request"), report.BUSY, report.CLIENT, report.P50, report.P99, report.MEMORY)
 
 
-def markdown(facts: Sequence[tuple[str, str]], options: argparse.Namespace, results: Results) -> str:
+def markdown(
+    facts: Sequence[tuple[str, str]], options: argparse.Namespace, results: Results
+) -> str:
     """The whole report."""
     scenarios, servers = options.scenarios, options.servers
     parts = ["# HTTP/2", report.facts_list(facts), LEGEND]
     if results.rate:
-        parts += [f"## Requests per second, {BASELINE} = 1", report.overview(scenarios, servers, results.rate, baseline=BASELINE)]
+        parts += [
+            f"## Requests per second, {BASELINE} = 1",
+            report.overview(scenarios, servers, results.rate, baseline=BASELINE),
+        ]
         peers = [server for server in servers if server.name != OURS]
         if len(peers) < len(servers):
             parts += ["## This worker beside each", OURS_LEGEND]
-            for title, value in (("requests per second", report.ratio), ("requests per second of CPU time", report.cpu_ratio)):
-                parts += [f"### As a multiple of their {title}", report.multiples(scenarios, peers, results.rate, value)]
+            for title, value in (
+                ("requests per second", report.ratio),
+                ("requests per second of CPU time", report.cpu_ratio),
+            ):
+                parts += [
+                    f"### As a multiple of their {title}",
+                    report.multiples(scenarios, peers, results.rate, value),
+                ]
         parts += ["## The scenarios", RATE_LEGEND]
-        parts += ["### " + report.section(scenario, servers, results.rate, COLUMNS, baseline=BASELINE) for scenario in scenarios]
+        parts += [
+            "### " + report.section(scenario, servers, results.rate, COLUMNS, baseline=BASELINE)
+            for scenario in scenarios
+        ]
     if results.memory:
-        parts += ["## Memory of an idle connection", MEMORY_LEGEND.format(idle=options.idle), _memory(servers, results.memory)]
+        parts += [
+            "## Memory of an idle connection",
+            MEMORY_LEGEND.format(idle=options.idle),
+            _memory(servers, results.memory),
+        ]
     if results.instructions:
         counted = _counted_scenarios(options), _counted_servers(options)
-        parts += ["## Instructions of a request", INSTRUCTIONS_LEGEND, report.counts(*counted, results.instructions, OURS)]
+        parts += [
+            "## Instructions of a request",
+            INSTRUCTIONS_LEGEND,
+            report.counts(*counted, results.instructions, OURS),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -221,7 +285,10 @@ def _memory(servers: Sequence[Server], found: dict[str, Idle]) -> str:
             remarks.append(f"{MARK} {server.name}: {result.failure}")
             rows.append([report.name(server), f"{MARK} fails", ""])
         else:
-            numbers = f"{median(result.per_connection) / 1024:.1f}", f"{median(result.before) / 2**20:.1f}"
+            numbers = (
+                f"{median(result.per_connection) / 1024:.1f}",
+                f"{median(result.before) / 2**20:.1f}",
+            )
             rows.append([report.name(server), *numbers])
     return "\n\n".join([report.table(rows), *remarks])
 

@@ -23,7 +23,9 @@ FIRST = 20
 """Connections that come and go before the memory is measured, so that what the server loads and keeps once is not counted."""
 
 RATE = re.compile(r"finished in \S+, ([\d.]+) req/s")
-REQUESTS = re.compile(r"requests: (\d+) total, \d+ started, \d+ done, (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout")
+REQUESTS = re.compile(
+    r"requests: (\d+) total, \d+ started, \d+ done, (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout"
+)
 STATUSES = re.compile(r"status codes: (\d+) 2xx, (\d+) 3xx, (\d+) 4xx, (\d+) 5xx")
 CONTENT = re.compile(r"\((\d+)\) data$", re.MULTILINE)
 
@@ -41,7 +43,19 @@ class H2Load:
         uris = folder / "uris.txt"
         base = f"{'https' if scenario.tls else 'http'}://127.0.0.1:{port}"
         uris.write_text("".join(f"{base}{target}\n" for target in scenario.targets))
-        self._command = ["h2load", "-t", "1", "-c", str(CONNECTIONS), "-m", str(STREAMS), "-i", str(uris), "--log-file", str(self._log)]
+        self._command = [
+            "h2load",
+            "-t",
+            "1",
+            "-c",
+            str(CONNECTIONS),
+            "-m",
+            str(STREAMS),
+            "-i",
+            str(uris),
+            "--log-file",
+            str(self._log),
+        ]
         for name, value in scenario.headers:
             self._command += ["-H", f"{name}: {value}"]
         if scenario.size:
@@ -67,7 +81,9 @@ class H2Load:
     def _run(self, requests: int) -> Load:
         self._log.unlink(missing_ok=True)  # it would be written on
         output = measure.client([*self._command, "-n", str(requests)], self._cpu, MAX_SECONDS)
-        rate, counts, statuses, content = (pattern.search(output) for pattern in (RATE, REQUESTS, STATUSES, CONTENT))
+        rate, counts, statuses, content = (
+            pattern.search(output) for pattern in (RATE, REQUESTS, STATUSES, CONTENT)
+        )
         if rate is None or counts is None or statuses is None or content is None:
             raise LoadError(f"h2load says: {output.strip()[-300:]}")
         total, succeeded, failed, errored, timeout = map(int, counts.groups())
@@ -81,7 +97,13 @@ class H2Load:
         if not succeeded:
             raise LoadError(f"not one answer, errors: {measure.describe(errors)}")
         times = sorted(int(line.rpartition("\t")[2]) for line in self._log.read_text().splitlines())
-        return Load(succeeded, succeeded / float(rate[1]), times[len(times) // 2], times[len(times) * 99 // 100], errors)
+        return Load(
+            succeeded,
+            succeeded / float(rate[1]),
+            times[len(times) // 2],
+            times[len(times) * 99 // 100],
+            errors,
+        )
 
 
 def memory_per_connection(server: Running, connections: int) -> tuple[float, int]:
@@ -103,7 +125,16 @@ def _open(port: int, count: int) -> list[socket.socket]:
 
     client = H2Connection(H2Configuration(client_side=True))
     client.initiate_connection()
-    client.send_headers(1, [(":method", "GET"), (":scheme", "http"), (":authority", f"127.0.0.1:{port}"), (":path", "/")], end_stream=True)
+    client.send_headers(
+        1,
+        [
+            (":method", "GET"),
+            (":scheme", "http"),
+            (":authority", f"127.0.0.1:{port}"),
+            (":path", "/"),
+        ],
+        end_stream=True,
+    )
     begin = client.data_to_send()
     opened = []
     for _ in range(count):

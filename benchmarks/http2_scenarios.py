@@ -41,7 +41,11 @@ class Scenario:
     @property
     def targets(self) -> list[str]:
         """What is asked for, in turn."""
-        return [f"/items/{number:05}?page={number * 7919 % TARGETS}" for number in range(TARGETS)] if self.varies else ["/"]
+        return (
+            [f"/items/{number:05}?page={number * 7919 % TARGETS}" for number in range(TARGETS)]
+            if self.varies
+            else ["/"]
+        )
 
     def check(self, port: int) -> None:
         """Have another client than that of the load ask, twice on the same connection. Raises WrongAnswerError."""
@@ -56,12 +60,17 @@ class Scenario:
             client = Client(port, self.tls)
             for number in range(times):
                 first = number * STREAMS
-                asked = [self._fields(port, targets[each % len(targets)]) for each in range(first, first + STREAMS)]
+                asked = [
+                    self._fields(port, targets[each % len(targets)])
+                    for each in range(first, first + STREAMS)
+                ]
                 for status, content in client.ask(asked, body):
                     if status != b"200":
                         raise WrongAnswerError(f"status {status!r}: {content[:200]!r}")
                     if content != self.expected:
-                        raise WrongAnswerError(f"a body of {len(content)} bytes that is not the expected one: {bytes(content[:60])!r}")
+                        raise WrongAnswerError(
+                            f"a body of {len(content)} bytes that is not the expected one: {bytes(content[:60])!r}"
+                        )
             client.close()
         except (OSError, ProtocolError) as error:
             raise WrongAnswerError(f"no valid response: {error!r}") from error
@@ -72,7 +81,13 @@ class Scenario:
         method, scheme = "POST" if self.size else "GET", "https" if self.tls else "http"
         # As browsers and h2load have it, a path is not put into the table, from which it would drive the other fields.
         path = NeverIndexedHeaderTuple(":path", target)
-        return [(":method", method), (":scheme", scheme), (":authority", f"127.0.0.1:{port}"), path, *self.headers]
+        return [
+            (":method", method),
+            (":scheme", scheme),
+            (":authority", f"127.0.0.1:{port}"),
+            path,
+            *self.headers,
+        ]
 
 
 class Client:
@@ -85,7 +100,10 @@ class Client:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=STEP_SECONDS)
         if tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # it has signed itself
+            context.check_hostname, context.verify_mode = (
+                False,
+                ssl.CERT_NONE,
+            )  # it has signed itself
             context.set_alpn_protocols(["h2"])
             secured = context.wrap_socket(self._socket)
             self._socket = secured
@@ -119,7 +137,11 @@ class Client:
 
     def _send_some(self, number: int, unsent: dict[int, memoryview]) -> None:
         connection = self._connection
-        while size := min(len(unsent[number]), connection.local_flow_control_window(number), connection.max_outbound_frame_size):
+        while size := min(
+            len(unsent[number]),
+            connection.local_flow_control_window(number),
+            connection.max_outbound_frame_size,
+        ):
             piece, rest = unsent[number][:size], unsent[number][size:]
             connection.send_data(number, piece, end_stream=not rest)
             unsent[number] = rest
@@ -127,7 +149,9 @@ class Client:
                 del unsent[number]
                 return
 
-    def _take(self, data: bytes, answers: dict[int, tuple[bytes, bytearray]], waiting: set[int]) -> None:
+    def _take(
+        self, data: bytes, answers: dict[int, tuple[bytes, bytearray]], waiting: set[int]
+    ) -> None:
         from h2 import events
 
         for event in self._connection.receive_data(data):
@@ -135,7 +159,9 @@ class Client:
                 answers[event.stream_id] = dict(event.headers)[b":status"], bytearray()
             elif isinstance(event, events.DataReceived):
                 answers[event.stream_id][1].extend(event.data)
-                self._connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                self._connection.acknowledge_received_data(
+                    event.flow_controlled_length, event.stream_id
+                )
             elif isinstance(event, events.StreamEnded):
                 waiting.discard(event.stream_id)
             elif isinstance(event, (events.StreamReset, events.ConnectionTerminated)):
@@ -160,7 +186,12 @@ SCENARIOS = (
     ),
     Scenario("large", "64 KiB response", "apps:large", apps.LARGE),
     Scenario("upload", "POST of 1 MiB, counted", "apps:count", b"%d" % UPLOAD, size=UPLOAD),
-    Scenario("streamed", "Response streamed in 16 parts of 256 bytes", "apps:streamed", apps.PART * apps.PARTS),
+    Scenario(
+        "streamed",
+        "Response streamed in 16 parts of 256 bytes",
+        "apps:streamed",
+        apps.PART * apps.PARTS,
+    ),
     Scenario("tls", "Hello, world! over TLS", "apps:hello", apps.HELLO, tls=True),
 )
 
@@ -177,7 +208,14 @@ class H2Server(Server):
         if not scenario.tls:
             return self
         *arguments, last = self.arguments  # the application, or what Granian calls so
-        return replace(self, arguments=(*arguments, *(word.format(certfile=certfile, keyfile=keyfile) for word in self.tls), last))
+        return replace(
+            self,
+            arguments=(
+                *arguments,
+                *(word.format(certfile=certfile, keyfile=keyfile) for word in self.tls),
+                last,
+            ),
+        )
 
 
 BASELINE = "hypercorn"
@@ -197,24 +235,62 @@ GUNICORN_TLS = ("--certfile", "{certfile}", "--keyfile", "{keyfile}")
 
 SERVERS = (
     H2Server(OURS, (*H2GUNICORN, "-k", "gunicorn_asgi.Worker", "{app}"), GUNICORN_TLS),
-    H2Server("gunicorn asgi", (*H2GUNICORN, "-k", "asgi", "--asgi-loop", "uvloop", "{app}"), GUNICORN_TLS),
+    H2Server(
+        "gunicorn asgi", (*H2GUNICORN, "-k", "asgi", "--asgi-loop", "uvloop", "{app}"), GUNICORN_TLS
+    ),
     H2Server(
         "uvicorn zttp",
         (
-            *("uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--http", "zttp", "--http2", "--loop", "uvloop"),
+            *(
+                "uvicorn",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "{port}",
+                "--http",
+                "zttp",
+                "--http2",
+                "--loop",
+                "uvloop",
+            ),
             *("--timeout-keep-alive", "75", "--no-access-log", "--log-level", "warning", "{app}"),
         ),
         ("--ssl-certfile", "{certfile}", "--ssl-keyfile", "{keyfile}"),
     ),
     H2Server(
         BASELINE,
-        ("hypercorn", "--bind", "127.0.0.1:{port}", "-w", "1", "-k", "uvloop", "--keep-alive", "75", "--log-level", "warning", "{app}"),
+        (
+            "hypercorn",
+            "--bind",
+            "127.0.0.1:{port}",
+            "-w",
+            "1",
+            "-k",
+            "uvloop",
+            "--keep-alive",
+            "75",
+            "--log-level",
+            "warning",
+            "{app}",
+        ),
         GUNICORN_TLS,
     ),
     H2Server(
         "granian",
         (
-            *("granian", "--interface", "asgi", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1", "--http", "2"),
+            *(
+                "granian",
+                "--interface",
+                "asgi",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "{port}",
+                "--workers",
+                "1",
+                "--http",
+                "2",
+            ),
             *(
                 "--backpressure",
                 "20000",

@@ -23,7 +23,11 @@ FEW, MANY = 320, 2240
 START_SECONDS = 180.0
 STOP_SECONDS = 120.0
 """Programs are about fifty times slower under valgrind."""
-PATIENCE = {"GUNICORN_CMD_ARGS": "--timeout 600 --graceful-timeout 60", "PYTHONHASHSEED": "0", "UV_USE_IO_URING": "0"}
+PATIENCE = {
+    "GUNICORN_CMD_ARGS": "--timeout 600 --graceful-timeout 60",
+    "PYTHONHASHSEED": "0",
+    "UV_USE_IO_URING": "0",
+}
 """So that the arbiter does not take a slow worker for a hung one, and nothing differs between runs. Valgrind does not know io_uring."""
 
 
@@ -47,20 +51,38 @@ def main(arguments: Sequence[str]) -> int:
     """Returns the exit code."""
     options = read_arguments(arguments)
     if shutil.which("valgrind") is None:
-        print("This needs valgrind, which is not installed here (Debian and Ubuntu: apt install valgrind).", file=sys.stderr)
+        print(
+            "This needs valgrind, which is not installed here (Debian and Ubuntu: apt install valgrind).",
+            file=sys.stderr,
+        )
         return 2
-    scenarios = [scenario for scenario in SCENARIOS if scenario.name in options.scenarios.split(",")]
+    scenarios = [
+        scenario for scenario in SCENARIOS if scenario.name in options.scenarios.split(",")
+    ]
     return bench_env.conduct(
-        __file__, options.inside, options.python, arguments, lambda: report(scenarios), CountError, StartError, WrongAnswerError
+        __file__,
+        options.inside,
+        options.python,
+        arguments,
+        lambda: report(scenarios),
+        CountError,
+        StartError,
+        WrongAnswerError,
     )
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Of the command line."""
-    parser = argparse.ArgumentParser(description="Count the instructions of a request in gunicorn_asgi and in Uvicorn.")
+    parser = argparse.ArgumentParser(
+        description="Count the instructions of a request in gunicorn_asgi and in Uvicorn."
+    )
     bench_env.add_arguments(parser)
     names = [scenario.name for scenario in SCENARIOS]
-    parser.add_argument("--scenarios", default="hello", help=f"separated by commas, of {', '.join(names)} (default: hello)")
+    parser.add_argument(
+        "--scenarios",
+        default="hello",
+        help=f"separated by commas, of {', '.join(names)} (default: hello)",
+    )
     options = parser.parse_args(arguments)
     unknown = set(options.scenarios.split(",")) - set(names)
     if unknown:
@@ -70,18 +92,27 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def report(scenarios: Sequence[Scenario]) -> None:
     """Print the instructions of one request for both servers."""
-    ours, baseline = (next(server for server in SERVERS if server.name == name) for name in (OURS, BASELINE))
+    ours, baseline = (
+        next(server for server in SERVERS if server.name == name) for name in (OURS, BASELINE)
+    )
     for scenario in scenarios:
         own, other = instructions(ours, scenario), instructions(baseline, scenario)
-        print(f"{scenario.name}: {OURS} {own:,.0f}, {BASELINE} {other:,.0f} instructions per request, ratio {own / other:.2f}", flush=True)
+        print(
+            f"{scenario.name}: {OURS} {own:,.0f}, {BASELINE} {other:,.0f} instructions per request, ratio {own / other:.2f}",
+            flush=True,
+        )
 
 
 def instructions(server: Server, scenario: Asking) -> float:
     """User-space instructions of one request, in all processes of `server`. Raises CountError, StartError, WrongAnswerError."""
-    count(server, scenario, FEW, tool=())  # writes the bytecode of what was edited since, or the first run would count compiling it
+    count(
+        server, scenario, FEW, tool=()
+    )  # writes the bytecode of what was edited since, or the first run would count compiling it
     few, many = (count(server, scenario, requests) for requests in (FEW, MANY))
     if many <= few:
-        raise CountError(f"{server.name} counted {few:,} for {FEW} requests and {many:,} for {MANY}: something disturbed valgrind")
+        raise CountError(
+            f"{server.name} counted {few:,} for {FEW} requests and {many:,} for {MANY}: something disturbed valgrind"
+        )
     return (many - few) / (MANY - FEW)
 
 
@@ -95,7 +126,13 @@ def attempt(server: Server, scenario: Asking) -> float | str:
         return str(error)
 
 
-CALLGRIND = ("valgrind", "--tool=callgrind", "--quiet", "--trace-children=yes", "--callgrind-out-file={folder}/callgrind.%p")
+CALLGRIND = (
+    "valgrind",
+    "--tool=callgrind",
+    "--quiet",
+    "--trace-children=yes",
+    "--callgrind-out-file={folder}/callgrind.%p",
+)
 
 
 def count(server: Server, scenario: Asking, requests: int, tool: Sequence[str] = CALLGRIND) -> int:
@@ -104,8 +141,19 @@ def count(server: Server, scenario: Asking, requests: int, tool: Sequence[str] =
     port = free_port()
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
-        command = [*(argument.format(folder=folder) for argument in tool), *server.command(scenario.app, port)]
-        with running(command, port, folder, max(os.sched_getaffinity(0)), PATIENCE, START_SECONDS, STOP_SECONDS):
+        command = [
+            *(argument.format(folder=folder) for argument in tool),
+            *server.command(scenario.app, port),
+        ]
+        with running(
+            command,
+            port,
+            folder,
+            max(os.sched_getaffinity(0)),
+            PATIENCE,
+            START_SECONDS,
+            STOP_SECONDS,
+        ):
             _await_answer(scenario, port)
             if scenario.closes:
                 for _ in range(requests):
@@ -114,7 +162,9 @@ def count(server: Server, scenario: Asking, requests: int, tool: Sequence[str] =
                 scenario.ask(port, requests // scenario.pipeline)
         totals = [_total(path) for path in folder.glob("callgrind.*")]
         if tool and (not totals or 0 in totals):
-            raise CountError(f"{server.name} was killed before valgrind wrote its count ({last_words(folder)})")
+            raise CountError(
+                f"{server.name} was killed before valgrind wrote its count ({last_words(folder)})"
+            )
         return sum(totals)
 
 

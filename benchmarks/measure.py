@@ -16,7 +16,16 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from scenarios import REPORT, WrongAnswerError
-from servers import NO_VARIABLES, Running, Server, StartError, free_port, last_words, pinned, running
+from servers import (
+    NO_VARIABLES,
+    Running,
+    Server,
+    StartError,
+    free_port,
+    last_words,
+    pinned,
+    running,
+)
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 WARM_UP_SECONDS = 1
@@ -81,7 +90,9 @@ AnyScenario = TypeVar("AnyScenario", bound=Scenario)
 Measured = TypeVar("Measured")
 
 
-def turns(scenarios: Sequence[AnyScenario], servers: Sequence[Server], rounds: int) -> list[tuple[int, AnyScenario, Server]]:
+def turns(
+    scenarios: Sequence[AnyScenario], servers: Sequence[Server], rounds: int
+) -> list[tuple[int, AnyScenario, Server]]:
     """Round, scenario and server: within a scenario and a round one server behind the other, so that a machine that becomes slower does so
     for all of them, and in the opposite order in every other round."""
     return [
@@ -104,7 +115,9 @@ def started(
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         try:
-            with running(server.command(scenario.app, port), port, folder, core, variables) as process:
+            with running(
+                server.command(scenario.app, port), port, folder, core, variables
+            ) as process:
                 scenario.check(port)
                 return measured(process, folder), ""
         except NotOfferedError:
@@ -115,15 +128,28 @@ def started(
 
 def progress(position: str, scenario: str, server: Server, outcome: str) -> None:
     """One line on stderr."""
-    print(f"{time.strftime('%H:%M:%S')} {position}, {scenario}, {server.name}: {outcome}", file=sys.stderr, flush=True)
+    print(
+        f"{time.strftime('%H:%M:%S')} {position}, {scenario}, {server.name}: {outcome}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def sample(server: Running, load: Callable[[int], Load], seconds: int) -> Sample:
     """Load a running server for so many seconds, after a warm-up. Raises LoadError."""
     load(WARM_UP_SECONDS)
-    before, core_before, client_before, begun = cpu_seconds(server.pid), core_seconds(server.cpu), _children_seconds(), time.monotonic()
+    before, core_before, client_before, begun = (
+        cpu_seconds(server.pid),
+        core_seconds(server.cpu),
+        _children_seconds(),
+        time.monotonic(),
+    )
     done = load(seconds)
-    used, core_used, passed = cpu_seconds(server.pid) - before, core_seconds(server.cpu) - core_before, time.monotonic() - begun
+    used, core_used, passed = (
+        cpu_seconds(server.pid) - before,
+        core_seconds(server.cpu) - core_before,
+        time.monotonic() - begun,
+    )
     if not done.requests:
         raise LoadError(f"not one answer in {seconds} s, errors: {describe(done.errors) or 'none'}")
     return Sample(
@@ -141,12 +167,30 @@ def sample(server: Running, load: Callable[[int], Load], seconds: int) -> Sample
 
 def wrk(port: int, script: Path, connections: int, cpu: int, seconds: int) -> Load:
     """Run wrk with one thread on core `cpu`. Raises LoadError."""
-    command = ["wrk", "-t", "1", "-c", str(connections), "-d", f"{seconds}s", "--latency", "-s", str(script), f"http://127.0.0.1:{port}/"]
+    command = [
+        "wrk",
+        "-t",
+        "1",
+        "-c",
+        str(connections),
+        "-d",
+        f"{seconds}s",
+        "--latency",
+        "-s",
+        str(script),
+        f"http://127.0.0.1:{port}/",
+    ]
     output = client(command, cpu, seconds + GRACE_SECONDS)
     for line in output.splitlines():
         if line.startswith(REPORT):
             report = json.loads(line.removeprefix(REPORT))
-            return Load(report["requests"], report["duration_us"] / 1e6, report["p50_us"], report["p99_us"], report["errors"])
+            return Load(
+                report["requests"],
+                report["duration_us"] / 1e6,
+                report["p50_us"],
+                report["p99_us"],
+                report["errors"],
+            )
     raise LoadError(f"wrk says: {output.strip()[:300]}")
 
 
@@ -154,7 +198,13 @@ def client(command: Sequence[str], cpu: int, seconds: float) -> str:
     """Run a client on core `cpu` to its end, for which it has so many seconds; returns what it says. Raises LoadError."""
     try:
         with pinned(cpu):
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
         try:
             output, _ = process.communicate(timeout=seconds)
         finally:
@@ -173,7 +223,9 @@ def describe(errors: dict[str, int]) -> str:
 def cpu_seconds(session: int) -> float:
     """User and system time of all processes of a session, those that have ended and were waited for included."""
     # proc(5): utime, stime, cutime and cstime are the fields 14 to 17; `_stats` leaves out the first two.
-    return sum(int(ticks) for fields in _stats(session) for ticks in fields[11:15]) / TICKS_PER_SECOND
+    return (
+        sum(int(ticks) for fields in _stats(session) for ticks in fields[11:15]) / TICKS_PER_SECOND
+    )
 
 
 def _children_seconds() -> float:

@@ -56,7 +56,9 @@ def cpu_ratio(result: Result, baseline: Result | None) -> float | None:
     rounds = result.samples.keys() & baseline.samples.keys() if baseline is not None else ()
     if baseline is None or not rounds or result.failure or baseline.failure:
         return None
-    return median(baseline.samples[number].cpu_us / result.samples[number].cpu_us for number in rounds)
+    return median(
+        baseline.samples[number].cpu_us / result.samples[number].cpu_us for number in rounds
+    )
 
 
 class Titled(Protocol):
@@ -114,10 +116,19 @@ def overview(
 
 
 def multiples(
-    scenarios: Sequence[Titled], peers: Sequence[Server], results: Results, value: Callable[[Result, Result | None], float | None]
+    scenarios: Sequence[Titled],
+    peers: Sequence[Server],
+    results: Results,
+    value: Callable[[Result, Result | None], float | None],
 ) -> str:
     """How many times as good as each of its peers this worker is."""
-    return overview(scenarios, peers, results, lambda peer, ours: value(ours, peer) if ours is not None else None, OURS)
+    return overview(
+        scenarios,
+        peers,
+        results,
+        lambda peer, ours: value(ours, peer) if ours is not None else None,
+        OURS,
+    )
 
 
 def section(
@@ -129,19 +140,33 @@ def section(
     baseline: str = BASELINE,
 ) -> str:
     """All numbers of one scenario, with what there is to say about them, below its title."""
-    rows = [["server", f"{what}/s", "lowest to highest", f"{baseline} = 1", *(column.title for column in columns)]]
+    rows = [
+        [
+            "server",
+            f"{what}/s",
+            "lowest to highest",
+            f"{baseline} = 1",
+            *(column.title for column in columns),
+        ]
+    ]
     remarks, disturbed = [], []
     for server in servers:
         result = results.get((scenario.name, server.name), Result())
-        rows.append([name(server), *_cells(result, results.get((scenario.name, baseline)), columns)])
+        rows.append(
+            [name(server), *_cells(result, results.get((scenario.name, baseline)), columns)]
+        )
         if result.failure not in {"", NONE}:
             remarks.append(f"{MARK} {server.name}: {result.failure}")
         if result.errors:
-            remarks.append(f"{MARK} {server.name}: errors over all rounds: {describe(result.errors)}")
+            remarks.append(
+                f"{MARK} {server.name}: errors over all rounds: {describe(result.errors)}"
+            )
         if result.disturbed > DISTURBED:
             disturbed.append(f"{server.name} {result.disturbed:.0%}")
     if disturbed:
-        remarks.append(f"Other processes took of the server's core, in the worst round: {', '.join(disturbed)}.")
+        remarks.append(
+            f"Other processes took of the server's core, in the worst round: {', '.join(disturbed)}."
+        )
     return "\n\n".join([f"{scenario.title} (`{scenario.name}`)", table(rows), *remarks])
 
 
@@ -154,7 +179,10 @@ def _cells(result: Result, baseline: Result | None, columns: Sequence[Column]) -
         f"{MARK} {median(rates):,.0f}" if result.errors else f"{median(rates):,.0f}",
         f"{min(rates):,.0f} to {max(rates):,.0f}",
         _cell(result, ratio(result, baseline)),
-        *(format(median(column.value(sample) for sample in samples), column.spec) for column in columns),
+        *(
+            format(median(column.value(sample) for sample in samples), column.spec)
+            for column in columns
+        ),
     ]
 
 
@@ -167,10 +195,15 @@ def _cell(result: Result, value: float | None) -> str:
 
 
 def counts(
-    scenarios: Sequence[Titled], servers: Sequence[Server], found: Mapping[tuple[str, str], float | str], baseline: str = BASELINE
+    scenarios: Sequence[Titled],
+    servers: Sequence[Server],
+    found: Mapping[tuple[str, str], float | str],
+    baseline: str = BASELINE,
 ) -> str:
     """Instructions by the names of scenario and server, or what kept them from being counted."""
-    rows = [["server", *(cell for scenario in scenarios for cell in (scenario.name, f"{baseline} = 1"))]]
+    rows = [
+        ["server", *(cell for scenario in scenarios for cell in (scenario.name, f"{baseline} = 1"))]
+    ]
     remarks = []
     for server in servers:
         cells = []
@@ -182,7 +215,10 @@ def counts(
                 cells += [f"{MARK} fails", ""]
                 remarks.append(f"{MARK} {server.name}, {scenario.name}: {count}")
             else:
-                cells += [f"{count:,.0f}", f"{count / other:.2f}" if isinstance(other, float) else ""]
+                cells += [
+                    f"{count:,.0f}",
+                    f"{count / other:.2f}" if isinstance(other, float) else "",
+                ]
         rows.append([name(server), *cells])
     return "\n\n".join([table(rows), *remarks])
 
@@ -198,6 +234,9 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = []
     for row in [rows[0], rule, *rows[1:]]:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        cells = [
+            row[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -29,14 +29,21 @@ def main(arguments: Sequence[str]) -> int:
         print(complaint, file=sys.stderr)
         return 2
     command = bench_env.command_line("run.py", arguments)
-    return bench_env.conduct(__file__, options.inside, options.python, arguments, lambda: write(options, command))
+    return bench_env.conduct(
+        __file__, options.inside, options.python, arguments, lambda: write(options, command)
+    )
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(description="Measure gunicorn_asgi beside its peers.")
     bench_env.add_arguments(parser)
-    parser.add_argument("--connections", type=bench_env.positive, default=16, help="that wrk keeps open (default: 16)")
+    parser.add_argument(
+        "--connections",
+        type=bench_env.positive,
+        default=16,
+        help="that wrk keeps open (default: 16)",
+    )
     bench_env.add_measuring(parser, SCENARIOS, SERVERS, OUTPUT)
     return bench_env.read_measuring(parser, arguments, SCENARIOS, SERVERS, OUTPUT)
 
@@ -53,7 +60,10 @@ def write(options: argparse.Namespace, command: str) -> None:
     facts = [
         ("date", datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")),
         ("command", f"`{command}`"),
-        ("method", f"{options.rounds} rounds of {options.seconds} s, {options.connections} connections"),
+        (
+            "method",
+            f"{options.rounds} rounds of {options.seconds} s, {options.connections} connections",
+        ),
         ("cores", f"server on {server_core}, wrk on {load_core}"),
         *bench_env.facts(),
         ("wrk", _wrk_version()),
@@ -69,7 +79,11 @@ def measure_all(options: argparse.Namespace, server_core: int, load_core: int) -
     would save half a minute a round, but Gunicorn's arbiter takes a stopped worker for a hung one, the pages that several processes
     share would belong to each of them in part, and the memory after a scenario would be that of all the ones before.
     """
-    results = {(scenario.name, server.name): report.Result() for scenario in options.scenarios for server in options.servers}
+    results = {
+        (scenario.name, server.name): report.Result()
+        for scenario in options.scenarios
+        for server in options.servers
+    }
     turns = measure.turns(options.scenarios, options.servers, options.rounds)
     begun = time.monotonic()
     for done, (number, scenario, server) in enumerate(turns, 1):
@@ -79,20 +93,36 @@ def measure_all(options: argparse.Namespace, server_core: int, load_core: int) -
         measure_one(result, number, scenario, server, options, server_core, load_core)
         left = (time.monotonic() - begun) / done * (len(turns) - done)
         sample = result.samples.get(number)
-        outcome = f"{sample.rate:,.0f} requests/s {measure.describe(sample.errors)}" if sample else f"fails: {result.failure}"
-        measure.progress(f"{done}/{len(turns)}, {left / 60:.0f} min left", scenario.name, server, outcome)
+        outcome = (
+            f"{sample.rate:,.0f} requests/s {measure.describe(sample.errors)}"
+            if sample
+            else f"fails: {result.failure}"
+        )
+        measure.progress(
+            f"{done}/{len(turns)}, {left / 60:.0f} min left", scenario.name, server, outcome
+        )
     return results
 
 
 def measure_one(
-    result: report.Result, number: int, scenario: Scenario, server: Server, options: argparse.Namespace, server_core: int, load_core: int
+    result: report.Result,
+    number: int,
+    scenario: Scenario,
+    server: Server,
+    options: argparse.Namespace,
+    server_core: int,
+    load_core: int,
 ) -> None:
     """Start, check, load and end one server; add the sample of round `number`, or the failure, to `result`."""
 
     def measured(process: Running, folder: Path) -> measure.Sample:
         script = folder / "load.lua"
         script.write_text(scenario.script(process.port))
-        return measure.sample(process, partial(measure.wrk, process.port, script, options.connections, load_core), options.seconds)
+        return measure.sample(
+            process,
+            partial(measure.wrk, process.port, script, options.connections, load_core),
+            options.seconds,
+        )
 
     sample, result.failure = measure.started(server, scenario, server_core, measured)
     if sample is not None:
@@ -106,11 +136,16 @@ ratio of requests/s within a round. There is no latency of pipelined requests: w
 measurement at all; what happened stands below its table."""
 
 
-def markdown(facts: Sequence[tuple[str, str]], options: argparse.Namespace, results: report.Results) -> str:
+def markdown(
+    facts: Sequence[tuple[str, str]], options: argparse.Namespace, results: report.Results
+) -> str:
     """The whole report."""
     scenarios, servers = options.scenarios, options.servers
     parts = ["# Results", report.facts_list(facts), LEGEND]
-    parts += [f"## Requests per second, {BASELINE} = 1", report.overview(scenarios, servers, results)]
+    parts += [
+        f"## Requests per second, {BASELINE} = 1",
+        report.overview(scenarios, servers, results),
+    ]
     for scenario in scenarios:
         latency = () if scenario.pipeline > 1 else (report.P50, report.P99)
         columns = [report.cpu("request"), report.BUSY, *latency, report.MEMORY]
@@ -119,7 +154,13 @@ def markdown(facts: Sequence[tuple[str, str]], options: argparse.Namespace, resu
 
 
 def _wrk_version() -> str:
-    done = subprocess.run(["wrk", "-v"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=bench_env.ASK_SECONDS)
+    done = subprocess.run(
+        ["wrk", "-v"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=bench_env.ASK_SECONDS,
+    )
     return done.stdout.partition(" Copyright")[0].strip()
 
 

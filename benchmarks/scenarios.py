@@ -21,8 +21,14 @@ BROWSER: tuple[Header, ...] = (
     ("sec-ch-ua-mobile", "?0"),
     ("sec-ch-ua-platform", '"Linux"'),
     ("upgrade-insecure-requests", "1"),
-    ("user-agent", "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/143.0.0.0 Safari/537.36"),
-    ("accept", "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8"),
+    (
+        "user-agent",
+        "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/143.0.0.0 Safari/537.36",
+    ),
+    (
+        "accept",
+        "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8",
+    ),
     ("sec-fetch-site", "same-origin"),
     ("accept-encoding", "gzip, deflate, br, zstd"),
     ("accept-language", "en-GB,en;q=0.9,de;q=0.8"),
@@ -89,7 +95,13 @@ class Scenario:
             with socket.create_connection(("127.0.0.1", port), timeout=STEP_SECONDS) as sock:
                 reader = _KeptOpen(socket.SocketIO(sock, "r"))
                 for number in range(times):
-                    sock.sendall((text.replace(COUNTER, f"{number:0{len(COUNTER)}}") if self.varies else text).encode())
+                    sock.sendall(
+                        (
+                            text.replace(COUNTER, f"{number:0{len(COUNTER)}}")
+                            if self.varies
+                            else text
+                        ).encode()
+                    )
                     for _ in range(self.pipeline):
                         self._check_response(reader)
                 if self.closes and reader.read(1):
@@ -104,7 +116,9 @@ class Scenario:
         if response.status != 200:
             raise WrongAnswerError(f"status {response.status}: {body[:200]!r}")
         if body != self.expected:
-            raise WrongAnswerError(f"a body of {len(body)} bytes that is not the expected one of {len(self.expected)}: {body[:60]!r}")
+            raise WrongAnswerError(
+                f"a body of {len(body)} bytes that is not the expected one of {len(self.expected)}: {body[:60]!r}"
+            )
         if response.will_close and not self.closes:
             raise WrongAnswerError("the connection is not kept open")
 
@@ -143,7 +157,13 @@ ECHOED = "0123456789abcdef" * 64
 
 SCENARIOS = (
     Scenario("hello", "Hello, world!", "apps:hello", apps.HELLO),
-    Scenario("browser", "Hello, world! with ten browser headers", "apps:hello", apps.HELLO, headers=BROWSER),
+    Scenario(
+        "browser",
+        "Hello, world! with ten browser headers",
+        "apps:hello",
+        apps.HELLO,
+        headers=BROWSER,
+    ),
     Scenario(
         "varying",
         "Hello, world! with ten browser headers, the cookie another one in each request",
@@ -162,8 +182,25 @@ SCENARIOS = (
         body=ECHOED,
     ),
     Scenario("large", "64 KiB response", "apps:large", apps.LARGE),
-    Scenario("streamed", "Response streamed in 16 parts of 256 bytes", "apps:streamed", apps.PART * apps.PARTS),
-    Scenario("close", "A new connection for each request", "apps:hello", apps.HELLO, headers=(("connection", "close"),)),
+    Scenario(
+        "streamed",
+        "Response streamed in 16 parts of 256 bytes",
+        "apps:streamed",
+        apps.PART * apps.PARTS,
+    ),
+    Scenario(
+        "close",
+        "A new connection for each request",
+        "apps:hello",
+        apps.HELLO,
+        headers=(("connection", "close"),),
+    ),
     Scenario("pipelined", "16 requests pipelined", "apps:hello", apps.HELLO, pipeline=16),
-    Scenario("fastapi", "FastAPI, a JSON route", "fastapi_app:app", b'{"number":42,"q":"benchmark"}', target="/items/42?q=benchmark"),
+    Scenario(
+        "fastapi",
+        "FastAPI, a JSON route",
+        "fastapi_app:app",
+        b'{"number":42,"q":"benchmark"}',
+        target="/items/42?q=benchmark",
+    ),
 )

@@ -34,7 +34,11 @@ class Server:
 
     def command(self, app: str, port: int) -> list[str]:
         """The whole command line, with the running interpreter."""
-        return [sys.executable, "-m", *(argument.format(app=app, port=port) for argument in self.arguments)]
+        return [
+            sys.executable,
+            "-m",
+            *(argument.format(app=app, port=port) for argument in self.arguments),
+        ]
 
 
 OURS = "gunicorn_asgi"
@@ -45,19 +49,62 @@ SERVERS = (
     Server(
         BASELINE,
         (
-            *("uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--http", "httptools", "--loop", "uvloop"),
+            *(
+                "uvicorn",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "{port}",
+                "--http",
+                "httptools",
+                "--loop",
+                "uvloop",
+            ),
             *("--no-access-log", "--log-level", "warning", "{app}"),
         ),
     ),
     Server("uvicorn-worker", (*GUNICORN, "-k", "uvicorn_worker.UvicornWorker", "{app}")),
     Server("gunicorn asgi", (*GUNICORN, "-k", "asgi", "--asgi-loop", "uvloop", "{app}")),
-    Server("hypercorn", ("hypercorn", "--bind", "127.0.0.1:{port}", "-w", "1", "-k", "uvloop", "--log-level", "warning", "{app}")),
+    Server(
+        "hypercorn",
+        (
+            "hypercorn",
+            "--bind",
+            "127.0.0.1:{port}",
+            "-w",
+            "1",
+            "-k",
+            "uvloop",
+            "--log-level",
+            "warning",
+            "{app}",
+        ),
+    ),
     Server("daphne", ("daphne", "-b", "127.0.0.1", "-p", "{port}", "-v", "0", "{app}")),
     Server(
         "granian",
         (
-            *("granian", "--interface", "asgi", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1"),
-            *("--runtime-threads", "1", "--loop", "uvloop", "--no-access-log", "--log-level", "warning", "{app}"),
+            *(
+                "granian",
+                "--interface",
+                "asgi",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "{port}",
+                "--workers",
+                "1",
+            ),
+            *(
+                "--runtime-threads",
+                "1",
+                "--loop",
+                "uvloop",
+                "--no-access-log",
+                "--log-level",
+                "warning",
+                "{app}",
+            ),
         ),
     ),
 )
@@ -102,7 +149,13 @@ def running(
     }
     with (folder / "server.log").open("wb") as log, pinned(cpu):
         process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         _await_listening(process, port, start_s)

@@ -37,7 +37,9 @@ class Running:
     folder: Path
 
     def ask(self, path: str, timeout: float = 1.0) -> bytes:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=timeout) as response:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{self.port}{path}", timeout=timeout
+        ) as response:
             body: bytes = response.read()
             return body
 
@@ -70,10 +72,23 @@ def running(server: Server, settings: list[str]) -> Iterator[Running]:
         folder = Path(name)
         (folder / "watched.py").write_text("from blocking_app import app\n")
         command = [str(Path(sys.executable).with_name("gunicorn"))]
-        command += [argument.format(app="watched:app", port=port) for argument in server.arguments[1:]]
-        command += ["--graceful-timeout", str(GRACEFUL_SECONDS), "--timeout", str(TIMEOUT_SECONDS), *settings]
+        command += [
+            argument.format(app="watched:app", port=port) for argument in server.arguments[1:]
+        ]
+        command += [
+            "--graceful-timeout",
+            str(GRACEFUL_SECONDS),
+            "--timeout",
+            str(TIMEOUT_SECONDS),
+            *settings,
+        ]
         path = os.pathsep.join([str(folder), str(HERE), str(ROOT)])
-        environment = {"PATH": os.environ["PATH"], "HOME": name, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": name,
+            "PYTHONPATH": path,
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
         process = subprocess.Popen(
             command,
             cwd=folder,
@@ -171,10 +186,17 @@ def measure(way: Callable[[Server], float], server: Server, rounds: int) -> str:
 
 def report(rounds: int) -> None:
     """Measure all of WAYS, and print them as a table."""
-    print(f"Seconds, median of {rounds}; graceful_timeout {GRACEFUL_SECONDS}, timeout {TIMEOUT_SECONDS}, one worker.\n")
+    print(
+        f"Seconds, median of {rounds}; graceful_timeout {GRACEFUL_SECONDS}, timeout {TIMEOUT_SECONDS}, one worker.\n"
+    )
     print("| " + " | ".join(["", *NAMES]) + " |\n|---" + "|---:" * len(NAMES) + "|", flush=True)
     for title, way in WAYS.items():
-        print("| " + " | ".join([title, *(measure(way, by_name(name), rounds) for name in NAMES)]) + " |", flush=True)
+        print(
+            "| "
+            + " | ".join([title, *(measure(way, by_name(name), rounds) for name in NAMES)])
+            + " |",
+            flush=True,
+        )
 
 
 def main() -> int:
@@ -183,7 +205,9 @@ def main() -> int:
     add_arguments(parser)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    return conduct(__file__, arguments.inside, arguments.python, sys.argv[1:], lambda: report(arguments.rounds))
+    return conduct(
+        __file__, arguments.inside, arguments.python, sys.argv[1:], lambda: report(arguments.rounds)
+    )
 
 
 if __name__ == "__main__":

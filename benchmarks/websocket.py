@@ -36,9 +36,13 @@ IDLE_ROUNDS = 3
 """At most: the memory hardly varies."""
 IDLE_SECONDS = 300.0
 """For all of the connections to be opened and closed again."""
-COUNTED_SERVERS = tuple(server for server in SERVERS if server.name not in {"gunicorn asgi", "hypercorn", "daphne"})
+COUNTED_SERVERS = tuple(
+    server for server in SERVERS if server.name not in {"gunicorn asgi", "hypercorn", "daphne"}
+)
 """Valgrind does not know all instructions of `gunicorn_h1c`, is killed with Hypercorn before it has written, and takes minutes for Daphne."""
-COUNTED = tuple(scenario for scenario in SCENARIOS if scenario.name != "large" and scenario.in_flight == 1)
+COUNTED = tuple(
+    scenario for scenario in SCENARIOS if scenario.name != "large" and scenario.in_flight == 1
+)
 """Callgrind counts a copied block as one instruction a byte, which says nothing of large ones."""
 
 
@@ -71,22 +75,33 @@ def main(arguments: Sequence[str]) -> int:
         print(complaint, file=sys.stderr)
         return 2
     command = bench_env.command_line("websocket.py", arguments)
-    return bench_env.conduct(__file__, options.inside, options.python, arguments, lambda: write(options, command))
+    return bench_env.conduct(
+        __file__, options.inside, options.python, arguments, lambda: write(options, command)
+    )
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Of the command line."""
-    parser = argparse.ArgumentParser(description="Measure WebSocket echoes of gunicorn_asgi beside its peers.")
+    parser = argparse.ArgumentParser(
+        description="Measure WebSocket echoes of gunicorn_asgi beside its peers."
+    )
     bench_env.add_arguments(parser)
     bench_env.add_measuring(parser, SCENARIOS, SERVERS, OUTPUT)
-    parser.add_argument("--idle", type=bench_env.positive, help="connections whose memory is measured (default: 5000, 500 with --quick)")
+    parser.add_argument(
+        "--idle",
+        type=bench_env.positive,
+        help="connections whose memory is measured (default: 5000, 500 with --quick)",
+    )
     bench_env.add_parts(parser, PARTS)
     options = bench_env.read_measuring(parser, arguments, SCENARIOS, SERVERS, OUTPUT)
     bench_env.read_parts(parser, options, PARTS)
     options.idle = options.idle or (500 if options.quick else 5000)
     most = _allow_files() - 200
     if "memory" in options.parts and options.idle > most:
-        print(f"No process may have more files open than {most + 200}: the memory is that of {most} connections.", file=sys.stderr)
+        print(
+            f"No process may have more files open than {most + 200}: the memory is that of {most} connections.",
+            file=sys.stderr,
+        )
         options.idle = most
     return options
 
@@ -104,7 +119,10 @@ def write(options: argparse.Namespace, command: str) -> None:
     facts = [
         ("date", datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")),
         ("command", f"`{command}`"),
-        ("method", f"{options.rounds} rounds; rate: {options.seconds} s each; memory: {options.idle:,} connections"),
+        (
+            "method",
+            f"{options.rounds} rounds; rate: {options.seconds} s each; memory: {options.idle:,} connections",
+        ),
         ("cores", f"server on {cores[0]}, client on {cores[-1]}"),
         *bench_env.facts(),
     ]
@@ -121,7 +139,9 @@ def write(options: argparse.Namespace, command: str) -> None:
 # Measuring.
 
 
-def measure_rate(options: argparse.Namespace, results: Results, server_core: int, client_core: int) -> None:
+def measure_rate(
+    options: argparse.Namespace, results: Results, server_core: int, client_core: int
+) -> None:
     """Every server in every scenario in every round, in turns."""
     for number, scenario, server in turns(options.scenarios, options.servers, options.rounds):
         result = results.rate.setdefault((scenario.name, server.name), report.Result())
@@ -139,7 +159,9 @@ def measure_rate(options: argparse.Namespace, results: Results, server_core: int
         progress(f"rate {number + 1}", scenario.name, server, outcome)
 
 
-def measure_memory(options: argparse.Namespace, results: Results, server_core: int, client_core: int) -> None:
+def measure_memory(
+    options: argparse.Namespace, results: Results, server_core: int, client_core: int
+) -> None:
     """Every server in every round, in turns."""
     for number, scenario, server in turns(IDLE, options.servers, min(options.rounds, IDLE_ROUNDS)):
         result = results.memory.setdefault((scenario.name, server.name), Idle())
@@ -147,7 +169,11 @@ def measure_memory(options: argparse.Namespace, results: Results, server_core: i
             continue
 
         def measured(process: Running, _: Path, scenario: Scenario = scenario) -> dict[str, int]:
-            return _client(Job(scenario, process.port, process.pid, process.cpu, idle=options.idle), client_core, IDLE_SECONDS)
+            return _client(
+                Job(scenario, process.port, process.pid, process.cpu, idle=options.idle),
+                client_core,
+                IDLE_SECONDS,
+            )
 
         found, result.failure = started(server, scenario, server_core, measured)
         if found is not None:
@@ -161,8 +187,15 @@ def count_instructions(options: argparse.Namespace, results: Results) -> None:
     """Once: they hardly vary."""
     for scenario in (scenario for scenario in options.scenarios if scenario in COUNTED):
         for server in _counted(options):
-            results.instructions[scenario.name, server.name] = found = instructions.attempt(server, scenario)
-            progress("instructions", scenario.name, server, found if isinstance(found, str) else f"{found:,.0f}")
+            results.instructions[scenario.name, server.name] = found = instructions.attempt(
+                server, scenario
+            )
+            progress(
+                "instructions",
+                scenario.name,
+                server,
+                found if isinstance(found, str) else f"{found:,.0f}",
+            )
 
 
 def _counted(options: argparse.Namespace) -> list[Server]:
@@ -175,7 +208,13 @@ def _client(job: Job, core: int, seconds: float) -> dict[str, Any]:
     try:
         with pinned(core):
             done = subprocess.run(
-                command, cwd=HERE, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds
+                command,
+                cwd=HERE,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=seconds,
             )
     except subprocess.TimeoutExpired as error:
         raise LoadError("the client did not end in time") from error
@@ -209,20 +248,38 @@ that each wakes the server. The kernel is not in it."""
 COLUMNS = (report.cpu("message"), report.BUSY, report.CLIENT, report.P50, report.P99, report.MEMORY)
 
 
-def markdown(facts: Sequence[tuple[str, str]], options: argparse.Namespace, results: Results) -> str:
+def markdown(
+    facts: Sequence[tuple[str, str]], options: argparse.Namespace, results: Results
+) -> str:
     """The whole report."""
     scenarios, servers = options.scenarios, options.servers
     parts = ["# WebSocket", report.facts_list(facts), LEGEND]
     if results.rate:
-        parts += ["## Messages", RATE_LEGEND, f"### Messages per second, {BASELINE} = 1", report.overview(scenarios, servers, results.rate)]
+        parts += [
+            "## Messages",
+            RATE_LEGEND,
+            f"### Messages per second, {BASELINE} = 1",
+            report.overview(scenarios, servers, results.rate),
+        ]
         parts.append(f"### Messages per second of CPU time, {BASELINE} = 1")
         parts.append(report.overview(scenarios, servers, results.rate, report.cpu_ratio))
-        parts += ["### " + report.section(scenario, servers, results.rate, COLUMNS, "messages") for scenario in scenarios]
+        parts += [
+            "### " + report.section(scenario, servers, results.rate, COLUMNS, "messages")
+            for scenario in scenarios
+        ]
     if results.memory:
-        parts += ["## Memory of an idle connection", MEMORY_LEGEND.format(idle=options.idle), _memory(servers, results.memory)]
+        parts += [
+            "## Memory of an idle connection",
+            MEMORY_LEGEND.format(idle=options.idle),
+            _memory(servers, results.memory),
+        ]
     if results.instructions:
         counted = [scenario for scenario in scenarios if scenario in COUNTED]
-        parts += ["## Instructions of a message", INSTRUCTIONS_LEGEND, report.counts(counted, _counted(options), results.instructions)]
+        parts += [
+            "## Instructions of a message",
+            INSTRUCTIONS_LEGEND,
+            report.counts(counted, _counted(options), results.instructions),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -232,12 +289,20 @@ def _memory(servers: Sequence[Server], found: dict[tuple[str, str], Idle]) -> st
     for server in servers:
         results = [found[scenario.name, server.name] for scenario in IDLE]
         cells = [
-            (NONE if result.failure == NONE else f"{MARK} fails") if result.failure else f"{median(result.per_connection) / 1024:.1f}"
+            (NONE if result.failure == NONE else f"{MARK} fails")
+            if result.failure
+            else f"{median(result.per_connection) / 1024:.1f}"
             for result in results
         ]
         before = results[0].before
-        rows.append([report.name(server), *cells, f"{median(before) / 2**20:.1f}" if before else ""])
-        remarks += [f"{MARK} {server.name}: {result.failure}" for result in results if result.failure not in {"", NONE}]
+        rows.append(
+            [report.name(server), *cells, f"{median(before) / 2**20:.1f}" if before else ""]
+        )
+        remarks += [
+            f"{MARK} {server.name}: {result.failure}"
+            for result in results
+            if result.failure not in {"", NONE}
+        ]
     return "\n\n".join([report.table(rows), *remarks])
 
 

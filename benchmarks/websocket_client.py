@@ -44,7 +44,9 @@ class Deflate:
         _, *parameters = (part.strip() for part in answer.split(";"))
         values = dict(part.partition("=")[::2] for part in parameters)
         bits = int(values.get("client_max_window_bits", "15").strip('"'))
-        return cls(bits, "client_no_context_takeover" in values, "server_no_context_takeover" in values)
+        return cls(
+            bits, "client_no_context_takeover" in values, "server_no_context_takeover" in values
+        )
 
 
 class Book:
@@ -53,7 +55,9 @@ class Book:
     def __init__(self, scenario: Scenario) -> None:
         self.opcode = TEXT if scenario.text else BINARY
         self.messages = scenario.messages()
-        self.answers = [_header(FIN | self.opcode, len(message)) + message for message in self.messages]
+        self.answers = [
+            _header(FIN | self.opcode, len(message)) + message for message in self.messages
+        ]
         """What a server sends that does not compress."""
         self._frames: dict[Deflate | None, tuple[list[bytes], list[bytes]]] = {}
 
@@ -64,7 +68,10 @@ class Book:
             if deflate is None:
                 first = later = [_masked(FIN | self.opcode, message) for message in self.messages]
             else:
-                frames = [_masked(FIN | RSV1 | self.opcode, message) for message in _compress(self.messages * 2, deflate)]
+                frames = [
+                    _masked(FIN | RSV1 | self.opcode, message)
+                    for message in _compress(self.messages * 2, deflate)
+                ]
                 first, later = frames[: len(self.messages)], frames[len(self.messages) :]
             self._frames[deflate] = first, later
         return self._frames[deflate]
@@ -75,7 +82,9 @@ def _compress(messages: Sequence[bytes], deflate: Deflate) -> Iterator[bytes]:
     for message in messages:
         if deflate.no_takeover:
             compressor = zlib.compressobj(wbits=-deflate.bits)
-        yield (compressor.compress(message) + compressor.flush(zlib.Z_SYNC_FLUSH)).removesuffix(TAIL)
+        yield (compressor.compress(message) + compressor.flush(zlib.Z_SYNC_FLUSH)).removesuffix(
+            TAIL
+        )
 
 
 def _header(first: int, length: int, mask: int = 0) -> bytes:
@@ -92,7 +101,11 @@ def _masked(first: int, payload: bytes) -> bytes:
     length = len(payload)
     key = secrets.token_bytes(4)
     mask = int.from_bytes((key * (length // 4 + 1))[:length], "big")
-    return _header(first, length, 0x80) + key + (int.from_bytes(payload, "big") ^ mask).to_bytes(length, "big")
+    return (
+        _header(first, length, 0x80)
+        + key
+        + (int.from_bytes(payload, "big") ^ mask).to_bytes(length, "big")
+    )
 
 
 class Client:
@@ -151,10 +164,15 @@ class Client:
             read = self.socket.recv(HEAD_BYTES)
             data += read
             if not read:
-                raise measure.LoadError(f"the connection ended within the handshake, behind {data[:200]!r}")
+                raise measure.LoadError(
+                    f"the connection ended within the handshake, behind {data[:200]!r}"
+                )
         head, _, self._buffer = data.partition(b"\r\n\r\n")
         status, *fields = head.decode("latin-1").split("\r\n")
-        found = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in fields)}
+        found = {
+            name.lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in fields)
+        }
         accept = base64.b64encode(sha1(key + GUID).digest()).decode()
         if " 101 " not in f"{status} " or found.get("sec-websocket-accept") != accept:
             raise measure.LoadError(f"the handshake failed: {status}")

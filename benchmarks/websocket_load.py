@@ -103,7 +103,11 @@ def load(job: Job) -> dict[str, object]:
     for client in every:
         client.latencies.clear()
     counts = [client.received for client in every]
-    used, core, own = measure.cpu_seconds(job.session), measure.core_seconds(job.cpu), time.process_time()
+    used, core, own = (
+        measure.cpu_seconds(job.session),
+        measure.core_seconds(job.cpu),
+        time.process_time(),
+    )
     passed = clients.run(job.seconds)
     own = time.process_time() - own
     used, core = measure.cpu_seconds(job.session) - used, measure.core_seconds(job.cpu) - core
@@ -117,7 +121,9 @@ def load(job: Job) -> dict[str, object]:
             errors[kind] = errors.get(kind, 0) + count
     total = sum(done)
     if not total or not latencies:
-        raise measure.LoadError(f"not one answer in {job.seconds} s, errors: {measure.describe(errors) or 'none'}")
+        raise measure.LoadError(
+            f"not one answer in {job.seconds} s, errors: {measure.describe(errors) or 'none'}"
+        )
     return {
         "rate": total / passed,
         "cpu_us": used / total * 1e6,

@@ -44,7 +44,10 @@ class Scenario:
         """The messages that a connection sends in turn: records in the shape of JSON, and bytes that no compression makes smaller."""
         generator = random.Random(self.size)
         count = max(2, -(-CYCLE_BYTES // self.size))
-        return [_record(generator, self.size) if self.text else generator.randbytes(self.size) for _ in range(count)]
+        return [
+            _record(generator, self.size) if self.text else generator.randbytes(self.size)
+            for _ in range(count)
+        ]
 
     def check(self, port: int) -> None:
         """Have another client than that of the load, which is strict, send a few. Raises WrongAnswerError, NotOfferedError."""
@@ -56,7 +59,9 @@ class Scenario:
         from websockets.sync.client import connect
 
         messages = self.messages()
-        extensions = [ClientPerMessageDeflateFactory(client_max_window_bits=True)] if self.deflate else None  # DEFLATE
+        extensions = (
+            [ClientPerMessageDeflateFactory(client_max_window_bits=True)] if self.deflate else None
+        )  # DEFLATE
         with (
             _wrong_answers(),
             connect(
@@ -77,7 +82,9 @@ class Scenario:
                 client.send(message, text=self.text)
                 answer = client.recv(STEP_SECONDS, decode=False)
                 if answer != message:
-                    raise WrongAnswerError(f"{len(answer)} bytes that are not the {len(message)} of the message: {bytes(answer[:60])!r}")
+                    raise WrongAnswerError(
+                        f"{len(answer)} bytes that are not the {len(message)} of the message: {bytes(answer[:60])!r}"
+                    )
 
 
 @dataclass(frozen=True)
@@ -131,28 +138,85 @@ SCENARIOS = (
     Scenario("small", "64 connections, 32 bytes of text", 64, 32),
     Scenario("kilobyte", "64 connections, 1 KiB of text", 64, 1024),
     Scenario("large", "8 connections, 64 KiB of bytes", 8, 65536, text=False),
-    Scenario("inflight", "16 connections with 16 messages of 32 bytes under way on each", 16, 32, in_flight=16),
-    Scenario("small-deflate", "64 connections, 32 bytes of text, permessage-deflate", 64, 32, deflate=True),
-    Scenario("kilobyte-deflate", "64 connections, 1 KiB of text, permessage-deflate", 64, 1024, deflate=True),
+    Scenario(
+        "inflight",
+        "16 connections with 16 messages of 32 bytes under way on each",
+        16,
+        32,
+        in_flight=16,
+    ),
+    Scenario(
+        "small-deflate",
+        "64 connections, 32 bytes of text, permessage-deflate",
+        64,
+        32,
+        deflate=True,
+    ),
+    Scenario(
+        "kilobyte-deflate",
+        "64 connections, 1 KiB of text, permessage-deflate",
+        64,
+        1024,
+        deflate=True,
+    ),
 )
 
 LIMIT = "picows"
 MANY_CONNECTIONS = ("--worker-connections", "20000")
 """For the memory of idle ones; Gunicorn's default is 1,000."""
-UVICORN = ("uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--http", "httptools", "--loop", "uvloop")
+UVICORN = (
+    "uvicorn",
+    "--host",
+    "127.0.0.1",
+    "--port",
+    "{port}",
+    "--http",
+    "httptools",
+    "--loop",
+    "uvloop",
+)
 QUIET = ("--no-access-log", "--log-level", "warning")
 
 SERVERS = (
     Server(OURS, (*GUNICORN, *MANY_CONNECTIONS, "-k", "gunicorn_asgi.Worker", "{app}")),
     Server(BASELINE, (*UVICORN, *QUIET, "--ws", "websockets-sansio", "{app}")),
     Server(f"{BASELINE} wsproto", (*UVICORN, *QUIET, "--ws", "wsproto", "{app}")),
-    Server("gunicorn asgi", (*GUNICORN, *MANY_CONNECTIONS, "-k", "asgi", "--asgi-loop", "uvloop", "{app}")),
-    Server("hypercorn", ("hypercorn", "--bind", "127.0.0.1:{port}", "-w", "1", "-k", "uvloop", "--log-level", "warning", "{app}")),
+    Server(
+        "gunicorn asgi",
+        (*GUNICORN, *MANY_CONNECTIONS, "-k", "asgi", "--asgi-loop", "uvloop", "{app}"),
+    ),
+    Server(
+        "hypercorn",
+        (
+            "hypercorn",
+            "--bind",
+            "127.0.0.1:{port}",
+            "-w",
+            "1",
+            "-k",
+            "uvloop",
+            "--log-level",
+            "warning",
+            "{app}",
+        ),
+    ),
     Server("daphne", ("daphne", "-b", "127.0.0.1", "-p", "{port}", "-v", "0", "{app}")),
     Server(
         "granian",
         (
-            *("granian", "--interface", "asgi", "--host", "127.0.0.1", "--port", "{port}", "--workers", "1", "--backpressure", "20000"),
+            *(
+                "granian",
+                "--interface",
+                "asgi",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "{port}",
+                "--workers",
+                "1",
+                "--backpressure",
+                "20000",
+            ),
             *("--runtime-threads", "1", "--loop", "uvloop", *QUIET, "{app}"),
         ),
     ),

@@ -53,13 +53,23 @@ async def state(scope: Scope, receive: Receive, send: Send) -> None:
     """What the lifespan has left for the requests of this process."""
     served = scope["state"]["served"]
     served["requests"] += 1
-    report = {"pid": os.getpid(), "seconds": round(time.time() - scope["state"]["started"], 1), **served}
+    report = {
+        "pid": os.getpid(),
+        "seconds": round(time.time() - scope["state"]["started"], 1),
+        **served,
+    }
     await respond(send, 200, b"application/json", json.dumps(report).encode() + b"\n")
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     """The body of the request as that of the response. Each side waits for the other, so no more than a few parts are in memory."""
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/octet-stream")]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-type", b"application/octet-stream")],
+        }
+    )
     more_body = True
     while more_body:
         message = await receive()
@@ -71,9 +81,17 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def stream(scope: Scope, receive: Receive, send: Send) -> None:
     """A response of unknown length. Once the client is gone, ``send()`` raises an OSError, and the server catches it again."""
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain; charset=utf-8")]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-type", b"text/plain; charset=utf-8")],
+        }
+    )
     for number in range(1, 11):
-        await send({"type": "http.response.body", "body": b"line %d of 10\n" % number, "more_body": True})
+        await send(
+            {"type": "http.response.body", "body": b"line %d of 10\n" % number, "more_body": True}
+        )
         await asyncio.sleep(0.2)
     await send({"type": "http.response.body"})
 
@@ -99,7 +117,13 @@ async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def respond(send: Send, status: int, content_type: bytes, body: bytes) -> None:
     """Send a whole response."""
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", content_type)]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [(b"content-type", content_type)],
+        }
+    )
     await send({"type": "http.response.body", "body": body})
 
 

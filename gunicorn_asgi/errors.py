@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .wire import Header
+from .http.contract import Header
 
 
 class RequestError(Exception):
@@ -28,7 +28,9 @@ class RequestError(Exception):
     ``is_logged``: whoever raises it has told the log already. ``fields``: what the answer has to say besides.
     """
 
-    def __init__(self, status: int, reason: str, is_logged: bool = False, fields: Iterable[Header] = ()) -> None:
+    def __init__(
+        self, status: int, reason: str, is_logged: bool = False, fields: Iterable[Header] = ()
+    ) -> None:
         super().__init__(reason)
         self.status = status
         self.is_logged = is_logged
@@ -70,7 +72,9 @@ def is_disconnect(error: BaseException, is_told: bool = False) -> bool:
     if isinstance(error, ClientDisconnected):
         return True
     nested = getattr(error, "exceptions", None)
-    if nested and isinstance(nested, (tuple, list)):  # a group's; other exceptions may call something else so
+    if nested and isinstance(
+        nested, (tuple, list)
+    ):  # a group's; other exceptions may call something else so
         return all(is_disconnect(part, is_told) for part in nested)
     # Starlette turns ours into its own ClientDisconnect. By the name, since no framework is imported here; and not for any error that came up
     # behind ours, which may be a fault in the application's clean-up.

@@ -13,23 +13,23 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .accept import Acceptors, Listener
 from .asgi.http import HTTPStream
 from .asgi.scope import Address, Application
-from .balance import Share
-from .connection import Connection
+from .config.settings import Settings
 from .errors import RequestError
-from .exits import read_exit_code
-from .fields import DATE, SERVER
+from .http.contract import Header
+from .http.fields import DATE, SERVER
+from .http.request import MAX_LINE, Request, Rules
+from .http.trust import peer_rules, trusted_peers
 from .http1 import parser
 from .http1.connection import H1Connection
-from .proxy import peer_rules, trusted_peers
-from .request import MAX_LINE, Request, Rules
-from .settings import Settings
-from .wire import Header
+from .net.accept import Acceptors, Listener
+from .net.balance import Share
+from .net.connection import Connection
+from .process.exits import read_exit_code
 
 if TYPE_CHECKING:
-    from .access import Access, Record
+    from .observe.access_log import Access, Record
 
 
 class Log(Protocol):
@@ -39,7 +39,9 @@ class Log(Protocol):
 
     def info(self, message: str, *args: object) -> None: ...
 
-    def warning(self, message: str, *args: object, exc_info: BaseException | None = None) -> None: ...
+    def warning(
+        self, message: str, *args: object, exc_info: BaseException | None = None
+    ) -> None: ...
 
     def error(self, message: str, *args: object, exc_info: BaseException | None = None) -> None: ...
 
@@ -130,10 +132,12 @@ class Server:
         self.rules_for = peer_rules(rules, settings)
         self.trusts_proxy = trusted_peers(settings.proxy_allow_ips, "proxy_allow_ips")
         self._opening: Callable[[Server, Listener, Address | None], Connection] = self.protocol
-        self.upgrade: Callable[[H1Connection, Request, bytes, Record | None], bool] = lambda *_: False
+        self.upgrade: Callable[[H1Connection, Request, bytes, Record | None], bool] = lambda *_: (
+            False
+        )
         """What answers a request for h2c, where that is served. Returns whether it does."""
         if settings.http2:
-            from . import opening  # noqa: PLC0415 # needs hpack, and takes memory
+            from . import protocol_detection as opening  # noqa: PLC0415 # needs hpack, and takes memory
 
             self._opening, self.upgrade = opening.Opening, opening.upgrade
         self.connections: set[Connection] = set()
@@ -174,7 +178,10 @@ class Server:
         settings = self.settings
         if settings.http2 and (
             listener.scheme == "https"
-            or (settings.http2_cleartext != "off" and self.rules_for(client, None).h2c in ("prior-knowledge", "both"))
+            or (
+                settings.http2_cleartext != "off"
+                and self.rules_for(client, None).h2c in ("prior-knowledge", "both")
+            )
         ):
             return self._opening(self, listener, client)
         return self.protocol(self, listener, client)
@@ -234,14 +241,33 @@ class Server:
         late = now - self.now
         self.acceptors.attend()
         self.idle_deadline = now + interval + self.settings.keepalive_s
-        date = ((b"date", formatdate(time.time(), usegmt=True).encode()),) if self.settings.date_header else ()
-        server = ((b"server", self.settings.server_header.encode()),) if self.settings.server_header else ()
-        headers: dict[int, tuple[Header, ...]] = {0: (*date, *server), DATE: server, SERVER: date, DATE | SERVER: ()}
+        date = (
+            ((b"date", formatdate(time.time(), usegmt=True).encode()),)
+            if self.settings.date_header
+            else ()
+        )
+        server = (
+            ((b"server", self.settings.server_header.encode()),)
+            if self.settings.server_header
+            else ()
+        )
+        headers: dict[int, tuple[Header, ...]] = {
+            0: (*date, *server),
+            DATE: server,
+            SERVER: date,
+            DATE | SERVER: (),
+        }
         self.default_headers = (headers[0], headers[1], headers[2], headers[3])
-        lines = [b"".join([b"%b: %b\r\n" % field for field in fields]) for fields in self.default_headers]
+        lines = [
+            b"".join([b"%b: %b\r\n" % field for field in fields]) for fields in self.default_headers
+        ]
         self.default_fields = (lines[0], lines[1], lines[2], lines[3])
         if self._refused:
-            self.log.warning("Answered with 503, for limit_concurrency is %d: %d", self.limit_concurrency, self._refused)
+            self.log.warning(
+                "Answered with 503, for limit_concurrency is %d: %d",
+                self.limit_concurrency,
+                self._refused,
+            )
             self._refused = 0
         self.acceptors.report(now)
         if late > interval / 4:
@@ -250,7 +276,9 @@ class Server:
             for connection in self.connections:
                 connection.postpone(late)
         self.now = now  # an exchange whose deadline comes later than its connection's is not due
-        for connection in [connection for connection in self.connections if connection.deadline <= now]:
+        for connection in [
+            connection for connection in self.connections if connection.deadline <= now
+        ]:
             try:
                 connection.expired()
             except Exception:  # the fault of one connection must not end the heartbeat
@@ -288,7 +316,9 @@ class Server:
             connection.announce()
         end = self.loop.time() + seconds
         # At the latest when there is time left for both sides of the closing.
-        closing = self.loop.call_later(min(self.settings.ws_drain_delay_s, seconds / 2), self._close_websockets)
+        closing = self.loop.call_later(
+            min(self.settings.ws_drain_delay_s, seconds / 2), self._close_websockets
+        )
         await self.acceptors.close(seconds / 4)
         await self._until_idle(min(self.settings.lame_duck_s, seconds / 4))
         self._phase = CLOSING
@@ -306,7 +336,9 @@ class Server:
         busy = sum(connection.is_busy for connection in self.connections)
         if busy or self.tasks:
             self.log.warning(
-                "%d responses were not complete, and %d applications running, at the end of graceful_timeout", busy, len(self.tasks)
+                "%d responses were not complete, and %d applications running, at the end of graceful_timeout",
+                busy,
+                len(self.tasks),
             )
         await self.abort(abort_seconds)
 

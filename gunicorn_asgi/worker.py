@@ -21,19 +21,20 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import AppImportError
 from gunicorn.workers import base
 
-from . import access, check_config, checks
 from .asgi.compat import failing, single_callable
 from .asgi.lifespan import Lifespan
 from .asgi.scope import Application
-from .balance import Board, Share
+from .config import check_config, checks
+from .config.settings import Settings
+from .config.tls_context import make_context
 from .errors import ConfigError, LifespanError
-from .exits import HURRY_SECONDS, ThreadLimit, exit_in_time, read_exit_code
-from .interference import Watch, find_loggers, refuse_patches
-from .printable import printable, tolerate_any_character
+from .net.balance import Board, Share
+from .observe import access_log as access
+from .observe.printable import printable, tolerate_any_character
+from .observe.stalls import StallWatch
+from .process.exits import HURRY_SECONDS, ThreadLimit, exit_in_time, read_exit_code
+from .process.interference import Watch, find_loggers, refuse_patches
 from .server import Server
-from .settings import Settings
-from .stalls import StallWatch
-from .tls_context import make_context
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from gunicorn.glogging import Logger
     from typing_extensions import Self, Unpack
 
-    from .settings import Options
+    from .config.settings import Options
 
 ALPN = {"h1": "http/1.1", "h2": "h2"}
 """What Gunicorn calls the versions of HTTP, and TLS does (RFC 7301)."""
@@ -72,7 +73,11 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
         They are checked when Gunicorn starts, which stops with one sentence where one is unknown or its value not allowed.
         """
-        return type(cls.__name__, (cls,), {"options": {**cls.options, **options}, "__module__": cls.__module__})
+        return type(
+            cls.__name__,
+            (cls,),
+            {"options": {**cls.options, **options}, "__module__": cls.__module__},
+        )
 
     # In the master.
 
@@ -90,7 +95,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         """Called once by the arbiter before it spawns workers, but not on HUP: stops the boot if a setting or option cannot work."""
         try:
             settings = Settings.read(cfg, cls.options, os.environ)
-            if cfg.is_ssl and not checks.has_tls_hook(cfg):  # a hook is run where its context is used
+            if cfg.is_ssl and not checks.has_tls_hook(
+                cfg
+            ):  # a hook is run where its context is used
                 make_context(cfg)
         except ConfigError as error:
             log.error("%s", error)  # noqa: TRY400 # one sentence, no traceback
@@ -180,7 +187,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         self._server: Server | None = None
         # self.timeout is half of the setting; 0 is none.
         self._interval = min(1.0, self.timeout / 2) if self.timeout else 1.0
-        self._stalls = StallWatch(self.settings.stall_warning_s, self._interval, self.loop, self.log)
+        self._stalls = StallWatch(
+            self.settings.stall_warning_s, self._interval, self.loop, self.log
+        )
 
     def run(self) -> None:
         """Serve until told to stop. Leaves with SystemExit if the exit code is not 0."""
@@ -217,7 +226,11 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         margin = min(0.5, graceful / 10) + self._moment  # for the arbiter, and for atexit handlers
         end = self._stop_time + graceful - margin
         if self._quick:
-            end = min(end, now + HURRY_SECONDS, self._quick_time + min(ARBITER_QUICK_SECONDS, graceful) - margin)
+            end = min(
+                end,
+                now + HURRY_SECONDS,
+                self._quick_time + min(ARBITER_QUICK_SECONDS, graceful) - margin,
+            )
         elif self.cfg.reload:
             end = min(end, max(self._stop_time + RELOAD_SECONDS, now + self._moment))
         return end
@@ -230,7 +243,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         if tasks:
             self._run_to_end(asyncio.wait(tasks, timeout=self._moment), "gunicorn_asgi tasks")
         with suppress(asyncio.TimeoutError):  # of a generator that does not end when it is closed
-            self._run_to_end(asyncio.wait_for(self.loop.shutdown_asyncgens(), self._moment), "gunicorn_asgi generators")
+            self._run_to_end(
+                asyncio.wait_for(self.loop.shutdown_asyncgens(), self._moment),
+                "gunicorn_asgi generators",
+            )
         self.loop.close()
 
     def _run_to_end(self, work: Coroutine[Any, Any, T], name: str) -> T | None:
@@ -245,7 +261,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
                 self.loop.run_until_complete(task)
             except (SystemExit, KeyboardInterrupt) as error:
                 self._leave_by(error)
-        return None if isinstance(task.exception(), (SystemExit, KeyboardInterrupt)) else task.result()
+        return (
+            None if isinstance(task.exception(), (SystemExit, KeyboardInterrupt)) else task.result()
+        )
 
     async def _main(self) -> int:
         """Start up, serve, drain, shut down; returns the exit code."""
@@ -268,16 +286,27 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             context = self._ssl_context()
             app = self._application()
             self._server = server = Server(
-                self.settings, app, self, self.log, access.listen(self), self.loop, self.share, self._has_own_queue
+                self.settings,
+                app,
+                self,
+                self.log,
+                access.listen(self),
+                self.loop,
+                self.share,
+                self._has_own_queue,
             )
         except ConfigError as error:
             return await self._boot_failed(error)
         self._stalls.running = server.tasks
-        self._lifespan = lifespan = Lifespan(app, self.settings.asgi_lifespan, self.log, self._leave_by)
+        self._lifespan = lifespan = Lifespan(
+            app, self.settings.asgi_lifespan, self.log, self._leave_by
+        )
         startup = asyncio.create_task(lifespan.startup(), name="gunicorn_asgi startup")
         stop = asyncio.create_task(self._stopping.wait(), name="gunicorn_asgi signals")
         await asyncio.wait({startup, stop}, return_when=asyncio.FIRST_COMPLETED)
-        if self._stopped:  # told to stop before the application was ready, or at the moment at which it failed
+        if (
+            self._stopped
+        ):  # told to stop before the application was ready, or at the moment at which it failed
             startup.cancel()
             await asyncio.gather(startup, return_exceptions=True)
             await lifespan.shutdown(QUICK_SECONDS)
@@ -313,14 +342,24 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         if isinstance(error, (ConfigError, LifespanError)):
             self.log.error("%s", error)
         elif isinstance(error, (SystemExit, KeyboardInterrupt)):
-            self.log.error("The application has ended its own import, or a hook the boot: %r", error)
+            self.log.error(
+                "The application has ended its own import, or a hook the boot: %r", error
+            )
         elif self._is_ours_to_log(error):
             self.log.error("Exception in worker process", exc_info=error)
         if not self.is_replacement:
-            return int(Arbiter.APP_LOAD_ERROR if isinstance(error, AppImportError) else Arbiter.WORKER_BOOT_ERROR)
+            return int(
+                Arbiter.APP_LOAD_ERROR
+                if isinstance(error, AppImportError)
+                else Arbiter.WORKER_BOOT_ERROR
+            )
         # The arbiter halts on a boot error, and the healthy workers with it. One that was to replace another only fails for itself, and
         # not in a tight loop.
-        self.log.error("Worker %s could not replace another; the next try is in %.0f s", self.pid, RESPAWN_PAUSE_SECONDS)
+        self.log.error(
+            "Worker %s could not replace another; the next try is in %.0f s",
+            self.pid,
+            RESPAWN_PAUSE_SECONDS,
+        )
         return 1
 
     async def _boot_failed(self, error: Exception) -> int:
@@ -342,7 +381,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             # A developer waits, and has saved a file: a stream that never ends must not hold the new code up.
             span = min(span, RELOAD_SECONDS)
         end = self._stop_time + span
-        await self._unless_quick(server.drain(end - min(3.0, span / 5) - moment - time.monotonic(), moment))
+        await self._unless_quick(
+            server.drain(end - min(3.0, span / 5) - moment - time.monotonic(), moment)
+        )
         if self._is_quick.is_set():
             await server.abort(moment)
         await self._unless_quick(lifespan.shutdown(max(end - time.monotonic(), moment)))
@@ -380,7 +421,11 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         return context
 
     def _log_boot(self, context: ssl.SSLContext | None) -> None:
-        protocols = [ALPN[name] for name in self.settings.http_protocols if name == "h1" or context is not None]
+        protocols = [
+            ALPN[name]
+            for name in self.settings.http_protocols
+            if name == "h1" or context is not None
+        ]
         if self.settings.http2 and self.settings.http2_cleartext != "off":
             protocols.append(f"h2c ({self.settings.http2_cleartext})")
         self.log.info(
@@ -462,7 +507,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     def handle_quit(self, _sig: int, _frame: FrameType | None) -> None:
         """QUIT and INT: leave quickly. A terminal sends INT to all, and then the arbiter QUIT: the hook runs once."""
-        first, self._quick = not self._quick, True  # before the hook, within which the other signal may come
+        first, self._quick = (
+            not self._quick,
+            True,
+        )  # before the hook, within which the other signal may come
         try:
             if first:
                 self.cfg.worker_int(self)
@@ -471,7 +519,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         finally:
             self._stop_soon(quick=True)
             if self._stopping is None:
-                sys.exit(0)  # the application is being loaded, and if it does not let this through, ends behind it
+                sys.exit(
+                    0
+                )  # the application is being loaded, and if it does not let this through, ends behind it
 
     def handle_abort(self, _sig: int, frame: FrameType | None) -> None:
         """ABRT: the arbiter has not seen a heartbeat for ``timeout``. Says why, and leaves from wherever the loop is stuck.
@@ -530,7 +580,9 @@ def _source_files(error: BaseException | None) -> Iterator[str]:
 
 def setup() -> NoReturn:
     """Gunicorn calls this where ``worker_class`` names this module in place of the class."""
-    raise RuntimeError("Invalid value for setting worker_class: gunicorn_asgi.worker is a module; the class is gunicorn_asgi.Worker.")
+    raise RuntimeError(
+        "Invalid value for setting worker_class: gunicorn_asgi.worker is a module; the class is gunicorn_asgi.Worker."
+    )
 
 
 check_config.install()

@@ -27,7 +27,20 @@ def _openssl(*arguments: str) -> None:
 def make_authority(directory: Path, name: str) -> Pair:
     """One that signs itself: an authority, or a server whose clients do not mind."""
     pair = Pair(str(directory / f"{name}.pem"), str(directory / f"{name}.key"))
-    _openssl("req", "-x509", *P256, *AUTHORITY, "-days", "2", "-subj", f"/CN={name}", "-keyout", pair.keyfile, "-out", pair.certfile)
+    _openssl(
+        "req",
+        "-x509",
+        *P256,
+        *AUTHORITY,
+        "-days",
+        "2",
+        "-subj",
+        f"/CN={name}",
+        "-keyout",
+        pair.keyfile,
+        "-out",
+        pair.certfile,
+    )
     return pair
 
 
@@ -38,7 +51,19 @@ def sign(directory: Path, name: str, authority: Pair) -> Pair:
     extensions.write_text(SIGNED)
     _openssl("req", "-new", *P256, "-subj", f"/CN={name}", "-keyout", pair.keyfile, "-out", request)
     signer = ["-CA", authority.certfile, "-CAkey", authority.keyfile, "-CAcreateserial"]
-    _openssl("x509", "-req", *signer, "-extfile", str(extensions), "-days", "2", "-in", request, "-out", pair.certfile)
+    _openssl(
+        "x509",
+        "-req",
+        *signer,
+        "-extfile",
+        str(extensions),
+        "-days",
+        "2",
+        "-in",
+        request,
+        "-out",
+        pair.certfile,
+    )
     return pair
 
 

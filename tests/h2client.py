@@ -23,7 +23,7 @@ import h2.settings
 from certificates import client_context
 from inprocess import Client, InProcess
 
-from gunicorn_asgi.wire import Header
+from gunicorn_asgi.http.contract import Header
 
 MAX_WINDOW = 2**31 - 1
 
@@ -82,7 +82,10 @@ class H2Client(Client):
         for ``Upgrade: h2c``, which becomes stream 1. Without `starts` nothing is sent yet."""
         super().__init__(address, receive_buffer)
         config = h2.config.H2Configuration(
-            client_side=True, header_encoding=None, validate_outbound_headers=False, normalize_outbound_headers=False
+            client_side=True,
+            header_encoding=None,
+            validate_outbound_headers=False,
+            normalize_outbound_headers=False,
         )
         self.h2 = h2.connection.H2Connection(config)
         self.streams: dict[int, Stream] = {}
@@ -98,7 +101,9 @@ class H2Client(Client):
         self.is_closed = False
         """The server has closed."""
         if settings is not None:
-            self.h2.local_settings = h2.settings.Settings(client=True, initial_values=dict(settings))
+            self.h2.local_settings = h2.settings.Settings(
+                client=True, initial_values=dict(settings)
+            )
         if tls:
             self._start_tls(client_context() if tls is True else tls)
         if upgrade:
@@ -121,7 +126,10 @@ class H2Client(Client):
     def _upgrade(self, lines: bytes) -> None:
         settings = self.h2.initiate_upgrade_connection()
         assert settings is not None
-        fields = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: %b\r\n\r\n" % settings
+        fields = (
+            b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: %b\r\n\r\n"
+            % settings
+        )
         self.sock.sendall(lines + fields)
         head = self.read_head()
         assert head.status == 101, head
@@ -141,9 +149,21 @@ class H2Client(Client):
         if data:
             self.sock.sendall(data)
 
-    def begin(self, method: str = "GET", target: str = "/", *fields: Header, end: bool = True, flush: bool = True) -> Stream:
+    def begin(
+        self,
+        method: str = "GET",
+        target: str = "/",
+        *fields: Header,
+        end: bool = True,
+        flush: bool = True,
+    ) -> Stream:
         """Open a stream with a request as browsers send it; its body follows unless `end`."""
-        pseudo = [(b":method", method.encode()), (b":scheme", b"http"), (b":authority", b"a"), (b":path", target.encode("latin-1"))]
+        pseudo = [
+            (b":method", method.encode()),
+            (b":scheme", b"http"),
+            (b":authority", b"a"),
+            (b":path", target.encode("latin-1")),
+        ]
         return self.begin_raw([*pseudo, *fields], end, flush)
 
     def begin_raw(self, fields: Iterable[Header], end: bool = True, flush: bool = True) -> Stream:
@@ -159,10 +179,16 @@ class H2Client(Client):
         """Send a part of a request's body, reading meanwhile when a window is shut."""
         rest = memoryview(data)
         while rest:
-            self.wait_for(lambda: stream.reset is not None or self.h2.local_flow_control_window(stream.id) > 0)
+            self.wait_for(
+                lambda: stream.reset is not None or self.h2.local_flow_control_window(stream.id) > 0
+            )
             if stream.reset is not None:
                 return
-            size = min(len(rest), self.h2.local_flow_control_window(stream.id), self.h2.max_outbound_frame_size)
+            size = min(
+                len(rest),
+                self.h2.local_flow_control_window(stream.id),
+                self.h2.max_outbound_frame_size,
+            )
             part, rest = bytes(rest[:size]), rest[size:]
             self.h2.send_data(stream.id, part, end_stream=end and not rest)
             self.flush()
@@ -208,7 +234,9 @@ class H2Client(Client):
         self.wait_for(lambda: stream.is_over)
         return stream
 
-    def get(self, method: str = "GET", target: str = "/", *fields: Header, body: bytes | None = None) -> Stream:
+    def get(
+        self, method: str = "GET", target: str = "/", *fields: Header, body: bytes | None = None
+    ) -> Stream:
         """A whole exchange."""
         stream = self.begin(method, target, *fields, end=body is None)
         if body is not None:
@@ -259,7 +287,9 @@ class H2Client(Client):
     def _on_head(self, event: Any) -> None:
         stream = self.streams[event.stream_id]
         assert not stream.status, "a second final response"
-        stream.headers = [(bytes(name), bytes(value)) for name, value in event.headers if name[:1] != b":"]
+        stream.headers = [
+            (bytes(name), bytes(value)) for name, value in event.headers if name[:1] != b":"
+        ]
         stream.status = _status(event.headers)
 
     def _on_inform(self, event: Any) -> None:
@@ -276,7 +306,9 @@ class H2Client(Client):
                 self.h2.increment_flow_control_window(size, event.stream_id)
 
     def _on_trailers(self, event: Any) -> None:
-        self.streams[event.stream_id].trailers = [(bytes(name), bytes(value)) for name, value in event.headers]
+        self.streams[event.stream_id].trailers = [
+            (bytes(name), bytes(value)) for name, value in event.headers
+        ]
 
     def _on_end(self, event: Any) -> None:
         self.streams[event.stream_id].has_ended = True
@@ -326,5 +358,7 @@ def connect(server: InProcess, **how: Any) -> H2Client:
 
 def encode_settings(values: Mapping[int, int]) -> bytes:
     """As the header field HTTP2-Settings has them."""
-    data = b"".join(setting.to_bytes(2, "big") + value.to_bytes(4, "big") for setting, value in values.items())
+    data = b"".join(
+        setting.to_bytes(2, "big") + value.to_bytes(4, "big") for setting, value in values.items()
+    )
     return base64.urlsafe_b64encode(data).rstrip(b"=")

@@ -76,7 +76,14 @@ class Load:
     have made as many `requests`. What turnover.py wants of a load it has, too: `pids`, and `probe`.
     """
 
-    def __init__(self, address: Address, *, requests: int | None = None, connections: int = 8, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        address: Address,
+        *,
+        requests: int | None = None,
+        connections: int = 8,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.address = address
         self.tls = tls
         self.pids: set[int] = set()
@@ -108,7 +115,12 @@ class Load:
             client.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self.stop()
 
     def wait(self, seconds: float) -> Tally:
@@ -178,7 +190,11 @@ class Client(threading.Thread):
         sock.settimeout(TIMEOUT)
         try:
             sock.connect(load.address)
-            return sock if load.tls is None else load.tls.wrap_socket(sock, server_hostname="localhost")
+            return (
+                sock
+                if load.tls is None
+                else load.tls.wrap_socket(sock, server_hostname="localhost")
+            )
         except OSError:
             sock.close()
             raise
@@ -203,11 +219,18 @@ class Visit:
     def __exit__(self, *_: object) -> None:
         self.sock.close()
 
-    def run(self, load: Load, rng: random.Random, again: list[Wanted], goes_on: bool) -> list[Wanted]:
+    def run(
+        self, load: Load, rng: random.Random, again: list[Wanted], goes_on: bool
+    ) -> list[Wanted]:
         talk, queue = self.talk, deque(again)
         while True:
             while not talk.goaways and not talk.has_ended and len(self._asked) < STREAMS:
-                if not queue and not (goes_on and rng.random() < 0.9 and load.take() and not queue.append(any_request(rng))):
+                if not queue and not (
+                    goes_on
+                    and rng.random() < 0.9
+                    and load.take()
+                    and not queue.append(any_request(rng))
+                ):
                     break
                 self._ask(queue.popleft())
             self._settle()
@@ -228,7 +251,9 @@ class Visit:
         if not wanted.body:
             self._asked[talk.ask(wanted.path)] = wanted
             return
-        stream = talk.ask(wanted.path, "POST", [("content-length", str(len(wanted.body)))], end=False)
+        stream = talk.ask(
+            wanted.path, "POST", [("content-length", str(len(wanted.body)))], end=False
+        )
         self._asked[stream] = wanted
         half = len(wanted.body) // 2
         for part, end in ((wanted.body[:half], False), (wanted.body[half:], True)):
@@ -249,7 +274,9 @@ class Visit:
             wanted, answer = self._asked.pop(stream), self.talk.answers.pop(stream)
             pid, space, rest = answer.body.partition(b" ")
             if answer.status != 200 or not pid.isdigit() or not space or rest != wanted.body:
-                self.losses.append(f"{wanted.path}: a wrong answer, {answer.status} {answer.body[:100]!r}")
+                self.losses.append(
+                    f"{wanted.path}: a wrong answer, {answer.status} {answer.body[:100]!r}"
+                )
             else:
                 self.answered += 1
                 self.pids[int(pid)] += 1
@@ -258,7 +285,9 @@ class Visit:
 
     def _is_refused(self, stream: int) -> bool:
         answer: Answer = self.talk.answers[stream]
-        return not answer.status and (stream > self.talk.last_stream or answer.reset == REFUSED_STREAM)
+        return not answer.status and (
+            stream > self.talk.last_stream or answer.reset == REFUSED_STREAM
+        )
 
     def unprocessed(self) -> list[Wanted]:
         """What may be begun again of that which was not answered; the rest is lost."""
@@ -267,7 +296,9 @@ class Visit:
             if self._is_refused(stream):
                 again.append(wanted)
             else:
-                state = f"{self.talk.answers[stream]}, {self.talk.goaways}, {self.fault or 'closed'}"
+                state = (
+                    f"{self.talk.answers[stream]}, {self.talk.goaways}, {self.fault or 'closed'}"
+                )
                 self.losses.append(f"{wanted.path} on stream {stream}: {state}")
         self._asked.clear()
         return again

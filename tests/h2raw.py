@@ -17,7 +17,18 @@ from inprocess import Client
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
+(
+    DATA,
+    HEADERS,
+    PRIORITY,
+    RST_STREAM,
+    SETTINGS,
+    PUSH_PROMISE,
+    PING,
+    GOAWAY,
+    WINDOW_UPDATE,
+    CONTINUATION,
+) = range(10)
 END_STREAM = ACK = 0x1
 END_HEADERS = 0x4
 PADDED = 0x8
@@ -36,7 +47,14 @@ HAS_PRIORITY = 0x20
     CONNECT_ERROR,
     ENHANCE_YOUR_CALM,
 ) = range(12)
-HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = range(1, 7)
+(
+    HEADER_TABLE_SIZE,
+    ENABLE_PUSH,
+    MAX_CONCURRENT_STREAMS,
+    INITIAL_WINDOW_SIZE,
+    MAX_FRAME_SIZE,
+    MAX_HEADER_LIST_SIZE,
+) = range(1, 7)
 ENABLE_CONNECT_PROTOCOL = 8
 
 DEFAULT_WINDOW = 65535
@@ -70,7 +88,12 @@ class Frame(NamedTuple):
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"", *, reserved: int = 0) -> bytes:
-    return struct.pack(">HBBBL", len(payload) >> 8, len(payload) & 0xFF, kind, flags, reserved << 31 | stream) + payload
+    return (
+        struct.pack(
+            ">HBBBL", len(payload) >> 8, len(payload) & 0xFF, kind, flags, reserved << 31 | stream
+        )
+        + payload
+    )
 
 
 def padded(payload: bytes, size: int) -> bytes:
@@ -79,7 +102,11 @@ def padded(payload: bytes, size: int) -> bytes:
 
 def data(stream: int, payload: bytes = b"", end: bool = False, pad: int = -1) -> bytes:
     flags = END_STREAM if end else 0
-    return frame(DATA, flags, stream, payload) if pad < 0 else frame(DATA, flags | PADDED, stream, padded(payload, pad))
+    return (
+        frame(DATA, flags, stream, payload)
+        if pad < 0
+        else frame(DATA, flags | PADDED, stream, padded(payload, pad))
+    )
 
 
 def priority(stream: int, depends_on: int = 0, exclusive: bool = False, weight: int = 255) -> bytes:
@@ -113,7 +140,15 @@ def continuation(stream: int, block: bytes, end: bool = True) -> bytes:
     return frame(CONTINUATION, END_HEADERS if end else 0, stream, block)
 
 
-def headers(stream: int, block: bytes, end: bool = True, *, whole: bool = True, pad: int = -1, depends_on: int = -1) -> bytes:
+def headers(
+    stream: int,
+    block: bytes,
+    end: bool = True,
+    *,
+    whole: bool = True,
+    pad: int = -1,
+    depends_on: int = -1,
+) -> bytes:
     """`whole`: no CONTINUATION follows. `depends_on`: a stream, so that the frame has a priority."""
     flags = (END_STREAM if end else 0) | (END_HEADERS if whole else 0)
     if depends_on >= 0:
@@ -157,9 +192,21 @@ class Exchange:
     """Of the server's RST_STREAM."""
 
 
-KNOWN_FLAGS = {DATA: END_STREAM, HEADERS: END_STREAM | END_HEADERS, SETTINGS: ACK, PING: ACK, CONTINUATION: END_HEADERS}
+KNOWN_FLAGS = {
+    DATA: END_STREAM,
+    HEADERS: END_STREAM | END_HEADERS,
+    SETTINGS: ACK,
+    PING: ACK,
+    CONTINUATION: END_HEADERS,
+}
 SIZES = {RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
-CONNECTION_FIELDS = {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
+CONNECTION_FIELDS = {
+    b"connection",
+    b"keep-alive",
+    b"proxy-connection",
+    b"transfer-encoding",
+    b"upgrade",
+}
 
 
 class Peer:
@@ -230,7 +277,15 @@ class Peer:
     def encode(self, fields: Iterable[tuple[bytes | str, bytes | str]]) -> bytes:
         return self.encoder.encode([(name, value) for name, value in fields])
 
-    def request(self, stream: int, end: bool = True, method: str = "GET", path: str = "/", extra: Fields = (), **how: object) -> bytes:
+    def request(
+        self,
+        stream: int,
+        end: bool = True,
+        method: str = "GET",
+        path: str = "/",
+        extra: Fields = (),
+        **how: object,
+    ) -> bytes:
         """A request's HEADERS; `how` as `headers` takes it."""
         return headers(stream, self.encode(common(method, path) + list(extra)), end, **how)
 
@@ -280,7 +335,9 @@ class Peer:
         if self._block is not None:
             assert kind == CONTINUATION, "6.10: a frame within a field block"
             assert id_ == self._block[0].stream, "6.10: a frame within a field block"
-        assert kind in KNOWN_FLAGS or kind in (RST_STREAM, GOAWAY, WINDOW_UPDATE), "a frame that this server has no reason for"
+        assert kind in KNOWN_FLAGS or kind in (RST_STREAM, GOAWAY, WINDOW_UPDATE), (
+            "a frame that this server has no reason for"
+        )
         assert not flags & ~KNOWN_FLAGS.get(kind, 0), "4.1: a flag that is not defined"
         assert len(payload) == SIZES.get(kind, len(payload)), "a size that is not the frame's"
         if kind in (DATA, HEADERS, RST_STREAM, CONTINUATION):
@@ -297,7 +354,9 @@ class Peer:
         size = len(received.payload)
         stream.window -= size
         self.window -= size
-        assert not size or (stream.window >= 0 and self.window >= 0), "6.9.1: DATA beyond the window"
+        assert not size or (stream.window >= 0 and self.window >= 0), (
+            "6.9.1: DATA beyond the window"
+        )
         stream.body += received.payload
         self._end(stream, received)
 
@@ -319,9 +378,13 @@ class Peer:
         block += received.payload
         if received.flags & END_HEADERS:
             self._block = None
-            self._take_block(self.streams[first.stream], first, self._decoder.decode(bytes(block), raw=True))
+            self._take_block(
+                self.streams[first.stream], first, self._decoder.decode(bytes(block), raw=True)
+            )
 
-    def _take_block(self, stream: Exchange, first: Frame, decoded: Iterable[tuple[bytes, bytes]]) -> None:
+    def _take_block(
+        self, stream: Exchange, first: Frame, decoded: Iterable[tuple[bytes, bytes]]
+    ) -> None:
         fields = [(bytes(name), bytes(value)) for name, value in decoded]
         if stream.status:
             assert first.ends, "8.1: HEADERS within the content"
@@ -355,7 +418,9 @@ class Peer:
         else:
             assert len(received.payload) % 6 == 0, "6.5: a multiple of six"
             self.settings |= dict(struct.iter_unpack(">HL", received.payload))
-            assert ENABLE_PUSH not in self.settings or self.settings[ENABLE_PUSH] == 0, "6.5.2: a server does not set it to 1"
+            assert ENABLE_PUSH not in self.settings or self.settings[ENABLE_PUSH] == 0, (
+                "6.5.2: a server does not set it to 1"
+            )
 
     def _apply(self, setting: int, value: int) -> None:
         if setting == INITIAL_WINDOW_SIZE:
@@ -380,7 +445,9 @@ class Peer:
     def _on_window_update(self, received: Frame) -> None:
         assert 0 < received.number <= MAX_WINDOW, "6.9: by 1 to 2^31-1"
         stream = self.streams.get(received.stream)
-        assert received.stream == 0 or (stream is not None and stream.code is None), "5.1: WINDOW_UPDATE behind the stream's end"
+        assert received.stream == 0 or (stream is not None and stream.code is None), (
+            "5.1: WINDOW_UPDATE behind the stream's end"
+        )
 
     # Waiting.
 
@@ -421,4 +488,9 @@ CHECKS = {
 
 def common(method: str = "GET", path: str = "/") -> Fields:
     """The pseudo-header fields of a request."""
-    return [(b":method", method.encode()), (b":scheme", b"http"), (b":path", path.encode()), (b":authority", b"127.0.0.1:8000")]
+    return [
+        (b":method", method.encode()),
+        (b":scheme", b"http"),
+        (b":path", path.encode()),
+        (b":authority", b"127.0.0.1:8000"),
+    ]

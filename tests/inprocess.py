@@ -23,10 +23,10 @@ from certificates import client_context
 from gunicorn.config import Config
 
 from gunicorn_asgi.asgi.scope import Application
-from gunicorn_asgi.balance import Share
+from gunicorn_asgi.config.settings import OPTIONS, STAND_INS, Settings
 from gunicorn_asgi.http1.connection import H1Connection
+from gunicorn_asgi.net.balance import Share
 from gunicorn_asgi.server import Server
-from gunicorn_asgi.settings import OPTIONS, STAND_INS, Settings
 
 try:
     import uvloop
@@ -56,7 +56,9 @@ class Flag:
             self._event.set()
             waiters, self._waiters = self._waiters, []
         for loop, waiter in waiters:
-            loop.call_soon_threadsafe(lambda waiter=waiter: waiter.done() or waiter.set_result(None))
+            loop.call_soon_threadsafe(
+                lambda waiter=waiter: waiter.done() or waiter.set_result(None)
+            )
 
     def is_set(self) -> bool:
         return self._event.is_set()
@@ -252,12 +254,18 @@ class InProcess:
         return client
 
     def is_idle(self) -> bool:
-        return not self.server.connections and not self.server.tasks and not self.server.acceptors.pending
+        return (
+            not self.server.connections
+            and not self.server.tasks
+            and not self.server.acceptors.pending
+        )
 
     # What a test has to wait for that no client can see. All of the connection's inside that is known here, in one place.
 
     def _wait_connection(self, condition: Callable[[Any], object]) -> None:
-        self.wait_until(lambda: any(condition(connection) for connection in self.server.connections))
+        self.wait_until(
+            lambda: any(condition(connection) for connection in self.server.connections)
+        )
 
     def wait_connected(self) -> None:
         self._wait_connection(lambda connection: True)
@@ -269,19 +277,33 @@ class InProcess:
     def wait_lost(self) -> None:
         """The transport is closed, or the stream of HTTP/2, and the application still running."""
         self._wait_connection(
-            lambda connection: connection._lost or any(exchange._is_lost and not exchange.has_ended for exchange in exchanges(connection))
+            lambda connection: (
+                connection._lost
+                or any(
+                    exchange._is_lost and not exchange.has_ended
+                    for exchange in exchanges(connection)
+                )
+            )
         )
 
     def wait_clogged(self) -> None:
         """What is written does not leave: on the transport, or on a stream of HTTP/2."""
-        self._wait_connection(lambda connection: connection._clogged or any(exchange.lane.is_clogged for exchange in exchanges(connection)))
+        self._wait_connection(
+            lambda connection: (
+                connection._clogged
+                or any(exchange.lane.is_clogged for exchange in exchanges(connection))
+            )
+        )
 
     def wait_paused(self) -> None:
         """Nothing is read any more, or of a WebSocket over HTTP/2 nothing credited."""
         self._wait_connection(
             lambda connection: (
                 connection._reading_paused
-                or any(exchange.tunnel is not None and exchange.tunnel._is_held for exchange in exchanges(connection))
+                or any(
+                    exchange.tunnel is not None and exchange.tunnel._is_held
+                    for exchange in exchanges(connection)
+                )
             )
         )
 
@@ -291,15 +313,21 @@ class InProcess:
 
     def wait_unread(self, size: int) -> None:
         """That much of the body waits for the application."""
-        self._wait_connection(lambda connection: connection._stream and connection._stream.unread >= size)
+        self._wait_connection(
+            lambda connection: connection._stream and connection._stream.unread >= size
+        )
 
     def wait_body_ended(self) -> None:
         """The last of the body is here."""
-        self._wait_connection(lambda connection: connection._stream and connection._stream._body_ended)
+        self._wait_connection(
+            lambda connection: connection._stream and connection._stream._body_ended
+        )
 
     def wait_body_left(self, size: int) -> None:
         """That much of a body with a length is still to come."""
-        self._wait_connection(lambda connection: connection._framing and connection._framing.left == size)
+        self._wait_connection(
+            lambda connection: connection._framing and connection._framing.left == size
+        )
 
     def wait_gone(self) -> None:
         """The transports of all connections are closed."""
@@ -307,19 +335,36 @@ class InProcess:
 
     def exchanges(self) -> int:
         """How many of HTTP/2 are not over."""
-        return self.call(lambda: sum(len(exchanges(connection)) for connection in self.server.connections))
+        return self.call(
+            lambda: sum(len(exchanges(connection)) for connection in self.server.connections)
+        )
 
     def wait_settled(self) -> None:
         """Every exchange of HTTP/2 is over, and no stream is left; the connections may stay."""
-        self.wait_until(lambda: not any(exchanges(connection) or _streams(connection) for connection in self.server.connections))
+        self.wait_until(
+            lambda: (
+                not any(
+                    exchanges(connection) or _streams(connection)
+                    for connection in self.server.connections
+                )
+            )
+        )
 
     def wait_queued(self, size: int = 1) -> None:
         """That much waits for the window of a stream of HTTP/2."""
-        self._wait_connection(lambda connection: any(exchange.lane.queued >= size for exchange in exchanges(connection)))
+        self._wait_connection(
+            lambda connection: any(
+                exchange.lane.queued >= size for exchange in exchanges(connection)
+            )
+        )
 
     def wait_streams_unread(self, size: int) -> None:
         """That much of the bodies of HTTP/2 waits for applications."""
-        self._wait_connection(lambda connection: sum(exchange.lane.unread for exchange in exchanges(connection)) >= size)
+        self._wait_connection(
+            lambda connection: (
+                sum(exchange.lane.unread for exchange in exchanges(connection)) >= size
+            )
+        )
 
     def count_writes(self) -> list[int]:
         """The size of each write to the transport of the only connection, from now on."""
@@ -361,7 +406,9 @@ class InProcess:
 
     def held(self) -> int:
         """Bytes that wait for their turn."""
-        return self.call(lambda: sum(len(connection._inbox.data) for connection in self.server.connections))
+        return self.call(
+            lambda: sum(len(connection._inbox.data) for connection in self.server.connections)
+        )
 
     def unsent(self) -> int:
         """Bytes in the transports' buffers, and on streams of HTTP/2."""
@@ -396,7 +443,9 @@ async def _turns(count: int) -> None:
         await asyncio.sleep(0)
 
 
-OPTION_NAMES = {option.name for option in OPTIONS} | {option.name for option in STAND_INS if option.name not in Config().settings}
+OPTION_NAMES = {option.name for option in OPTIONS} | {
+    option.name for option in STAND_INS if option.name not in Config().settings
+}
 
 
 def make_settings(parser: str = "h11", **values: Any) -> Settings:
@@ -410,7 +459,10 @@ def make_settings(parser: str = "h11", **values: Any) -> Settings:
             cfg.set(name, value)
     settings = Settings.read(cfg, options, {})
     # Also with a Gunicorn that has no such setting.
-    return replace(settings, disconnect_grace_s=values.get("asgi_disconnect_grace_period", settings.disconnect_grace_s))
+    return replace(
+        settings,
+        disconnect_grace_s=values.get("asgi_disconnect_grace_period", settings.disconnect_grace_s),
+    )
 
 
 @contextmanager
@@ -437,7 +489,13 @@ def serve(
     complaints: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: complaints.append(context))
     thread = threading.Thread(target=_run_loop, args=(loop,), name="server", daemon=True)
-    family = socket.AF_UNIX if isinstance(bind, str) else socket.AF_INET6 if ":" in bind[0] else socket.AF_INET
+    family = (
+        socket.AF_UNIX
+        if isinstance(bind, str)
+        else socket.AF_INET6
+        if ":" in bind[0]
+        else socket.AF_INET
+    )
     listening = Listening(socket.create_server(bind, family=family))
     if family != socket.AF_UNIX:
         # As Gunicorn does: what is accepted inherits it. asyncio would, but only for a socket that knows the number of its protocol.
@@ -446,7 +504,10 @@ def serve(
     thread.start()
 
     async def start() -> Server:
-        chosen = replace(make_settings(parser, **settings), asgi_loop="uvloop" if parser == "httptools" else "asyncio")
+        chosen = replace(
+            make_settings(parser, **settings),
+            asgi_loop="uvloop" if parser == "httptools" else "asyncio",
+        )
         server = Server(chosen, app, host, log, access, loop, share, has_own_queue)
         server.state = state
         if delivery == "bytes":
@@ -546,7 +607,9 @@ class Client:
 
     def __init__(self, address: Any, receive_buffer: int = 0) -> None:
         unix = isinstance(address, str)
-        self.sock = socket.socket(socket.AF_UNIX if unix else socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+        self.sock = socket.socket(
+            socket.AF_UNIX if unix else socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        )
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.settimeout(WAIT)
@@ -696,7 +759,9 @@ class Client:
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
-def request(method: str = "GET", target: str = "/", *fields: bytes, version: str = "1.1", body: bytes = b"") -> bytes:
+def request(
+    method: str = "GET", target: str = "/", *fields: bytes, version: str = "1.1", body: bytes = b""
+) -> bytes:
     """A plain request with Host, `fields` and, where there is one, the length of its body."""
     lines = [f"{method} {target} HTTP/{version}".encode(), b"Host: a", *fields]
     if body:

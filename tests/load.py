@@ -85,18 +85,29 @@ def any_request(rng: random.Random, keep_alive: bool) -> Ask:
     if shape < 0.6:
         return Ask("GET", (f"GET / HTTP/1.1\r\n{fields}\r\n".encode(),), 0.0, b"")
     if shape < 0.75:
-        return Ask("slow GET", (f"GET /?seconds={seconds} HTTP/1.1\r\n{fields}\r\n".encode(),), 0.0, b"")
+        return Ask(
+            "slow GET", (f"GET /?seconds={seconds} HTTP/1.1\r\n{fields}\r\n".encode(),), 0.0, b""
+        )
     if shape < 0.85:
-        return Ask("streamed GET", (f"GET /streamed?seconds={seconds} HTTP/1.1\r\n{fields}\r\n".encode(),), 0.0, b"")
+        return Ask(
+            "streamed GET",
+            (f"GET /streamed?seconds={seconds} HTTP/1.1\r\n{fields}\r\n".encode(),),
+            0.0,
+            b"",
+        )
     if shape < 0.9:
-        return Ask("GET in two parts", (b"GET / HT", f"TP/1.1\r\n{fields}\r\n".encode()), pause, b"")
+        return Ask(
+            "GET in two parts", (b"GET / HT", f"TP/1.1\r\n{fields}\r\n".encode()), pause, b""
+        )
     body = b"0123456789" * rng.randrange(1, 200)
     half = len(body) // 2
     head = f"POST / HTTP/1.1\r\n{fields}Content-Length: {len(body)}\r\n\r\n".encode()
     return Ask("POST in two parts", (head + body[:half], body[half:]), pause, body)
 
 
-PROBE = Ask("GET of its own", (b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n",), 0.0, b"")
+PROBE = Ask(
+    "GET of its own", (b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n",), 0.0, b""
+)
 
 
 def think(rng: random.Random) -> float:
@@ -155,7 +166,12 @@ class Load:
             client.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self.stop()
 
     @property
@@ -209,7 +225,9 @@ class Client(threading.Thread):
                 wanted = self._load.ask(self._rng, self._load.keep_alive)
                 pause = think(self._rng)
                 if not self.request(wanted):
-                    pause = max(pause, 0.02)  # where all is refused, that is not to use up the requests in no time
+                    pause = max(
+                        pause, 0.02
+                    )  # where all is refused, that is not to use up the requests in no time
                 self._load.rest(pause)
         except Exception as error:
             self.error = error
@@ -226,8 +244,12 @@ class Client(threading.Thread):
                 self._connection = connection = Connection(self._load.address, self._load.tls)
             pid, is_last = connection.exchange(wanted)
         except LostError as error:
-            nth, before = (1, "") if connection is None else (connection.requests, connection.before)
-            self.tally.losses.append(Loss(error.kind, error.detail, begun - self._load.begun, wanted.name, nth, before))
+            nth, before = (
+                (1, "") if connection is None else (connection.requests, connection.before)
+            )
+            self.tally.losses.append(
+                Loss(error.kind, error.detail, begun - self._load.begun, wanted.name, nth, before)
+            )
             self._close()
             return False
         self.tally.answered += 1

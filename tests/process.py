@@ -37,12 +37,18 @@ DEADLINE = 30.0
 SETTINGS = frozenset(setting.name for setting in KNOWN_SETTINGS)
 """What this Gunicorn has a setting for."""
 GUNICORN_VERSION = tuple(int(part) for part in gunicorn.__version__.split(".")[:2])
-LOOPS = [loop for loop in ("uvloop", "asyncio") if loop == "asyncio" or importlib.util.find_spec("uvloop") is not None]
+LOOPS = [
+    loop
+    for loop in ("uvloop", "asyncio")
+    if loop == "asyncio" or importlib.util.find_spec("uvloop") is not None
+]
 if os.environ.get("TEST_LOOPS"):  # tox.ini asks for fewer where other environments have them all
     LOOPS = [loop for loop in LOOPS if loop in os.environ["TEST_LOOPS"].split()]
 if "asgi_loop" not in SETTINGS:
     LOOPS = LOOPS[:1]  # it cannot be chosen
-PARSERS = [parser for parser in ("httptools", "h11") if importlib.util.find_spec(parser) is not None]
+PARSERS = [
+    parser for parser in ("httptools", "h11") if importlib.util.find_spec(parser) is not None
+]
 BOOT_LINE = r"gunicorn_asgi \S+ on Gunicorn"
 NOTE = """
 def note(*words):
@@ -108,7 +114,12 @@ class Gunicorn:
         self._options = options
         self.configure()
         # Not scrubbed: coverage follows its subprocesses by their environment.
-        self._env = {**os.environ, "TEST_EVENTS": str(self.events_file), "PYTHONUNBUFFERED": "1", **(env or {})}
+        self._env = {
+            **os.environ,
+            "TEST_EVENTS": str(self.events_file),
+            "PYTHONUNBUFFERED": "1",
+            **(env or {}),
+        }
         # What is written twice in a second, with the same size, would be read from the cache of the first.
         self._env["PYTHONDONTWRITEBYTECODE"] = "1"
         for name in ("GUNICORN_CMD_ARGS", "FORWARDED_ALLOW_IPS", "WEB_CONCURRENCY"):
@@ -116,7 +127,11 @@ class Gunicorn:
                 self._env.pop(name, None)
         self._command = [sys.executable, *program, "-c", str(self.config_file), *args]
         if launcher:
-            self._command = [sys.executable, "-c", f"{launcher}\nimport os\nos.execv({sys.executable!r}, {self._command!r})"]
+            self._command = [
+                sys.executable,
+                "-c",
+                f"{launcher}\nimport os\nos.execv({sys.executable!r}, {self._command!r})",
+            ]
         self.process: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -124,7 +139,10 @@ class Gunicorn:
         """One that speaks HTTP/2, too, unless `given` says otherwise: as options where Gunicorn has no setting for it."""
         given = {"http_protocols": "h2,h1", **given}
         names = [name for name in given if name.startswith("http2_") or name == "http_protocols"]
-        options = {**(given.pop("options", None) or {}), **{name: given.pop(name) for name in names if name not in SETTINGS}}
+        options = {
+            **(given.pop("options", None) or {}),
+            **{name: given.pop(name) for name in names if name not in SETTINGS},
+        }
         return cls(directory, app, options=options or None, **given)
 
     def configure(self, **settings: Any) -> None:
@@ -140,7 +158,13 @@ class Gunicorn:
         self.stdout = self.directory / "stdout"
         with self.stdout.open("wb") as out:
             self.process = subprocess.Popen(
-                self._command, cwd=self.directory, env=self._env, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+                self._command,
+                cwd=self.directory,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
             )
         if self._wait:
             try:
@@ -150,10 +174,14 @@ class Gunicorn:
                 raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
         self.end()
         if error is not None:
-            sys.stderr.write(f"{self.config_file.read_text()}\n{self.log}\n{self.output}\n")  # pytest shows it with the failure
+            sys.stderr.write(
+                f"{self.config_file.read_text()}\n{self.log}\n{self.output}\n"
+            )  # pytest shows it with the failure
 
     def end(self) -> None:
         """Stop all of it: in an orderly way first, so that coverage is saved."""
@@ -193,7 +221,9 @@ class Gunicorn:
             running = self.running
             found = [line for line in self.log.splitlines() if regex.search(line)]
             if len(found) < count:
-                assert running, f"Gunicorn has ended before {pattern!r} came:\n{self.log}\n{self.output}"
+                assert running, (
+                    f"Gunicorn has ended before {pattern!r} came:\n{self.log}\n{self.output}"
+                )
                 return []
             return found
 
@@ -264,8 +294,16 @@ class Gunicorn:
     def client(self) -> httpx.Client:
         """A client that keeps its connections; to be closed."""
         if isinstance(self.address, str):
-            return httpx.Client(transport=httpx.HTTPTransport(uds=self.address), base_url="http://localhost", timeout=DEADLINE)
-        transport = httpx.HTTPTransport(verify=trusting_context()) if self.scheme == "https" else httpx.HTTPTransport()
+            return httpx.Client(
+                transport=httpx.HTTPTransport(uds=self.address),
+                base_url="http://localhost",
+                timeout=DEADLINE,
+            )
+        transport = (
+            httpx.HTTPTransport(verify=trusting_context())
+            if self.scheme == "https"
+            else httpx.HTTPTransport()
+        )
         return httpx.Client(transport=transport, base_url=self.url, timeout=DEADLINE)
 
     def request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
@@ -320,7 +358,9 @@ class Connection:
 
     def begin_upload(self, path: str) -> None:
         """Send the head of a POST with a chunked body."""
-        self.send(f"POST {path} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        self.send(
+            f"POST {path} HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+        )
 
     def chunk(self, data: bytes) -> None:
         """Send a part of the body, empty for its end."""
@@ -354,7 +394,10 @@ class Connection:
 
 def listening_at(line: str) -> list[tuple[str, int]]:
     """The hosts and ports in Gunicorn's line "Listening at: ..."."""
-    return [(host.strip("[]"), int(port)) for host, port in re.findall(r"https?://(\[?[\w.:]+?\]?):(\d+)[, ]", line)]
+    return [
+        (host.strip("[]"), int(port))
+        for host, port in re.findall(r"https?://(\[?[\w.:]+?\]?):(\d+)[, ]", line)
+    ]
 
 
 def is_alive(pid: int) -> bool:

@@ -126,9 +126,14 @@ class Connection:
         except TimeoutError:
             raise LostError(Kind.TIMEOUT, f"after {self._received[:200]!r}") from None
         except EOFError:
-            raise LostError(Kind.TRUNCATED if self._received else Kind.CLOSED, f"after {self._received[:200]!r}") from None
+            raise LostError(
+                Kind.TRUNCATED if self._received else Kind.CLOSED, f"after {self._received[:200]!r}"
+            ) from None
         except OSError as error:
-            raise LostError(Kind.TRUNCATED if self._received else Kind.RESET, f"{error!r} after {self._received[:200]!r}") from error
+            raise LostError(
+                Kind.TRUNCATED if self._received else Kind.RESET,
+                f"{error!r} after {self._received[:200]!r}",
+            ) from error
         if status != 200:
             raise LostError(Kind.STATUS, f"{status} {body[:200]!r}")
         pid, space, rest = body.partition(b" ")
@@ -169,7 +174,9 @@ class Connection:
             fields.setdefault(match[1].lower(), []).append(match[2])
         body, end = self._read_body(fields, end)
         if len(self._received) > end:
-            raise LostError(Kind.MALFORMED, f"there is {self._received[end:][:200]!r} behind the response")
+            raise LostError(
+                Kind.MALFORMED, f"there is {self._received[end:][:200]!r} behind the response"
+            )
         options = b",".join(fields.get(b"connection", [])).lower().split(b",")
         return int(status_line[1]), b"close" in (option.strip() for option in options), body
 
@@ -181,7 +188,9 @@ class Connection:
             return self._read_chunks(start)
         if coding or len(lengths) != 1 or not lengths[0].isdigit():
             # Without either of them a response ends with its connection, and nobody can tell whether it is whole: no server does that here.
-            raise LostError(Kind.MALFORMED, f"Content-Length is {lengths}, Transfer-Encoding is {coding}")
+            raise LostError(
+                Kind.MALFORMED, f"Content-Length is {lengths}, Transfer-Encoding is {coding}"
+            )
         end = start + int(lengths[0])
         self._read_to(end)
         return self._received[start:end], end
@@ -196,7 +205,10 @@ class Connection:
             start = end + int(size, 16)
             self._read_to(start + 2)
             if self._received[start : start + 2] != b"\r\n":
-                raise LostError(Kind.MALFORMED, f"{self._received[start : start + 2]!r} ends a chunk, or a trailer begins with it")
+                raise LostError(
+                    Kind.MALFORMED,
+                    f"{self._received[start : start + 2]!r} ends a chunk, or a trailer begins with it",
+                )
             body += self._received[end:start]
             if start == end:
                 return body, end + 2

@@ -53,7 +53,14 @@ class Talk:
     `holds_pings`: it never acknowledges one. `upgrade`: behind a 101, where stream 1 is the request that asked for it.
     """
 
-    def __init__(self, sock: socket.socket, *, holds_pings: bool = False, upgrade: bool = False, window: int = 0) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        holds_pings: bool = False,
+        upgrade: bool = False,
+        window: int = 0,
+    ) -> None:
         self.sock = sock
         self.answers: dict[int, Answer] = {}
         self.goaways: list[tuple[int, int]] = []
@@ -66,7 +73,11 @@ class Talk:
         self.h2 = H2Connection(H2Configuration(header_encoding=None))
         if window:
             self.h2.local_settings = self.h2.local_settings.__class__(
-                client=True, initial_values={**dict(self.h2.local_settings), SettingCodes.INITIAL_WINDOW_SIZE: window}
+                client=True,
+                initial_values={
+                    **dict(self.h2.local_settings),
+                    SettingCodes.INITIAL_WINDOW_SIZE: window,
+                },
             )
         if upgrade:
             self.h2.initiate_upgrade_connection()
@@ -87,10 +98,23 @@ class Talk:
         if data := self.h2.data_to_send():
             self.sock.sendall(data)
 
-    def ask(self, path: str = "/", method: str = "GET", headers: Iterable[tuple[str, str]] = (), *, end: bool = True) -> int:
+    def ask(
+        self,
+        path: str = "/",
+        method: str = "GET",
+        headers: Iterable[tuple[str, str]] = (),
+        *,
+        end: bool = True,
+    ) -> int:
         """Send a request, or only its head unless `end`; returns its stream."""
         stream = self.h2.get_next_available_stream_id()
-        fields = [(":method", method), (":scheme", "http"), (":authority", "test"), (":path", path), *headers]
+        fields = [
+            (":method", method),
+            (":scheme", "http"),
+            (":authority", "test"),
+            (":path", path),
+            *headers,
+        ]
         self.h2.send_headers(stream, fields, end_stream=end)
         self.answers[stream] = Answer()
         self.flush()
@@ -99,7 +123,11 @@ class Talk:
     def send(self, stream: int, data: bytes, *, end: bool = False) -> None:
         """Send a part of a body, as the windows allow it."""
         while data:
-            size = min(self.h2.local_flow_control_window(stream), self.h2.max_outbound_frame_size, len(data))
+            size = min(
+                self.h2.local_flow_control_window(stream),
+                self.h2.max_outbound_frame_size,
+                len(data),
+            )
             if size:
                 part, data = data[:size], data[size:]
                 self.h2.send_data(stream, part, end_stream=end and not data)
@@ -148,7 +176,9 @@ class Talk:
         self._held = data
         for event in self.h2.receive_data(taken):
             self._take(event)
-        with suppress(BrokenPipeError, ConnectionResetError):  # the server may have closed behind what it has sent
+        with suppress(
+            BrokenPipeError, ConnectionResetError
+        ):  # the server may have closed behind what it has sent
             self.flush()
 
     def _take(self, event: Any) -> None:
@@ -172,8 +202,12 @@ class Talk:
         """Receive until `condition` holds."""
         deadline = time.monotonic() + WAIT
         while not condition():
-            assert not self.has_ended, f"the connection has ended before {what}: {self.goaways} {self.answers}"
-            assert time.monotonic() < deadline, f"{what} did not come: {self.goaways} {self.answers}"
+            assert not self.has_ended, (
+                f"the connection has ended before {what}: {self.goaways} {self.answers}"
+            )
+            assert time.monotonic() < deadline, (
+                f"{what} did not come: {self.goaways} {self.answers}"
+            )
             self.receive()
 
     def read(self, stream: int) -> Answer:

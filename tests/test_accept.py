@@ -1,4 +1,4 @@
-"""Accepting: how many, by whom, and what becomes of those that wait when a worker leaves (see `gunicorn_asgi.accept`)."""
+"""Accepting: how many, by whom, and what becomes of those that wait when a worker leaves (see `gunicorn_asgi.net.accept`)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,23 @@ from pathlib import Path
 
 import pytest
 from certificates import Pair, make_authority
-from inprocess import AsyncioLoop, Flag, Host, InProcess, Listening, Log, UvloopLoop, make_settings, request, serve
+from inprocess import (
+    AsyncioLoop,
+    Flag,
+    Host,
+    InProcess,
+    Listening,
+    Log,
+    UvloopLoop,
+    make_settings,
+    request,
+    serve,
+)
 from load import Load
 from process import DEADLINE, GUNICORN_VERSION, LOOPS, SETTINGS, Connection, Gunicorn
 
-from gunicorn_asgi.accept import BATCH, FULL_SECONDS, _ignore_syn
-from gunicorn_asgi.balance import LEEWAY, Board, Share
+from gunicorn_asgi.net.accept import BATCH, FULL_SECONDS, _ignore_syn
+from gunicorn_asgi.net.balance import LEEWAY, Board, Share
 from gunicorn_asgi.server import Server
 
 GET = request()
@@ -37,7 +48,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 
 async def hello(scope, receive, send):
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]}
+    )
     await send({"type": "http.response.body", "body": b"hello"})
 
 
@@ -212,7 +225,10 @@ def test_a_client_that_waits_for_room_and_goes_away_leaves_nothing_behind(parser
 
 
 def test_another_worker_takes_what_is_above_worker_connections(tmp_path: Path, loop: str) -> None:
-    with Gunicorn(tmp_path, workers=2, worker_connections=3, keepalive=60, **_loop(loop)) as server, ExitStack() as stack:
+    with (
+        Gunicorn(tmp_path, workers=2, worker_connections=3, keepalive=60, **_loop(loop)) as server,
+        ExitStack() as stack,
+    ):
         pids: Counter[bytes] = Counter()
         for _ in range(6):
             client = stack.enter_context(server.connect())
@@ -232,7 +248,9 @@ def test_a_worker_that_is_ahead_leaves_a_burst_to_the_other(loop: str) -> None:
     """Two of them on one loop, which so take turns whatever the machine does. Without the rule each would take half of the burst."""
     asgi_loop = AsyncioLoop() if loop == "asyncio" else UvloopLoop()
     try:
-        first, second = asgi_loop.run_until_complete(asyncio.wait_for(burst_for_two(asgi_loop, loop), DEADLINE))
+        first, second = asgi_loop.run_until_complete(
+            asyncio.wait_for(burst_for_two(asgi_loop, loop), DEADLINE)
+        )
     finally:
         asgi_loop.close()
     assert first + second == 120
@@ -245,7 +263,18 @@ async def burst_for_two(loop: asyncio.AbstractEventLoop, name: str) -> tuple[int
     board, now = Board(), 100.0
     settings = replace(make_settings(), asgi_loop=name)
     with socket.create_server(("127.0.0.1", 0), backlog=100) as sock, ExitStack() as stack:
-        workers = [Server(settings, hello, Host(sys.maxsize), Log(), None, loop, Share(board, age, lambda: now)) for age in (1, 2)]
+        workers = [
+            Server(
+                settings,
+                hello,
+                Host(sys.maxsize),
+                Log(),
+                None,
+                loop,
+                Share(board, age, lambda: now),
+            )
+            for age in (1, 2)
+        ]
         for worker in workers:
             now += 1.0  # each looks around anew
             worker.acceptors.listen([Listening(stack.enter_context(sock.dup()))], None)
@@ -314,10 +343,17 @@ def answering(clients: list[Connection]) -> list[int]:
 
 
 @pytest.mark.parametrize("own_queue", [False, True], ids=["shared", "reuse_port"])
-def test_what_has_connected_before_a_worker_leaves_is_served(tmp_path: Path, loop: str, own_queue: bool) -> None:
+def test_what_has_connected_before_a_worker_leaves_is_served(
+    tmp_path: Path, loop: str, own_queue: bool
+) -> None:
     """Also above ``worker_connections``, which keep them in the queue until the drain: nobody else is there to take them."""
     bind = free_address() if own_queue else "127.0.0.1:0"
-    with Gunicorn(tmp_path, reuse_port=own_queue, bind=bind, worker_connections=3, **_loop(loop)) as server, ExitStack() as stack:
+    with (
+        Gunicorn(
+            tmp_path, reuse_port=own_queue, bind=bind, worker_connections=3, **_loop(loop)
+        ) as server,
+        ExitStack() as stack,
+    ):
         [worker] = server.workers()
         running = [stack.enter_context(server.connect()) for _ in range(3)]
         for client in running:
@@ -339,8 +375,16 @@ def free_address() -> str:
 
 
 @pytest.mark.skipif(GUNICORN_VERSION < (24, 0), reason="all workers share one queue")
-def test_a_leaving_worker_with_a_queue_of_its_own_loses_no_connection(tmp_path: Path, loop: str) -> None:
-    settings = {"workers": 2, "reuse_port": True, "bind": free_address(), "max_requests": 100, "graceful_timeout": 60}
+def test_a_leaving_worker_with_a_queue_of_its_own_loses_no_connection(
+    tmp_path: Path, loop: str
+) -> None:
+    settings = {
+        "workers": 2,
+        "reuse_port": True,
+        "bind": free_address(),
+        "max_requests": 100,
+        "graceful_timeout": 60,
+    }
     with Gunicorn(tmp_path, "answering:app", **settings, **_loop(loop)) as server:
         pids: set[int] = set()
         # One leaves only while another listens, so how many do in the meantime is a question of how fast they are replaced.
@@ -363,7 +407,9 @@ def test_who_would_connect_while_a_worker_with_a_queue_of_its_own_closes_reaches
             sock.bind(leaving.getsockname() if sock is other else ("127.0.0.1", 0))
             sock.listen(100)
             sock.settimeout(DEADLINE)
-        before = [stack.enter_context(socket.create_connection(leaving.getsockname())) for _ in range(20)]
+        before = [
+            stack.enter_context(socket.create_connection(leaving.getsockname())) for _ in range(20)
+        ]
         _ignore_syn(leaving)
         # The kernel shares them out between the two.
         during = [stack.enter_context(socket.socket()) for _ in range(20)]
@@ -391,7 +437,9 @@ def test_a_worker_that_has_left_for_max_requests_does_not_come_back(parser: str)
     board = Board()
     other = Share(board, 2)
     other.attend()
-    with serve(hello, parser, workers=2, max_requests=1, share=Share(board, 1), has_own_queue=True) as server:
+    with serve(
+        hello, parser, workers=2, max_requests=1, share=Share(board, 1), has_own_queue=True
+    ) as server:
         running = [server.connect() for _ in range(2)]
         for client in running:
             client.send(b"GET /")
@@ -409,14 +457,19 @@ def test_a_worker_that_has_left_for_max_requests_does_not_come_back(parser: str)
 # Out of descriptors.
 
 
-def test_a_worker_without_descriptors_says_so_once_and_goes_on_when_it_has_some(tmp_path: Path, loop: str) -> None:
+def test_a_worker_without_descriptors_says_so_once_and_goes_on_when_it_has_some(
+    tmp_path: Path, loop: str
+) -> None:
     config = """
 def post_worker_init(worker):
     import os, resource
     used = max(map(int, os.listdir("/proc/self/fd")))
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 30, used + 30))
 """
-    with Gunicorn(tmp_path, keepalive=60, config=config, **_loop(loop)) as server, ExitStack() as stack:
+    with (
+        Gunicorn(tmp_path, keepalive=60, config=config, **_loop(loop)) as server,
+        ExitStack() as stack,
+    ):
         clients = [stack.enter_context(server.connect()) for _ in range(60)]
         server.wait_for(r"\[ERROR\] Cannot accept connections: .*Too many open files")
         for client in clients[:50]:
@@ -431,7 +484,9 @@ def post_worker_init(worker):
 
 
 def test_a_tls_handshake_has_a_deadline(tmp_path: Path, loop: str, certificate: Pair) -> None:
-    with Gunicorn(tmp_path, **certificate._asdict(), options={"tls_handshake_timeout": 0.5}, **_loop(loop)) as server:
+    with Gunicorn(
+        tmp_path, **certificate._asdict(), options={"tls_handshake_timeout": 0.5}, **_loop(loop)
+    ) as server:
         with server.connect() as client:
             client.send(b"\x16\x03\x01")
             assert client.read_all() == b""
@@ -440,8 +495,12 @@ def test_a_tls_handshake_has_a_deadline(tmp_path: Path, loop: str, certificate: 
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_failed_handshakes_do_not_count_as_connections(tmp_path: Path, loop: str, certificate: Pair, workers: int) -> None:
-    with Gunicorn(tmp_path, workers=workers, **certificate._asdict(), worker_connections=2, **_loop(loop)) as server:
+def test_failed_handshakes_do_not_count_as_connections(
+    tmp_path: Path, loop: str, certificate: Pair, workers: int
+) -> None:
+    with Gunicorn(
+        tmp_path, workers=workers, **certificate._asdict(), worker_connections=2, **_loop(loop)
+    ) as server:
         for _ in range(10):
             with server.connect() as client:
                 client.get("/")
@@ -449,9 +508,14 @@ def test_failed_handshakes_do_not_count_as_connections(tmp_path: Path, loop: str
         assert server.get("/hello").status_code == 200
 
 
-def test_a_handshake_that_does_not_end_does_not_hold_a_worker(tmp_path: Path, loop: str, certificate: Pair) -> None:
+def test_a_handshake_that_does_not_end_does_not_hold_a_worker(
+    tmp_path: Path, loop: str, certificate: Pair
+) -> None:
     settings = {**certificate._asdict(), "graceful_timeout": 600, **_loop(loop)}
-    with Gunicorn(tmp_path, **settings, options={"tls_handshake_timeout": 600}) as server, server.connect() as client:
+    with (
+        Gunicorn(tmp_path, **settings, options={"tls_handshake_timeout": 600}) as server,
+        server.connect() as client,
+    ):
         client.send(b"\x16\x03\x01")
         assert server.get("/hello").status_code == 200
         assert server.stop() == 0

@@ -1,4 +1,4 @@
-"""The access log: `gunicorn_asgi.access`, and the lines that a running Gunicorn writes."""
+"""The access log: `gunicorn_asgi.observe.access_log`, and the lines that a running Gunicorn writes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from gunicorn.glogging import Logger, SafeAtoms
 from gunicorn.instrument.statsd import Statsd
 from process import NOTE, Gunicorn, poll
 
-from gunicorn_asgi import access
-from gunicorn_asgi.access import Atoms, Record, Response, make_environ
+from gunicorn_asgi.observe import access_log as access
+from gunicorn_asgi.observe.access_log import Atoms, Record, Response, make_environ
 
 # Who listens.
 
@@ -55,7 +55,9 @@ def quiet() -> Iterator[None]:
 @pytest.mark.usefixtures("quiet")
 def test_nothing_is_called_when_nobody_listens() -> None:
     assert not is_listened_to()
-    assert not is_listened_to(syslog=True, syslog_addr="udp://127.0.0.1:9", disable_redirect_access_to_syslog=True)
+    assert not is_listened_to(
+        syslog=True, syslog_addr="udp://127.0.0.1:9", disable_redirect_access_to_syslog=True
+    )
 
 
 LISTENERS = [
@@ -79,7 +81,16 @@ def test_somebody_listens(given: dict[str, Any]) -> None:
 # The atoms are Gunicorn's.
 
 EXCHANGES = {
-    "get": Record("GET", b"/a%20b/%C3%A9", b"c=%22d", "1.1", "http", [(b"host", b"a")], ("10.0.0.1", 5), ("127.0.0.1", 8000)),
+    "get": Record(
+        "GET",
+        b"/a%20b/%C3%A9",
+        b"c=%22d",
+        "1.1",
+        "http",
+        [(b"host", b"a")],
+        ("10.0.0.1", 5),
+        ("127.0.0.1", 8000),
+    ),
     "headers": Record(
         "POST",
         b"/",
@@ -98,21 +109,38 @@ EXCHANGES = {
         ("::1", 5),
         ("::1", 8000),
     ),
-    "unix": Record("GET", b"/", b"", "1.1", "http", [(b"authorization", b"Bearer x")], None, ("/run/socket", None)),
-    "bad user": Record("GET", b"/", b"", "1.1", "http", [(b"authorization", b"Basic \xff")], None, None),
+    "unix": Record(
+        "GET",
+        b"/",
+        b"",
+        "1.1",
+        "http",
+        [(b"authorization", b"Bearer x")],
+        None,
+        ("/run/socket", None),
+    ),
+    "bad user": Record(
+        "GET", b"/", b"", "1.1", "http", [(b"authorization", b"Basic \xff")], None, None
+    ),
 }
 RESPONSES = {
     "200": Response(200, [(b"content-type", b'text/"x"'), (b"X-One", b"1")], 12),
     "404": Response(404, [], 0),
     "299": Response(299, [(b"set-cookie", b"a"), (b"set-cookie", b"b")], 1 << 40),
 }
-DURATIONS = [timedelta(0), timedelta(seconds=75, microseconds=1234), timedelta(microseconds=999_999)]
+DURATIONS = [
+    timedelta(0),
+    timedelta(seconds=75, microseconds=1234),
+    timedelta(microseconds=999_999),
+]
 
 
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("response", RESPONSES)
 @pytest.mark.parametrize("exchange", EXCHANGES)
-def test_every_atom_is_gunicorns(exchange: str, response: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_atom_is_gunicorns(
+    exchange: str, response: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     log = Logger(Config())
     monkeypatch.setattr(log, "now", lambda: "[now]")
     record, answer = EXCHANGES[exchange], RESPONSES[response]
@@ -120,7 +148,18 @@ def test_every_atom_is_gunicorns(exchange: str, response: str, monkeypatch: pyte
         expected = SafeAtoms(log.atoms(answer, record, make_environ(record), duration))
         one_by_one = Atoms(log, record, answer, duration)
         assert {key: one_by_one[key] for key in expected} == dict(expected)
-        for key in ("{X-ONE}i", "{Remote_Addr}e", "{x-ONE}o", "{nothing}i", "{nothing}o", "{nothing}e", "z", "{x-one}", "", "{"):
+        for key in (
+            "{X-ONE}i",
+            "{Remote_Addr}e",
+            "{x-ONE}o",
+            "{nothing}i",
+            "{nothing}o",
+            "{nothing}e",
+            "z",
+            "{x-one}",
+            "",
+            "{",
+        ):
             assert one_by_one[key] == expected[key], key
         whole = Atoms(log, record, answer, duration)
         assert dict(whole) == dict(expected)
@@ -138,7 +177,13 @@ def test_the_atoms_are_a_mapping_whoever_looks_at_them_and_however() -> None:
     assert bool(atoms())
     assert isinstance(atoms(), Mapping)
     assert len(atoms()) == len(keys)
-    assert set(atoms()) == set(atoms().keys()) == {key for key, _ in atoms().items()} == set(atoms().copy()) == keys
+    assert (
+        set(atoms())
+        == set(atoms().keys())
+        == {key for key, _ in atoms().items()}
+        == set(atoms().copy())
+        == keys
+    )
     assert "h" in atoms()
     assert "nothing" not in atoms()
     assert "::1" in list(atoms().values())
@@ -190,7 +235,10 @@ class Lines:
         self.path = Path(server._settings["accesslog"])
 
     def all(self) -> list[dict[str, str]]:
-        rows = [line.split("\x1f") for line in self.path.read_text("utf-8", "surrogateescape").split("\n")]
+        rows = [
+            line.split("\x1f")
+            for line in self.path.read_text("utf-8", "surrogateescape").split("\n")
+        ]
         return [dict(zip(NAMES, row, strict=True)) for row in rows if len(row) == len(NAMES)]
 
     def wait(self, part: str, count: int = 1) -> list[dict[str, str]]:
@@ -209,12 +257,19 @@ class Lines:
 
 
 @pytest.fixture(scope="module", params=["httptools", "h11"])
-def lines(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lines]:
+def lines(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Lines]:
     if request.param == "httptools":
         pytest.importorskip("httptools")
     directory = tmp_path_factory.mktemp("access")
     options = {"http": request.param, "head_timeout": 1}
-    with Gunicorn(directory, accesslog=str(directory / "access.log"), access_log_format=FORMAT, options=options) as server:
+    with Gunicorn(
+        directory,
+        accesslog=str(directory / "access.log"),
+        access_log_format=FORMAT,
+        options=options,
+    ) as server:
         yield Lines(server)
         assert server.stop() == 0
 
@@ -317,8 +372,13 @@ def test_several_requests_on_a_connection_have_a_line_each(lines: Lines) -> None
     assert [line["s"] for line in lines.wait("?several", 3)] == ["200"] * 3
 
 
-@pytest.mark.parametrize(("path", "status", "sent"), [("/error", "500", "21"), ("/nothing", "500", "21"), ("/late_error", "200", "6")])
-def test_a_failing_application_has_a_line_with_what_went_out(lines: Lines, path: str, status: str, sent: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "status", "sent"),
+    [("/error", "500", "21"), ("/nothing", "500", "21"), ("/late_error", "200", "6")],
+)
+def test_a_failing_application_has_a_line_with_what_went_out(
+    lines: Lines, path: str, status: str, sent: str
+) -> None:
     with lines.server.connect() as client:
         client.get(f"{path}?failing")
         client.read_all()
@@ -337,12 +397,28 @@ def test_a_client_that_goes_before_the_response_is_a_499(lines: Lines) -> None:
 
 
 REJECTED = [
-    (b"GET /x?rejected=host HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "GET /x?rejected=host HTTP/1.1", "400"),
+    (
+        b"GET /x?rejected=host HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        "GET /x?rejected=host HTTP/1.1",
+        "400",
+    ),
     (b"GET /x?rejected=none HTTP/1.1\r\n\r\n", "GET /x?rejected=none HTTP/1.1", "400"),
-    (b"POST /x?rejected=501 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n", "POST /x?rejected=501 HTTP/1.1", "501"),
+    (
+        b"POST /x?rejected=501 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n",
+        "POST /x?rejected=501 HTTP/1.1",
+        "501",
+    ),
     (b"GET /x?rejected=505 HTTP/2.0\r\nHost: a\r\n\r\n", "GET /x?rejected=505 HTTP/2.0", "505"),
-    (b"GET /x?rejected=417 HTTP/1.1\r\nHost: a\r\nExpect: x\r\n\r\n", "GET /x?rejected=417 HTTP/1.1", "417"),
-    (b"GET /x?rejected=431 HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 9000 + b"\r\n\r\n", "GET /x?rejected=431 HTTP/1.1", "431"),
+    (
+        b"GET /x?rejected=417 HTTP/1.1\r\nHost: a\r\nExpect: x\r\n\r\n",
+        "GET /x?rejected=417 HTTP/1.1",
+        "417",
+    ),
+    (
+        b"GET /x?rejected=431 HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 9000 + b"\r\n\r\n",
+        "GET /x?rejected=431 HTTP/1.1",
+        "431",
+    ),
     (b"GET /x?rejected=408 HTTP/1.1\r\nHost: a\r\n", "GET /x?rejected=408 HTTP/1.1", "408"),
 ]
 
@@ -351,8 +427,12 @@ SENT = b"Authorization: Basic dXNlcjpwYXNz\r\nReferer: http://there/\r\nuser-age
 """Headers that every rejected request has, behind its request line."""
 
 
-@pytest.mark.parametrize(("request_", "line", "status"), REJECTED, ids=[line for _, line, _ in REJECTED])
-def test_a_rejected_request_has_a_line_with_what_could_be_read(lines: Lines, request_: bytes, line: str, status: str) -> None:
+@pytest.mark.parametrize(
+    ("request_", "line", "status"), REJECTED, ids=[line for _, line, _ in REJECTED]
+)
+def test_a_rejected_request_has_a_line_with_what_could_be_read(
+    lines: Lines, request_: bytes, line: str, status: str
+) -> None:
     with lines.server.connect() as client:
         client.send(request_.replace(b"\r\n", b"\r\n" + SENT, 1))
         assert client.read_all().startswith(b"HTTP/1.1 " + status.encode())
@@ -360,9 +440,19 @@ def test_a_rejected_request_has_a_line_with_what_could_be_read(lines: Lines, req
     seen = lines.one(target)
     assert seen["r"] == line
     assert (seen["s"], seen["h"]) == (status, "127.0.0.1")
-    assert (seen["m"], seen["U"], seen["q"], seen["H"]) == (method, "/x", target.partition("?")[2], version)
+    assert (seen["m"], seen["U"], seen["q"], seen["H"]) == (
+        method,
+        "/x",
+        target.partition("?")[2],
+        version,
+    )
     assert int(seen["b"]) > 0
-    assert (seen["u"], seen["f"], seen["a"], seen["{X-One}i"]) == ("user", "http://there/", "me/1.0", "1")
+    assert (seen["u"], seen["f"], seen["a"], seen["{X-One}i"]) == (
+        "user",
+        "http://there/",
+        "me/1.0",
+        "1",
+    )
     assert int(seen["{REMOTE_PORT}e"]) > 0
     assert (int(seen["D"]) >= 1_000_000) == (status == "408")  # head_timeout
     assert lines.server.lines("WARNING.*Invalid request from ip=127.0.0.1: ")
@@ -395,17 +485,35 @@ def test_of_a_rejected_head_only_whole_lines_that_look_like_headers_are_read(lin
     assert seen["f"] == 'a\\x1b\\"b\\x1f\\x0aforged'
 
 
-def test_what_limit_concurrency_turns_away_has_a_line_with_its_headers_and_no_hook(tmp_path: Path) -> None:
-    settings = {"accesslog": str(tmp_path / "access.log"), "access_log_format": FORMAT, "options": {"limit_concurrency": 1}}
+def test_what_limit_concurrency_turns_away_has_a_line_with_its_headers_and_no_hook(
+    tmp_path: Path,
+) -> None:
+    settings = {
+        "accesslog": str(tmp_path / "access.log"),
+        "access_log_format": FORMAT,
+        "options": {"limit_concurrency": 1},
+    }
     hooks = "def pre_request(worker, req):\n    note('pre', req.path)\n\ndef post_request(worker, req, environ, resp):\n    note('post', req.path)\n"
     with Gunicorn(tmp_path, config=NOTE + hooks, **settings) as server, server.connect() as client:
         client.get("/silent")
         server.wait_for_event("silent begun")
-        assert server.get("/x?busy", headers={"User-Agent": "me/1.0", "X-One": "1"}, auth=("user", "secret")).status_code == 503
+        assert (
+            server.get(
+                "/x?busy", headers={"User-Agent": "me/1.0", "X-One": "1"}, auth=("user", "secret")
+            ).status_code
+            == 503
+        )
         seen = Lines(server).one("?busy")
         assert (seen["s"], seen["m"], seen["U"], seen["q"]) == ("503", "GET", "/x", "busy")
-        assert (seen["u"], seen["a"], seen["{X-One}i"], seen["{Wsgi.Url_Scheme}e"]) == ("user", "me/1.0", "1", "http")
-        assert [event for event in server.events if event.startswith(("pre", "post"))] == ["pre /silent"]
+        assert (seen["u"], seen["a"], seen["{X-One}i"], seen["{Wsgi.Url_Scheme}e"]) == (
+            "user",
+            "me/1.0",
+            "1",
+            "http",
+        )
+        assert [event for event in server.events if event.startswith(("pre", "post"))] == [
+            "pre /silent"
+        ]
 
 
 def test_a_body_that_turns_out_to_be_malformed_ends_the_request_with_one_line(lines: Lines) -> None:
@@ -432,7 +540,9 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
-def test_a_request_that_cannot_be_read_has_one_line_and_cannot_forge_another(lines: Lines, garbage: str) -> None:
+def test_a_request_that_cannot_be_read_has_one_line_and_cannot_forge_another(
+    lines: Lines, garbage: str
+) -> None:
     before = lines.path.stat().st_size
     with lines.server.connect() as client:
         client.send(GARBAGE[garbage])
@@ -458,14 +568,18 @@ def test_a_decoded_path_or_a_user_cannot_forge_a_line(lines: Lines) -> None:
 
 def test_a_pre_request_hook_that_raises_has_a_line_that_names_the_request(tmp_path: Path) -> None:
     config = "def pre_request(worker, req):\n    raise ValueError\n"
-    with Gunicorn(tmp_path, accesslog=str(tmp_path / "access.log"), access_log_format=FORMAT, config=config) as server:
+    with Gunicorn(
+        tmp_path, accesslog=str(tmp_path / "access.log"), access_log_format=FORMAT, config=config
+    ) as server:
         assert server.get("/hello?hook").status_code == 500
         assert Lines(server).one("?hook")["r"] == "GET /hello?hook HTTP/1.1"
 
 
 def test_a_peer_on_a_unix_socket_has_no_address(tmp_path: Path) -> None:
     bind = f"unix:{tmp_path}/socket"
-    with Gunicorn(tmp_path, bind=bind, accesslog=str(tmp_path / "access.log"), access_log_format=FORMAT) as server:
+    with Gunicorn(
+        tmp_path, bind=bind, accesslog=str(tmp_path / "access.log"), access_log_format=FORMAT
+    ) as server:
         server.get("/hello?unix")
         line = Lines(server).one("?unix")
         assert (line["h"], line["{REMOTE_PORT}e"], line["s"]) == ("", "-", "200")
@@ -483,7 +597,12 @@ def test_the_default_format_is_the_combined_one(tmp_path: Path) -> None:
 
 
 def test_a_format_that_cannot_be_filled_in_is_logged_and_harms_no_request(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, accesslog=str(tmp_path / "access.log"), access_log_format="%(h)d") as server, server.client() as client:
+    with (
+        Gunicorn(
+            tmp_path, accesslog=str(tmp_path / "access.log"), access_log_format="%(h)d"
+        ) as server,
+        server.client() as client,
+    ):
         assert client.get("/hello").text == "hello\n"
         assert client.get("/hello").text == "hello\n"
         assert server.stop() == 0
@@ -514,7 +633,9 @@ def test_a_rejected_request_needs_no_access_log(tmp_path: Path) -> None:
 # Loggers of other makes.
 
 
-def test_a_logger_with_its_own_access_gets_every_request_without_an_access_log(tmp_path: Path) -> None:
+def test_a_logger_with_its_own_access_gets_every_request_without_an_access_log(
+    tmp_path: Path,
+) -> None:
     with Gunicorn(tmp_path, logger_class="loggers.OwnAccess") as server:
         server.get("/hello?own")
         server.wait_for_event("access 200 OK 6 GET /hello?own 127.0.0.1 True")
@@ -523,14 +644,24 @@ def test_a_logger_with_its_own_access_gets_every_request_without_an_access_log(t
         with server.connect() as client:
             client.send(b"GET /rejected HTTP/1.1\r\n\r\n")
             client.read_all()
-        poll(lambda: any(re.fullmatch(r"access 400 Bad Request \d+ GET /rejected 127\.0\.0\.1 True", event) for event in server.events))
+        poll(
+            lambda: any(
+                re.fullmatch(r"access 400 Bad Request \d+ GET /rejected 127\.0\.0\.1 True", event)
+                for event in server.events
+            )
+        )
         assert len([event for event in server.events if event.startswith("access")]) == 3
         assert not server.lines("AssertionError")
 
 
 def test_a_logger_with_its_own_atoms_can_use_them_in_the_format(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
-    with Gunicorn(tmp_path, logger_class="loggers.OwnAtoms", accesslog=str(path), access_log_format="%(own)s|%(s)s") as server:
+    with Gunicorn(
+        tmp_path,
+        logger_class="loggers.OwnAtoms",
+        accesslog=str(path),
+        access_log_format="%(own)s|%(s)s",
+    ) as server:
         server.get("/hello?x")
         assert poll(path.read_text) == "GET 6 x|200\n"
 
@@ -539,11 +670,23 @@ def log_config(directory: Path, **handler: Any) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"json": {"()": "loggers.JSONFormatter"}, "plain": {"format": "[%(levelname)s] %(message)s"}},
+        "formatters": {
+            "json": {"()": "loggers.JSONFormatter"},
+            "plain": {"format": "[%(levelname)s] %(message)s"},
+        },
         "filters": {"anonymous": {"()": "loggers.Anonymous"}, "raising": {"()": "loggers.Raising"}},
         "handlers": {
-            "access": {"class": "logging.FileHandler", "filename": str(directory / "access.log"), "formatter": "json", **handler},
-            "error": {"class": "logging.FileHandler", "filename": str(directory / "error.log"), "formatter": "plain"},
+            "access": {
+                "class": "logging.FileHandler",
+                "filename": str(directory / "access.log"),
+                "formatter": "json",
+                **handler,
+            },
+            "error": {
+                "class": "logging.FileHandler",
+                "filename": str(directory / "error.log"),
+                "formatter": "plain",
+            },
         },
         "root": {"level": "INFO", "handlers": []},
         "loggers": {
@@ -558,13 +701,24 @@ def test_a_formatter_sees_all_atoms_as_a_mapping(tmp_path: Path, filters: list[s
     path = tmp_path / "access.log"
     # The port is not in this log: a unix socket.
     config = log_config(tmp_path, filters=filters)
-    with Gunicorn(tmp_path, bind=f"unix:{tmp_path}/socket", logconfig_dict=config, access_log_format="%(r)s %(h)s") as server:
+    with Gunicorn(
+        tmp_path,
+        bind=f"unix:{tmp_path}/socket",
+        logconfig_dict=config,
+        access_log_format="%(r)s %(h)s",
+    ) as server:
         server.get("/hello?json", auth=("user", "secret"))
         seen = json.loads(poll(path.read_text))
         assert seen["message"] == "GET /hello?json HTTP/1.1 " + ("anonymous" if filters else "")
         assert seen["h"] == ("anonymous" if filters else "")
         assert ("{authorization}i" in seen) == (not filters)
-        assert (seen["s"], seen["m"], seen["U"], seen["B"], seen["u"]) == ("200", "GET", "/hello", 6, "user")
+        assert (seen["s"], seen["m"], seen["U"], seen["B"], seen["u"]) == (
+            "200",
+            "GET",
+            "/hello",
+            6,
+            "user",
+        )
         assert seen["{x-answer}o"] == "42"
         assert seen["{request_method}e"] == "GET"
 
@@ -573,7 +727,11 @@ def test_statsd_counts_every_request_without_an_access_log(tmp_path: Path) -> No
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
         statsd.bind(("127.0.0.1", 0))
         statsd.settimeout(10)
-        settings = {"statsd_host": f"127.0.0.1:{statsd.getsockname()[1]}", "statsd_prefix": "test", "options": {"limit_concurrency": 1}}
+        settings = {
+            "statsd_host": f"127.0.0.1:{statsd.getsockname()[1]}",
+            "statsd_prefix": "test",
+            "options": {"limit_concurrency": 1},
+        }
         with Gunicorn(tmp_path, **settings) as server:
             server.get("/hello")
             server.get("/error")
@@ -594,4 +752,13 @@ def test_statsd_counts_every_request_without_an_access_log(tmp_path: Path) -> No
     assert counts.count("test.gunicorn.request.status.400:1") == 1
     assert counts.count("test.gunicorn.request.status.503:1") == 1
     assert counts.count("test.gunicorn.request.status.499:1") == 1
-    assert len([packet for packet in counts if re.fullmatch(r"test\.gunicorn\.request\.duration:\d+\.\d+", packet)]) == 5
+    assert (
+        len(
+            [
+                packet
+                for packet in counts
+                if re.fullmatch(r"test\.gunicorn\.request\.duration:\d+\.\d+", packet)
+            ]
+        )
+        == 5
+    )

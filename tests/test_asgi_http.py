@@ -35,7 +35,9 @@ START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers"
 # receive().
 
 
-@pytest.mark.parametrize("data", [GET, request("POST", "/", b"Content-Length: 0"), b"GET / HTTP/1.0\r\n\r\n"])
+@pytest.mark.parametrize(
+    "data", [GET, request("POST", "/", b"Content-Length: 0"), b"GET / HTTP/1.0\r\n\r\n"]
+)
 def test_a_request_without_a_body_is_one_empty_message(parser: str, data: bytes) -> None:
     """Statements 42 and 43."""
     messages: list[Any] = []
@@ -73,8 +75,13 @@ def test_the_body_arrives_part_by_part_and_ends_once(parser: str, framing: str) 
         client.send(b"llo" if framing == "length" else b"3\r\nllo\r\n0\r\n\r\n")
         assert client.read_response().status == 200
         assert b"".join(message["body"] for message in messages) == b"hello"
-        assert [message["more_body"] for message in messages] == [True] * (len(messages) - 1) + [False]
-        assert all(type(message["body"]) is bytes and message["type"] == "http.request" for message in messages)
+        assert [message["more_body"] for message in messages] == [True] * (len(messages) - 1) + [
+            False
+        ]
+        assert all(
+            type(message["body"]) is bytes and message["type"] == "http.request"
+            for message in messages
+        )
 
 
 def test_parts_that_came_meanwhile_are_one_message(parser: str) -> None:
@@ -295,7 +302,11 @@ class Group(Exception):
         self.exceptions = exceptions
 
 
-@pytest.mark.parametrize("wrap", [lambda error: error, Group, lambda error: Group(Group(error), error)], ids=["bare", "group", "groups"])
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda error: error, Group, lambda error: Group(Group(error), error)],
+    ids=["bare", "group", "groups"],
+)
 def test_a_disconnect_that_leaves_the_application_is_not_logged(parser: str, wrap: Any) -> None:
     """Statements 15 and 69, also when a task group has wrapped it."""
     waiting = Flag()
@@ -370,17 +381,34 @@ class Odd(BaseException):
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("x"), RuntimeError("x"), OSError("x"), Odd("x"), Group(ValueError("x")), StopAsyncIteration(), GeneratorExit()]
+    "error",
+    [
+        ValueError("x"),
+        RuntimeError("x"),
+        OSError("x"),
+        Odd("x"),
+        Group(ValueError("x")),
+        StopAsyncIteration(),
+        GeneratorExit(),
+    ],
 )
 @pytest.mark.parametrize("when", ["at once", "after receive", "after start"])
-def test_an_exception_before_the_first_body_is_a_clean_500(parser: str, error: BaseException, when: str) -> None:
+def test_an_exception_before_the_first_body_is_a_clean_500(
+    parser: str, error: BaseException, when: str
+) -> None:
     """Statements 13, 58 and 67; logged once, with its traceback."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if when != "at once":
             await receive()
         if when == "after start":
-            await send({"type": "http.response.start", "status": 201, "headers": [(b"content-length", b"100"), (b"x-secret", b"y")]})
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": 201,
+                    "headers": [(b"content-length", b"100"), (b"x-secret", b"y")],
+                }
+            )
         raise error
 
     with serve(app, parser) as server:
@@ -388,7 +416,10 @@ def test_an_exception_before_the_first_body_is_a_clean_500(parser: str, error: B
             client = server.connect()
             client.send(request(method) + GET)
             response = client.read_response(method)
-            assert (response.status, response.body) == (500, b"" if method == "HEAD" else b"Internal Server Error")
+            assert (response.status, response.body) == (
+                500,
+                b"" if method == "HEAD" else b"Internal Server Error",
+            )
             assert response[b"content-type"] == b"text/plain; charset=utf-8"
             assert response[b"content-length"] == b"21"
             assert response[b"connection"] == b"close"
@@ -401,11 +432,15 @@ def test_an_exception_before_the_first_body_is_a_clean_500(parser: str, error: B
 
 
 @pytest.mark.parametrize(
-    "data", [GET, b"GET / HTTP/1.0\r\n\r\n", b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"], ids=["1.1", "1.0", "1.0 keep-alive"]
+    "data",
+    [GET, b"GET / HTTP/1.0\r\n\r\n", b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"],
+    ids=["1.1", "1.0", "1.0 keep-alive"],
 )
 @pytest.mark.parametrize("declared", [False, True], ids=["unknown", "declared"])
 @pytest.mark.parametrize("how", ["raise", "return"])
-def test_a_response_that_breaks_off_does_not_look_whole(parser: str, data: bytes, declared: bool, how: str) -> None:
+def test_a_response_that_breaks_off_does_not_look_whole(
+    parser: str, data: bytes, declared: bool, how: str
+) -> None:
     """Statements 66 and 67: no last chunk, less than the length, and a reset where the end of the connection would be the end of the body."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -514,7 +549,9 @@ def test_an_application_that_is_cancelled_by_itself_is_a_500(parser: str) -> Non
         assert len(server.log.take("error")) == 1
 
 
-def test_an_application_that_ignores_a_disconnect_is_cancelled_after_the_grace_period(parser: str) -> None:
+def test_an_application_that_ignores_a_disconnect_is_cancelled_after_the_grace_period(
+    parser: str,
+) -> None:
     """Gunicorn's ``asgi_disconnect_grace_period``; the cancellation is no error."""
     waiting, cancelled = Flag(), Flag()
 
@@ -540,9 +577,18 @@ def test_an_application_that_ignores_a_disconnect_is_cancelled_after_the_grace_p
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(SystemExit(7), 7), (SystemExit(3), 1), (SystemExit(), 0), (SystemExit("bye"), 1), (KeyboardInterrupt(), 1)]
+    ("error", "code"),
+    [
+        (SystemExit(7), 7),
+        (SystemExit(3), 1),
+        (SystemExit(), 0),
+        (SystemExit("bye"), 1),
+        (KeyboardInterrupt(), 1),
+    ],
 )
-def test_an_application_that_exits_ends_the_process(parser: str, error: BaseException, code: int) -> None:
+def test_an_application_that_exits_ends_the_process(
+    parser: str, error: BaseException, code: int
+) -> None:
     """As it would anywhere else; the loop goes on until the worker has left in order."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -556,7 +602,9 @@ def test_an_application_that_exits_ends_the_process(parser: str, error: BaseExce
         assert server.host.left == [code]
         if error.args == ("bye",):
             assert "bye" in str(server.log.take("error"))
-        assert len(server.log.take("warning")) == (error.args == (3,) or (code == 1 and not error.args))  # 3 would stop Gunicorn
+        assert len(server.log.take("warning")) == (
+            error.args == (3,) or (code == 1 and not error.args)
+        )  # 3 would stop Gunicorn
 
 
 def test_log_lines_cannot_be_forged_by_a_path(parser: str) -> None:
@@ -716,7 +764,12 @@ def test_the_types_in_a_scope_are_those_of_the_specification(parser: str) -> Non
             "state": dict,
         }
         assert scope["asgi"] == {"version": "3.0", "spec_version": "2.5"}
-        names = ["http.response.pathsend", "http.response.zerocopysend", "http.response.early_hint", "http.response.trailers"]
+        names = [
+            "http.response.pathsend",
+            "http.response.zerocopysend",
+            "http.response.early_hint",
+            "http.response.trailers",
+        ]
         assert scope["extensions"] == {name: {} for name in names}
         assert all(type(name) is bytes and type(value) is bytes for name, value in scope["headers"])
         assert type(scope["client"][1]) is int
@@ -753,8 +806,12 @@ def test_a_response_that_breaks_off_on_a_unix_socket(parser: str, tmp_path: Path
         server.log.take("error")
 
 
-@pytest.mark.parametrize(("address", "to"), [("0.0.0.0", "127.0.0.1"), ("::1", "::1"), ("::", "::1")])
-def test_the_server_is_the_address_that_the_client_has_reached(parser: str, address: str, to: str) -> None:
+@pytest.mark.parametrize(
+    ("address", "to"), [("0.0.0.0", "127.0.0.1"), ("::1", "::1"), ("::", "::1")]
+)
+def test_the_server_is_the_address_that_the_client_has_reached(
+    parser: str, address: str, to: str
+) -> None:
     """Statements 36 and 37, also where the socket listens on all addresses."""
     if ":" in to and not has_ipv6():
         pytest.skip("no IPv6 here")
@@ -853,7 +910,9 @@ def test_a_cancelled_send_that_waited_has_sent_its_message_once(parser: str) -> 
         client.send(GET)
         server.wait_until(lambda: numbers)
         body = client.read_response().body
-        assert [body[start : start + 7] for start in range(0, len(body), 65543)] == [b"%07d" % i for i in range(numbers[0])]
+        assert [body[start : start + 7] for start in range(0, len(body), 65543)] == [
+            b"%07d" % i for i in range(numbers[0])
+        ]
 
 
 def test_a_generator_of_the_application_is_closed_with_its_client(parser: str) -> None:
@@ -910,7 +969,10 @@ def test_a_refused_body_ends_the_exchange_for_the_application(parser: str) -> No
         assert client.read_response().status == 400
         assert client.read_rest() == b""
         server.wait_until(lambda: raised)
-        assert messages == [{"type": "http.request", "body": b"hello", "more_body": True}, DISCONNECT]
+        assert messages == [
+            {"type": "http.request", "body": b"hello", "more_body": True},
+            DISCONNECT,
+        ]
         assert len(server.log.take("warning")) == 1
 
 
@@ -935,7 +997,9 @@ def test_a_refused_body_within_a_response_breaks_it_off(parser: str) -> None:
         assert len(server.log.take("warning")) == 1
 
 
-def test_an_application_that_ignores_a_refusal_is_cancelled_after_the_grace_period(parser: str) -> None:
+def test_an_application_that_ignores_a_refusal_is_cancelled_after_the_grace_period(
+    parser: str,
+) -> None:
     """For it the client is gone, as when the connection is lost."""
     waiting, cancelled = Flag(), Flag()
 

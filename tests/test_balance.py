@@ -1,10 +1,10 @@
-"""The rule by which workers share connections (see `gunicorn_asgi.balance`)."""
+"""The rule by which workers share connections (see `gunicorn_asgi.net.balance`)."""
 
 from __future__ import annotations
 
 import pytest
 
-from gunicorn_asgi.balance import LEEWAY, SLOTS, STALE_SECONDS, Board, Share
+from gunicorn_asgi.net.balance import LEEWAY, SLOTS, STALE_SECONDS, Board, Share
 
 
 class Clock:
@@ -29,7 +29,10 @@ def test_a_worker_alone_is_never_ahead() -> None:
     assert not worker.has_others()
 
 
-@pytest.mark.parametrize("counts", [[0, 0, 0, 0], [LEEWAY, 0, 0, 0], [100, 100, 100, 100], [110, 100, 95, 95], [9, 0], [13, 3]])
+@pytest.mark.parametrize(
+    "counts",
+    [[0, 0, 0, 0], [LEEWAY, 0, 0, 0], [100, 100, 100, 100], [110, 100, 95, 95], [9, 0], [13, 3]],
+)
 def test_workers_that_are_about_even_take_what_comes(counts: list[int]) -> None:
     workers = shares(counts, Clock())
     assert not any(worker.is_ahead(count) for worker, count in zip(workers, counts, strict=True))
@@ -38,7 +41,9 @@ def test_workers_that_are_about_even_take_what_comes(counts: list[int]) -> None:
 @pytest.mark.parametrize("counts", [[8, 0, 0, 0], [130, 90, 90, 90], [100, 0], [10, 0], [14, 3]])
 def test_the_one_that_is_ahead_lets_the_others_go_first(counts: list[int]) -> None:
     workers = shares(counts, Clock())
-    assert [worker.is_ahead(count) for worker, count in zip(workers, counts, strict=True)] == [True] + [False] * (len(counts) - 1)
+    assert [worker.is_ahead(count) for worker, count in zip(workers, counts, strict=True)] == [
+        True
+    ] + [False] * (len(counts) - 1)
 
 
 def test_a_burst_is_shared_even_if_one_worker_is_always_the_first_to_wake() -> None:
@@ -46,7 +51,9 @@ def test_a_burst_is_shared_even_if_one_worker_is_always_the_first_to_wake() -> N
     counts = [0, 0, 0, 0]
     workers = shares(counts, clock)
     for _ in range(400):
-        taker = next(number for number, worker in enumerate(workers) if not worker.is_ahead(counts[number]))
+        taker = next(
+            number for number, worker in enumerate(workers) if not worker.is_ahead(counts[number])
+        )
         counts[taker] += 1
         workers[taker].publish(counts[taker])
     assert max(counts) <= 1.25 * 100

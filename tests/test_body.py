@@ -31,7 +31,11 @@ def chunked() -> ChunkedFraming:
 
 def cuts(data: bytes) -> list[list[bytes]]:
     """`data` whole, byte by byte, and in two at every place."""
-    return [[data], [data[i : i + 1] for i in range(len(data))], *([data[:i], data[i:]] for i in range(1, len(data)))]
+    return [
+        [data],
+        [data[i : i + 1] for i in range(len(data))],
+        *([data[:i], data[i:]] for i in range(1, len(data))),
+    ]
 
 
 @pytest.mark.parametrize("tail", [b"", b"GET / HTTP/1.1\r\n", b"\x00"])
@@ -61,7 +65,10 @@ VALID = {
     "extension without a value": (b"5;a\r\nhello\r\n0;b\r\n\r\n", b"hello"),
     "extension with a token": (b"5;a=b\r\nhello\r\n0\r\n\r\n", b"hello"),
     "extension with a quoted string": (b'5;a="b;c\\"d"\r\nhello\r\n0\r\n\r\n', b"hello"),
-    "several extensions with bad white space": (b'5 ; a = b\t;c ;d="e"\r\nhello\r\n0\r\n\r\n', b"hello"),
+    "several extensions with bad white space": (
+        b'5 ; a = b\t;c ;d="e"\r\nhello\r\n0\r\n\r\n',
+        b"hello",
+    ),
     "trailers are dropped": (b"5\r\nhello\r\n0\r\nX-A: b\r\nHost: evil\r\n\r\n", b"hello"),
     "a trailer without a value": (b"0\r\nA:\r\n\r\n", b""),
     "an obs-text trailer": (b"0\r\nA: \xe9\r\n\r\n", b""),
@@ -70,9 +77,13 @@ VALID = {
 }
 
 
-@pytest.mark.parametrize("tail", [b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\r\n\r\n", b"\x00\xff"])
+@pytest.mark.parametrize(
+    "tail", [b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\r\n\r\n", b"\x00\xff"]
+)
 @pytest.mark.parametrize(("data", "content"), VALID.values(), ids=VALID.keys())
-def test_chunked_is_decoded_and_ends_exactly_there(data: bytes, content: bytes, tail: bytes) -> None:
+def test_chunked_is_decoded_and_ends_exactly_there(
+    data: bytes, content: bytes, tail: bytes
+) -> None:
     for pieces in cuts(data + tail):
         assert feed(chunked(), pieces) == (content, True, tail)
 
@@ -134,7 +145,12 @@ INVALID = {
 
 @pytest.mark.parametrize("data", INVALID.values(), ids=INVALID.keys())
 def test_malformed_chunks_are_refused_with_400_however_they_come(data: bytes) -> None:
-    for pieces in [[data], [data[i : i + 1] for i in range(len(data))], [data[:-1], data[-1:]], [data[:1], data[1:]]]:
+    for pieces in [
+        [data],
+        [data[i : i + 1] for i in range(len(data))],
+        [data[:-1], data[-1:]],
+        [data[:1], data[1:]],
+    ]:
         with pytest.raises(RequestError) as caught:
             feed(chunked(), pieces)
         assert caught.value.status == 400
@@ -142,7 +158,13 @@ def test_malformed_chunks_are_refused_with_400_however_they_come(data: bytes) ->
 
 @pytest.mark.parametrize(
     "start",
-    [b"5;" + b"a" * MAX_CHUNK_LINE, b"0\r\nA: " + b"x" * (MAX_TRAILER_LINE + 1), b"1" * 2000, b"5\r\nhellox", b"5\r\nhello\rx"],
+    [
+        b"5;" + b"a" * MAX_CHUNK_LINE,
+        b"0\r\nA: " + b"x" * (MAX_TRAILER_LINE + 1),
+        b"1" * 2000,
+        b"5\r\nhellox",
+        b"5\r\nhello\rx",
+    ],
     ids=lambda start: repr(start[:12]),
 )
 def test_a_line_over_its_limit_is_refused_before_it_ends(start: bytes) -> None:
@@ -166,10 +188,17 @@ def bodies_in_pieces(draw: st.DrawFn) -> tuple[bytes, bytes, list[bytes]]:
     parts = draw(st.lists(st.binary(min_size=1, max_size=40), max_size=6))
     extension = draw(st.sampled_from([b"", b";a", b';a="b"', b" ; a=b"]))
     trailers = draw(st.sampled_from([b"", b"A: b\r\n", b"A: b\r\nC:\r\n"]))
-    data = b"".join(b"%x%b\r\n%b\r\n" % (len(part), extension, part) for part in parts) + b"0\r\n" + trailers + b"\r\n"
+    data = (
+        b"".join(b"%x%b\r\n%b\r\n" % (len(part), extension, part) for part in parts)
+        + b"0\r\n"
+        + trailers
+        + b"\r\n"
+    )
     tail = draw(st.binary(max_size=10))
     places = sorted(draw(st.lists(st.integers(0, len(data + tail)), max_size=12)))
-    pieces = [(data + tail)[start:end] for start, end in zip([0, *places], [*places, None], strict=True)]
+    pieces = [
+        (data + tail)[start:end] for start, end in zip([0, *places], [*places, None], strict=True)
+    ]
     return b"".join(parts), tail, pieces
 
 
@@ -180,9 +209,24 @@ def test_any_cut_of_a_chunked_body_gives_the_same(case: tuple[bytes, bytes, list
     assert feed(chunked(), pieces) == (content, True, tail)
 
 
-PIECES = st.sampled_from([b"5", b"0", b"\r\n", b"\n", b"\r", b"hello", b";a", b"=", b'"', b"A: b", b" ", b"\x00", b"f", b"1"]) | st.binary(
-    max_size=3
-)
+PIECES = st.sampled_from(
+    [
+        b"5",
+        b"0",
+        b"\r\n",
+        b"\n",
+        b"\r",
+        b"hello",
+        b";a",
+        b"=",
+        b'"',
+        b"A: b",
+        b" ",
+        b"\x00",
+        b"f",
+        b"1",
+    ]
+) | st.binary(max_size=3)
 
 
 @settings(max_examples=400, deadline=None)
@@ -197,4 +241,6 @@ def test_any_bytes_mean_the_same_whole_and_byte_by_byte(pieces: list[bytes]) -> 
             return error.status
 
     data = b"".join(pieces)
-    assert outcome([data]) == outcome(pieces) == outcome([data[i : i + 1] for i in range(len(data))])
+    assert (
+        outcome([data]) == outcome(pieces) == outcome([data[i : i + 1] for i in range(len(data))])
+    )

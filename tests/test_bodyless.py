@@ -68,7 +68,9 @@ def test_an_application_that_goes_on_is_told_that_nobody_listens(
         asked.server.wait_until(lambda: not asked.server.server.tasks)
         assert [type(error) for error in raised] == [ClientDisconnected]
         if way != "1.0":
-            assert (asked.ask(client).body if asked.is_h2 else client.read_response().body) == b"x" * 100
+            assert (
+                asked.ask(client).body if asked.is_h2 else client.read_response().body
+            ) == b"x" * 100
 
 
 @pytest.mark.parametrize("way", ["1.1", "unix", "tls", "h2"])
@@ -152,7 +154,9 @@ def test_one_that_is_through_in_time_notices_nothing(parser: str, way: str) -> N
 def test_while_the_body_of_the_request_is_still_coming(parser: str, way: str) -> None:
     """It may take all the time that its parts may have, and the application as well."""
     raised: Raised = []
-    with serving(endless(raised, 204, 0.01), parser, way, keepalive=60, body_timeout=1000.0) as asked:
+    with serving(
+        endless(raised, 204, 0.01), parser, way, keepalive=60, body_timeout=1000.0
+    ) as asked:
         client = asked.connect()
         if asked.is_h2:
             client.begin("POST", "/endless", end=False)
@@ -167,9 +171,13 @@ def test_while_the_body_of_the_request_is_still_coming(parser: str, way: str) ->
 
 @pytest.mark.parametrize("method", ["HEAD", "POST"])
 @pytest.mark.parametrize("end", [False, True])
-def test_what_still_comes_of_the_request_changes_nothing(parser: str, method: str, end: bool) -> None:
+def test_what_still_comes_of_the_request_changes_nothing(
+    parser: str, method: str, end: bool
+) -> None:
     raised: Raised = []
-    with serving(endless(raised, 204, 0.01), parser, "h2", keepalive=60, body_timeout=1000.0) as asked:
+    with serving(
+        endless(raised, 204, 0.01), parser, "h2", keepalive=60, body_timeout=1000.0
+    ) as asked:
         client = asked.connect()
         stream = client.begin(method, "/endless", end=False)
         client.wait_for(lambda: stream.status)
@@ -188,7 +196,9 @@ def test_what_still_comes_of_the_request_changes_nothing(parser: str, method: st
 @pytest.mark.parametrize("way", ["h2", "h2-tls"])
 def test_many_of_them_do_not_use_up_the_streams_for_long(parser: str, way: str) -> None:
     raised: Raised = []
-    with serving(endless(raised, 200, 0.05), parser, way, keepalive=60, http2_max_concurrent_streams=10) as asked:
+    with serving(
+        endless(raised, 200, 0.05), parser, way, keepalive=60, http2_max_concurrent_streams=10
+    ) as asked:
         client = asked.connect(**SHUT)
         for _ in range(20):
             assert asked.ask(client, "HEAD", path="/endless").is_whole

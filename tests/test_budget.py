@@ -22,13 +22,13 @@ from gunicorn.config import Config
 from ws import echo, handshake, text
 
 import gunicorn_asgi
-from gunicorn_asgi.accept import Listener
-from gunicorn_asgi.connection import Connection
+from gunicorn_asgi.config.settings import Settings
 from gunicorn_asgi.http1.connection import H1Connection
 from gunicorn_asgi.http2 import frames
-from gunicorn_asgi.opening import Opening
+from gunicorn_asgi.net.accept import Listener
+from gunicorn_asgi.net.connection import Connection
+from gunicorn_asgi.protocol_detection import Opening
 from gunicorn_asgi.server import Server
-from gunicorn_asgi.settings import Settings
 
 MAX_PYTHON_CALLS = 25
 MAX_C_CALLS = 30
@@ -43,7 +43,11 @@ class NullTransport(asyncio.Transport):
         self.written: list[bytes] = []
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        info = {"peername": ("127.0.0.1", 40000), "sockname": ("127.0.0.1", 8000), "socket": SimpleNamespace(family=socket.AF_UNIX)}
+        info = {
+            "peername": ("127.0.0.1", 40000),
+            "sockname": ("127.0.0.1", 8000),
+            "socket": SimpleNamespace(family=socket.AF_UNIX),
+        }
         return info.get(name, default)
 
     def write(self, data: bytes) -> None:  # type: ignore[override]  # nothing else is written
@@ -90,12 +94,22 @@ class CountingLoop(asyncio.SelectorEventLoop):
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-type", b"text/plain")],
+        }
+    )
     await send({"type": "http.response.body", "body": b"Hello, world!"})
 
 
 def make_connection(
-    app: Any, parser: str, transport: NullTransport, loop: asyncio.AbstractEventLoop, version: type[Connection] = H1Connection
+    app: Any,
+    parser: str,
+    transport: NullTransport,
+    loop: asyncio.AbstractEventLoop,
+    version: type[Connection] = H1Connection,
 ) -> Connection:
     settings = Settings.read(Config(), {"http": parser}, {})
     host = SimpleNamespace(nr=0, max_requests=sys.maxsize, retire=lambda: None)
@@ -107,7 +121,9 @@ def make_connection(
     return connection
 
 
-def measure(requests: Sequence[bytes], version: type[Connection] = H1Connection) -> tuple[Counter[str], Counter[str], list[bytes]]:
+def measure(
+    requests: Sequence[bytes], version: type[Connection] = H1Connection
+) -> tuple[Counter[str], Counter[str], list[bytes]]:
     """Counts of the last of `requests`, after others on the same connection: (calls by kind, scheduled by kind, writes)."""
     loop = CountingLoop()
     loop.scheduled = Counter()
@@ -172,7 +188,14 @@ FIRST = b"\x82\x86\x84\x41\x09localhost\x7a\x04test"
 """A GET whose host and user agent go into the table..."""
 REPEATED = b"\x82\x86\x84\xbf\xbe"
 """...and the same again, as most clients send it: a byte for each field."""
-OPENED_H2 = b"".join([frames.PREFACE, frames.settings([]), get_h2(1, FIRST), *[get_h2(stream, REPEATED) for stream in (3, 5, 7)]])
+OPENED_H2 = b"".join(
+    [
+        frames.PREFACE,
+        frames.settings([]),
+        get_h2(1, FIRST),
+        *[get_h2(stream, REPEATED) for stream in (3, 5, 7)],
+    ]
+)
 
 
 def measure_h2(*streams: int) -> tuple[Counter[str], Counter[str], list[bytes]]:
@@ -193,7 +216,9 @@ class TestGetOverHTTP2:
     def test_writes_once(self) -> None:
         _, _, written = measure_h2(9)
         assert len(written) == 1
-        assert written[0].endswith(frames.header(13, frames.DATA, frames.END_STREAM, 9) + b"Hello, world!")
+        assert written[0].endswith(
+            frames.header(13, frames.DATA, frames.END_STREAM, 9) + b"Hello, world!"
+        )
 
     def test_schedules_nothing(self) -> None:
         _, scheduled, _ = measure_h2(9)

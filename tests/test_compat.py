@@ -144,7 +144,9 @@ WSGI_APPLICATIONS = {
 
 @pytest.mark.parametrize("app", WSGI_APPLICATIONS.values(), ids=WSGI_APPLICATIONS.keys())
 def test_a_wsgi_application_is_refused_with_the_name_of_its_worker(app: Any) -> None:
-    with pytest.raises(ConfigError, match="looks like a WSGI application: serve it with worker_class gthread"):
+    with pytest.raises(
+        ConfigError, match="looks like a WSGI application: serve it with worker_class gthread"
+    ):
         single_callable(app)
 
 
@@ -153,9 +155,16 @@ def factory(environment: str = "production") -> Any:
 
 
 @pytest.mark.parametrize("app", [factory, lambda: asgi], ids=["optional", "none"])
-def test_what_needs_no_arguments_is_taken_for_a_factory_whose_parentheses_are_missing(app: Any) -> None:
-    name = "test_compat:factory" if app is factory else "module:name"  # a lambda has no name to call it by
-    with pytest.raises(ConfigError, match=rf"needs no arguments: .* name it with parentheses, as in \"{name}\(\)\"\.$"):
+def test_what_needs_no_arguments_is_taken_for_a_factory_whose_parentheses_are_missing(
+    app: Any,
+) -> None:
+    name = (
+        "test_compat:factory" if app is factory else "module:name"
+    )  # a lambda has no name to call it by
+    with pytest.raises(
+        ConfigError,
+        match=rf"needs no arguments: .* name it with parentheses, as in \"{name}\(\)\"\.$",
+    ):
         single_callable(app)
 
 
@@ -166,5 +175,7 @@ def test_what_takes_other_arguments_is_refused(app: Any) -> None:
 
 
 def test_what_cannot_be_called_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^The application must be an ASGI application, not str 'main:app'\.$"):
+    with pytest.raises(
+        ConfigError, match=r"^The application must be an ASGI application, not str 'main:app'\.$"
+    ):
         single_callable("main:app")

@@ -1,4 +1,4 @@
-"""permessage-deflate as functions: RFC 7692, 7.2 (`gunicorn_asgi.deflate`)."""
+"""permessage-deflate as functions: RFC 7692, 7.2 (`gunicorn_asgi.websocket.deflate`)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ from typing import Any
 
 import pytest
 
-from gunicorn_asgi.deflate import MAX_STREAMS, MAX_WINDOW, Deflate
 from gunicorn_asgi.errors import Violation
+from gunicorn_asgi.websocket.deflate import MAX_STREAMS, MAX_WINDOW, Deflate
 
 TAIL = b"\0\0\xff\xff"
 PAYLOAD = bytes(number * number % 251 for number in range(2000))
 
 
-def agreed(client_forgets: bool = False, server_forgets: bool = False, client_bits: int = 15, server_bits: int = 15) -> Deflate:
+def agreed(
+    client_forgets: bool = False,
+    server_forgets: bool = False,
+    client_bits: int = 15,
+    server_bits: int = 15,
+) -> Deflate:
     return Deflate(b"permessage-deflate", client_bits, server_bits, client_forgets, server_forgets)
 
 
@@ -28,7 +33,9 @@ def flushed(compressor: Any, payload: bytes) -> bytes:
 
 def final(payload: bytes, context: bytes = b"") -> bytes:
     """A block with BFINAL, which may refer to `context`."""
-    compressor = zlib.compressobj(wbits=-15, zdict=context) if context else zlib.compressobj(wbits=-15)
+    compressor = (
+        zlib.compressobj(wbits=-15, zdict=context) if context else zlib.compressobj(wbits=-15)
+    )
     return compressor.compress(payload) + compressor.flush(zlib.Z_FINISH)
 
 
@@ -66,7 +73,9 @@ def test_each_side_has_its_own_window(bits: int) -> None:
 
     def read(deflate: Deflate) -> bytes:
         """Byte by byte: within one piece, zlib has all of it before its eyes."""
-        return b"".join(deflate.decompress(wide[i : i + 1], False, math.inf) for i in range(len(wide)))
+        return b"".join(
+            deflate.decompress(wide[i : i + 1], False, math.inf) for i in range(len(wide))
+        )
 
     if bits < 15:
         with pytest.raises(Violation):
@@ -81,7 +90,11 @@ def test_what_comes_has_a_context_unless_the_client_forgets() -> None:
     keeping, forgetting = agreed(), agreed(client_forgets=True)
     for deflate in (keeping, forgetting):
         # In parts, of which none but the last ends the message.
-        assert deflate.decompress(first[:100], False, math.inf) + deflate.decompress(first[100:], True, math.inf) == PAYLOAD
+        assert (
+            deflate.decompress(first[:100], False, math.inf)
+            + deflate.decompress(first[100:], True, math.inf)
+            == PAYLOAD
+        )
     assert keeping.decompress(second, True, math.inf) == PAYLOAD
     assert code_of(forgetting, second) == 1002
     assert forgetting.decompress(first, True, math.inf) == PAYLOAD
@@ -102,7 +115,11 @@ def test_the_limit_is_exact(size: int, more: int) -> None:
 
 def test_a_final_block_ends_neither_the_message_nor_its_context() -> None:
     """7.2.1, though zlib takes it for the end of all."""
-    data = final(PAYLOAD) + final(PAYLOAD, context=PAYLOAD) + flushed(zlib.compressobj(wbits=-15, zdict=PAYLOAD * 2), PAYLOAD)
+    data = (
+        final(PAYLOAD)
+        + final(PAYLOAD, context=PAYLOAD)
+        + flushed(zlib.compressobj(wbits=-15, zdict=PAYLOAD * 2), PAYLOAD)
+    )
     assert len(data) < 2 * len(final(PAYLOAD))
     assert agreed().decompress(data, True, math.inf) == PAYLOAD * 3
     assert agreed().decompress(data, True, 3 * len(PAYLOAD)) == PAYLOAD * 3

@@ -44,9 +44,15 @@ def told(*links: bytes) -> tuple[int, list[tuple[bytes, bytes]]]:
 ORDERS: dict[str, tuple[list[dict[str, Any]], list[Any]]] = {
     "before the start": ([hint(CSS, JS), START, body()], [told(CSS, JS)]),
     "behind the start": ([START, hint(CSS), body()], [told(CSS)]),
-    "several": ([hint(CSS), hint(JS), START, hint(CSS, JS), body()], [told(CSS), told(JS), told(CSS, JS)]),
+    "several": (
+        [hint(CSS), hint(JS), START, hint(CSS, JS), body()],
+        [told(CSS), told(JS), told(CSS, JS)],
+    ),
     "without a link": ([hint(), START, body()], []),
-    "any iterable": ([{"type": "http.response.early_hint", "links": dict.fromkeys([CSS])}, START, body()], [told(CSS)]),
+    "any iterable": (
+        [{"type": "http.response.early_hint", "links": dict.fromkeys([CSS])}, START, body()],
+        [told(CSS)],
+    ),
     "within the body": ([START, body(b"hel", True), hint(CSS), body(b"lo")], []),
     "behind it": ([START, body(), hint(CSS)], []),
 }
@@ -61,7 +67,12 @@ def test_hints_go_before_the_head_and_never_behind_it(parser: str, way: str, ord
         client = asked.connect()
         for _ in range(2):
             answer = asked.ask(client)
-            assert (answer.is_whole, answer.status, answer.body, answer.hints) == (True, 200, b"hello", expected)
+            assert (answer.is_whole, answer.status, answer.body, answer.hints) == (
+                True,
+                200,
+                b"hello",
+                expected,
+            )
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -76,13 +87,19 @@ def test_the_bytes_of_one(parser: str) -> None:
     with serving(sending(hint(CSS, JS), START, body()), parser, "1.1") as asked:
         client = asked.connect()
         client.send(request())
-        assert client.recv_until(b"\r\n\r\n") == b"HTTP/1.1 103 Early Hints\r\nlink: %b\r\nlink: %b\r\n\r\n" % (CSS, JS)
+        assert client.recv_until(
+            b"\r\n\r\n"
+        ) == b"HTTP/1.1 103 Early Hints\r\nlink: %b\r\nlink: %b\r\n\r\n" % (CSS, JS)
         assert client.read_response().body == b"hello"
 
 
 @pytest.mark.parametrize("way", CAN)
-@pytest.mark.parametrize("links", [None, 3, b"x", "x", ("x",), (None,), (b"a\r\nb: c",), (b"a\0",)], ids=repr)
-def test_what_is_no_link_raises_at_once_and_the_response_is_still_to_come(parser: str, way: str, links: Any) -> None:
+@pytest.mark.parametrize(
+    "links", [None, 3, b"x", "x", ("x",), (None,), (b"a\r\nb: c",), (b"a\0",)], ids=repr
+)
+def test_what_is_no_link_raises_at_once_and_the_response_is_still_to_come(
+    parser: str, way: str, links: Any
+) -> None:
     raised: list[BaseException] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -154,7 +171,11 @@ def test_a_client_that_takes_none_is_waited_for(parser: str, way: str) -> None:
         client = asked.connect(receive_buffer=65536)
         client.begin() if asked.is_h2 else client.send(request())
         asked.server.wait_until(
-            lambda: any(stream._waiters for connection in asked.server.server.connections for stream in connection._streams())
+            lambda: any(
+                stream._waiters
+                for connection in asked.server.server.connections
+                for stream in connection._streams()
+            )
         )
         # Over HTTP/2, what is written in one turn of the loop.
         assert asked.server.unsent() < (PARTS_PER_TURN * 61_000 if asked.is_h2 else 200_000)
@@ -204,16 +225,28 @@ request.on("response", response => { response.resume(); response.on("end", () =>
 def test_node_hears_them(parser: str) -> None:
     with serving(sending(hint(CSS), hint(JS), START, body()), parser, "1.1") as asked:
         host, port = asked.server.address
-        done = subprocess.run(["node", "-e", NODE, f"http://{host}:{port}"], capture_output=True, timeout=60, check=True)
+        done = subprocess.run(
+            ["node", "-e", NODE, f"http://{host}:{port}"],
+            capture_output=True,
+            timeout=60,
+            check=True,
+        )
         assert json.loads(done.stdout) == [[103, CSS.decode()], [103, JS.decode()], 200]
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
-@pytest.mark.parametrize(("way", "option"), [("1.1", "--http1.1"), ("h2", "--http2-prior-knowledge")])
+@pytest.mark.parametrize(
+    ("way", "option"), [("1.1", "--http1.1"), ("h2", "--http2-prior-knowledge")]
+)
 def test_curl_shows_them(parser: str, way: str, option: str) -> None:
     with serving(sending(hint(CSS), START, body()), parser, way) as asked:
         host, port = asked.server.address
-        done = subprocess.run(["curl", "-si", option, f"http://{host}:{port}/"], capture_output=True, timeout=60, check=False)
+        done = subprocess.run(
+            ["curl", "-si", option, f"http://{host}:{port}/"],
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
         if done.returncode == 2 or done.returncode == 1:
             pytest.skip("this curl has no HTTP/2")
         first, _, rest = done.stdout.partition(b"\r\n\r\n")

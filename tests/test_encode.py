@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gunicorn_asgi.errors import ApplicationError
-from gunicorn_asgi.fields import CLOSE, DATE, SERVER, read_trailers
+from gunicorn_asgi.http.fields import CLOSE, DATE, SERVER, read_trailers
 from gunicorn_asgi.http1.encode import STATUS_LINES, chunk, encode_fields, frame
 
 
@@ -23,7 +23,10 @@ from gunicorn_asgi.http1.encode import STATUS_LINES, chunk, encode_fields, frame
         (((b"a", b"b"), (b"c", b"")), b"a: b\r\nc: \r\n"),
         ([(b"X-Caps", b"Kept")], b"X-Caps: Kept\r\n"),
         ([(b"a", b"\xe9\x80\xff \t b")], b"a: \xe9\x80\xff \t b\r\n"),
-        ([(b"set-cookie", b"a"), (b"x", b"y"), (b"set-cookie", b"b")], b"set-cookie: a\r\nx: y\r\nset-cookie: b\r\n"),
+        (
+            [(b"set-cookie", b"a"), (b"x", b"y"), (b"set-cookie", b"b")],
+            b"set-cookie: a\r\nx: y\r\nset-cookie: b\r\n",
+        ),
         ([(b"!#$%&'*+-.^_`|~", b"x")], b"!#$%&'*+-.^_`|~: x\r\n"),
         ([(b"a", bytearray(b"b"))], b"a: b\r\n"),
         ([(b"a", memoryview(b"b"))], b"a: b\r\n"),
@@ -91,8 +94,14 @@ INVALID: dict[str, Any] = {
     "content-length with a line end": [(b"content-length", b"5\n")],
     "two content-lengths": [(b"content-length", b"5"), (b"content-length", b"6")],
     "line end in connection": [(b"connection", b"close, x\r\ny: z")],
-    **{f"{chr(c)!r} in the name": [(b"a" + bytes([c]) + b"b", b"c")] for c in b'\x00\t\n\r "(),/:;<=>?@[\\]{}\x7f\x80\xff'},
-    **{f"{chr(c)!r} in the value": [(b"a", b"b" + bytes([c]) + b"c")] for c in (*range(9), *range(10, 32), 127)},
+    **{
+        f"{chr(c)!r} in the name": [(b"a" + bytes([c]) + b"b", b"c")]
+        for c in b'\x00\t\n\r "(),/:;<=>?@[\\]{}\x7f\x80\xff'
+    },
+    **{
+        f"{chr(c)!r} in the value": [(b"a", b"b" + bytes([c]) + b"c")]
+        for c in (*range(9), *range(10, 32), 127)
+    },
     "CRLF in the value": [(b"a", b"b\r\nset-cookie: c")],
     "CRLF at the end of the value": [(b"a", b"b\r\n")],
     "CRLF for the value": [(b"a", b"\r\n")],
@@ -144,7 +153,7 @@ def test_the_form_of_a_trailer_is_looked_at_when_it_is_encoded(field: Any) -> No
 
 
 def test_names_are_remembered_within_a_bound() -> None:
-    from gunicorn_asgi import fields
+    from gunicorn_asgi.http import fields
 
     for number in range(3000):
         encode_fields([(b"x-%d" % number, b"a")])
@@ -153,7 +162,18 @@ def test_names_are_remembered_within_a_bound() -> None:
 
 
 ANY = st.binary(max_size=12) | st.sampled_from(
-    [b"connection", b"date", b"content-length", b"a", b"5", b"close", b"x\r\ny: z", b"\r\n", b"\n", b"\r"]
+    [
+        b"connection",
+        b"date",
+        b"content-length",
+        b"a",
+        b"5",
+        b"close",
+        b"x\r\ny: z",
+        b"\r\n",
+        b"\n",
+        b"\r",
+    ]
 )
 
 
@@ -246,7 +266,9 @@ def length(number: int) -> tuple[bytes, bool, bool]:
         ("1.0", 200, -1, -1, True, NONE),
     ],
 )
-def test_framing(version: str, status: int, declared: int, size: int, bodyless: bool, expected: Any) -> None:
+def test_framing(
+    version: str, status: int, declared: int, size: int, bodyless: bool, expected: Any
+) -> None:
     """RFC 9112, 6; statements 57 and 64."""
     assert frame(version, status, declared, size, bodyless) == expected
 
@@ -256,7 +278,9 @@ def test_framing(version: str, status: int, declared: int, size: int, bodyless: 
 @pytest.mark.parametrize("declared", [-1, 0, 5])
 @pytest.mark.parametrize("size", [-1, 0, 5])
 @pytest.mark.parametrize("head", [False, True])
-def test_framing_is_never_ambiguous(version: str, status: int, declared: int, size: int, head: bool) -> None:
+def test_framing_is_never_ambiguous(
+    version: str, status: int, declared: int, size: int, head: bool
+) -> None:
     bodyless = head or status in (204, 304)
     line, is_chunked, is_delimited = frame(version, status, declared, size, bodyless)
     assert line.count(b"\r\n") <= 1

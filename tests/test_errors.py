@@ -54,11 +54,15 @@ GONE: dict[str, Callable[[], BaseException]] = {
     "ours": ClientDisconnected,
     "a framework's, from ours": lambda: because(ClientDisconnected(), ClientDisconnect()),
     "a framework's, after ours": lambda: after(ClientDisconnected(), WebSocketDisconnect()),
-    "a framework's, after ours, from None": lambda: after(ClientDisconnected(), because(None, ClientDisconnect())),
+    "a framework's, after ours, from None": lambda: after(
+        ClientDisconnected(), because(None, ClientDisconnect())
+    ),
     "a framework's, from another one's, from ours": lambda: because(
         because(ClientDisconnected(), ClientDisconnect()), WebSocketDisconnect()
     ),
-    "a group": lambda: Group(ClientDisconnected(), because(ClientDisconnected(), ClientDisconnect())),
+    "a group": lambda: Group(
+        ClientDisconnected(), because(ClientDisconnected(), ClientDisconnect())
+    ),
     "a group of groups": lambda: Group(Group(ClientDisconnected()), ClientDisconnected()),
     "with other exceptions": lambda: because(ClientDisconnected(), OddDisconnect()),
 }
@@ -72,7 +76,9 @@ NOT_GONE: dict[str, Callable[[], BaseException]] = {
 ITS_OWN: dict[str, Callable[[], BaseException]] = {
     "a framework's": ClientDisconnect,
     "a framework's, from another one": lambda: because(ValueError(), WebSocketDisconnect()),
-    "a framework's, from another one, after ours": lambda: after(ClientDisconnected(), because(ValueError(), ClientDisconnect())),
+    "a framework's, from another one, after ours": lambda: after(
+        ClientDisconnected(), because(ValueError(), ClientDisconnect())
+    ),
     "a group of a framework's": lambda: Group(ClientDisconnect(), ClientDisconnected()),
 }
 """These count only where the application has received that the client is gone."""
@@ -80,7 +86,9 @@ ITS_OWN: dict[str, Callable[[], BaseException]] = {
 
 @pytest.mark.parametrize("make", GONE.values(), ids=GONE.keys())
 @pytest.mark.parametrize("is_told", [False, True])
-def test_what_comes_of_our_error_says_that_the_client_is_gone(make: Callable[[], BaseException], is_told: bool) -> None:
+def test_what_comes_of_our_error_says_that_the_client_is_gone(
+    make: Callable[[], BaseException], is_told: bool
+) -> None:
     assert is_disconnect(make(), is_told) is True
 
 
@@ -91,6 +99,8 @@ def test_any_other_error_does_not(make: Callable[[], BaseException], is_told: bo
 
 
 @pytest.mark.parametrize("make", ITS_OWN.values(), ids=ITS_OWN.keys())
-def test_a_frameworks_own_does_where_the_application_was_told(make: Callable[[], BaseException]) -> None:
+def test_a_frameworks_own_does_where_the_application_was_told(
+    make: Callable[[], BaseException],
+) -> None:
     assert not is_disconnect(make())
     assert is_disconnect(make(), is_told=True)

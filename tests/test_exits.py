@@ -1,4 +1,4 @@
-"""The end of a worker's process: exit codes, and threads of the application that go on (see `gunicorn_asgi.exits`)."""
+"""The end of a worker's process: exit codes, and threads of the application that go on (see `gunicorn_asgi.process.exits`)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ import pytest
 from gunicorn.arbiter import Arbiter
 from process import GUNICORN_VERSION, LOOPS, NOTE, Gunicorn, wait_until_gone
 
-from gunicorn_asgi.exits import BOOT_ERRORS, read_exit_code
+from gunicorn_asgi.process.exits import BOOT_ERRORS, read_exit_code
 
 HOOKS = NOTE + "\ndef worker_exit(server, worker):\n    note('worker_exit')\n"
 LEFT = r"\[WARNING\] Threads of the application that did not end in time: 1 \({name} in .*threads:\d+ work\)$"
-THREADS = {"endpoint": "AnyIO worker thread", "executor": r"(asyncio|uvloop|ThreadPoolExecutor-0)_0", "plain": "ledger"}
+THREADS = {
+    "endpoint": "AnyIO worker thread",
+    "executor": r"(asyncio|uvloop|ThreadPoolExecutor-0)_0",
+    "plain": "ledger",
+}
 NEVER = 300
 """Seconds that no test waits."""
 SOON = 60.0
@@ -83,7 +87,9 @@ def test_an_exit_code_is_what_the_interpreter_makes_of_it_and_never_halts_the_ar
 
 
 @pytest.mark.parametrize("where", ["request", "task", "callback"])
-def test_sys_exit_within_the_application_ends_its_worker_and_never_the_master(tmp_path: Path, loop: str, where: str) -> None:
+def test_sys_exit_within_the_application_ends_its_worker_and_never_the_master(
+    tmp_path: Path, loop: str, where: str
+) -> None:
     with Gunicorn(tmp_path, "threads:app", asgi_loop=loop, config=HOOKS) as server:
         for count, (code, shown) in enumerate([(0, 0), (1, 1), (2, 2), (3, 1), (4, 1), (5, 5)], 2):
             [worker] = server.workers()
@@ -99,7 +105,9 @@ def test_sys_exit_within_the_application_ends_its_worker_and_never_the_master(tm
         assert not server.lines("was sent|Exception in worker process")
 
 
-def test_sys_exit_while_a_task_is_cancelled_at_the_end_does_not_stop_the_master(tmp_path: Path, loop: str) -> None:
+def test_sys_exit_while_a_task_is_cancelled_at_the_end_does_not_stop_the_master(
+    tmp_path: Path, loop: str
+) -> None:
     with Gunicorn(tmp_path, "threads:app", asgi_loop=loop) as server:
         server.get("/exit/cleanup/3")
         [worker] = server.workers()
@@ -122,9 +130,14 @@ def begin(server: Gunicorn, kind: str, seconds: float) -> Any:
 
 @pytest.mark.parametrize(
     ("number", "kind", "loop"),
-    [*((signal.SIGINT, kind, loop) for kind in THREADS for loop in LOOPS), (signal.SIGQUIT, "plain", LOOPS[0])],
+    [
+        *((signal.SIGINT, kind, loop) for kind in THREADS for loop in LOOPS),
+        (signal.SIGQUIT, "plain", LOOPS[0]),
+    ],
 )
-def test_after_int_and_quit_threads_have_a_second_and_are_named(tmp_path: Path, loop: str, kind: str, number: int) -> None:
+def test_after_int_and_quit_threads_have_a_second_and_are_named(
+    tmp_path: Path, loop: str, kind: str, number: int
+) -> None:
     settings = {"asgi_loop": loop, "graceful_timeout": 600, "config": HOOKS}
     with Gunicorn(tmp_path, "threads:app", **settings) as server, begin(server, kind, NEVER):
         began = time.monotonic()
@@ -141,8 +154,13 @@ def test_after_int_and_quit_threads_have_a_second_and_are_named(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("kind", THREADS)
-def test_after_term_threads_have_what_is_left_of_graceful_timeout(tmp_path: Path, kind: str) -> None:
-    with Gunicorn(tmp_path, "threads:app", graceful_timeout=3, config=HOOKS) as server, begin(server, kind, NEVER):
+def test_after_term_threads_have_what_is_left_of_graceful_timeout(
+    tmp_path: Path, kind: str
+) -> None:
+    with (
+        Gunicorn(tmp_path, "threads:app", graceful_timeout=3, config=HOOKS) as server,
+        begin(server, kind, NEVER),
+    ):
         assert server.stop() == 0
         assert len(server.lines(LEFT.format(name=THREADS[kind]))) == 1
         assert server.events[-2:] == ["worker_exit", "atexit"]
@@ -150,8 +168,13 @@ def test_after_term_threads_have_what_is_left_of_graceful_timeout(tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", THREADS)
-def test_threads_that_end_in_time_are_waited_for_and_nothing_is_said(tmp_path: Path, kind: str) -> None:
-    with Gunicorn(tmp_path, "threads:app", graceful_timeout=60, config=HOOKS) as server, begin(server, kind, 2):
+def test_threads_that_end_in_time_are_waited_for_and_nothing_is_said(
+    tmp_path: Path, kind: str
+) -> None:
+    with (
+        Gunicorn(tmp_path, "threads:app", graceful_timeout=60, config=HOOKS) as server,
+        begin(server, kind, 2),
+    ):
         assert server.stop() == 0
         assert "work done" in server.events
         assert server.events[-1] == "atexit"
@@ -159,7 +182,10 @@ def test_threads_that_end_in_time_are_waited_for_and_nothing_is_said(tmp_path: P
 
 
 def test_hup_does_not_wait_for_a_thread_longer_than_graceful_timeout(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, "threads:app", graceful_timeout=3) as server, begin(server, "endpoint", NEVER):
+    with (
+        Gunicorn(tmp_path, "threads:app", graceful_timeout=3) as server,
+        begin(server, "endpoint", NEVER),
+    ):
         [first] = server.workers()
         server.kill(signal.SIGHUP)
         server.wait_for("on Gunicorn", 2)
@@ -171,7 +197,10 @@ def test_hup_does_not_wait_for_a_thread_longer_than_graceful_timeout(tmp_path: P
 
 def test_the_heartbeat_goes_on_while_threads_are_waited_for(tmp_path: Path) -> None:
     settings = {"timeout": 3, "max_requests": 1, "graceful_timeout": 60}
-    with Gunicorn(tmp_path, "threads:app", **settings) as server, begin(server, "plain", 8) as client:
+    with (
+        Gunicorn(tmp_path, "threads:app", **settings) as server,
+        begin(server, "plain", 8) as client,
+    ):
         [first] = server.workers()
         client.read_all()
         server.wait_for("on Gunicorn", 2)
@@ -191,7 +220,10 @@ def test_max_requests_replaces_a_worker_whose_thread_does_not_end(tmp_path: Path
 
 
 def test_quit_shortens_the_wait_for_threads(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, "threads:app", graceful_timeout=600) as server, begin(server, "plain", NEVER):
+    with (
+        Gunicorn(tmp_path, "threads:app", graceful_timeout=600) as server,
+        begin(server, "plain", NEVER),
+    ):
         [worker] = server.workers()
         server.kill(signal.SIGTERM)
         server.wait_for(rf"Worker exiting \(pid: {worker}\)")
@@ -207,10 +239,17 @@ def test_reload_does_not_wait_for_a_thread_longer_than_two_seconds(tmp_path: Pat
     path = tmp_path / "changing.py"
     path.write_text("from threads import *\n")
     paths = f"{Path(__file__).parent / 'apps'},{tmp_path}"
-    settings = {"pythonpath": paths, "reload": True, "reload_engine": "poll", "graceful_timeout": 600}
+    settings = {
+        "pythonpath": paths,
+        "reload": True,
+        "reload_engine": "poll",
+        "graceful_timeout": 600,
+    }
     with Gunicorn(tmp_path, "changing:app", **settings) as server, begin(server, "endpoint", NEVER):
         deadline = time.monotonic() + 60
-        while not server.lines("Worker reloading"):  # the reloader does not see what changes before its first look
+        while not server.lines(
+            "Worker reloading"
+        ):  # the reloader does not see what changes before its first look
             os.utime(path, (time.time() + 10, time.time() + 10 + deadline - time.monotonic()))
             assert time.monotonic() < deadline
             time.sleep(0.5)
@@ -222,13 +261,22 @@ def test_reload_does_not_wait_for_a_thread_longer_than_two_seconds(tmp_path: Pat
 
 
 @pytest.mark.parametrize("preload", [False, True])
-def test_an_atexit_handler_that_does_not_end_is_not_waited_for_longer(tmp_path: Path, preload: bool) -> None:
+def test_an_atexit_handler_that_does_not_end_is_not_waited_for_longer(
+    tmp_path: Path, preload: bool
+) -> None:
     with Gunicorn(tmp_path, "threads:app", graceful_timeout=600, preload_app=preload) as server:
         server.get(f"/atexit/{NEVER}")
         began = time.monotonic()
         assert server.stop(signal.SIGQUIT) == 0
         assert time.monotonic() - began < SOON
-        assert len(server.lines(r"\[WARNING\] An atexit handler of the application did not end in time$")) == 1
+        assert (
+            len(
+                server.lines(
+                    r"\[WARNING\] An atexit handler of the application did not end in time$"
+                )
+            )
+            == 1
+        )
         assert server.events[-1] == "atexit"  # of the handler that is next
         assert not server.lines("was sent")
 
@@ -237,15 +285,21 @@ def test_an_atexit_handler_of_a_preloaded_application_has_the_same_limit(tmp_pat
     """It is registered in the master, before any worker is there."""
     (tmp_path / "early.py").write_text(f"from threads import *\natexit.register(work, {NEVER})\n")
     paths = f"{Path(__file__).parent / 'apps'},{tmp_path}"
-    with Gunicorn(tmp_path, "early:app", graceful_timeout=600, preload_app=True, pythonpath=paths) as server:
+    with Gunicorn(
+        tmp_path, "early:app", graceful_timeout=600, preload_app=True, pythonpath=paths
+    ) as server:
         [worker] = server.workers()
         os.kill(worker, signal.SIGQUIT)
         wait_until_gone(worker)
-        assert server.lines(r"\[WARNING\] An atexit handler of the application did not end in time$")
+        assert server.lines(
+            r"\[WARNING\] An atexit handler of the application did not end in time$"
+        )
         os.kill(server.pid, signal.SIGKILL)  # its own handler does not end either
 
 
-@pytest.mark.skipif(GUNICORN_VERSION < (25, 0), reason="this Gunicorn does not hear INT while it stops")
+@pytest.mark.skipif(
+    GUNICORN_VERSION < (25, 0), reason="this Gunicorn does not hear INT while it stops"
+)
 def test_after_a_drain_that_quit_has_cut_short_the_arbiter_need_not_kill(tmp_path: Path) -> None:
     """It kills two seconds after the signal, and lifespan.shutdown has had one of them."""
     (tmp_path / "slow.py").write_text(
@@ -260,7 +314,10 @@ def test_after_a_drain_that_quit_has_cut_short_the_arbiter_need_not_kill(tmp_pat
         "    await send({'type': 'lifespan.shutdown.complete'})\n"
     )
     paths = f"{Path(__file__).parent / 'apps'},{tmp_path}"
-    with Gunicorn(tmp_path, "slow:app", graceful_timeout=600, pythonpath=paths) as server, begin(server, "endpoint", NEVER):
+    with (
+        Gunicorn(tmp_path, "slow:app", graceful_timeout=600, pythonpath=paths) as server,
+        begin(server, "endpoint", NEVER),
+    ):
         server.kill(signal.SIGTERM)
         server.wait_until_refused()
         server.kill(signal.SIGINT)
@@ -270,7 +327,10 @@ def test_after_a_drain_that_quit_has_cut_short_the_arbiter_need_not_kill(tmp_pat
 
 
 def test_abrt_ends_the_wait_for_threads(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, "threads:app", graceful_timeout=600) as server, begin(server, "plain", NEVER):
+    with (
+        Gunicorn(tmp_path, "threads:app", graceful_timeout=600) as server,
+        begin(server, "plain", NEVER),
+    ):
         [worker] = server.workers()
         os.kill(worker, signal.SIGTERM)
         server.wait_for(rf"Worker exiting \(pid: {worker}\)")

@@ -13,8 +13,8 @@ from process import Gunicorn
 from ways import WAYS, serving
 from ws import handshake
 
+from gunicorn_asgi.config.settings import RESPONSE_EXTENSIONS
 from gunicorn_asgi.errors import ApplicationError
-from gunicorn_asgi.settings import RESPONSE_EXTENSIONS
 
 FILES = {"http.response.pathsend", "http.response.zerocopysend"}
 ALWAYS = FILES | {"http.response.early_hint", "http.response.trailers"}
@@ -23,7 +23,12 @@ SIZES = [0, 1, 65536, 65537, 3_000_000]
 
 async def telling(scope: Any, receive: Any, send: Any) -> None:
     """Answers with what is advertised, and fills it with its own."""
-    await answer(send, repr({name: value for name, value in scope["extensions"].items() if name != "tls"}).encode())
+    await answer(
+        send,
+        repr(
+            {name: value for name, value in scope["extensions"].items() if name != "tls"}
+        ).encode(),
+    )
     for extension in scope["extensions"].values():
         extension["mine"] = True
 
@@ -40,7 +45,9 @@ def test_what_works_is_advertised_and_nothing_else(parser: str, way: str) -> Non
 
 
 @pytest.mark.parametrize("way", ["1.1", "h2"])
-@pytest.mark.parametrize("kind", ["http.response.push", "http.response.debug", "http.response.nothing"])
+@pytest.mark.parametrize(
+    "kind", ["http.response.push", "http.response.debug", "http.response.nothing"]
+)
 def test_what_is_not_advertised_raises(parser: str, way: str, kind: str) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200})
@@ -49,7 +56,10 @@ def test_what_is_not_advertised_raises(parser: str, way: str, kind: str) -> None
     with serving(app, parser, way) as asked:
         assert asked.fetch().status == 500
         (line,) = asked.server.log.take("error")
-        assert str(line.error) == f"expected 'http.response.start' or 'http.response.body', not {kind!r}"
+        assert (
+            str(line.error)
+            == f"expected 'http.response.start' or 'http.response.body', not {kind!r}"
+        )
 
 
 # Switching off.
@@ -263,7 +273,9 @@ app.mount("/static", StaticFiles(directory=DIRECTORY))
 
 
 @pytest.fixture(scope="module", params=[name for name in APPS if find_spec(name) is not None])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gunicorn]:
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gunicorn]:
     directory = tmp_path_factory.mktemp(request.param)
     files = directory / "files"
     files.mkdir()
@@ -271,7 +283,9 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         (files / f"{size}.txt").write_bytes(content(size))
     (directory / "filing.py").write_text(APPS[request.param])
     here = str(Path(__file__).parent / "apps")
-    with Gunicorn(directory, "filing:app", pythonpath=f"{directory},{here}", env={"TEST_FILES": str(files)}) as server:
+    with Gunicorn(
+        directory, "filing:app", pythonpath=f"{directory},{here}", env={"TEST_FILES": str(files)}
+    ) as server:
         yield server
         assert server.stop() == 0
         assert not server.lines(r"WARNING|ERROR|CRITICAL")

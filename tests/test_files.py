@@ -25,11 +25,11 @@ from inprocess import GET, WAIT, Flag, Truncated, request, serve
 from process import LOOPS, NOTE, Gunicorn, poll
 from ways import SHUT, WAYS, certificate, descriptors, serving
 
-from gunicorn_asgi import connection, sendfile
 from gunicorn_asgi.asgi import files
 from gunicorn_asgi.asgi.cached import Opener
 from gunicorn_asgi.errors import ApplicationError, ClientDisconnected
-from gunicorn_asgi.sendfile import Transfer
+from gunicorn_asgi.net import connection, sendfile
+from gunicorn_asgi.net.sendfile import Transfer
 
 BIG = 8_000_000
 """More than the buffers of two sockets hold."""
@@ -95,7 +95,11 @@ def _no_descriptor_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     certificate()
     before = descriptors()
     yield
-    poll(lambda: descriptors() == before, f"as few descriptors as before: {descriptors() - before}", WAIT)
+    poll(
+        lambda: descriptors() == before,
+        f"as few descriptors as before: {descriptors() - before}",
+        WAIT,
+    )
 
 
 @pytest.fixture
@@ -137,7 +141,9 @@ def transfers(monkeypatch: pytest.MonkeyPatch) -> list[Transfer]:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_file_arrives_as_it_is_with_its_length(parser: str, way: str, make: Any, size: int) -> None:
+def test_a_file_arrives_as_it_is_with_its_length(
+    parser: str, way: str, make: Any, size: int
+) -> None:
     path = make(size)
     with serving(sending(start(), path_of(path)), parser, way) as asked:
         client = asked.connect()
@@ -166,7 +172,9 @@ def test_sendfile_is_used_for_what_is_large_where_nothing_is_between_file_and_so
 
 
 def test_sendfile_false_turns_it_off(parser: str, make: Any, transfers: list[Transfer]) -> None:
-    with serving(sending(start(), path_of(make(1_000_000))), parser, "1.1", sendfile=False) as asked:
+    with serving(
+        sending(start(), path_of(make(1_000_000))), parser, "1.1", sendfile=False
+    ) as asked:
         assert asked.fetch().body == content(1_000_000)
         assert not transfers
 
@@ -185,7 +193,9 @@ def test_head_has_the_length_and_no_body(parser: str, way: str, make: Any, size:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("status", [204, 304])
-def test_204_and_304_have_no_body_and_say_nothing_of_one(parser: str, way: str, make: Any, status: int, method: str) -> None:
+def test_204_and_304_have_no_body_and_say_nothing_of_one(
+    parser: str, way: str, make: Any, status: int, method: str
+) -> None:
     """RFC 9110, 8.6: of a 204 not even its length."""
     with serving(sending(start(status=status), path_of(make(1_000_000))), parser, way) as asked:
         client = asked.connect()
@@ -197,7 +207,9 @@ def test_204_and_304_have_no_body_and_say_nothing_of_one(parser: str, way: str, 
 
 
 @pytest.mark.parametrize("size", [1000, 1_000_000])
-def test_what_was_declared_is_the_whole_of_a_longer_file(parser: str, way: str, make: Any, size: int) -> None:
+def test_what_was_declared_is_the_whole_of_a_longer_file(
+    parser: str, way: str, make: Any, size: int
+) -> None:
     """Statement 134: it has grown since somebody looked."""
     with serving(sending(start(length(size - 10)), path_of(make(size))), parser, way) as asked:
         answer = asked.fetch()
@@ -205,7 +217,9 @@ def test_what_was_declared_is_the_whole_of_a_longer_file(parser: str, way: str, 
 
 
 @pytest.mark.parametrize("size", [0, 1000, 1_000_000])
-def test_a_file_that_is_shorter_than_declared_is_a_500(parser: str, way: str, make: Any, size: int) -> None:
+def test_a_file_that_is_shorter_than_declared_is_a_500(
+    parser: str, way: str, make: Any, size: int
+) -> None:
     with serving(sending(start(length(size + 10)), path_of(make(size))), parser, way) as asked:
         assert asked.fetch().status == 500
         (line,) = asked.server.log.take("error")
@@ -264,7 +278,9 @@ NO_FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 @pytest.mark.parametrize("what", NO_FILES)
 @pytest.mark.parametrize("way", ["1.1", "h2"])
-def test_what_cannot_be_sent_is_a_500_and_no_word_of_a_client_that_is_gone(parser: str, way: str, tmp_path: Path, what: str) -> None:
+def test_what_cannot_be_sent_is_a_500_and_no_word_of_a_client_that_is_gone(
+    parser: str, way: str, tmp_path: Path, what: str
+) -> None:
     make, reason = NO_FILES[what]
     path = make(tmp_path)
     raised: list[BaseException] = []
@@ -280,7 +296,9 @@ def test_what_cannot_be_sent_is_a_500_and_no_word_of_a_client_that_is_gone(parse
 
 
 @pytest.mark.parametrize("name", ["file", "missing", "below/file", "\ud800"])
-def test_a_folder_that_is_known_is_no_other_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_folder_that_is_known_is_no_other_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """What opens a file at once knows whose folder is on a local file system: the root's is not that of the process."""
     opener = Opener()
     (tmp_path / "file").write_bytes(b"x")
@@ -296,16 +314,22 @@ def test_a_folder_that_is_known_is_no_other_one(tmp_path: Path, monkeypatch: pyt
         os.close(found)
 
 
-@pytest.mark.parametrize("path", [None, b"/etc/hostname", "", "/etc/host\0name", 3, Path("/etc/hostname")], ids=repr)
+@pytest.mark.parametrize(
+    "path", [None, b"/etc/hostname", "", "/etc/host\0name", 3, Path("/etc/hostname")], ids=repr
+)
 def test_a_path_is_a_str(parser: str, path: Any) -> None:
     """Statement 131."""
-    with serving(sending(START, {"type": "http.response.pathsend", "path": path}), parser, "1.1") as asked:
+    with serving(
+        sending(START, {"type": "http.response.pathsend", "path": path}), parser, "1.1"
+    ) as asked:
         assert asked.fetch().status == 500
         (line,) = asked.server.log.take("error")
         assert str(line.error) == f"'path' must be the path of a file as a str, not {path!r}"
 
 
-def test_a_relative_path_is_that_of_the_process(parser: str, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_is_that_of_the_process(
+    parser: str, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Starlette passes on what its user gives to FileResponse."""
     path = make(1000)
     monkeypatch.chdir(path.parent)
@@ -313,7 +337,9 @@ def test_a_relative_path_is_that_of_the_process(parser: str, make: Any, monkeypa
         assert asked.fetch().body == content(1000)
 
 
-def test_an_application_may_answer_otherwise_where_a_file_cannot_be_opened(parser: str, way: str, tmp_path: Path) -> None:
+def test_an_application_may_answer_otherwise_where_a_file_cannot_be_opened(
+    parser: str, way: str, tmp_path: Path
+) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(START)
         try:
@@ -331,7 +357,11 @@ def test_an_application_may_answer_otherwise_where_a_file_cannot_be_opened(parse
 @pytest.mark.parametrize(
     ("before", "last", "reason"),
     [
-        ([], "path", "'http.response.pathsend' is a whole body: expected between 'http.response.start' and any other part"),
+        (
+            [],
+            "path",
+            "'http.response.pathsend' is a whole body: expected between 'http.response.start' and any other part",
+        ),
         (
             [START, body(b"x", True)],
             "path",
@@ -341,7 +371,9 @@ def test_an_application_may_answer_otherwise_where_a_file_cannot_be_opened(parse
     ],
 )
 @pytest.mark.parametrize("way", ["1.1", "h2"])
-def test_what_comes_at_the_wrong_time_raises(parser: str, way: str, make: Any, before: Any, last: str, reason: str) -> None:
+def test_what_comes_at_the_wrong_time_raises(
+    parser: str, way: str, make: Any, before: Any, last: str, reason: str
+) -> None:
     """Statements 128 and 132."""
     path = make(100)
     raised: list[str] = []
@@ -375,7 +407,9 @@ def test_behind_a_whole_file_nothing_counts(parser: str, way: str, make: Any, be
 
 @pytest.mark.parametrize("way", ["tls", "h2", "chunked"])
 @pytest.mark.parametrize("other", ["body", "part"])
-def test_while_a_file_passes_through_nothing_else_may_be_sent(parser: str, way: str, make: Any, other: str) -> None:
+def test_while_a_file_passes_through_nothing_else_may_be_sent(
+    parser: str, way: str, make: Any, other: str
+) -> None:
     """It would stand in the midst of the file."""
     path = make(BIG)
     raised: list[BaseException] = []
@@ -384,7 +418,9 @@ def test_while_a_file_passes_through_nothing_else_may_be_sent(parser: str, way: 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(START)
         with path.open("rb") as file:
-            sender = asyncio.ensure_future(send(part_of(file, True) if way == "chunked" else path_of(path)))
+            sender = asyncio.ensure_future(
+                send(part_of(file, True) if way == "chunked" else path_of(path))
+            )
             while not any(task_is_waiting(stream) for stream in streams(asked.server)):
                 await asyncio.sleep(0.01)
             try:
@@ -418,7 +454,12 @@ def test_while_a_file_is_sent_nothing_else_may_be(parser: str, make: Any, other:
         sender = asyncio.ensure_future(send(path_of(path)))
         await until_sending(asked.server)
         with path.open("rb") as file:
-            message = {"body": body(b"x"), "more": body(b"x", True), "part": part_of(file), "path": path_of(path)}[other]
+            message = {
+                "body": body(b"x"),
+                "more": body(b"x", True),
+                "part": part_of(file),
+                "path": path_of(path),
+            }[other]
             try:
                 await send(message)
             except ApplicationError as error:
@@ -439,7 +480,11 @@ async def until_sending(server: Any) -> None:
     """Until a file is on its way, and the client takes no more of it."""
     left = -1
     while True:
-        found = [connection._transfer.left for connection in server.server.connections if connection._transfer is not None]
+        found = [
+            connection._transfer.left
+            for connection in server.server.connections
+            if connection._transfer is not None
+        ]
         if found and found[0] == left:
             return
         left = found[0] if found else -1
@@ -467,7 +512,9 @@ def test_while_a_file_is_opened_another_answer_wins(
         client = asked.connect()
         for _ in range(2):
             assert asked.ask(client).body == b"first"
-    assert [str(error) for error in raised] == ["the response was sent while the file of 'http.response.pathsend' was opened"] * 2
+    assert [str(error) for error in raised] == [
+        "the response was sent while the file of 'http.response.pathsend' was opened"
+    ] * 2
     assert not transfers
 
 
@@ -542,7 +589,9 @@ def test_a_file_is_the_one_that_was_opened(parser: str, way: str, make: Any) -> 
 
 
 @pytest.mark.parametrize("way", ["1.1", "unix", "tls", "h2"])
-def test_a_file_that_becomes_shorter_ends_the_connection_and_is_told(parser: str, way: str, make: Any) -> None:
+def test_a_file_that_becomes_shorter_ends_the_connection_and_is_told(
+    parser: str, way: str, make: Any
+) -> None:
     """Statement 134: nobody may take it for whole."""
     path = make(BIG)
     waiting, cut = Flag(), Flag()
@@ -579,7 +628,9 @@ def test_a_file_that_becomes_shorter_ends_the_connection_and_is_told(parser: str
 @pytest.mark.parametrize("end", ["reset", "close"])
 @pytest.mark.parametrize("taken", [0, 100, 300_000])
 @pytest.mark.parametrize("way", ["1.1", "unix", "tls", "h2"])
-def test_a_client_that_leaves_halfway_is_no_error(parser: str, way: str, make: Any, taken: int, end: str) -> None:
+def test_a_client_that_leaves_halfway_is_no_error(
+    parser: str, way: str, make: Any, taken: int, end: str
+) -> None:
     """``send()`` says so, and the file is closed."""
     path = make(BIG)
     raised: list[BaseException] = []
@@ -593,7 +644,9 @@ def test_a_client_that_leaves_halfway_is_no_error(parser: str, way: str, make: A
             client.send(GET)
             while len(client.buffer) < taken:
                 client._more()
-        asked.server.wait_until(lambda: any(task_is_waiting(stream) for stream in streams(asked.server)))
+        asked.server.wait_until(
+            lambda: any(task_is_waiting(stream) for stream in streams(asked.server))
+        )
         client.reset() if end == "reset" and way != "unix" else client.close()
         asked.server.wait_until(asked.server.is_idle)
         assert [type(error) for error in raised] == [ClientDisconnected]
@@ -629,7 +682,9 @@ print("given up", flush=True)
 def test_a_file_that_somebody_has_a_lease_of_is_waited_for(parser: str, make: Any) -> None:
     """fcntl(2): file servers have them, and give them up when they are asked."""
     path = make(100_000)
-    holder = subprocess.Popen([sys.executable, "-c", LEASE, str(path)], stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", LEASE, str(path)], stdout=subprocess.PIPE, text=True
+    )
     assert holder.stdout is not None
     with holder, holder.stdout:
         assert holder.stdout.readline() == "held\n"
@@ -644,7 +699,9 @@ def test_a_slow_client_holds_no_thread_and_no_memory_and_nobody_up(parser: str, 
         slow = [asked.connect() for _ in range(40)]
         for client in slow:
             client.send(GET)
-        asked.server.wait_until(lambda: [task_is_waiting(stream) for stream in streams(asked.server)] == [True] * 40)
+        asked.server.wait_until(
+            lambda: [task_is_waiting(stream) for stream in streams(asked.server)] == [True] * 40
+        )
         assert asked.server.unsent() == 0  # what waits is on the disk
         assert asked.server.run(answers_from_a_thread()) == "here"
         assert asked.ask(asked.connect(), "HEAD").values(b"content-length") == [b"40000000"]
@@ -665,18 +722,28 @@ async def threads_have_ended() -> None:
 
 
 @pytest.mark.parametrize("way", ["tls", "h2"])
-def test_what_waits_for_a_slow_client_is_bounded_where_a_file_passes_through(parser: str, way: str, make: Any) -> None:
+def test_what_waits_for_a_slow_client_is_bounded_where_a_file_passes_through(
+    parser: str, way: str, make: Any
+) -> None:
     with serving(sending(START, path_of(make(BIG))), parser, way) as asked:
         client = asked.connect(**(SHUT if way == "h2" else {}))
         client.begin() if way == "h2" else client.send(GET)
-        asked.server.wait_until(lambda: any(task_is_waiting(stream) for stream in streams(asked.server)))
-        queued = asked.server.call(lambda: sum(exchange.lane.queued for exchange in (h2_exchanges(asked.server))))
+        asked.server.wait_until(
+            lambda: any(task_is_waiting(stream) for stream in streams(asked.server))
+        )
+        queued = asked.server.call(
+            lambda: sum(exchange.lane.queued for exchange in (h2_exchanges(asked.server)))
+        )
         assert asked.server.unsent() + queued < 1_000_000
         client.close()
 
 
 def h2_exchanges(server: Any) -> list[Any]:
-    return [exchange for connection in server.server.connections for exchange in getattr(connection, "_exchanges", ())]
+    return [
+        exchange
+        for connection in server.server.connections
+        for exchange in getattr(connection, "_exchanges", ())
+    ]
 
 
 def test_a_client_that_takes_nothing_has_write_timeout(parser: str, make: Any) -> None:
@@ -693,7 +760,9 @@ def test_a_client_that_takes_nothing_has_write_timeout(parser: str, make: Any) -
 
 
 def test_a_client_that_takes_little_has_all_the_time(parser: str, make: Any) -> None:
-    with serving(sending(START, path_of(make(2 * BIG))), parser, "1.1", write_timeout=20.0) as asked:
+    with serving(
+        sending(START, path_of(make(2 * BIG))), parser, "1.1", write_timeout=20.0
+    ) as asked:
         client = asked.connect(receive_buffer=65536)
         client.send(GET)
         for _ in range(4):
@@ -719,7 +788,9 @@ def test_a_client_that_has_closed_its_side_has_as_much(parser: str, make: Any) -
 
 
 @pytest.mark.parametrize("way", ["1.1", "unix", "tls", "h2", "h2-tls"])
-def test_behind_the_last_piece_nothing_is_waited_for(parser: str, way: str, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_behind_the_last_piece_nothing_is_waited_for(
+    parser: str, way: str, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As behind the last part of any body: the rest is the connection's."""
     monkeypatch.setattr(files, "PIECE", BIG)
     path = make(BIG)
@@ -761,7 +832,9 @@ def test_pipelined_requests_behind_a_file_wait_for_it(parser: str, make: Any) ->
 
 
 @pytest.mark.parametrize("way", ["1.1", "tls", "h2"])
-def test_an_application_that_is_cancelled_while_it_sends_leaves_nothing_open(parser: str, way: str, make: Any) -> None:
+def test_an_application_that_is_cancelled_while_it_sends_leaves_nothing_open(
+    parser: str, way: str, make: Any
+) -> None:
     path = make(BIG)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -789,7 +862,9 @@ def test_an_application_that_is_cancelled_while_it_sends_leaves_nothing_open(par
         assert line.text == "ASGI application was cancelled, handling request GET /"
 
 
-def test_what_was_sent_counts_where_an_application_sends_the_rest_otherwise(parser: str, make: Any) -> None:
+def test_what_was_sent_counts_where_an_application_sends_the_rest_otherwise(
+    parser: str, make: Any
+) -> None:
     path = make(BIG)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -834,7 +909,9 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     ready.set()
 
 
-def test_a_disk_that_takes_its_time_holds_nobody_up(parser: str, make: Any, slow_disk: threading.Event) -> None:
+def test_a_disk_that_takes_its_time_holds_nobody_up(
+    parser: str, make: Any, slow_disk: threading.Event
+) -> None:
     path = make(1000)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -849,7 +926,9 @@ def test_a_disk_that_takes_its_time_holds_nobody_up(parser: str, make: Any, slow
         assert waiting.read_response().body == content(1000)
 
 
-def test_a_file_that_is_opened_for_nobody_is_closed(parser: str, make: Any, slow_disk: threading.Event) -> None:
+def test_a_file_that_is_opened_for_nobody_is_closed(
+    parser: str, make: Any, slow_disk: threading.Event
+) -> None:
     path = make(1000)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -917,7 +996,9 @@ def test_a_read_that_nobody_waits_for_any_more_has_a_descriptor_of_its_own(
         poll(lambda: seen == [content(1000)])
 
 
-def test_without_a_descriptor_for_the_socket_a_file_is_read(parser: str, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_descriptor_for_the_socket_a_file_is_read(
+    parser: str, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """EMFILE."""
     real = os.dup
     files_of_process = set()
@@ -933,7 +1014,9 @@ def test_without_a_descriptor_for_the_socket_a_file_is_read(parser: str, make: A
     assert real is not os.dup
 
 
-def test_what_sendfile_does_not_take_is_read(parser: str, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_sendfile_does_not_take_is_read(
+    parser: str, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """EINVAL of file systems that have no pages to give."""
 
     def refuse(*_: Any) -> int:
@@ -1001,16 +1084,30 @@ PARTS: dict[str, tuple[list[dict[str, Any]], bytes, int]] = {
     "none": ([{"count": 0}], b"", 0),
     "from its end": ([{"offset": 500_000}], b"", 0),
     "from behind its end": ([{"offset": 600_000}], b"", 0),
-    "several": ([{"count": 100_000, "more": True}, {"count": 100_000, "more": True}, {}], FILE, 500_000),
-    "backwards": ([{"offset": 400_000, "more": True}, {"offset": 0, "count": 5}], FILE[400_000:] + FILE[:5], 0),
+    "several": (
+        [{"count": 100_000, "more": True}, {"count": 100_000, "more": True}, {}],
+        FILE,
+        500_000,
+    ),
+    "backwards": (
+        [{"offset": 400_000, "more": True}, {"offset": 0, "count": 5}],
+        FILE[400_000:] + FILE[:5],
+        0,
+    ),
     "between others": ([body(b"<", True), {"more": True}, body(b">")], b"<" + FILE + b">", 500_000),
     "behind others": ([body(b"<", True), {"count": 70_000}], b"<" + FILE[:70_000], 70_000),
-    "nothing between": ([{"count": 0, "more": True}, {"count": 80_000, "more": True}, body(b"")], FILE[:80_000], 80_000),
+    "nothing between": (
+        [{"count": 0, "more": True}, {"count": 80_000, "more": True}, body(b"")],
+        FILE[:80_000],
+        80_000,
+    ),
 }
 
 
 @pytest.mark.parametrize("what", PARTS)
-def test_parts_of_a_file_are_parts_of_the_body(parser: str, way: str, tmp_path: Path, what: str) -> None:
+def test_parts_of_a_file_are_parts_of_the_body(
+    parser: str, way: str, tmp_path: Path, what: str
+) -> None:
     """Statements 124 to 130: identical bytes whatever the framing, and where no offset was given the position behind them."""
     path = tmp_path / "file"
     path.write_bytes(FILE)
@@ -1024,7 +1121,9 @@ def test_parts_of_a_file_are_parts_of_the_body(parser: str, way: str, tmp_path: 
             if way != "1.0":
                 answer = asked.ask(client, "HEAD")
                 assert (answer.is_whole, answer.body) == (True, b"")
-            asked.server.wait_until(lambda app=app: len(app.positions) == (1 if way == "1.0" else 2))
+            asked.server.wait_until(
+                lambda app=app: len(app.positions) == (1 if way == "1.0" else 2)
+            )
         assert set(app.positions) == {position}
 
 
@@ -1090,11 +1189,19 @@ def test_a_descriptor_is_a_file_too(parser: str, tmp_path: Path) -> None:
     assert positions == [100_005]
 
 
-def test_a_file_that_grows_is_what_was_announced_and_too_many_bytes_are_an_error(parser: str, way: str, make: Any) -> None:
+def test_a_file_that_grows_is_what_was_announced_and_too_many_bytes_are_an_error(
+    parser: str, way: str, make: Any
+) -> None:
     path = make(200_000)
-    with serving(parts_app(lambda: path.open("rb"), {}, head=start(length(150_000))), parser, way) as asked:
+    with serving(
+        parts_app(lambda: path.open("rb"), {}, head=start(length(150_000))), parser, way
+    ) as asked:
         assert asked.fetch().body == content(200_000)[:150_000]
-    with serving(parts_app(lambda: path.open("rb"), {"count": 200_000}, head=start(length(150_000))), parser, way) as asked:
+    with serving(
+        parts_app(lambda: path.open("rb"), {"count": 200_000}, head=start(length(150_000))),
+        parser,
+        way,
+    ) as asked:
         assert asked.fetch().status == 500
         (line,) = asked.server.log.take("error")
         assert str(line.error) == "the body is 50000 bytes longer than its content-length"
@@ -1102,7 +1209,9 @@ def test_a_file_that_grows_is_what_was_announced_and_too_many_bytes_are_an_error
 
 @pytest.mark.parametrize("number", [-1, True, 1.5, "1", b"1"], ids=repr)
 @pytest.mark.parametrize("name", ["offset", "count"])
-def test_offset_and_count_are_numbers_of_bytes(parser: str, make: Any, name: str, number: Any) -> None:
+def test_offset_and_count_are_numbers_of_bytes(
+    parser: str, make: Any, name: str, number: Any
+) -> None:
     path = make(10)
     with serving(parts_app(lambda: path.open("rb"), {name: number}), parser, "1.1") as asked:
         assert asked.fetch().status == 500
@@ -1138,7 +1247,9 @@ NOT_FILES: dict[str, Callable[[Path], Any]] = {
 
 @pytest.mark.parametrize("what", NOT_FILES)
 @pytest.mark.parametrize("way", ["1.1", "h2"])
-def test_what_has_no_descriptor_of_a_file_raises(parser: str, way: str, make: Any, what: str) -> None:
+def test_what_has_no_descriptor_of_a_file_raises(
+    parser: str, way: str, make: Any, what: str
+) -> None:
     """Statement 124."""
     path = make(10)
 
@@ -1160,13 +1271,17 @@ def test_what_has_no_descriptor_of_a_file_raises(parser: str, way: str, make: An
 
 def test_more_bytes_than_there_are_raise(parser: str, make: Any) -> None:
     path = make(10)
-    with serving(parts_app(lambda: path.open("rb"), {"offset": 3, "count": 8}), parser, "1.1") as asked:
+    with serving(
+        parts_app(lambda: path.open("rb"), {"offset": 3, "count": 8}), parser, "1.1"
+    ) as asked:
         assert asked.fetch().status == 500
         (line,) = asked.server.log.take("error")
         assert str(line.error) == "'count' is 8, and behind offset 3 the file has 7 bytes"
 
 
-def test_a_descriptor_that_cannot_be_read_is_a_500_where_nothing_is_written(parser: str, way: str, make: Any) -> None:
+def test_a_descriptor_that_cannot_be_read_is_a_500_where_nothing_is_written(
+    parser: str, way: str, make: Any
+) -> None:
     path = make(1000)
     with serving(parts_app(lambda: path.open("ab"), {"offset": 0}), parser, way) as asked:
         assert asked.fetch().status == 500
@@ -1191,12 +1306,16 @@ async def app(scope, receive, send):
 def gunicorn(tmp_path: Path, path: Path, loop: str, **given: Any) -> Iterator[Gunicorn]:
     (tmp_path / "filing.py").write_text(APP)
     env = {"TEST_FILE": str(path), **given.pop("env", {})}
-    with Gunicorn(tmp_path, "filing:app", asgi_loop=loop, pythonpath=str(tmp_path), env=env, **given) as server:
+    with Gunicorn(
+        tmp_path, "filing:app", asgi_loop=loop, pythonpath=str(tmp_path), env=env, **given
+    ) as server:
         yield server
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_a_worker_that_is_told_to_stop_finishes_its_file(tmp_path: Path, make: Any, loop: str) -> None:
+def test_a_worker_that_is_told_to_stop_finishes_its_file(
+    tmp_path: Path, make: Any, loop: str
+) -> None:
     path = make(BIG)
     with gunicorn(tmp_path, path, loop) as server, server.connect() as client:
         client.get("/")
@@ -1209,21 +1328,27 @@ def test_a_worker_that_is_told_to_stop_finishes_its_file(tmp_path: Path, make: A
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_at_the_end_of_graceful_timeout_a_file_ends_with_a_reset(tmp_path: Path, make: Any, loop: str) -> None:
+def test_at_the_end_of_graceful_timeout_a_file_ends_with_a_reset(
+    tmp_path: Path, make: Any, loop: str
+) -> None:
     path = make(BIG)
     with gunicorn(tmp_path, path, loop, graceful_timeout=2) as server, server.connect() as client:
         client.get("/")
         client.read_until(b"\r\n\r\n")
         assert server.stop() == 0
         assert len(client.read_all()) < BIG
-        assert server.lines("1 responses were not complete, and 1 applications running, at the end of graceful_timeout")
+        assert server.lines(
+            "1 responses were not complete, and 1 applications running, at the end of graceful_timeout"
+        )
 
 
 @pytest.mark.parametrize(("value", "expected"), [("no", False), ("yes", True)])
-def test_the_environment_turns_sendfile_off(tmp_path: Path, make: Any, value: str, expected: bool) -> None:
+def test_the_environment_turns_sendfile_off(
+    tmp_path: Path, make: Any, value: str, expected: bool
+) -> None:
     """Gunicorn's ``SENDFILE``."""
     config = """
-from gunicorn_asgi import connection
+from gunicorn_asgi.net import connection
 class Noted(connection.Transfer):
     def __init__(self, *args):
         note("sendfile")
@@ -1231,7 +1356,9 @@ class Noted(connection.Transfer):
 connection.Transfer = Noted
 """
     path = make(1_000_000)
-    with gunicorn(tmp_path, path, LOOPS[0], env={"SENDFILE": value}, config=NOTE + config) as server:
+    with gunicorn(
+        tmp_path, path, LOOPS[0], env={"SENDFILE": value}, config=NOTE + config
+    ) as server:
         assert server.get("/").content == content(1_000_000)
         assert server.events.count("sendfile") == expected
 
@@ -1246,7 +1373,10 @@ def test_a_worker_without_a_free_descriptor_answers_500(tmp_path: Path, make: An
             raise OSError(24, "Too many open files")
         return real(name, *args, **kwargs)
 
-    with pytest.MonkeyPatch.context() as patch, serve(sending(START, path_of(path)), "h11") as server:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        serve(sending(START, path_of(path)), "h11") as server,
+    ):
         patch.setattr(files.os, "open", full)
         client = server.connect()
         client.send(GET)

@@ -1,4 +1,4 @@
-"""What proxies say of their client, read (`gunicorn_asgi.forwarded`): X-Forwarded-For and RFC 7239."""
+"""What proxies say of their client, read (`gunicorn_asgi.http.forwarded`): X-Forwarded-For and RFC 7239."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gunicorn_asgi.errors import RequestError
-from gunicorn_asgi.forwarded import (
+from gunicorn_asgi.http.forwarded import (
     MAX_FORWARDED,
     MAX_NODE,
     MAX_NODES,
@@ -34,13 +34,17 @@ def is_trusted(address: str) -> bool:
 
 
 def x_forwarded_for(*values: bytes) -> Node | None:
-    client, scheme = read_x_forwarded_for(is_trusted, [(b"host", b"a"), *((b"x-forwarded-for", value) for value in values)])
+    client, scheme = read_x_forwarded_for(
+        is_trusted, [(b"host", b"a"), *((b"x-forwarded-for", value) for value in values)]
+    )
     assert scheme is None
     return client
 
 
 def forwarded(*values: bytes) -> Told:
-    return read_forwarded(is_trusted, [(b"host", b"a"), *((b"forwarded", value) for value in values)])
+    return read_forwarded(
+        is_trusted, [(b"host", b"a"), *((b"forwarded", value) for value in values)]
+    )
 
 
 # One node.
@@ -144,7 +148,9 @@ def test_a_node_is_an_address_and_a_port_or_nothing(text: str) -> None:
         ((b"192.0.2.1, \xff",), None),
     ],
 )
-def test_the_client_is_the_rightmost_untrusted_address(values: tuple[bytes, ...], client: str | None) -> None:
+def test_the_client_is_the_rightmost_untrusted_address(
+    values: tuple[bytes, ...], client: str | None
+) -> None:
     assert x_forwarded_for(*values) == ((client, 0) if client else None)
 
 
@@ -153,11 +159,21 @@ def test_the_port_is_the_clients() -> None:
     assert x_forwarded_for(b"[2001:db8::1]:4711") == ("2001:db8::1", 4711)
 
 
-ADDRESSES = st.ip_addresses().map(str).filter(lambda text: parse_node(text) == (text, 0) and text not in TRUSTED)
+ADDRESSES = (
+    st.ip_addresses()
+    .map(str)
+    .filter(lambda text: parse_node(text) == (text, 0) and text not in TRUSTED)
+)
 
 
-@given(st.lists(st.text('0123456789abcdef.:[]%_, "'), max_size=3), ADDRESSES, st.lists(st.sampled_from(TRUSTED), max_size=4))
-def test_no_word_of_the_client_changes_who_it_is(forged: list[str], address: str, proxies: list[str]) -> None:
+@given(
+    st.lists(st.text('0123456789abcdef.:[]%_, "'), max_size=3),
+    ADDRESSES,
+    st.lists(st.sampled_from(TRUSTED), max_size=4),
+)
+def test_no_word_of_the_client_changes_who_it_is(
+    forged: list[str], address: str, proxies: list[str]
+) -> None:
     """A proxy appends, on the same line or on one of its own."""
     appended = ", ".join([address, *proxies])
     assert x_forwarded_for(*(text.encode() for text in forged), appended.encode()) == (address, 0)
@@ -192,8 +208,12 @@ def trusts_all(_address: str) -> bool:
 
 
 def test_however_many_proxies_there_are_only_the_nearest_are_looked_at() -> None:
-    few, many = ([(b"x-forwarded-for", value) for value in proxies(count)] for count in (1000, 50_000))
-    assert count_calls(lambda: read_x_forwarded_for(trusts_all, many)) < 2 * count_calls(lambda: read_x_forwarded_for(trusts_all, few))
+    few, many = (
+        [(b"x-forwarded-for", value) for value in proxies(count)] for count in (1000, 50_000)
+    )
+    assert count_calls(lambda: read_x_forwarded_for(trusts_all, many)) < 2 * count_calls(
+        lambda: read_x_forwarded_for(trusts_all, few)
+    )
     seen: list[str] = []
     client, _ = read_x_forwarded_for(lambda address: not seen.append(address), many)
     assert len(seen) == MAX_NODES - 1  # the last that is looked at is the client, trusted or not
@@ -217,7 +237,10 @@ def test_a_client_before_so_many_proxies_is_found_and_one_before_more_is_not() -
         (" ", []),
         (",;, ;", []),
         ("for=192.0.2.1", [{"for": "192.0.2.1"}]),
-        ("For=192.0.2.1;Proto=http;by=203.0.113.43", [{"for": "192.0.2.1", "proto": "http", "by": "203.0.113.43"}]),
+        (
+            "For=192.0.2.1;Proto=http;by=203.0.113.43",
+            [{"for": "192.0.2.1", "proto": "http", "by": "203.0.113.43"}],
+        ),
         ('for="[2001:db8::1]:4711"', [{"for": "[2001:db8::1]:4711"}]),
         ("for=[2001:db8::1]:4711", [{"for": "[2001:db8::1]:4711"}]),
         ("for=1, for=2", [{"for": "1"}, {"for": "2"}]),
@@ -228,7 +251,9 @@ def test_a_client_before_so_many_proxies_is_found_and_one_before_more_is_not() -
         ("secret=x;for=_hidden", [{"secret": "x", "for": "_hidden"}]),
     ],
 )
-def test_forwarded_is_a_list_of_elements_of_pairs(text: str, elements: list[dict[str, str]]) -> None:
+def test_forwarded_is_a_list_of_elements_of_pairs(
+    text: str, elements: list[dict[str, str]]
+) -> None:
     """RFC 7239, 4; empty ones pass (RFC 9110, 5.6.1)."""
     assert list(parse_forwarded(text.strip(" "))) == elements
 
@@ -288,19 +313,26 @@ def test_a_malformed_forwarded_is_refused(text: str) -> None:
         ((b"for=192.0.2.1, proto=https",), None, "https"),
     ],
 )
-def test_forwarded_tells_client_and_scheme(values: tuple[bytes, ...], client: Node | None, scheme: str | None) -> None:
+def test_forwarded_tells_client_and_scheme(
+    values: tuple[bytes, ...], client: Node | None, scheme: str | None
+) -> None:
     assert forwarded(*values) == (client, scheme)
 
 
 def test_more_proxies_than_anybody_has_in_forwarded_are_refused_and_not_all_read() -> None:
     element = b"for=10.0.0.1"
-    assert forwarded(b", ".join([b"for=192.0.2.1", *[element] * (MAX_NODES - 1)])) == (("192.0.2.1", 0), None)
+    assert forwarded(b", ".join([b"for=192.0.2.1", *[element] * (MAX_NODES - 1)])) == (
+        ("192.0.2.1", 0),
+        None,
+    )
 
     def refuse(count: int) -> None:
         with suppress(RequestError):
             forwarded(*[b", ".join([element] * 500)] * (count // 500))
 
-    with pytest.raises(RequestError, match=r"^Invalid Forwarded: more than 100 elements$") as caught:
+    with pytest.raises(
+        RequestError, match=r"^Invalid Forwarded: more than 100 elements$"
+    ) as caught:
         forwarded(b", ".join([element] * (MAX_NODES + 1)))
     assert caught.value.status == 400
     assert count_calls(lambda: refuse(50_000)) < 2 * count_calls(lambda: refuse(1000))
@@ -309,16 +341,25 @@ def test_more_proxies_than_anybody_has_in_forwarded_are_refused_and_not_all_read
 @given(st.text('for=proto,;" \\[]:._0129'), ADDRESSES, st.booleans())
 @example('x="', "192.0.2.1", True)
 @example('for=10.0.0.1;x="\\', "192.0.2.1", False)
-def test_no_forged_forwarded_hides_what_the_proxy_appends(forged: str, address: str, same_line: bool) -> None:
+def test_no_forged_forwarded_hides_what_the_proxy_appends(
+    forged: str, address: str, same_line: bool
+) -> None:
     """Where the client could make it unreadable, the request is refused."""
     appended = f'for="[{address}]";proto=http' if ":" in address else f"for={address};proto=http"
-    values = [f"{forged}, {appended}".encode()] if same_line else [forged.encode(), appended.encode()]
+    values = (
+        [f"{forged}, {appended}".encode()] if same_line else [forged.encode(), appended.encode()]
+    )
     with suppress(RequestError):
         assert forwarded(*values) == ((address, 0), "http")
 
 
-@given(st.sampled_from(sorted(READERS)), st.lists(st.tuples(st.sampled_from([b"x-forwarded-for", b"forwarded"]), st.binary())))
-def test_whatever_stands_there_is_read_or_refused(reader: str, headers: list[tuple[bytes, bytes]]) -> None:
+@given(
+    st.sampled_from(sorted(READERS)),
+    st.lists(st.tuples(st.sampled_from([b"x-forwarded-for", b"forwarded"]), st.binary())),
+)
+def test_whatever_stands_there_is_read_or_refused(
+    reader: str, headers: list[tuple[bytes, bytes]]
+) -> None:
     with suppress(RequestError):
         client, scheme = READERS[reader](is_trusted, headers)
         assert client is None or ip_address(client[0])

@@ -14,12 +14,16 @@ STARLETTES = [name for name in FRAMEWORKS if name != "django"]
 
 
 @pytest.fixture(scope="module", params=FRAMEWORKS)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gunicorn]:
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gunicorn]:
     """One Gunicorn for each framework. Nothing may be wrong in its log at the end but the error that a test asks for."""
     with Gunicorn(tmp_path_factory.mktemp(request.param), f"{request.param}_app:app") as server:
         yield server
         assert server.stop() == 0
-        assert server.lines(r"WARNING|ERROR|CRITICAL") == server.lines(r"\[ERROR\] Error handling request GET /error")
+        assert server.lines(r"WARNING|ERROR|CRITICAL") == server.lines(
+            r"\[ERROR\] Error handling request GET /error"
+        )
         if request.param != "django":
             assert server.events[-1] == "shutdown"
 
@@ -30,7 +34,11 @@ def test_json(server: Gunicorn) -> None:
             response = client.get("/json", params={"a": str(number), "b": "ü &"})
             assert response.status_code == 200
             assert response.headers["content-type"] == "application/json"
-            assert response.json() == {"greeting": "hello", "query": {"a": str(number), "b": "ü &"}, "client": "127.0.0.1"}
+            assert response.json() == {
+                "greeting": "hello",
+                "query": {"a": str(number), "b": "ü &"},
+                "client": "127.0.0.1",
+            }
 
 
 def test_a_head_has_the_length_of_the_get(server: Gunicorn) -> None:
@@ -57,19 +65,30 @@ def test_a_file_is_uploaded(server: Gunicorn, size: int) -> None:
     with server.client() as client:
         for _ in range(2):
             response = client.post(
-                "/upload", data={"field": "value"}, files={"file": ("name.bin", b"x" * max(size - 1, 0) + b"y" * (size > 0))}
+                "/upload",
+                data={"field": "value"},
+                files={"file": ("name.bin", b"x" * max(size - 1, 0) + b"y" * (size > 0))},
             )
             assert response.status_code == 200, response.text
-            assert response.json() == {"name": "name.bin", "size": size, "last": "y" if size else "", "field": "value"}
+            assert response.json() == {
+                "name": "name.bin",
+                "size": size,
+                "last": "y" if size else "",
+                "field": "value",
+            }
 
 
 @pytest.mark.parametrize("framework", [name for name in FRAMEWORKS if name != "fastapi"])
-def test_cookies_in_three_fields_are_three_cookies_over_http_2(framework: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_cookies_in_three_fields_are_three_cookies_over_http_2(
+    framework: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """As browsers send them; RFC 9113, 8.2.3."""
     pytest.importorskip("h2")
     directory = tmp_path_factory.mktemp("cookies")
     cookies = {"a": "1", "b": "x,y", "c": "3"}
-    with Gunicorn.with_http2(directory, f"{framework}_app:app", http2_cleartext="prior-knowledge") as server:
+    with Gunicorn.with_http2(
+        directory, f"{framework}_app:app", http2_cleartext="prior-knowledge"
+    ) as server:
         with httpx.Client(http1=False, http2=True) as client:
             fields = [("cookie", f"{name}={value}") for name, value in cookies.items()]
             response = client.get(f"{server.url}/cookies", headers=fields)
@@ -124,7 +143,10 @@ def test_many_clients_at_once(server: Gunicorn) -> None:
 def test_a_background_task_delays_neither_the_response_nor_the_next_request(
     framework: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    with Gunicorn(tmp_path_factory.mktemp("background"), f"{framework}_app:app") as server, server.connect() as client:
+    with (
+        Gunicorn(tmp_path_factory.mktemp("background"), f"{framework}_app:app") as server,
+        server.connect() as client,
+    ):
         client.get("/background")
         status, headers, body = client.read_response()
         assert (status, body) == (202, b'{"accepted":true}')
@@ -141,8 +163,13 @@ def test_a_background_task_delays_neither_the_response_nor_the_next_request(
 
 
 @pytest.mark.parametrize("framework", STARLETTES)
-def test_a_background_task_is_waited_for_in_a_drain(framework: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    with Gunicorn(tmp_path_factory.mktemp("drain"), f"{framework}_app:app") as server, server.connect() as client:
+def test_a_background_task_is_waited_for_in_a_drain(
+    framework: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with (
+        Gunicorn(tmp_path_factory.mktemp("drain"), f"{framework}_app:app") as server,
+        server.connect() as client,
+    ):
         client.begin_upload("/upload")  # holds the drain until it is given up
         with server.connect() as other:
             other.get("/background")
@@ -156,7 +183,9 @@ def test_a_background_task_is_waited_for_in_a_drain(framework: str, tmp_path_fac
         assert server.events[-2:] == ["background done", "shutdown"]
 
 
-def test_a_dependency_is_closed_when_the_client_goes_away(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_dependency_is_closed_when_the_client_goes_away(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     pytest.importorskip("fastapi")
     with Gunicorn(tmp_path_factory.mktemp("fastapi"), "fastapi_app:app") as server:
         with server.connect() as client:
@@ -170,7 +199,9 @@ def test_a_dependency_is_closed_when_the_client_goes_away(tmp_path_factory: pyte
         assert not server.lines("WARNING|ERROR")
 
 
-def test_django_cancels_a_view_whose_client_has_gone(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_django_cancels_a_view_whose_client_has_gone(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
     pytest.importorskip("django")
     with Gunicorn(tmp_path_factory.mktemp("django"), "django_app:app") as server:
         with server.connect() as client:

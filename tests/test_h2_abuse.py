@@ -25,21 +25,38 @@ from test_request import make_rules
 from gunicorn_asgi.asgi import http
 from gunicorn_asgi.asgi.http import HTTPStream
 from gunicorn_asgi.errors import ClientDisconnected
+from gunicorn_asgi.http.request import MAX_LINE
+from gunicorn_asgi.http.trust import peer_rules
 from gunicorn_asgi.http2 import budget, outbox, sender
 from gunicorn_asgi.http2.blocks import MAX_MEMO, MAX_MEMO_LIST
 from gunicorn_asgi.http2.events import Event, Failed, Malformed, Opened
 from gunicorn_asgi.http2.protocol import Protocol
 from gunicorn_asgi.http2.request import read_request
 from gunicorn_asgi.http2.streams import Limits, Stream
-from gunicorn_asgi.proxy import peer_rules
-from gunicorn_asgi.request import MAX_LINE
 
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
+(
+    DATA,
+    HEADERS,
+    PRIORITY,
+    RST_STREAM,
+    SETTINGS,
+    PUSH_PROMISE,
+    PING,
+    GOAWAY,
+    WINDOW_UPDATE,
+    CONTINUATION,
+) = range(10)
 END_STREAM = ACK = 1
 END_HEADERS = 4
 PADDED = 8
 HAS_PRIORITY = 0x20
-PROTOCOL_ERROR, FLOW_CONTROL_ERROR, STREAM_CLOSED, REFUSED_STREAM, ENHANCE_YOUR_CALM = 1, 3, 5, 7, 11
+PROTOCOL_ERROR, FLOW_CONTROL_ERROR, STREAM_CLOSED, REFUSED_STREAM, ENHANCE_YOUR_CALM = (
+    1,
+    3,
+    5,
+    7,
+    11,
+)
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 STREAMS = 100
 WINDOW = 65535
@@ -47,7 +64,9 @@ ALL = 2**31 - 1
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    return struct.pack(">HBBBL", len(payload) >> 8, len(payload) & 0xFF, kind, flags, stream) + payload
+    return (
+        struct.pack(">HBBBL", len(payload) >> 8, len(payload) & 0xFF, kind, flags, stream) + payload
+    )
 
 
 def integer(number: int, bits: int, pattern: int) -> bytes:
@@ -68,11 +87,20 @@ def literal(name: bytes, value: bytes, pattern: int = 0) -> bytes:
 
 
 def block(path: str = "/", method: str = "GET") -> bytes:
-    return literal(b":method", method.encode()) + b"\x86" + literal(b":path", path.encode()) + literal(b":authority", b"a")
+    return (
+        literal(b":method", method.encode())
+        + b"\x86"
+        + literal(b":path", path.encode())
+        + literal(b":authority", b"a")
+    )
 
 
 GET = block()
-CONNECT = block("/", "CONNECT") + literal(b":protocol", b"websocket") + literal(b"sec-websocket-version", b"13")
+CONNECT = (
+    block("/", "CONNECT")
+    + literal(b":protocol", b"websocket")
+    + literal(b"sec-websocket-version", b"13")
+)
 
 
 def headers(stream: int, fields: bytes = GET, end: bool = True) -> bytes:
@@ -114,11 +142,20 @@ class Room:
     """A Protocol, and what a connection does with it. Its applications are told apart by whoever writes the test."""
 
     def __init__(self, **limits: Any) -> None:
-        values = {"max_streams": STREAMS, "window": WINDOW, "max_frame": 16384, "max_header_list": 65536, "has_websocket": True, **limits}
+        values = {
+            "max_streams": STREAMS,
+            "window": WINDOW,
+            "max_frame": 16384,
+            "max_header_list": 65536,
+            "has_websocket": True,
+            **limits,
+        }
         self.limits = Limits(**values)
         read = partial(
             read_request,
-            rules=peer_rules(make_rules(limit_line=MAX_LINE), make_settings())(("192.0.2.1", 1), None),
+            rules=peer_rules(make_rules(limit_line=MAX_LINE), make_settings())(
+                ("192.0.2.1", 1), None
+            ),
             max_list=self.limits.max_header_list,
             has_websocket=True,
         )
@@ -312,7 +349,9 @@ def data_behind_our_reset_above_the_window(room: Room) -> Iterator[bytes]:
     left = WINDOW
     while left:
         size = min(left, 16384)
-        assert not room.take(frame(DATA, 0, 1, bytes(size)))  # may have been on its way: costs nothing
+        assert not room.take(
+            frame(DATA, 0, 1, bytes(size))
+        )  # may have been on its way: costs nothing
         left -= size
     assert room.protocol._budget.points == pytest.approx(budget.CAPACITY, abs=20)
     yield from endless(frame(DATA, 0, 1, b"x"))
@@ -350,7 +389,10 @@ def streams_without_a_request(room: Room) -> Iterator[bytes]:
 
 @flood(5)
 def streams_that_depend_on_themselves(room: Room) -> Iterator[bytes]:
-    return (frame(HEADERS, END_HEADERS | END_STREAM | HAS_PRIORITY, id_, number(id_) + b"\x10" + GET) for id_ in ids(room))
+    return (
+        frame(HEADERS, END_HEADERS | END_STREAM | HAS_PRIORITY, id_, number(id_) + b"\x10" + GET)
+        for id_ in ids(room)
+    )
 
 
 @flood(10)
@@ -366,7 +408,10 @@ def requests_of_many_tiny_fields(room: Room) -> Iterator[bytes]:
 @flood(70)
 def requests_that_unfold(room: Room) -> Iterator[bytes]:
     """A bomb: each byte stands for a field of 4,000."""
-    return (headers(id_, GET + literal(b"a", bytes([ord("b")]) * 4000, 0x40) + b"\xbe" * 20) for id_ in ids(room))
+    return (
+        headers(id_, GET + literal(b"a", bytes([ord("b")]) * 4000, 0x40) + b"\xbe" * 20)
+        for id_ in ids(room)
+    )
 
 
 @flood(1)
@@ -377,7 +422,9 @@ def continuations_without_content(room: Room) -> Iterator[bytes]:
 
 def made(data: Callable[[int], bytes]) -> Flood:
     """MadeYouReset, CVE-2025-8671: it is the server that resets, for a fault that costs the client nothing."""
-    return lambda room: (headers(id_, block("/", "POST"), end=False) + data(id_) for id_ in ids(room))
+    return lambda room: (
+        headers(id_, block("/", "POST"), end=False) + data(id_) for id_ in ids(room)
+    )
 
 
 for name_, fault in {
@@ -490,7 +537,10 @@ def test_streams_that_were_reset_count_for_their_applications_at_once() -> None:
         room.protocol._budget.earn(budget.CAPACITY)
         room.abandoned = len(room.opened) - len(room.protocol.streams)
         resets = b"".join(rst_stream(id_) for id_ in room.protocol.streams)
-        room.take(resets + b"".join(headers(id_) for id_, _ in zip(ids(room), range(STREAMS), strict=False)))
+        room.take(
+            resets
+            + b"".join(headers(id_) for id_, _ in zip(ids(room), range(STREAMS), strict=False))
+        )
         assert room.failed is None
     assert len(room.opened) == 2 * STREAMS
 
@@ -519,7 +569,12 @@ def test_data_does_not_pay_for_resets() -> None:
     room.protocol.send_head(download, b"\x88", False)
     for count in range(budget.CAPACITY):
         room.protocol.send_data(download, bytes(16384), False)
-        room.take(b"".join(headers(room.next + 2 * more) + rst_stream(room.next + 2 * more) for more in range(2)))
+        room.take(
+            b"".join(
+                headers(room.next + 2 * more) + rst_stream(room.next + 2 * more)
+                for more in range(2)
+            )
+        )
         room.next += 4
         if room.failed is not None:
             assert count * 2 * budget.RESET <= budget.CAPACITY + 20
@@ -621,7 +676,13 @@ def test_a_client_may_ask_for_more_than_the_limit_before_it_knows_it() -> None:
     room.take(b"".join(headers(id_) for id_, _ in zip(ids(room), range(1000), strict=False)))
     assert room.failed is None
     assert len(room.opened) == STREAMS
-    assert sum(kind == RST_STREAM and payload == number(REFUSED_STREAM) for kind, _, _, payload in room.sent) == 900
+    assert (
+        sum(
+            kind == RST_STREAM and payload == number(REFUSED_STREAM)
+            for kind, _, _, payload in room.sent
+        )
+        == 900
+    )
 
 
 def test_an_upload_that_is_cut_short_may_have_been_on_its_way() -> None:
@@ -631,7 +692,10 @@ def test_an_upload_that_is_cut_short_may_have_been_on_its_way() -> None:
         stream = room.open(block("/", "POST"), end=False)
         room.respond(stream, 10)
         room.protocol.reset(stream, 0)  # type: ignore[arg-type]  # NO_ERROR
-        room.take(frame(DATA, 0, stream.id, bytes(10)) * (WINDOW // 10) + headers(stream.id, literal(b"a", b"b")))
+        room.take(
+            frame(DATA, 0, stream.id, bytes(10)) * (WINDOW // 10)
+            + headers(stream.id, literal(b"a", b"b"))
+        )
     assert room.failed is None
 
 
@@ -679,7 +743,13 @@ serve_h2 = partial(serve, http_protocols="h2,h1", http2_cleartext="prior-knowled
 class Attacker:
     """A raw connection that has said its SETTINGS."""
 
-    def __init__(self, server: InProcess, *values: tuple[int, int], connection_window: int = 0, receive_buffer: int = 0) -> None:
+    def __init__(
+        self,
+        server: InProcess,
+        *values: tuple[int, int],
+        connection_window: int = 0,
+        receive_buffer: int = 0,
+    ) -> None:
         self.client: Client = server.connect(receive_buffer)
         start = PREFACE + settings(*values)
         if connection_window:
@@ -780,7 +850,9 @@ def one_warning(server: InProcess) -> str:
 
 
 @LOOPS
-@pytest.mark.parametrize("name", ["pings", "empty_settings", "unknown_frames", "requests_above_the_limit"])
+@pytest.mark.parametrize(
+    "name", ["pings", "empty_settings", "unknown_frames", "requests_above_the_limit"]
+)
 def test_the_log_has_one_line_of_a_flood_and_the_client_an_answer(parser: str, name: str) -> None:
     app = Counted()
     with serve_h2(app, parser) as server:
@@ -794,7 +866,9 @@ def test_the_log_has_one_line_of_a_flood_and_the_client_an_answer(parser: str, n
             data = b"".join(next(source) for _ in range(1200))
         attacker.push(data)
         assert attacker.read_goaway() == ENHANCE_YOUR_CALM
-        attacker.push(data + headers(99999) + frame(DATA, 0, 1, b"x") + b"\xff" * 100)  # behind our GOAWAY
+        attacker.push(
+            data + headers(99999) + frame(DATA, 0, 1, b"x") + b"\xff" * 100
+        )  # behind our GOAWAY
         assert attacker.client.read_rest() == b""
         attacker.client.close()
         server.wait_until(server.is_idle)
@@ -825,7 +899,11 @@ def test_applications_of_resets_that_are_spread_count_until_they_end(parser: str
             opened = [attacker.request("/deaf") for _ in range(STREAMS)]
             attacker.wait()
             # As if the client had been here for a while, and were owed all that there is.
-            server.call(lambda: [one.protocol._budget.earn(budget.CAPACITY) for one in server.server.connections])
+            server.call(
+                lambda: [
+                    one.protocol._budget.earn(budget.CAPACITY) for one in server.server.connections
+                ]
+            )
             for id_ in opened:
                 attacker.send(rst_stream(id_))
         attacker.wait()
@@ -866,7 +944,9 @@ def test_a_client_that_vanishes_leaves_nothing_behind(parser: str, path: str) ->
 
 
 @LOOPS
-def test_an_application_that_was_told_before_the_connection_was_lost_is_cancelled(parser: str) -> None:
+def test_an_application_that_was_told_before_the_connection_was_lost_is_cancelled(
+    parser: str,
+) -> None:
     app = Counted()
     with serve_h2(app, parser) as server:
         attacker = Attacker(server)
@@ -882,10 +962,14 @@ def test_an_application_that_was_told_before_the_connection_was_lost_is_cancelle
 
 
 @contextmanager
-def deaf_client(app: Any, parser: str, *values: tuple[int, int], **settings_: Any) -> Iterator[tuple[InProcess, Attacker]]:
+def deaf_client(
+    app: Any, parser: str, *values: tuple[int, int], **settings_: Any
+) -> Iterator[tuple[InProcess, Attacker]]:
     """One that takes nothing from its socket, and whose windows are wide open."""
     with serve_h2(app, parser, **settings_) as server:
-        attacker = Attacker(server, *(values or ((4, ALL),)), connection_window=ALL, receive_buffer=4096)
+        attacker = Attacker(
+            server, *(values or ((4, ALL),)), connection_window=ALL, receive_buffer=4096
+        )
         yield server, attacker
         server.call(lambda: [one._transport.abort() for one in server.server.connections])
 
@@ -895,15 +979,27 @@ MAX_UNSENT = 65536 + sender.FLUSH_SIZE + sender.MAX_BACKLOG
 
 
 @LOOPS
-def test_a_client_that_does_not_read_stops_the_application_whatever_its_windows_allow(parser: str) -> None:
+def test_a_client_that_does_not_read_stops_the_application_whatever_its_windows_allow(
+    parser: str,
+) -> None:
     app = Counted()
     with deaf_client(app, parser) as (server, attacker):
         attacker.request("/endless")
         server.wait_clogged()
-        server.wait_until(lambda: any(lane.is_clogged for one in server.server.connections for lane in one.protocol.streams.values()))
+        server.wait_until(
+            lambda: any(
+                lane.is_clogged
+                for one in server.server.connections
+                for lane in one.protocol.streams.values()
+            )
+        )
         server.settle()
         assert server.unsent() <= MAX_UNSENT
-        (lane,) = server.call(lambda: [lane for one in server.server.connections for lane in one.protocol.streams.values()])
+        (lane,) = server.call(
+            lambda: [
+                lane for one in server.server.connections for lane in one.protocol.streams.values()
+            ]
+        )
         assert lane.queued <= outbox.HIGH_WATER + 16384
     assert app.told == 1
 
@@ -917,7 +1013,9 @@ def test_nothing_is_read_from_a_client_that_does_not_read(parser: str, path: str
         attacker.client.sock.settimeout(0.5)
         with suppress(TimeoutError):
             for _ in range(200):
-                attacker.send(b"".join(headers(attacker.next + 2 * more, block(path)) for more in range(50)))
+                attacker.send(
+                    b"".join(headers(attacker.next + 2 * more, block(path)) for more in range(50))
+                )
                 attacker.next += 100
                 server.settle()
         server.wait_paused() if path == "/nothing" else server.wait_clogged()
@@ -998,7 +1096,13 @@ def test_what_comes_before_a_websocket_is_accepted_is_within_its_window(parser: 
         started.wait()
         attacker.send(frame(DATA, 0, 1, b"x") * 60000)
         attacker.wait()
-        (early,) = server.call(lambda: [exchange.tunnel._early for one in server.server.connections for exchange in one._exchanges])
+        (early,) = server.call(
+            lambda: [
+                exchange.tunnel._early
+                for one in server.server.connections
+                for exchange in one._exchanges
+            ]
+        )
         assert len(early) == 60000
         attacker.send(frame(DATA, 0, 1, bytes(WINDOW - 60000 + 1)))
         assert attacker.read_until(RST_STREAM, 1)[3] == number(FLOW_CONTROL_ERROR)
@@ -1017,7 +1121,12 @@ def test_handshakes_of_websockets_that_end_at_once_are_resets(parser: str) -> No
     with serve_h2(app, parser) as server:
         attacker = Attacker(server)
         for first in range(1, 1001, 100):
-            attacker.push(b"".join(headers(id_, CONNECT, end=False) + frame(DATA, END_STREAM, id_) for id_ in range(first, first + 100, 2)))
+            attacker.push(
+                b"".join(
+                    headers(id_, CONNECT, end=False) + frame(DATA, END_STREAM, id_)
+                    for id_ in range(first, first + 100, 2)
+                )
+            )
             server.settle()
         assert attacker.read_goaway() == ENHANCE_YOUR_CALM
         one_warning(server)
@@ -1042,7 +1151,9 @@ def test_websockets_with_a_fault_are_not_for_ever(parser: str, fault: str) -> No
         (protocol,) = server.call(lambda: [one.protocol for one in server.server.connections])
         protocol._budget._since = math.inf  # no points by time, which passes as it likes
         count = 0
-        while not server.call(lambda: any(one.protocol.has_failed for one in server.server.connections)):
+        while not server.call(
+            lambda: any(one.protocol.has_failed for one in server.server.connections)
+        ):
             count += 1
             assert count * budget.RESET < budget.CAPACITY + 20
             attacker.push(headers(2 * count - 1, fields, end=False))
@@ -1064,7 +1175,12 @@ def test_a_body_of_single_bytes_takes_memory_of_its_size(parser: str) -> None:
         attacker.wait()
 
         def chunks() -> list[bytes]:
-            return [chunk for one in server.server.connections for stream in one._streams() for chunk in stream._chunks]
+            return [
+                chunk
+                for one in server.server.connections
+                for stream in one._streams()
+                for chunk in stream._chunks
+            ]
 
         found = server.call(chunks)
         assert sum(map(len, found)) == WINDOW
@@ -1136,7 +1252,9 @@ def test_over_tls_a_flood_ends_the_same(parser: str, tmp_path: Path) -> None:
     tls.load_cert_chain(*pair)
     tls.set_alpn_protocols(["h2"])
     app = Counted()
-    with serve(app, parser, tls=tls, http_protocols="h2,h1", certfile=pair.certfile, keyfile=pair.keyfile) as server:
+    with serve(
+        app, parser, tls=tls, http_protocols="h2,h1", certfile=pair.certfile, keyfile=pair.keyfile
+    ) as server:
         client = server.connect()
         context = client_context()
         context.set_alpn_protocols(["h2"])
@@ -1148,7 +1266,9 @@ def test_over_tls_a_flood_ends_the_same(parser: str, tmp_path: Path) -> None:
         attacker.wait()
         attacker.push(frame(PING, 0, 0, bytes(8)) * 1200)
         assert attacker.read_goaway() == ENHANCE_YOUR_CALM
-        server.advance(3)  # so that it closes first: asyncio of Python 3.10 warns of a transport that nobody has
+        server.advance(
+            3
+        )  # so that it closes first: asyncio of Python 3.10 warns of a transport that nobody has
         client.close()
         server.wait_until(server.is_idle)
         assert app.told == 1
@@ -1166,7 +1286,11 @@ class Monkey:
         self.last = -1
 
     def start(self) -> bytes:
-        data = PREFACE + settings((4, self.random.choice([0, 1, 10, 65535, ALL]))) + window_update(0, 2**30)
+        data = (
+            PREFACE
+            + settings((4, self.random.choice([0, 1, 10, 65535, ALL])))
+            + window_update(0, 2**30)
+        )
         for path in ("/endless", "/swallow", "/wait", "/mirror"):
             data += self.request(block(path, "POST"), END_HEADERS)
         return data
@@ -1185,16 +1309,31 @@ class Monkey:
         choice, stream = self.random, self.old()
         kind = choice.randrange(14)
         if kind < 4:
-            path = choice.choice(["/", "/endless", "/swallow", "/wait", "/mirror", "/large", "/nothing", "/fail"])
+            path = choice.choice(
+                ["/", "/endless", "/swallow", "/wait", "/mirror", "/large", "/nothing", "/fail"]
+            )
             fields = block(path, choice.choice(["GET", "POST", "HEAD"]))
             fields = choice.choice(
-                [fields, fields, fields, CONNECT, fields + literal(b"content-length", b"10"), b"", GET + choice.randbytes(2)]
+                [
+                    fields,
+                    fields,
+                    fields,
+                    CONNECT,
+                    fields + literal(b"content-length", b"10"),
+                    b"",
+                    GET + choice.randbytes(2),
+                ]
             )
-            fields += choice.choice([b"", b"", literal(b"expect", b"100-continue"), literal(b"x", b"y", 0x40)])
+            fields += choice.choice(
+                [b"", b"", literal(b"expect", b"100-continue"), literal(b"x", b"y", 0x40)]
+            )
             return self.request(fields, choice.choice([END_HEADERS, END_HEADERS | END_STREAM]))
         if kind < 7:
             return frame(
-                DATA, choice.choice([0, 0, END_STREAM]), stream, choice.choice([b"", b"x", b"\x82\x80abcd", b"y" * 300, b"z" * 16000])
+                DATA,
+                choice.choice([0, 0, END_STREAM]),
+                stream,
+                choice.choice([b"", b"x", b"\x82\x80abcd", b"y" * 300, b"z" * 16000]),
             )
         if kind == 7:
             return rst_stream(stream)
@@ -1203,9 +1342,16 @@ class Monkey:
         if kind < 11:
             return window_update(choice.choice([0, stream]), choice.choice([1, 100, 65535, 10**6]))
         if kind == 11:
-            return headers(stream, choice.choice([b"", literal(b"trailer", b"x")]), choice.random() < 0.9)
+            return headers(
+                stream, choice.choice([b"", literal(b"trailer", b"x")]), choice.random() < 0.9
+            )
         if kind == 12 and choice.random() < 0.03:
-            return frame(choice.randrange(12), choice.randrange(256), stream, choice.randbytes(choice.randrange(12)))
+            return frame(
+                choice.randrange(12),
+                choice.randrange(256),
+                stream,
+                choice.randbytes(choice.randrange(12)),
+            )
         return frame(PING, 0, 0, b"drained?" if choice.random() < 0.5 else bytes(8))
 
 
@@ -1220,7 +1366,13 @@ async def zoo(scope: Any, receive: Any, send: Any) -> None:
     elif path == "/mirror":
         await send({"type": "http.response.start", "status": 200})
         while (message := await receive())["type"] != "http.disconnect":
-            await send({"type": "http.response.body", "body": message["body"], "more_body": message["more_body"]})
+            await send(
+                {
+                    "type": "http.response.body",
+                    "body": message["body"],
+                    "more_body": message["more_body"],
+                }
+            )
     elif path == "/fail":
         raise KeyError(path)
     else:
@@ -1240,7 +1392,9 @@ def test_whatever_comes_nothing_is_raised_and_nothing_is_left(parser: str, seed:
             with suppress(ConnectionError):
                 client.send(monkey.start())
                 for _ in range(30):
-                    client.send(b"".join(monkey.next() for _ in range(monkey.random.randrange(1, 20))))
+                    client.send(
+                        b"".join(monkey.next() for _ in range(monkey.random.randrange(1, 20)))
+                    )
                     if monkey.random.random() < 0.2:
                         client.has_more()
                         server.settle()
@@ -1250,5 +1404,9 @@ def test_whatever_comes_nothing_is_raised_and_nothing_is_left(parser: str, seed:
         server.settle()
         server.advance(100)
         server.wait_until(server.is_idle)
-        errors = [line for line in server.log.take("error") if not line.text.startswith(("Error handling request", "ASGI application"))]
+        errors = [
+            line
+            for line in server.log.take("error")
+            if not line.text.startswith(("Error handling request", "ASGI application"))
+        ]
         assert not errors

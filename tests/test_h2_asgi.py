@@ -19,11 +19,11 @@ from h2client import MAX_WINDOW, H2Client, Stream, connect
 from inprocess import HTTP2, Flag, InProcess, answer, hello, mirror, read_body, serve
 from test_h2_same import AccessLog, make_access
 
-from gunicorn_asgi.connection import LINGER_SECONDS, MAX_LINGER
 from gunicorn_asgi.errors import ClientDisconnected
 from gunicorn_asgi.http2.exchange import MAX_DROPPED
 from gunicorn_asgi.http2.frames import PREFACE
 from gunicorn_asgi.http2.outbox import HIGH_WATER
+from gunicorn_asgi.net.connection import LINGER_SECONDS, MAX_LINGER
 
 NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, REFUSED_STREAM, CANCEL = 0, 1, 2, 7, 8
 INITIAL_WINDOW_SIZE = 4
@@ -161,7 +161,9 @@ def reset(client: H2Client, site: Site) -> Stream:
 
 def break_off(client: H2Client, site: Site) -> Stream:
     stream = client.read_response(client.begin("GET", "/breaks_off"))
-    assert (stream.body, stream.has_ended, stream.reset) == (b"x", False, INTERNAL_ERROR), "statements 66 and 67"
+    assert (stream.body, stream.has_ended, stream.reset) == (b"x", False, INTERNAL_ERROR), (
+        "statements 66 and 67"
+    )
     return stream
 
 
@@ -176,7 +178,9 @@ TROUBLES = [leave_a_body_unread, leave_a_response_unread, reset, break_off, send
 
 
 @pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: trouble.__name__)
-def test_a_stream_in_trouble_stalls_no_other(parser: str, trouble: Callable[[H2Client, Site], Stream]) -> None:
+def test_a_stream_in_trouble_stalls_no_other(
+    parser: str, trouble: Callable[[H2Client, Site], Stream]
+) -> None:
     """RFC 9113, 5: streams are independent. Statements 13 and 41."""
     site = Site()
     with serve(site, parser, **HTTP2) as server:
@@ -262,12 +266,20 @@ def break_the_protocol(client: H2Client, _: Stream) -> None:
     client.send(b"\0\0\0\0\0\0\0\0\0")  # DATA on stream 0
 
 
-ENDS: list[Callable[[H2Client, Stream], None]] = [H2Client.cancel, close, reset_connection, leave_and_close, break_the_protocol]
+ENDS: list[Callable[[H2Client, Stream], None]] = [
+    H2Client.cancel,
+    close,
+    reset_connection,
+    leave_and_close,
+    break_the_protocol,
+]
 
 
 @pytest.mark.parametrize("end", ENDS, ids=lambda end: end.__name__)
 @pytest.mark.parametrize("where", ["queue", "transport"])
-def test_a_send_that_waits_is_released_when_its_client_goes(parser: str, where: str, end: Callable[[H2Client, Stream], None]) -> None:
+def test_a_send_that_waits_is_released_when_its_client_goes(
+    parser: str, where: str, end: Callable[[H2Client, Stream], None]
+) -> None:
     """Statements 68 to 70: by an OSError, which is not logged; also where it is the transport that nothing leaves."""
     site = Site()
     with serve(site, parser, **HTTP2) as server:
@@ -275,7 +287,12 @@ def test_a_send_that_waits_is_released_when_its_client_goes(parser: str, where: 
             client = connect(server, settings=NO_WINDOW)
             stream = client.begin("GET", "/streams")
         else:
-            client = connect(server, settings={INITIAL_WINDOW_SIZE: MAX_WINDOW}, connection_window=MAX_WINDOW - WINDOW, receive_buffer=4096)
+            client = connect(
+                server,
+                settings={INITIAL_WINDOW_SIZE: MAX_WINDOW},
+                connection_window=MAX_WINDOW - WINDOW,
+                receive_buffer=4096,
+            )
             stream = client.begin("GET", "/streams")
             server.wait_clogged()
         server.wait_queued(HIGH_WATER)
@@ -288,12 +305,20 @@ def test_a_send_that_waits_is_released_when_its_client_goes(parser: str, where: 
 
 
 @pytest.mark.parametrize("is_tls", [False, True], ids=["cleartext", "tls"])
-def test_a_client_that_does_not_read_fills_no_memory_however_wide_its_windows(parser: str, is_tls: bool, tmp_path: Path) -> None:
+def test_a_client_that_does_not_read_fills_no_memory_however_wide_its_windows(
+    parser: str, is_tls: bool, tmp_path: Path
+) -> None:
     """Statement 71: what does not leave the transport counts, too."""
     site = Site()
     with serve(site, parser, tls=server_context(tmp_path) if is_tls else None, **HTTP2) as server:
         wide = {INITIAL_WINDOW_SIZE: MAX_WINDOW}
-        client = connect(server, tls=is_tls, settings=wide, connection_window=MAX_WINDOW - WINDOW, receive_buffer=4096)
+        client = connect(
+            server,
+            tls=is_tls,
+            settings=wide,
+            connection_window=MAX_WINDOW - WINDOW,
+            receive_buffer=4096,
+        )
         streams = [client.begin("GET", "/streams") for _ in range(3)]
         server.wait_clogged()
         server.wait_queued(HIGH_WATER)
@@ -348,7 +373,9 @@ def test_a_reset_is_a_disconnect(parser: str) -> None:
 
 
 @pytest.mark.parametrize("is_closed", [False, True], ids=["open", "closed behind it"])
-def test_an_application_that_ignores_a_reset_is_cancelled_after_the_grace_period(parser: str, is_closed: bool) -> None:
+def test_an_application_that_ignores_a_reset_is_cancelled_after_the_grace_period(
+    parser: str, is_closed: bool
+) -> None:
     """Also when the connection ends meanwhile, which is nothing new to that application."""
     site = Site()
     with serve(site, parser, **HTTP2) as server:
@@ -447,7 +474,13 @@ def test_a_client_that_leaves_with_an_error_takes_nothing_more(parser: str, code
         sending.wait()
         server.wait_queued()
         # Behind it, what nobody takes any more.
-        client.send(b"\0\0\x08\x07\0\0\0\0\0" + bytes(4) + code.to_bytes(4, "big") + b"\0\0\x08\x06\0\0\0\0\0" + bytes(8))
+        client.send(
+            b"\0\0\x08\x07\0\0\0\0\0"
+            + bytes(4)
+            + code.to_bytes(4, "big")
+            + b"\0\0\x08\x06\0\0\0\0\0"
+            + bytes(8)
+        )
         client.read_to_the_end()
         client.close()
         server.wait_until(server.is_idle)
@@ -515,10 +548,20 @@ SHORT = MAX_LINGER + 3
         (SHORT + 1, (), 3, "now"),
         (5, ((b"expect", b"100-continue"),), 0, "now"),
     ],
-    ids=["unknown", "unknown, begun", "unknown, much", "within the window", "short", "long", "held back"],
+    ids=[
+        "unknown",
+        "unknown, begun",
+        "unknown, much",
+        "within the window",
+        "short",
+        "long",
+        "held back",
+    ],
 )
 @pytest.mark.parametrize("path", ["/early", "/refuses"])
-def test_an_early_response_is_whole_and_the_rest_is_dropped(parser: str, path: str, length: int, more: Any, sent: int, then: str) -> None:
+def test_an_early_response_is_whole_and_the_rest_is_dropped(
+    parser: str, path: str, length: int, more: Any, sent: int, then: str
+) -> None:
     """RFC 9113, 8.1: RST_STREAM with NO_ERROR after the response, unless the rest is short, and comes soon. More is short after a 2xx."""
     if length > SHORT and path == "/early":
         length = MAX_DROPPED + 4
@@ -529,7 +572,9 @@ def test_an_early_response_is_whole_and_the_rest_is_dropped(parser: str, path: s
         client.upload(stream, bytes(sent), end=False)
         client.flush()
         client.read_response(stream)
-        for _ in range(4):  # the server asks whether the response was seen, the client answers, and the server hears it
+        for _ in range(
+            4
+        ):  # the server asks whether the response was seen, the client answers, and the server hears it
             client.synchronize()
         assert (stream.status, stream.has_ended) == (200 if path == "/early" else 413, True)
         assert stream.reset == (NO_ERROR if then == "now" else None)
@@ -567,7 +612,9 @@ def synchronize(peer: h2raw.Peer, mark: bytes = b"a round.") -> list[h2raw.Frame
     return received
 
 
-def test_the_reset_after_an_early_response_waits_until_the_client_has_seen_that(parser: str) -> None:
+def test_the_reset_after_an_early_response_waits_until_the_client_has_seen_that(
+    parser: str,
+) -> None:
     """RFC 9113, 8.1: some clients lose a response that comes together with its RST_STREAM, curl 7.88 among them."""
     with serve(Site(), parser, body_timeout=60, keepalive=60, **HTTP2) as server:
         peer = h2raw.Peer(server.connect())
@@ -584,12 +631,18 @@ def test_the_reset_after_an_early_response_waits_until_the_client_has_seen_that(
         begin_long_upload(peer, 3)
 
 
-def test_a_client_with_too_much_to_send_that_is_answered_with_success_is_reset_at_once(parser: str) -> None:
+def test_a_client_with_too_much_to_send_that_is_answered_with_success_is_reset_at_once(
+    parser: str,
+) -> None:
     """curl 7.88 goes on sending after a 2xx, and would wait for ever for the room that it is not given."""
     with serve(Site(), parser, body_timeout=60, keepalive=60, **HTTP2) as server:
         peer = h2raw.Peer(server.connect())
         peer.begin()
-        peer.send(peer.request(1, False, "POST", "/early", [(b"content-length", b"%d" % (MAX_DROPPED + 1))]))
+        peer.send(
+            peer.request(
+                1, False, "POST", "/early", [(b"content-length", b"%d" % (MAX_DROPPED + 1))]
+            )
+        )
         peer.wait_response(1)
         received = peer.read()
         assert received is not None
@@ -645,13 +698,18 @@ def test_after_a_success_the_room_for_the_rest_is_made_on_the_connection_too(par
 
 
 @pytest.mark.parametrize("path", ["/early", "/refuses", "/in_parts", "/with_trailers"])
-def test_the_room_for_a_short_rest_comes_before_the_end_of_the_response(parser: str, path: str) -> None:
+def test_the_room_for_a_short_rest_comes_before_the_end_of_the_response(
+    parser: str, path: str
+) -> None:
     """curl 7.88 reads nothing more behind a complete response. The rest is dropped, and its end tells the client what it may send."""
     with serve(Site(), parser, body_timeout=60, keepalive=60, **HTTP2) as server:
         peer = h2raw.Peer(server.connect())
         peer.begin()
         fields = [(b"content-length", b"100000"), (b"te", b"trailers")]
-        peer.send(peer.request(1, False, "POST", path, fields), *(h2raw.data(1, bytes(10000)) for _ in range(3)))
+        peer.send(
+            peer.request(1, False, "POST", path, fields),
+            *(h2raw.data(1, bytes(10000)) for _ in range(3)),
+        )
         room = 0
         while not peer.streams[1].has_ended:
             frame = peer.read()
@@ -660,21 +718,31 @@ def test_the_room_for_a_short_rest_comes_before_the_end_of_the_response(parser: 
                 room += frame.number
         assert room >= 100000 - WINDOW
         peer.send(*(h2raw.data(1, bytes(10000), number == 6) for number in range(7)))
-        updates = [frame for frame in synchronize(peer) if frame.kind in (h2raw.WINDOW_UPDATE, h2raw.RST_STREAM)]
+        updates = [
+            frame
+            for frame in synchronize(peer)
+            if frame.kind in (h2raw.WINDOW_UPDATE, h2raw.RST_STREAM)
+        ]
         assert [(frame.kind, frame.stream) for frame in updates] == [(h2raw.WINDOW_UPDATE, 0)]
         server.wait_settled()
 
 
 @pytest.mark.parametrize("end", ["data", "trailers"])
 @pytest.mark.parametrize("path", ["/early", "/refuses"])
-def test_a_body_that_ends_short_after_its_early_response_closes_the_stream(parser: str, path: str, end: str) -> None:
+def test_a_body_that_ends_short_after_its_early_response_closes_the_stream(
+    parser: str, path: str, end: str
+) -> None:
     """As curl may end it. RFC 9113, 5.1: nothing is sent on a stream that both sides have ended."""
     with serve(Site(), parser, body_timeout=60, keepalive=60, **HTTP2) as server:
         peer = h2raw.Peer(server.connect())
         peer.begin()
         peer.send(peer.request(1, False, "POST", path, [(b"content-length", b"100000")]))
         peer.wait_response(1)
-        short = h2raw.data(1, b"x", True) if end == "data" else h2raw.headers(1, peer.encode([(b"x-late", b"1")]))
+        short = (
+            h2raw.data(1, b"x", True)
+            if end == "data"
+            else h2raw.headers(1, peer.encode([(b"x-late", b"1")]))
+        )
         peer.send(short)
         assert h2raw.RST_STREAM not in [frame.kind for frame in synchronize(peer)]
         server.wait_settled()
@@ -705,14 +773,20 @@ def test_a_client_that_does_not_say_what_it_has_seen_is_reset_after_a_while(pars
         server.wait_settled()
 
 
-def test_what_comes_of_a_body_after_its_early_response_is_dropped_within_its_window(parser: str) -> None:
+def test_what_comes_of_a_body_after_its_early_response_is_dropped_within_its_window(
+    parser: str,
+) -> None:
     """It has no more room, and the connection has all of it back (RFC 9113, 6.9)."""
-    with serve(Site(), parser, body_timeout=60, keepalive=60, http2_max_concurrent_streams=1, **HTTP2) as server:
+    with serve(
+        Site(), parser, body_timeout=60, keepalive=60, http2_max_concurrent_streams=1, **HTTP2
+    ) as server:
         peer = h2raw.Peer(server.connect())
         peer.begin()
         begin_long_upload(peer, 1, 20000)
         asked = peer.read_until(h2raw.PING)
-        peer.send(*(h2raw.data(1, bytes(size)) for size in (16384, 16384, WINDOW - 20000 - 2 * 16384)))
+        peer.send(
+            *(h2raw.data(1, bytes(size)) for size in (16384, 16384, WINDOW - 20000 - 2 * 16384))
+        )
         updates = [frame for frame in synchronize(peer) if frame.kind == h2raw.WINDOW_UPDATE]
         assert {frame.stream for frame in updates} == {0}
         assert sum(frame.number for frame in updates) > WINDOW // 2
@@ -734,7 +808,9 @@ def test_what_comes_of_a_body_after_its_early_response_is_dropped_within_its_win
 def test_a_client_may_end_an_upload_itself_after_its_early_response(parser: str, how: str) -> None:
     """As curl does, with less than its content-length. Nobody is told, and the connection goes on."""
     log = AccessLog()
-    with serve(Site(), parser, access=make_access(log), body_timeout=60, keepalive=60, **HTTP2) as server:
+    with serve(
+        Site(), parser, access=make_access(log), body_timeout=60, keepalive=60, **HTTP2
+    ) as server:
         peer = h2raw.Peer(server.connect())
         peer.begin()
         begin_long_upload(peer, 1, 100)
@@ -764,10 +840,17 @@ def test_an_answer_to_a_ping_that_was_not_asked_ends_no_stream(parser: str) -> N
         peer.begin()
         begin_long_upload(peer, 1)
         mark = peer.read_until(h2raw.PING).payload[:4]
-        peer.send(peer.request(3, False, "POST", "/reads_not"), peer.request(5, False, "POST", "/early"))
+        peer.send(
+            peer.request(3, False, "POST", "/reads_not"), peer.request(5, False, "POST", "/early")
+        )
         site.waits.wait()
         peer.wait_response(5)  # whose body may come
-        peer.send(*(h2raw.ping(mark + id_.to_bytes(4, "big"), h2raw.ACK) for id_ in (3, 5, 7, 0, 2**32 - 1)))
+        peer.send(
+            *(
+                h2raw.ping(mark + id_.to_bytes(4, "big"), h2raw.ACK)
+                for id_ in (3, 5, 7, 0, 2**32 - 1)
+            )
+        )
         assert h2raw.RST_STREAM not in [frame.kind for frame in synchronize(peer)]
         site.goes_on.set()
         assert peer.wait_response(3).body == b"done"
@@ -866,7 +949,9 @@ def test_a_body_that_does_not_come_within_a_response_breaks_it_off(parser: str) 
 
 
 @pytest.mark.parametrize("path", ["/ignores", "/reads_not"])
-def test_an_application_that_takes_its_time_is_not_the_clients_fault(parser: str, path: str) -> None:
+def test_an_application_that_takes_its_time_is_not_the_clients_fault(
+    parser: str, path: str
+) -> None:
     """Nor is a body that nobody asks for, with or without ``Expect: 100-continue``."""
     site = Site()
     with serve(site, parser, body_timeout=5, write_timeout=5, keepalive=5, **HTTP2) as server:
@@ -974,7 +1059,9 @@ def test_a_connection_whose_client_takes_nothing_is_reset(parser: str) -> None:
     site = Site()
     with serve(site, parser, write_timeout=5, **HTTP2) as server:
         wide = {INITIAL_WINDOW_SIZE: MAX_WINDOW}
-        client = connect(server, settings=wide, connection_window=MAX_WINDOW - WINDOW, receive_buffer=4096)
+        client = connect(
+            server, settings=wide, connection_window=MAX_WINDOW - WINDOW, receive_buffer=4096
+        )
         client.begin("GET", "/streams")
         client.begin("GET", "/reads_not")
         server.wait_clogged()
@@ -1011,7 +1098,9 @@ def test_a_connection_without_a_request_ends_as_well(parser: str) -> None:
         assert client.goaway == [(NO_ERROR, 0)]
 
 
-@pytest.mark.parametrize("data", [b"", PREFACE[:5], PREFACE], ids=["nothing", "half a preface", "no SETTINGS"])
+@pytest.mark.parametrize(
+    "data", [b"", PREFACE[:5], PREFACE], ids=["nothing", "half a preface", "no SETTINGS"]
+)
 def test_a_connection_that_does_not_begin_ends(parser: str, data: bytes) -> None:
     """``head_timeout``."""
     with serve(hello, parser, head_timeout=5, keepalive=60, **HTTP2) as server:
@@ -1052,7 +1141,12 @@ def test_each_field_block_has_its_own_time(parser: str) -> None:
             client.send(begun)
             server.settle()
             server.advance(3)
-            rest = (len(block) - 1).to_bytes(3, "big") + b"\x09\4" + number.to_bytes(4, "big") + block[1:]
+            rest = (
+                (len(block) - 1).to_bytes(3, "big")
+                + b"\x09\4"
+                + number.to_bytes(4, "big")
+                + block[1:]
+            )
             begun = rest + b"\0\0\1\1\1" + (number + 2).to_bytes(4, "big") + block[:1]
         assert server.call(lambda: len(server.server.connections)) == 1
         server.advance(4)
@@ -1071,7 +1165,9 @@ def test_a_field_block_that_ended_in_time_is_forgotten(parser: str) -> None:
         server.advance(20)
         client.h2.get_next_available_stream_id = lambda: 3  # type: ignore[method-assign]
         client.streams[1] = Stream(1)
-        client.h2.send_headers(1, [(b":method", b"GET")], end_stream=True)  # for the package to know it; not sent again
+        client.h2.send_headers(
+            1, [(b":method", b"GET")], end_stream=True
+        )  # for the package to know it; not sent again
         client.h2.data_to_send()
         assert_open(client)
         assert client.streams[1].reset == PROTOCOL_ERROR
@@ -1081,8 +1177,12 @@ def test_a_field_block_that_ended_in_time_is_forgotten(parser: str) -> None:
 # Requests whose content is not what they say.
 
 
-@pytest.mark.parametrize(("length", "body"), [(b"3", b"hello"), (b"6", b"hello"), (b"0", b"x"), (b"6", b"")])
-def test_content_of_another_length_than_declared_resets_the_stream(parser: str, length: bytes, body: bytes) -> None:
+@pytest.mark.parametrize(
+    ("length", "body"), [(b"3", b"hello"), (b"6", b"hello"), (b"0", b"x"), (b"6", b"")]
+)
+def test_content_of_another_length_than_declared_resets_the_stream(
+    parser: str, length: bytes, body: bytes
+) -> None:
     """RFC 9113, 8.1.1: PROTOCOL_ERROR, and the application hears of no end of the body but the client's."""
     site = Site()
     with serve(site, parser, **HTTP2) as server:
@@ -1119,9 +1219,22 @@ def test_the_scope(parser: str) -> None:
     """Statements 20 to 38: `:authority` is the first header, whatever the client calls its host; cookies are joined (RFC 9113, 8.2.3)."""
     with serve(mirror, parser, state={"x": 1}, **HTTP2) as server:
         client = connect(server)
-        pseudo = [(b":method", b"GET"), (b":path", b"/a%20b?c=%20"), (b":scheme", b"https"), (b":authority", b"Example:1")]
-        own = [(b"cookie", b"a=1"), (b"x-one", b"1"), (b"host", b"example:1"), (b"cookie", b"b=2"), (b"x-one", b"2")]
-        told = eval(client.read_response(client.begin_raw([*pseudo, *own])).body)  # what `mirror` has written
+        pseudo = [
+            (b":method", b"GET"),
+            (b":path", b"/a%20b?c=%20"),
+            (b":scheme", b"https"),
+            (b":authority", b"Example:1"),
+        ]
+        own = [
+            (b"cookie", b"a=1"),
+            (b"x-one", b"1"),
+            (b"host", b"example:1"),
+            (b"cookie", b"b=2"),
+            (b"x-one", b"2"),
+        ]
+        told = eval(
+            client.read_response(client.begin_raw([*pseudo, *own])).body
+        )  # what `mirror` has written
         assert told == {
             "type": "http",
             "asgi": told["asgi"],
@@ -1132,16 +1245,29 @@ def test_the_scope(parser: str) -> None:
             "raw_path": b"/a%20b",
             "query_string": b"c=%20",
             "root_path": "",
-            "headers": [(b"host", b"Example:1"), (b"cookie", b"a=1; b=2"), (b"x-one", b"1"), (b"x-one", b"2")],
+            "headers": [
+                (b"host", b"Example:1"),
+                (b"cookie", b"a=1; b=2"),
+                (b"x-one", b"1"),
+                (b"x-one", b"2"),
+            ],
             "client": client.name,
             "server": server.address,
             "state": {"x": 1},
             "extensions": told["extensions"],
             "body": b"",
         }
-        without = [(b":method", b"GET"), (b":path", b"/"), (b":scheme", b"http"), (b"x", b"y"), (b"host", b"b")]
+        without = [
+            (b":method", b"GET"),
+            (b":path", b"/"),
+            (b":scheme", b"http"),
+            (b"x", b"y"),
+            (b"host", b"b"),
+        ]
         told = eval(client.read_response(client.begin_raw(without)).body)
-        assert told["headers"] == [(b"x", b"y"), (b"host", b"b")], "RFC 9113, 8.3.1: without :authority, Host has it"
+        assert told["headers"] == [(b"x", b"y"), (b"host", b"b")], (
+            "RFC 9113, 8.3.1: without :authority, Host has it"
+        )
 
 
 def test_what_one_stream_does_to_its_scope_no_other_sees(parser: str) -> None:
@@ -1269,10 +1395,17 @@ def test_connections_that_end_in_the_midst_leave_nothing(parser: str) -> None:
     site = Site()
     log = AccessLog()
     with serve(site, parser, access=make_access(log), **HTTP2) as server:
-        ends: list[Callable[[H2Client, Stream], None]] = [close, reset_connection, break_the_protocol]
+        ends: list[Callable[[H2Client, Stream], None]] = [
+            close,
+            reset_connection,
+            break_the_protocol,
+        ]
         for end in ends:
             client = connect(server, settings=NO_WINDOW)
-            streams = [client.begin("POST", path, end=False) for path in ("/listens", "/ignores", "/streams", "/big", "/reads_not")]
+            streams = [
+                client.begin("POST", path, end=False)
+                for path in ("/listens", "/ignores", "/streams", "/big", "/reads_not")
+            ]
             client.synchronize()
             end(client, streams[0])
         server.wait_until(lambda: len(log.lines) >= 9)
@@ -1303,7 +1436,18 @@ def abort(server: InProcess) -> None:
     server.run(server.server.abort())
 
 
-PATHS = ("/echo", "/big", "/reads_not", "/early", "/breaks_off", "/raises", "/listens", "/ignores", "/streams", "/streams_and_reads")
+PATHS = (
+    "/echo",
+    "/big",
+    "/reads_not",
+    "/early",
+    "/breaks_off",
+    "/raises",
+    "/listens",
+    "/ignores",
+    "/streams",
+    "/streams_and_reads",
+)
 
 
 class Whim:
@@ -1312,7 +1456,9 @@ class Whim:
     def __init__(self, server: InProcess, seed: int) -> None:
         self.server = server
         self.chance = random.Random(seed)
-        self.client = connect(server, settings={INITIAL_WINDOW_SIZE: self.chance.choice([0, 1000, 65535])})
+        self.client = connect(
+            server, settings={INITIAL_WINDOW_SIZE: self.chance.choice([0, 1000, 65535])}
+        )
         self.streams: list[Stream] = []
         self.sendable: set[int] = set()
         self.cancelled: set[int] = set()
@@ -1321,7 +1467,15 @@ class Whim:
         self.begin()
         for _ in range(steps):
             [work] = self.chance.choices(
-                [self.begin, self.feed, self.widen, self.cancel, self.wait, self.client.synchronize], [6, 6, 4, 2, 2, 3]
+                [
+                    self.begin,
+                    self.feed,
+                    self.widen,
+                    self.cancel,
+                    self.wait,
+                    self.client.synchronize,
+                ],
+                [6, 6, 4, 2, 2, 3],
             )
             work()
 
@@ -1330,7 +1484,11 @@ class Whim:
 
     def begin(self) -> None:
         has_length = self.chance.random() < 0.3
-        fields = [(b"content-length", b"%d" % self.chance.choice([0, 3, 5000, 100000]))] if has_length else []
+        fields = (
+            [(b"content-length", b"%d" % self.chance.choice([0, 3, 5000, 100000]))]
+            if has_length
+            else []
+        )
         ends = not has_length and self.chance.random() < 0.3
         stream = self.client.begin("POST", self.chance.choice(PATHS), *fields, end=ends)
         if not ends:
@@ -1340,8 +1498,16 @@ class Whim:
         self.streams.append(stream)
 
     def feed(self) -> None:
-        stream, size, ends = self.any(), self.chance.choice([0, 3, 3000]), self.chance.random() < 0.3
-        if stream.id in self.sendable and stream.reset is None and self.client.h2.local_flow_control_window(stream.id) >= size:
+        stream, size, ends = (
+            self.any(),
+            self.chance.choice([0, 3, 3000]),
+            self.chance.random() < 0.3,
+        )
+        if (
+            stream.id in self.sendable
+            and stream.reset is None
+            and self.client.h2.local_flow_control_window(stream.id) >= size
+        ):
             self.client.h2.send_data(stream.id, b"x" * size, end_stream=ends)
             self.client.flush()
             if ends:
@@ -1354,7 +1520,11 @@ class Whim:
 
     def cancel(self, stream: Stream | None = None) -> None:
         stream = stream or self.any()
-        if stream.reset is None and stream.id not in self.cancelled and (stream.id in self.sendable or not stream.has_ended):
+        if (
+            stream.reset is None
+            and stream.id not in self.cancelled
+            and (stream.id in self.sendable or not stream.has_ended)
+        ):
             self.client.cancel(stream)
             self.cancelled.add(stream.id)
             self.sendable.discard(stream.id)
@@ -1369,13 +1539,27 @@ class Whim:
         self.client.synchronize()
 
 
-@pytest.mark.parametrize("end", [None, close, reset_connection, break_the_protocol], ids=["reset", "close", "TCP reset", "violation"])
+@pytest.mark.parametrize(
+    "end",
+    [None, close, reset_connection, break_the_protocol],
+    ids=["reset", "close", "TCP reset", "violation"],
+)
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_a_client_does_each_exchange_ends_once(parser: str, seed: int, end: Callable[[H2Client, Stream], None] | None) -> None:
+def test_whatever_a_client_does_each_exchange_ends_once(
+    parser: str, seed: int, end: Callable[[H2Client, Stream], None] | None
+) -> None:
     """In the end nothing is left, and each has its line in the log, whether the streams end or the connection does."""
     site = Site()
     log = AccessLog()
-    with serve(site, parser, access=make_access(log), body_timeout=8, write_timeout=12, keepalive=60, **HTTP2) as server:
+    with serve(
+        site,
+        parser,
+        access=make_access(log),
+        body_timeout=8,
+        write_timeout=12,
+        keepalive=60,
+        **HTTP2,
+    ) as server:
         whim = Whim(server, seed)
         whim.go(80)
         if end is None:

@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_encode import INVALID
 
-from gunicorn_asgi import fields as names
 from gunicorn_asgi.errors import ApplicationError
-from gunicorn_asgi.fields import DATE, SERVER
+from gunicorn_asgi.http import fields as names
+from gunicorn_asgi.http.fields import DATE, SERVER
 from gunicorn_asgi.http2 import blocks
 from gunicorn_asgi.http2.blocks import (
     ENTRY_SIZE,
@@ -92,7 +92,9 @@ def test_fields_are_literals_in_their_order(headers: Any, expected: list[Header]
         ([(b"TE", b"trailers")], [], -1, 0),
     ],
 )  # fmt: skip
-def test_what_means_something(headers: Any, expected: list[Header], length: int, found: int) -> None:
+def test_what_means_something(
+    headers: Any, expected: list[Header], length: int, found: int
+) -> None:
     """Statements 56, 72 and 73: the length is told apart, and nothing of a connection."""
     for _ in range(2):
         block, *rest = encode_fields(headers)
@@ -140,7 +142,9 @@ def test_the_error_names_the_field(headers: Any, words: list[str]) -> None:
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [b"set-cookie", b"authorization", b"proxy-authorization", b"Set-Cookie"])
+@pytest.mark.parametrize(
+    "name", [b"set-cookie", b"authorization", b"proxy-authorization", b"Set-Cookie"]
+)
 def test_what_is_secret_is_never_indexed_and_never_kept(name: bytes) -> None:
     """RFC 7541, 6.2.3 and 7.1.3."""
     block, _, _ = encode_fields([(name, b"secret")])
@@ -189,7 +193,21 @@ def test_short_fields_are_remembered_together_up_to_a_number() -> None:
 
 
 ANY = st.binary(max_size=12) | st.sampled_from(
-    [b"connection", b"date", b"content-length", b"a", b"5", b"05", b"close", b"x\r\ny: z", b"\n", b"set-cookie", b"Te", b" a ", b":path"]
+    [
+        b"connection",
+        b"date",
+        b"content-length",
+        b"a",
+        b"5",
+        b"05",
+        b"close",
+        b"x\r\ny: z",
+        b"\n",
+        b"set-cookie",
+        b"Te",
+        b" a ",
+        b":path",
+    ]
 )
 LONG = st.sampled_from([126, 127, 128, 254, 255, 256, 20000]).map(lambda size: b"v" * size)
 
@@ -239,14 +257,19 @@ def test_the_first_block_makes_the_table_small_for_good() -> None:
     """RFC 7541, 4.2 and 6.3: whatever SETTINGS_HEADER_TABLE_SIZE a client has, or changes to."""
     decoder = hpack.Decoder()
     decoder.max_allowed_table_size = 0
-    assert [tuple(field) for field in decoder.decode(TABLE_SIZE_0 + STATUS_FIELDS[200], raw=True)] == [(b":status", b"200")]
+    assert [
+        tuple(field) for field in decoder.decode(TABLE_SIZE_0 + STATUS_FIELDS[200], raw=True)
+    ] == [(b":status", b"200")]
     assert decoder.header_table_size == 0
 
 
 def test_the_servers_own_fields() -> None:
     defaults = ((b"date", b"now"), (b"server", b"gunicorn"))
     assert decode(encode_defaults(defaults)) == list(defaults)
-    assert decode(encode_length(0) + encode_length(12345)) == [(b"content-length", b"0"), (b"content-length", b"12345")]
+    assert decode(encode_length(0) + encode_length(12345)) == [
+        (b"content-length", b"0"),
+        (b"content-length", b"12345"),
+    ]
 
 
 # Reading.
@@ -258,14 +281,23 @@ def failure(reader: BlockReader, block: bytes) -> Code:
     return caught.value.code
 
 
-REQUEST = [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"a"), (b"x-custom", b"y"), (b"cookie", b"a=b")]
+REQUEST = [
+    (b":method", b"GET"),
+    (b":scheme", b"http"),
+    (b":path", b"/"),
+    (b":authority", b"a"),
+    (b"x-custom", b"y"),
+    (b"cookie", b"a=b"),
+]
 
 
 def test_the_size_of_a_list_is_the_one_of_the_setting() -> None:
     """RFC 9113, 6.5.2: with 32 bytes more for each field."""
     block = BlockReader(MAX_LIST).read(hpack.Encoder().encode(REQUEST))
     assert block.fields == REQUEST
-    assert all(type(field) is tuple and type(field[0]) is bytes is type(field[1]) for field in block.fields)
+    assert all(
+        type(field) is tuple and type(field[0]) is bytes is type(field[1]) for field in block.fields
+    )
     assert block.size == sum(len(name) + len(value) + 32 for name, value in REQUEST)
     assert BlockReader(MAX_LIST).read(b"").fields == []
 
@@ -301,7 +333,9 @@ def test_where_only_the_path_is_another_the_other_fields_are_the_same_ones() -> 
     assert first.fields == [*others[:2], (b":path", b"/a"), others[2]]
     # What stands behind or before it is another: read anew.
     assert reader.read(BEFORE + b"\x02/a" + blocks._literal(b"x", b"z")).fields[3] == (b"x", b"z")
-    assert reader.read(b"\x83" + BEFORE[1:] + b"\x02/a" + blocks._literal(b"x", b"y")).fields[0] == (b":method", b"POST")
+    assert reader.read(b"\x83" + BEFORE[1:] + b"\x02/a" + blocks._literal(b"x", b"y")).fields[
+        0
+    ] == (b":method", b"POST")
 
 
 def test_another_path_is_read_anew_where_the_table_is_another() -> None:
@@ -313,7 +347,9 @@ def test_another_path_is_read_anew_where_the_table_is_another() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [b"", b"\x05/b", b"\xff", b"\xff\xff\xff\xff\xff\xff", b"\x81\x00"], ids=["none", "short", "integer", "long", "Huffman"]
+    "path",
+    [b"", b"\x05/b", b"\xff", b"\xff\xff\xff\xff\xff\xff", b"\x81\x00"],
+    ids=["none", "short", "integer", "long", "Huffman"],
 )
 def test_another_path_that_cannot_be_read_ends_the_connection(path: bytes) -> None:
     reader = BlockReader(MAX_LIST)
@@ -326,16 +362,34 @@ def test_another_path_does_not_get_around_the_bound_of_a_list() -> None:
     reader.read(BEFORE + b"\x02/a")
     size = reader.read(BEFORE + b"\x04/bcd").size
     within = 100 * TOLERANCE - size + 4
-    assert reader.read(BEFORE + blocks._integer(within, 7, 0) + b"/" * within).size == 100 * TOLERANCE
-    assert failure(reader, BEFORE + blocks._integer(within + 1, 7, 0) + b"/" * (within + 1)) is Code.ENHANCE_YOUR_CALM
+    assert (
+        reader.read(BEFORE + blocks._integer(within, 7, 0) + b"/" * within).size == 100 * TOLERANCE
+    )
+    assert (
+        failure(reader, BEFORE + blocks._integer(within + 1, 7, 0) + b"/" * (within + 1))
+        is Code.ENHANCE_YOUR_CALM
+    )
 
 
-@pytest.mark.parametrize("second", [b"\x04\x02/b", b"\x84", b"\x40\x05:path\x02/b"], ids=["literal", "static", "for the table"])
-@pytest.mark.parametrize("first", [b"\x04\x02/a", b"\x84", b"\x40\x05:path\x02/a"], ids=["literal", "static", "for the table"])
+@pytest.mark.parametrize(
+    "second",
+    [b"\x04\x02/b", b"\x84", b"\x40\x05:path\x02/b"],
+    ids=["literal", "static", "for the table"],
+)
+@pytest.mark.parametrize(
+    "first",
+    [b"\x04\x02/a", b"\x84", b"\x40\x05:path\x02/a"],
+    ids=["literal", "static", "for the table"],
+)
 def test_the_first_of_two_paths_is_the_one_that_stands_apart(first: bytes, second: bytes) -> None:
     """Whoever reads the fields refuses both; here they must not be mixed up."""
     reader, plain = BlockReader(MAX_LIST), hpack.Decoder()
-    for block in (first + second, first + second, first.replace(b"/a", b"/c") + second, first + second.replace(b"/b", b"/c")):
+    for block in (
+        first + second,
+        first + second,
+        first.replace(b"/a", b"/c") + second,
+        first + second.replace(b"/b", b"/c"),
+    ):
         assert reader.read(block).fields == plain.decode(block, raw=True)
         assert reader.read(block).place == 0
         plain.decode(block)
@@ -374,8 +428,15 @@ def test_what_is_remembered_of_a_connection_has_a_bound() -> None:
     for number in range(100):
         reader.read(b"\xbe" * (number % 50) + blocks._literal(b"x", b"%d" % number))
         reader.read(blocks._literal(b"y", bytes(2000) + b"%d" % number))
-        reader.read(blocks._literal(b":path", b"/%d" % number) + blocks._literal(b"x", b"%d" % (number % 50)))
-        reader.read(b"\x82" * (number % 10) + blocks._literal(b":path", b"/") + blocks._literal(b"x", b"%d" % number))
+        reader.read(
+            blocks._literal(b":path", b"/%d" % number)
+            + blocks._literal(b"x", b"%d" % (number % 50))
+        )
+        reader.read(
+            b"\x82" * (number % 10)
+            + blocks._literal(b":path", b"/")
+            + blocks._literal(b"x", b"%d" % number)
+        )
     assert 0 < len(reader._memo) <= MAX_MEMO
     assert sum(len(block) for block in reader._memo) <= MAX_MEMO * blocks.MAX_MEMO_SIZE
     assert 0 < len(reader._alike) <= blocks.MAX_ALIKE
@@ -476,7 +537,12 @@ def test_a_list_may_be_somewhat_too_long_and_not_a_bomb(size: int) -> None:
     if bound >= ENTRY_SIZE + 1:
         assert reader.read(blocks._literal(b"x", b"v" * within)).size == bound
     if bound:
-        assert failure(reader, blocks._literal(b"x", b"v" * (within + 1 if bound >= ENTRY_SIZE else 100))) is Code.ENHANCE_YOUR_CALM
+        assert (
+            failure(
+                reader, blocks._literal(b"x", b"v" * (within + 1 if bound >= ENTRY_SIZE else 100))
+            )
+            is Code.ENHANCE_YOUR_CALM
+        )
 
 
 def test_a_bomb_of_indices_is_not_read_to_its_end() -> None:
@@ -503,7 +569,9 @@ FIELDS = st.tuples(
 
 @settings(max_examples=150, deadline=None)
 @given(st.data(), st.sampled_from([4096, 4096, 0, 100, 2000]))
-def test_a_connections_blocks_are_read_as_without_a_memo(data: st.DataObject, table_size: int) -> None:
+def test_a_connections_blocks_are_read_as_without_a_memo(
+    data: st.DataObject, table_size: int
+) -> None:
     """Over any blocks of an encoder that indexes, repeated at any time, with tables that are made smaller and larger."""
     encoder, plain, reader = hpack.Encoder(), hpack.Decoder(), BlockReader(MAX_LIST)
     encoder.header_table_size = table_size
@@ -513,16 +581,24 @@ def test_a_connections_blocks_are_read_as_without_a_memo(data: st.DataObject, ta
         if what == "resize":
             encoder.header_table_size = data.draw(st.sampled_from([0, 60, 4096]))
         if what == "again" and sent:
-            block = data.draw(st.sampled_from(sent))  # an encoder would not always, but a client may
+            block = data.draw(
+                st.sampled_from(sent)
+            )  # an encoder would not always, but a client may
         else:
             drawn = data.draw(st.lists(FIELDS, max_size=4))
             if data.draw(st.booleans()):  # as browsers have it
                 path = data.draw(st.sampled_from([b"/", b"/a", b"/bc"]))
-                drawn = [(b":method", b"GET"), hpack.NeverIndexedHeaderTuple(b":path", path), *drawn[: data.draw(st.integers(0, 2))]]
+                drawn = [
+                    (b":method", b"GET"),
+                    hpack.NeverIndexedHeaderTuple(b":path", path),
+                    *drawn[: data.draw(st.integers(0, 2))],
+                ]
             block = encoder.encode(drawn, huffman=data.draw(st.booleans()))
             sent.append(block)
         try:
-            expected: Any = [(bytes(name), bytes(value)) for name, value in plain.decode(block, raw=True)]
+            expected: Any = [
+                (bytes(name), bytes(value)) for name, value in plain.decode(block, raw=True)
+            ]
         except hpack.HPACKError:
             failure(reader, block)
             return

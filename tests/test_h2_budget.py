@@ -45,9 +45,13 @@ def test_it_makes_no_difference_how_often_it_is_looked_at(interval: float) -> No
 
 def test_a_client_just_below_the_rate_may_go_on_for_ever() -> None:
     budget = Budget()
-    assert all(budget.spend(IDLE_FRAME, number / (PER_SECOND * 0.99)) for number in range(10 * CAPACITY))
+    assert all(
+        budget.spend(IDLE_FRAME, number / (PER_SECOND * 0.99)) for number in range(10 * CAPACITY)
+    )
     budget = Budget()
-    assert not all(budget.spend(IDLE_FRAME, number / (PER_SECOND * 1.3)) for number in range(10 * CAPACITY))
+    assert not all(
+        budget.spend(IDLE_FRAME, number / (PER_SECOND * 1.3)) for number in range(10 * CAPACITY)
+    )
 
 
 def test_a_clock_that_goes_back_gives_nothing() -> None:
@@ -82,7 +86,12 @@ def test_an_answer_that_data_has_paid_for_needs_no_points() -> None:
     assert [budget.answer(1, 0.0) for _ in range(3)] == [True, True, False]
 
 
-@given(st.lists(st.tuples(st.sampled_from(["spend", "earn"]), st.integers(0, 20), st.floats(0, 30)), max_size=40))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["spend", "earn"]), st.integers(0, 20), st.floats(0, 30)),
+        max_size=40,
+    )
+)
 def test_there_are_never_more_than_were_earned(actions: list[tuple[str, int, float]]) -> None:
     budget, now, spent, earned = Budget(), 0.0, 0, 0
     for action, points, seconds in actions:

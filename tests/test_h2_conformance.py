@@ -71,8 +71,8 @@ from h2raw import (
 from inprocess import HTTP2 as SPEAKS_HTTP2
 from inprocess import InProcess, answer, read_body, serve
 
-from gunicorn_asgi.connection import LINGER_SECONDS
 from gunicorn_asgi.http2.exchange import MAX_DROPPED
+from gunicorn_asgi.net.connection import LINGER_SECONDS
 
 BODY = b"Hello, HTTP/2!"
 
@@ -100,12 +100,20 @@ class Setting(NamedTuple):
     """Every frame is dealt with before the next is sent."""
 
     def __str__(self) -> str:
-        words = ["uvloop" if self.parser == "httptools" else "asyncio", "tls" if self.tls else "h2c", self.app.__name__]
+        words = [
+            "uvloop" if self.parser == "httptools" else "asyncio",
+            "tls" if self.tls else "h2c",
+            self.app.__name__,
+        ]
         return "-".join([*words, "apart" if self.apart else "together"])
 
 
 SETTINGS_TO_RUN = [
-    *(Setting("httptools", False, app, apart) for app in (at_once, after_body) for apart in (False, True)),
+    *(
+        Setting("httptools", False, app, apart)
+        for app in (at_once, after_body)
+        for apart in (False, True)
+    ),
     Setting("h11", False, at_once, True),
     Setting("h11", False, after_body, False),
     # TLS changes nothing above it but how a connection ends.
@@ -140,7 +148,9 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
 @pytest.fixture(scope="module", params=SETTINGS_TO_RUN, ids=str)
 def ground(request: pytest.FixtureRequest, context: Any) -> Iterator[Ground]:
     setting: Setting = request.param
-    with serve(setting.app, setting.parser, tls=context if setting.tls else None, **SPEAKS_HTTP2) as inside:
+    with serve(
+        setting.app, setting.parser, tls=context if setting.tls else None, **SPEAKS_HTTP2
+    ) as inside:
         yield Ground(setting, inside)
 
 
@@ -336,7 +346,12 @@ VALUES = {"plain": "06683273706563", "coded": "849c48aca4"}
 VALUE = VALUES["plain"]
 
 GENERIC = [
-    Case("3.4 the server begins with its settings", lambda peer: [PREFACE, settings()], settings_first, has_begun=False),
+    Case(
+        "3.4 the server begins with its settings",
+        lambda peer: [PREFACE, settings()],
+        settings_first,
+        has_begun=False,
+    ),
     Case("5.1 idle: PRIORITY", lambda peer: [priority(1), ping()], pong()),
     Case(
         "5.1 half-closed (remote): WINDOW_UPDATE",
@@ -348,20 +363,56 @@ GENERIC = [
         lambda peer: [ZERO_WINDOW, peer.request(1), priority(1), window_update(1, 1)],
         first_data(1),
     ),
-    Case("5.1 half-closed (remote): RST_STREAM", lambda peer: [peer.request(1), rst_stream(1), ping()], pong()),
-    Case("5.1 closed: PRIORITY", lambda peer: [peer.request(1), _begin_again, priority(1), ping()], pong()),
+    Case(
+        "5.1 half-closed (remote): RST_STREAM",
+        lambda peer: [peer.request(1), rst_stream(1), ping()],
+        pong(),
+    ),
+    Case(
+        "5.1 closed: PRIORITY",
+        lambda peer: [peer.request(1), _begin_again, priority(1), ping()],
+        pong(),
+    ),
     Case("6.1 DATA", lambda peer: post(peer, data(1, b"test", True)), response()),
-    Case("6.1 several DATA frames", lambda peer: post(peer, data(1, b"test"), data(1, b"test", True)), response()),
-    Case("6.1 DATA with padding", lambda peer: post(peer, data(1, b"test", True, pad=6)), response()),
+    Case(
+        "6.1 several DATA frames",
+        lambda peer: post(peer, data(1, b"test"), data(1, b"test", True)),
+        response(),
+    ),
+    Case(
+        "6.1 DATA with padding", lambda peer: post(peer, data(1, b"test", True, pad=6)), response()
+    ),
     Case("6.2 HEADERS", lambda peer: [peer.request(1)], response()),
     Case("6.2 HEADERS with padding", lambda peer: [peer.request(1, pad=8)], response()),
     Case("6.2 HEADERS with a priority", lambda peer: [peer.request(1, depends_on=0)], response()),
-    Case("6.3 PRIORITY of weight 1", lambda peer: [priority(1, weight=0), peer.request(1)], response()),
-    Case("6.3 PRIORITY of weight 256", lambda peer: [priority(1, weight=255), peer.request(1)], response()),
-    Case("6.3 PRIORITY with a dependency", lambda peer: [priority(3, depends_on=1), peer.request(1)], response()),
-    Case("6.3 PRIORITY that is exclusive", lambda peer: [priority(1, exclusive=True), peer.request(1)], response()),
-    Case("6.3 PRIORITY for a stream above the next one", lambda peer: [priority(3), peer.request(1)], response()),
-    Case("6.4 RST_STREAM", lambda peer: [peer.request(1, end=False), rst_stream(1), ping()], pong()),
+    Case(
+        "6.3 PRIORITY of weight 1",
+        lambda peer: [priority(1, weight=0), peer.request(1)],
+        response(),
+    ),
+    Case(
+        "6.3 PRIORITY of weight 256",
+        lambda peer: [priority(1, weight=255), peer.request(1)],
+        response(),
+    ),
+    Case(
+        "6.3 PRIORITY with a dependency",
+        lambda peer: [priority(3, depends_on=1), peer.request(1)],
+        response(),
+    ),
+    Case(
+        "6.3 PRIORITY that is exclusive",
+        lambda peer: [priority(1, exclusive=True), peer.request(1)],
+        response(),
+    ),
+    Case(
+        "6.3 PRIORITY for a stream above the next one",
+        lambda peer: [priority(3), peer.request(1)],
+        response(),
+    ),
+    Case(
+        "6.4 RST_STREAM", lambda peer: [peer.request(1, end=False), rst_stream(1), ping()], pong()
+    ),
     Case(
         "6.5 SETTINGS",
         lambda peer: [
@@ -379,7 +430,11 @@ GENERIC = [
     Case("6.7 PING", lambda peer: [ping(b"h2spec\0\0")], pong(b"h2spec\0\0")),
     Case("6.8 GOAWAY", lambda peer: [goaway(0, NO_ERROR, b"bye"), ping()], pong_or_end),
     Case("6.9 WINDOW_UPDATE of the connection", lambda peer: [window_update(0, 1), ping()], pong()),
-    Case("6.9 WINDOW_UPDATE of a stream", lambda peer: [peer.request(1), window_update(1, 1)], response()),
+    Case(
+        "6.9 WINDOW_UPDATE of a stream",
+        lambda peer: [peer.request(1), window_update(1, 1)],
+        response(),
+    ),
     Case("6.10 CONTINUATION", lambda peer: in_pieces(peer, 5), response()),
     Case("6.10 several CONTINUATION frames", lambda peer: in_pieces(peer, 5, 5), response()),
     Case("8.1 GET", lambda peer: [peer.request(1)], response()),
@@ -387,19 +442,36 @@ GENERIC = [
     Case("8.1 POST", lambda peer: post(peer, data(1, b"test", True)), response()),
     Case(
         "8.1 POST with trailers",
-        lambda peer: post(peer, data(1, b"test"), headers(1, peer.encode([(b"x-test", b"ok")])), given=[(b"trailer", b"x-test")]),
+        lambda peer: post(
+            peer,
+            data(1, b"test"),
+            headers(1, peer.encode([(b"x-test", b"ok")])),
+            given=[(b"trailer", b"x-test")],
+        ),
         response(),
     ),
     Case("HPACK 6.1 an indexed field", literal("ba"), response()),
     *(
-        Case(f"HPACK 6.2 {kind}, {name}, {value}", literal(pattern + NAMES[name] + VALUES[value]), response())
-        for pattern, kind in (("40", "with indexing"), ("00", "without indexing"), ("10", "never indexed"))
+        Case(
+            f"HPACK 6.2 {kind}, {name}, {value}",
+            literal(pattern + NAMES[name] + VALUES[value]),
+            response(),
+        )
+        for pattern, kind in (
+            ("40", "with indexing"),
+            ("00", "without indexing"),
+            ("10", "never indexed"),
+        )
         for name in NAMES
         for value in VALUES
     ),
     *(
         Case(f"HPACK 6.2 {kind}, a name by its index", literal(start + VALUE), response())
-        for start, kind in (("7a", "with indexing"), ("0f2b", "without indexing"), ("1f2b", "never indexed"))
+        for start, kind in (
+            ("7a", "with indexing"),
+            ("0f2b", "without indexing"),
+            ("1f2b", "never indexed"),
+        )
     ),
     Case("HPACK 6.3 a table size update", prefixed("20"), response()),
     Case("HPACK 4.2 several table size updates", prefixed("203fe11f"), response()),
@@ -412,29 +484,71 @@ HTTP2 = [
         connection_error(PROTOCOL_ERROR),
         has_begun=False,
     ),
-    Case("4.1 a frame of an unknown type", lambda peer: [frame(22, 0, 0, bytes(8)), ping()], pong()),
+    Case(
+        "4.1 a frame of an unknown type", lambda peer: [frame(22, 0, 0, bytes(8)), ping()], pong()
+    ),
     Case("4.1 a flag that is not defined", lambda peer: [ping(flags=0x16)], pong()),
     Case("4.1 the reserved bit", lambda peer: [frame(PING, 0x16, 0, bytes(8), reserved=1)], pong()),
-    Case("4.2 DATA of the largest size", lambda peer: post(peer, data(1, bytes(16384), True)), response()),
-    Case("4.2 DATA that is too large", lambda peer: post(peer, data(1, bytes(16385), True)), stream_error(FRAME_SIZE_ERROR)),
-    Case("4.2 HEADERS that are too large", lambda peer: [frame(HEADERS, 5, 1, bytes(17000))], connection_error(FRAME_SIZE_ERROR)),
-    Case("4.3 a field block that cannot be read", lambda peer: [headers(1, b"\x40")], connection_error(COMPRESSION_ERROR)),
+    Case(
+        "4.2 DATA of the largest size",
+        lambda peer: post(peer, data(1, bytes(16384), True)),
+        response(),
+    ),
+    Case(
+        "4.2 DATA that is too large",
+        lambda peer: post(peer, data(1, bytes(16385), True)),
+        stream_error(FRAME_SIZE_ERROR),
+    ),
+    Case(
+        "4.2 HEADERS that are too large",
+        lambda peer: [frame(HEADERS, 5, 1, bytes(17000))],
+        connection_error(FRAME_SIZE_ERROR),
+    ),
+    Case(
+        "4.3 a field block that cannot be read",
+        lambda peer: [headers(1, b"\x40")],
+        connection_error(COMPRESSION_ERROR),
+    ),
     Case(
         "4.3 PRIORITY within a field block",
-        lambda peer: [peer.request(1, False, whole=False), priority(1), continuation(1, peer.encode(dummies(1)))],
+        lambda peer: [
+            peer.request(1, False, whole=False),
+            priority(1),
+            continuation(1, peer.encode(dummies(1))),
+        ],
         connection_error(PROTOCOL_ERROR),
     ),
     Case(
         "4.3 HEADERS of another stream within a field block",
-        lambda peer: [peer.request(1, False, whole=False), peer.request(3), continuation(1, peer.encode(dummies(1)))],
+        lambda peer: [
+            peer.request(1, False, whole=False),
+            peer.request(3),
+            continuation(1, peer.encode(dummies(1))),
+        ],
         connection_error(PROTOCOL_ERROR),
     ),
     Case("5.1 idle: DATA", lambda peer: [data(1, b"test", True)], connection_error(PROTOCOL_ERROR)),
     Case("5.1 idle: RST_STREAM", lambda peer: [rst_stream(1)], connection_error(PROTOCOL_ERROR)),
-    Case("5.1 idle: WINDOW_UPDATE", lambda peer: [window_update(1, 100)], connection_error(PROTOCOL_ERROR)),
-    Case("5.1 idle: CONTINUATION", lambda peer: [continuation(1, peer.encode(common()))], connection_error(PROTOCOL_ERROR)),
-    Case("5.1 half-closed (remote): DATA", lambda peer: [peer.request(1), data(1, b"test", True)], stream_error(STREAM_CLOSED)),
-    Case("5.1 half-closed (remote): HEADERS", lambda peer: [peer.request(1), peer.request(1)], stream_error(STREAM_CLOSED)),
+    Case(
+        "5.1 idle: WINDOW_UPDATE",
+        lambda peer: [window_update(1, 100)],
+        connection_error(PROTOCOL_ERROR),
+    ),
+    Case(
+        "5.1 idle: CONTINUATION",
+        lambda peer: [continuation(1, peer.encode(common()))],
+        connection_error(PROTOCOL_ERROR),
+    ),
+    Case(
+        "5.1 half-closed (remote): DATA",
+        lambda peer: [peer.request(1), data(1, b"test", True)],
+        stream_error(STREAM_CLOSED),
+    ),
+    Case(
+        "5.1 half-closed (remote): HEADERS",
+        lambda peer: [peer.request(1), peer.request(1)],
+        stream_error(STREAM_CLOSED),
+    ),
     Case(
         "5.1 half-closed (remote): CONTINUATION",
         lambda peer: [peer.request(1), continuation(1, peer.encode(common()))],
@@ -452,38 +566,79 @@ HTTP2 = [
     ),
     Case(
         "5.1 closed by RST_STREAM: CONTINUATION",
-        lambda peer: [peer.request(1, False), rst_stream(1), continuation(1, peer.encode(dummies(1)))],
+        lambda peer: [
+            peer.request(1, False),
+            rst_stream(1),
+            continuation(1, peer.encode(dummies(1))),
+        ],
         stream_error(STREAM_CLOSED, PROTOCOL_ERROR),
     ),
-    Case("5.1 closed: DATA", lambda peer: [peer.request(1), _begin_again, data(1, b"test", True)], connection_error(STREAM_CLOSED)),
-    Case("5.1 closed: HEADERS", lambda peer: [peer.request(1), _begin_again, peer.request(1)], connection_error(STREAM_CLOSED)),
+    Case(
+        "5.1 closed: DATA",
+        lambda peer: [peer.request(1), _begin_again, data(1, b"test", True)],
+        connection_error(STREAM_CLOSED),
+    ),
+    Case(
+        "5.1 closed: HEADERS",
+        lambda peer: [peer.request(1), _begin_again, peer.request(1)],
+        connection_error(STREAM_CLOSED),
+    ),
     Case(
         "5.1 closed: CONTINUATION",
         lambda peer: [peer.request(1), _begin_again, continuation(1, peer.encode(dummies(1)))],
         connection_error(STREAM_CLOSED, PROTOCOL_ERROR),
     ),
     Case("5.1.1 an even number", lambda peer: [peer.request(2)], connection_error(PROTOCOL_ERROR)),
-    Case("5.1.1 a number below the last one", lambda peer: [peer.request(5), peer.request(3)], connection_error(PROTOCOL_ERROR)),
-    Case("5.1.1 HEADERS twice", lambda peer: [peer.request(5), peer.request(5)], stream_error(STREAM_CLOSED, stream=5)),
+    Case(
+        "5.1.1 a number below the last one",
+        lambda peer: [peer.request(5), peer.request(3)],
+        connection_error(PROTOCOL_ERROR),
+    ),
+    Case(
+        "5.1.1 HEADERS twice",
+        lambda peer: [peer.request(5), peer.request(5)],
+        stream_error(STREAM_CLOSED, stream=5),
+    ),
     Case(
         "5.1.2 more streams at once than are allowed",
         lambda peer: [
             ZERO_WINDOW,
-            b"".join(peer.request(number) for number in range(1, 2 * peer.settings[MAX_CONCURRENT_STREAMS], 2)),
+            b"".join(
+                peer.request(number)
+                for number in range(1, 2 * peer.settings[MAX_CONCURRENT_STREAMS], 2)
+            ),
             peer.request(2 * peer.settings[MAX_CONCURRENT_STREAMS] + 1),
         ],
-        lambda peer: only_stream_error(REFUSED_STREAM, stream=2 * peer.settings[MAX_CONCURRENT_STREAMS] + 1)(peer),
+        lambda peer: only_stream_error(
+            REFUSED_STREAM, stream=2 * peer.settings[MAX_CONCURRENT_STREAMS] + 1
+        )(peer),
     ),
-    Case("5.3.1 HEADERS that depend on themselves", lambda peer: [peer.request(1, depends_on=1)], only_stream_error(PROTOCOL_ERROR)),
-    Case("5.3.1 PRIORITY that depends on itself", lambda peer: [priority(1, depends_on=1)], stream_error(PROTOCOL_ERROR)),
-    Case("5.4.1 an error of the connection", lambda peer: [frame(PING, 0, 3, bytes(8))], connection_error(PROTOCOL_ERROR)),
+    Case(
+        "5.3.1 HEADERS that depend on themselves",
+        lambda peer: [peer.request(1, depends_on=1)],
+        only_stream_error(PROTOCOL_ERROR),
+    ),
+    Case(
+        "5.3.1 PRIORITY that depends on itself",
+        lambda peer: [priority(1, depends_on=1)],
+        stream_error(PROTOCOL_ERROR),
+    ),
+    Case(
+        "5.4.1 an error of the connection",
+        lambda peer: [frame(PING, 0, 3, bytes(8))],
+        connection_error(PROTOCOL_ERROR),
+    ),
     Case("5.5 an extension frame", lambda peer: [frame(22, 0, 0, bytes(8)), ping()], pong()),
     Case(
         "5.5 an extension frame within a field block",
         lambda peer: [peer.request(1, whole=False), frame(22, 0, 0, bytes(8))],
         connection_error(PROTOCOL_ERROR),
     ),
-    Case("6.1 DATA on stream 0", lambda peer: [data(0, b"test", True)], connection_error(PROTOCOL_ERROR)),
+    Case(
+        "6.1 DATA on stream 0",
+        lambda peer: [data(0, b"test", True)],
+        connection_error(PROTOCOL_ERROR),
+    ),
     Case(
         "6.1 DATA on a stream that is not open",
         lambda peer: post(peer, data(1, b"test", True), end=True),
@@ -491,7 +646,11 @@ HTTP2 = [
     ),
     Case(
         "6.1 DATA with padding that is too long",
-        lambda peer: post(peer, frame(DATA, PADDED | END_STREAM, 1, b"\x06Test"), given=[(b"content-length", b"4")]),
+        lambda peer: post(
+            peer,
+            frame(DATA, PADDED | END_STREAM, 1, b"\x06Test"),
+            given=[(b"content-length", b"4")],
+        ),
         connection_error(PROTOCOL_ERROR),
     ),
     Case(
@@ -504,11 +663,14 @@ HTTP2 = [
         lambda peer: [peer.request(1, False, whole=False), peer.request(3)],
         connection_error(PROTOCOL_ERROR),
     ),
-    Case("6.2 HEADERS on stream 0", lambda peer: [peer.request(0)], connection_error(PROTOCOL_ERROR)),
+    Case(
+        "6.2 HEADERS on stream 0", lambda peer: [peer.request(0)], connection_error(PROTOCOL_ERROR)
+    ),
     Case(
         "6.2 HEADERS with padding that is too long",
         lambda peer: [
-            frame(HEADERS, PADDED | END_HEADERS | END_STREAM, 1, bytes((len(block) + 2,)) + block) for block in [peer.encode(common())]
+            frame(HEADERS, PADDED | END_HEADERS | END_STREAM, 1, bytes((len(block) + 2,)) + block)
+            for block in [peer.encode(common())]
         ],
         connection_error(PROTOCOL_ERROR),
     ),
@@ -518,46 +680,108 @@ HTTP2 = [
         lambda peer: [peer.request(1), frame(PRIORITY, 0, 1, b"\x80\0\0\1")],
         only_stream_error(FRAME_SIZE_ERROR),
     ),
-    Case("6.4 RST_STREAM on stream 0", lambda peer: [rst_stream(0)], connection_error(PROTOCOL_ERROR)),
-    Case("6.4 RST_STREAM on an idle stream", lambda peer: [rst_stream(1)], connection_error(PROTOCOL_ERROR)),
+    Case(
+        "6.4 RST_STREAM on stream 0", lambda peer: [rst_stream(0)], connection_error(PROTOCOL_ERROR)
+    ),
+    Case(
+        "6.4 RST_STREAM on an idle stream",
+        lambda peer: [rst_stream(1)],
+        connection_error(PROTOCOL_ERROR),
+    ),
     Case(
         "6.4 RST_STREAM of another size than 4",
         lambda peer: [peer.request(1), frame(RST_STREAM, 0, 1, bytes(3))],
         connection_error(FRAME_SIZE_ERROR),
     ),
-    Case("6.5 SETTINGS with ACK and a payload", lambda peer: [frame(SETTINGS, ACK, 0, b"\0")], connection_error(FRAME_SIZE_ERROR)),
-    Case("6.5 SETTINGS on a stream", lambda peer: [frame(SETTINGS, 0, 1, b"\0\3\0\0\0\x64")], connection_error(PROTOCOL_ERROR)),
+    Case(
+        "6.5 SETTINGS with ACK and a payload",
+        lambda peer: [frame(SETTINGS, ACK, 0, b"\0")],
+        connection_error(FRAME_SIZE_ERROR),
+    ),
+    Case(
+        "6.5 SETTINGS on a stream",
+        lambda peer: [frame(SETTINGS, 0, 1, b"\0\3\0\0\0\x64")],
+        connection_error(PROTOCOL_ERROR),
+    ),
     Case(
         "6.5 SETTINGS of a size that is no multiple of 6",
         lambda peer: [frame(SETTINGS, 0, 0, b"\0\3\0")],
         connection_error(FRAME_SIZE_ERROR),
     ),
-    Case("6.5.2 ENABLE_PUSH of 2", lambda peer: [settings((ENABLE_PUSH, 2))], connection_error(PROTOCOL_ERROR)),
-    Case("6.5.2 INITIAL_WINDOW_SIZE of 2^31", lambda peer: [settings((INITIAL_WINDOW_SIZE, 2**31))], connection_error(FLOW_CONTROL_ERROR)),
-    Case("6.5.2 MAX_FRAME_SIZE below 2^14", lambda peer: [settings((MAX_FRAME_SIZE, 16383))], connection_error(PROTOCOL_ERROR)),
-    Case("6.5.2 MAX_FRAME_SIZE of 2^24", lambda peer: [settings((MAX_FRAME_SIZE, 2**24))], connection_error(PROTOCOL_ERROR)),
+    Case(
+        "6.5.2 ENABLE_PUSH of 2",
+        lambda peer: [settings((ENABLE_PUSH, 2))],
+        connection_error(PROTOCOL_ERROR),
+    ),
+    Case(
+        "6.5.2 INITIAL_WINDOW_SIZE of 2^31",
+        lambda peer: [settings((INITIAL_WINDOW_SIZE, 2**31))],
+        connection_error(FLOW_CONTROL_ERROR),
+    ),
+    Case(
+        "6.5.2 MAX_FRAME_SIZE below 2^14",
+        lambda peer: [settings((MAX_FRAME_SIZE, 16383))],
+        connection_error(PROTOCOL_ERROR),
+    ),
+    Case(
+        "6.5.2 MAX_FRAME_SIZE of 2^24",
+        lambda peer: [settings((MAX_FRAME_SIZE, 2**24))],
+        connection_error(PROTOCOL_ERROR),
+    ),
     Case("6.5.2 an unknown setting", lambda peer: [settings((0xFF, 1)), ping()], pong()),
     Case(
         "6.5.3 the last one of two values of a setting counts",
-        lambda peer: [settings((INITIAL_WINDOW_SIZE, 100), (INITIAL_WINDOW_SIZE, 1)), acknowledged, peer.request(1)],
+        lambda peer: [
+            settings((INITIAL_WINDOW_SIZE, 100), (INITIAL_WINDOW_SIZE, 1)),
+            acknowledged,
+            peer.request(1),
+        ],
         first_data(1),
     ),
-    Case("6.5.3 SETTINGS are acknowledged", lambda peer: [settings((ENABLE_PUSH, 0))], acknowledged),
+    Case(
+        "6.5.3 SETTINGS are acknowledged", lambda peer: [settings((ENABLE_PUSH, 0))], acknowledged
+    ),
     Case("6.7 PING is answered in kind", lambda peer: [ping(b"h2spec\0\0")], pong(b"h2spec\0\0")),
-    Case("6.7 PING with ACK is not answered", lambda peer: [ping(b"invalid\0", ACK), ping(b"h2spec\0\0")], pong(b"h2spec\0\0")),
-    Case("6.7 PING on a stream", lambda peer: [frame(PING, 0, 1, bytes(8))], connection_error(PROTOCOL_ERROR)),
-    Case("6.7 PING of another size than 8", lambda peer: [ping(bytes(6))], connection_error(FRAME_SIZE_ERROR)),
-    Case("6.8 GOAWAY on a stream", lambda peer: [frame(GOAWAY, 0, 1, bytes(8))], connection_error(PROTOCOL_ERROR)),
-    Case("6.9 WINDOW_UPDATE of the connection by 0", lambda peer: [window_update(0, 0)], connection_error(PROTOCOL_ERROR)),
+    Case(
+        "6.7 PING with ACK is not answered",
+        lambda peer: [ping(b"invalid\0", ACK), ping(b"h2spec\0\0")],
+        pong(b"h2spec\0\0"),
+    ),
+    Case(
+        "6.7 PING on a stream",
+        lambda peer: [frame(PING, 0, 1, bytes(8))],
+        connection_error(PROTOCOL_ERROR),
+    ),
+    Case(
+        "6.7 PING of another size than 8",
+        lambda peer: [ping(bytes(6))],
+        connection_error(FRAME_SIZE_ERROR),
+    ),
+    Case(
+        "6.8 GOAWAY on a stream",
+        lambda peer: [frame(GOAWAY, 0, 1, bytes(8))],
+        connection_error(PROTOCOL_ERROR),
+    ),
+    Case(
+        "6.9 WINDOW_UPDATE of the connection by 0",
+        lambda peer: [window_update(0, 0)],
+        connection_error(PROTOCOL_ERROR),
+    ),
     Case(
         "6.9 WINDOW_UPDATE of a stream by 0",
         lambda peer: [peer.request(1, False), window_update(1, 0)],
         only_stream_error(PROTOCOL_ERROR),
     ),
     Case(
-        "6.9 WINDOW_UPDATE of another size than 4", lambda peer: [frame(WINDOW_UPDATE, 0, 0, b"\0\0\1")], connection_error(FRAME_SIZE_ERROR)
+        "6.9 WINDOW_UPDATE of another size than 4",
+        lambda peer: [frame(WINDOW_UPDATE, 0, 0, b"\0\0\1")],
+        connection_error(FRAME_SIZE_ERROR),
     ),
-    Case("6.9.1 a window of 1", lambda peer: [settings((INITIAL_WINDOW_SIZE, 1)), acknowledged, peer.request(1)], first_data(1)),
+    Case(
+        "6.9.1 a window of 1",
+        lambda peer: [settings((INITIAL_WINDOW_SIZE, 1)), acknowledged, peer.request(1)],
+        first_data(1),
+    ),
     Case(
         "6.9.1 a window of the connection above 2^31-1",
         lambda peer: [window_update(0, MAX_WINDOW), window_update(0, MAX_WINDOW)],
@@ -565,12 +789,22 @@ HTTP2 = [
     ),
     Case(
         "6.9.1 a window of a stream above 2^31-1",
-        lambda peer: [peer.request(1, False), window_update(1, MAX_WINDOW), window_update(1, MAX_WINDOW)],
+        lambda peer: [
+            peer.request(1, False),
+            window_update(1, MAX_WINDOW),
+            window_update(1, MAX_WINDOW),
+        ],
         only_stream_error(FLOW_CONTROL_ERROR),
     ),
     Case(
         "6.9.2 SETTINGS change the windows that there are",
-        lambda peer: [ZERO_WINDOW, acknowledged, peer.request(1), settings((INITIAL_WINDOW_SIZE, 1)), acknowledged],
+        lambda peer: [
+            ZERO_WINDOW,
+            acknowledged,
+            peer.request(1),
+            settings((INITIAL_WINDOW_SIZE, 1)),
+            acknowledged,
+        ],
         first_data(1),
     ),
     Case(
@@ -587,7 +821,9 @@ HTTP2 = [
         first_data(1),
     ),
     Case(
-        "6.9.2 an initial window above 2^31-1", lambda peer: [settings((INITIAL_WINDOW_SIZE, 2**31))], connection_error(FLOW_CONTROL_ERROR)
+        "6.9.2 an initial window above 2^31-1",
+        lambda peer: [settings((INITIAL_WINDOW_SIZE, 2**31))],
+        connection_error(FLOW_CONTROL_ERROR),
     ),
     Case(
         "6.10 CONTINUATION frames with long fields",
@@ -600,7 +836,11 @@ HTTP2 = [
     ),
     Case(
         "6.10 another frame behind CONTINUATION",
-        lambda peer: [peer.request(1, False, whole=False), continuation(1, peer.encode(dummies(1)), end=False), data(1, b"test", True)],
+        lambda peer: [
+            peer.request(1, False, whole=False),
+            continuation(1, peer.encode(dummies(1)), end=False),
+            data(1, b"test", True),
+        ],
         connection_error(PROTOCOL_ERROR),
     ),
     Case(
@@ -615,7 +855,11 @@ HTTP2 = [
     ),
     Case(
         "6.10 CONTINUATION behind CONTINUATION with END_HEADERS",
-        lambda peer: [peer.request(1, whole=False), continuation(1, peer.encode(dummies(1))), continuation(1, peer.encode(dummies(1)))],
+        lambda peer: [
+            peer.request(1, whole=False),
+            continuation(1, peer.encode(dummies(1))),
+            continuation(1, peer.encode(dummies(1))),
+        ],
         connection_error(PROTOCOL_ERROR),
     ),
     Case(
@@ -624,29 +868,63 @@ HTTP2 = [
         connection_error(PROTOCOL_ERROR),
     ),
     Case("7 GOAWAY with an unknown code", lambda peer: [goaway(0, 0xFF), ping()], pong_or_end),
-    Case("7 RST_STREAM with an unknown code", lambda peer: post(peer, rst_stream(1, 0xFF), ping()), pong()),
+    Case(
+        "7 RST_STREAM with an unknown code",
+        lambda peer: post(peer, rst_stream(1, 0xFF), ping()),
+        pong(),
+    ),
     Case(
         "8.1 HEADERS within the content",
-        lambda peer: post(peer, data(1, b"test"), headers(1, peer.encode([(b"x-test", b"ok")]), end=False)),
+        lambda peer: post(
+            peer, data(1, b"test"), headers(1, peer.encode([(b"x-test", b"ok")]), end=False)
+        ),
         only_stream_error(PROTOCOL_ERROR),
     ),
-    Case("8.2.1 a name in upper case", extra((b"X-TEST", b"ok")), only_stream_error(PROTOCOL_ERROR)),
-    Case("8.3 an unknown pseudo-header field", extra((b":test", b"ok")), only_stream_error(PROTOCOL_ERROR)),
-    Case("8.3 the pseudo-header field of a response", extra((b":status", b"200")), only_stream_error(PROTOCOL_ERROR)),
+    Case(
+        "8.2.1 a name in upper case", extra((b"X-TEST", b"ok")), only_stream_error(PROTOCOL_ERROR)
+    ),
+    Case(
+        "8.3 an unknown pseudo-header field",
+        extra((b":test", b"ok")),
+        only_stream_error(PROTOCOL_ERROR),
+    ),
+    Case(
+        "8.3 the pseudo-header field of a response",
+        extra((b":status", b"200")),
+        only_stream_error(PROTOCOL_ERROR),
+    ),
     Case(
         "8.1 a pseudo-header field among the trailers",
         lambda peer: post(peer, data(1, b"test"), headers(1, peer.encode([(b":method", b"POST")]))),
         only_stream_error(PROTOCOL_ERROR),
     ),
-    Case("8.3 a pseudo-header field behind another", fields((b"x-test", b"ok"), *common()), only_stream_error(PROTOCOL_ERROR)),
-    Case("8.2.2 Connection", extra((b"connection", b"keep-alive")), only_stream_error(PROTOCOL_ERROR)),
-    Case("8.2.2 TE", extra((b"trailers", b"test"), (b"te", b"trailers, deflate")), only_stream_error(PROTOCOL_ERROR)),
-    Case("8.3.1 an empty :path", lambda peer: [peer.request(1, path="")], only_stream_error(PROTOCOL_ERROR)),
+    Case(
+        "8.3 a pseudo-header field behind another",
+        fields((b"x-test", b"ok"), *common()),
+        only_stream_error(PROTOCOL_ERROR),
+    ),
+    Case(
+        "8.2.2 Connection", extra((b"connection", b"keep-alive")), only_stream_error(PROTOCOL_ERROR)
+    ),
+    Case(
+        "8.2.2 TE",
+        extra((b"trailers", b"test"), (b"te", b"trailers, deflate")),
+        only_stream_error(PROTOCOL_ERROR),
+    ),
+    Case(
+        "8.3.1 an empty :path",
+        lambda peer: [peer.request(1, path="")],
+        only_stream_error(PROTOCOL_ERROR),
+    ),
     Case("8.3.1 no :method", fields(*without(b":method")), only_stream_error(PROTOCOL_ERROR)),
     Case("8.3.1 no :scheme", fields(*without(b":scheme")), only_stream_error(PROTOCOL_ERROR)),
     Case("8.3.1 no :path", fields(*without(b":path")), only_stream_error(PROTOCOL_ERROR)),
     *(
-        Case(f"8.3.1 {name.decode()} twice", fields(*common(), (name, value)), only_stream_error(PROTOCOL_ERROR))
+        Case(
+            f"8.3.1 {name.decode()} twice",
+            fields(*common(), (name, value)),
+            only_stream_error(PROTOCOL_ERROR),
+        )
         for name, value in common()
     ),
     Case(
@@ -656,7 +934,9 @@ HTTP2 = [
     ),
     Case(
         "8.1.1 content in several frames of another length than its content-length",
-        lambda peer: post(peer, data(1, b"test"), data(1, b"test", True), given=[(b"content-length", b"1")]),
+        lambda peer: post(
+            peer, data(1, b"test"), data(1, b"test", True), given=[(b"content-length", b"1")]
+        ),
         only_stream_error(PROTOCOL_ERROR),
     ),
     Case(
@@ -667,38 +947,108 @@ HTTP2 = [
 ]
 
 HPACK = [
-    Case("HPACK 2.3.3 an index that does not exist", literal("fe"), connection_error(COMPRESSION_ERROR)),
-    Case("HPACK 2.3.3 the index of a name that does not exist", literal("7f5f" + VALUE), connection_error(COMPRESSION_ERROR)),
-    Case("HPACK 4.2 a table size update behind a field", literal("21"), connection_error(COMPRESSION_ERROR)),
-    Case("HPACK 5.2 padding of more than 7 bits", literal("00" + X_TEST_CODED + "8449509fff"), connection_error(COMPRESSION_ERROR)),
-    Case("HPACK 5.2 padding with zeros", literal("00" + X_TEST_CODED + "83495090"), connection_error(COMPRESSION_ERROR)),
-    Case("HPACK 5.2 the symbol for the end", literal("00" + X_TEST_CODED + "87fffffffd25427f"), connection_error(COMPRESSION_ERROR)),
-    Case("HPACK 5.2 a string that is cut off", literal("0085f2b24a87fffffffd25427f"), connection_error(COMPRESSION_ERROR)),
+    Case(
+        "HPACK 2.3.3 an index that does not exist",
+        literal("fe"),
+        connection_error(COMPRESSION_ERROR),
+    ),
+    Case(
+        "HPACK 2.3.3 the index of a name that does not exist",
+        literal("7f5f" + VALUE),
+        connection_error(COMPRESSION_ERROR),
+    ),
+    Case(
+        "HPACK 4.2 a table size update behind a field",
+        literal("21"),
+        connection_error(COMPRESSION_ERROR),
+    ),
+    Case(
+        "HPACK 5.2 padding of more than 7 bits",
+        literal("00" + X_TEST_CODED + "8449509fff"),
+        connection_error(COMPRESSION_ERROR),
+    ),
+    Case(
+        "HPACK 5.2 padding with zeros",
+        literal("00" + X_TEST_CODED + "83495090"),
+        connection_error(COMPRESSION_ERROR),
+    ),
+    Case(
+        "HPACK 5.2 the symbol for the end",
+        literal("00" + X_TEST_CODED + "87fffffffd25427f"),
+        connection_error(COMPRESSION_ERROR),
+    ),
+    Case(
+        "HPACK 5.2 a string that is cut off",
+        literal("0085f2b24a87fffffffd25427f"),
+        connection_error(COMPRESSION_ERROR),
+    ),
     Case("HPACK 6.1 index 0", literal("80"), connection_error(COMPRESSION_ERROR)),
-    Case("HPACK 6.3 a table that is too large", prefixed("3fe21f"), connection_error(COMPRESSION_ERROR)),
+    Case(
+        "HPACK 6.3 a table that is too large",
+        prefixed("3fe21f"),
+        connection_error(COMPRESSION_ERROR),
+    ),
 ]
 
 # Rules that h2spec has no case for.
 
-CONNECTION_FIELDS = (b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade")
+CONNECTION_FIELDS = (
+    b"connection",
+    b"proxy-connection",
+    b"keep-alive",
+    b"transfer-encoding",
+    b"upgrade",
+)
 MORE = [
-    Case("3.4 another frame than SETTINGS first", lambda peer: [PREFACE, ping()], connection_error(PROTOCOL_ERROR), has_begun=False),
     Case(
-        "3.4 a frame of an unknown type first", lambda peer: [PREFACE, frame(22, 0, 0)], connection_error(PROTOCOL_ERROR), has_begun=False
+        "3.4 another frame than SETTINGS first",
+        lambda peer: [PREFACE, ping()],
+        connection_error(PROTOCOL_ERROR),
+        has_begun=False,
     ),
-    Case("3.4 SETTINGS with ACK first", lambda peer: [PREFACE, SETTINGS_ACK], connection_error(PROTOCOL_ERROR), has_begun=False),
-    Case("3.4 a request in the client's first bytes", lambda peer: [PREFACE + settings(), peer.request(1)], response(), has_begun=False),
     Case(
-        "4.2 a frame of an unknown type that is too large", lambda peer: [frame(22, 0, 0, bytes(16385))], connection_error(FRAME_SIZE_ERROR)
+        "3.4 a frame of an unknown type first",
+        lambda peer: [PREFACE, frame(22, 0, 0)],
+        connection_error(PROTOCOL_ERROR),
+        has_begun=False,
+    ),
+    Case(
+        "3.4 SETTINGS with ACK first",
+        lambda peer: [PREFACE, SETTINGS_ACK],
+        connection_error(PROTOCOL_ERROR),
+        has_begun=False,
+    ),
+    Case(
+        "3.4 a request in the client's first bytes",
+        lambda peer: [PREFACE + settings(), peer.request(1)],
+        response(),
+        has_begun=False,
+    ),
+    Case(
+        "4.2 a frame of an unknown type that is too large",
+        lambda peer: [frame(22, 0, 0, bytes(16385))],
+        connection_error(FRAME_SIZE_ERROR),
     ),
     Case(
         "5.1 closed by RST_STREAM: what is ignored",
-        lambda peer: [peer.request(1, False), rst_stream(1), rst_stream(1), window_update(1, 1), priority(1), ping()],
+        lambda peer: [
+            peer.request(1, False),
+            rst_stream(1),
+            rst_stream(1),
+            window_update(1, 1),
+            priority(1),
+            ping(),
+        ],
         pong(),
     ),
     Case(
         "5.1 closed by RST_STREAM of both sides: DATA",
-        lambda peer: [peer.request(1, False, extra=[(b"Bad", b"x")]), data(1, b"late"), rst_stream(1), data(1, b"test")],
+        lambda peer: [
+            peer.request(1, False, extra=[(b"Bad", b"x")]),
+            data(1, b"late"),
+            rst_stream(1),
+            data(1, b"test"),
+        ],
         resets(PROTOCOL_ERROR, STREAM_CLOSED),
     ),
     Case(
@@ -706,8 +1056,16 @@ MORE = [
         lambda peer: [peer.request(1), _begin_again, window_update(1, 1), rst_stream(1), ping()],
         pong(),
     ),
-    Case("5.1.1 a stream that was left out: HEADERS", lambda peer: [peer.request(7), peer.request(3)], connection_error(PROTOCOL_ERROR)),
-    Case("5.1.1 a stream that was left out: DATA", lambda peer: [peer.request(7), data(3, b"test")], connection_error(PROTOCOL_ERROR)),
+    Case(
+        "5.1.1 a stream that was left out: HEADERS",
+        lambda peer: [peer.request(7), peer.request(3)],
+        connection_error(PROTOCOL_ERROR),
+    ),
+    Case(
+        "5.1.1 a stream that was left out: DATA",
+        lambda peer: [peer.request(7), data(3, b"test")],
+        connection_error(PROTOCOL_ERROR),
+    ),
     Case("5.1.1 the highest number", lambda peer: [peer.request(MAX_WINDOW)], response(MAX_WINDOW)),
     Case(
         "5.3 PRIORITY of a closed stream on itself",
@@ -715,14 +1073,26 @@ MORE = [
         only_stream_error(PROTOCOL_ERROR),
     ),
     Case("6.1 nothing but padding", lambda peer: post(peer, data(1, b"", True, pad=8)), response()),
-    Case("4.2 no room for the length of padding", lambda peer: post(peer, frame(DATA, PADDED, 1, b"")), connection_error(FRAME_SIZE_ERROR)),
+    Case(
+        "4.2 no room for the length of padding",
+        lambda peer: post(peer, frame(DATA, PADDED, 1, b"")),
+        connection_error(FRAME_SIZE_ERROR),
+    ),
     Case(
         "6.1 padding that is too long on a closed stream",
         lambda peer: [peer.request(1, False), rst_stream(1), frame(DATA, PADDED, 1, b"\x05test")],
         connection_error(PROTOCOL_ERROR),
     ),
-    Case("6.1 DATA on an even stream", lambda peer: [data(2, b"test")], connection_error(PROTOCOL_ERROR)),
-    Case("6.2 HEADERS with padding and a priority", lambda peer: [peer.request(1, pad=8, depends_on=3)], response()),
+    Case(
+        "6.1 DATA on an even stream",
+        lambda peer: [data(2, b"test")],
+        connection_error(PROTOCOL_ERROR),
+    ),
+    Case(
+        "6.2 HEADERS with padding and a priority",
+        lambda peer: [peer.request(1, pad=8, depends_on=3)],
+        response(),
+    ),
     Case(
         "6.2 HEADERS that are nothing but padding",
         lambda peer: [frame(HEADERS, PADDED | END_HEADERS | END_STREAM, 1, padded(b"", 3))],
@@ -734,17 +1104,26 @@ MORE = [
         connection_error(FRAME_SIZE_ERROR),
     ),
     Case(
-        "6.3 PRIORITY of another size on an idle stream", lambda peer: [frame(PRIORITY, 0, 1, bytes(6))], connection_error(FRAME_SIZE_ERROR)
+        "6.3 PRIORITY of another size on an idle stream",
+        lambda peer: [frame(PRIORITY, 0, 1, bytes(6))],
+        connection_error(FRAME_SIZE_ERROR),
     ),
     Case(
         "6.3 PRIORITY of another size on a closed stream",
         lambda peer: [peer.request(1), _begin_again, frame(PRIORITY, 0, 1, bytes(6))],
         only_stream_error(FRAME_SIZE_ERROR),
     ),
-    Case("6.4 RST_STREAM on an even stream", lambda peer: [rst_stream(2)], connection_error(PROTOCOL_ERROR)),
+    Case(
+        "6.4 RST_STREAM on an even stream",
+        lambda peer: [rst_stream(2)],
+        connection_error(PROTOCOL_ERROR),
+    ),
     Case(
         "6.5.2 the largest values",
-        lambda peer: [settings((INITIAL_WINDOW_SIZE, MAX_WINDOW), (MAX_FRAME_SIZE, 2**24 - 1)), peer.request(1)],
+        lambda peer: [
+            settings((INITIAL_WINDOW_SIZE, MAX_WINDOW), (MAX_FRAME_SIZE, 2**24 - 1)),
+            peer.request(1),
+        ],
         response(),
     ),
     Case(
@@ -752,25 +1131,51 @@ MORE = [
         lambda peer: [settings((MAX_CONCURRENT_STREAMS, 0)), peer.request(1)],
         response(),
     ),
-    Case("6.5.2 HEADER_TABLE_SIZE of 0", lambda peer: [settings((HEADER_TABLE_SIZE, 0)), peer.request(1)], response()),
     Case(
-        "RFC 8441, 3: ENABLE_CONNECT_PROTOCOL of 2", lambda peer: [settings((ENABLE_CONNECT_PROTOCOL, 2))], connection_error(PROTOCOL_ERROR)
+        "6.5.2 HEADER_TABLE_SIZE of 0",
+        lambda peer: [settings((HEADER_TABLE_SIZE, 0)), peer.request(1)],
+        response(),
+    ),
+    Case(
+        "RFC 8441, 3: ENABLE_CONNECT_PROTOCOL of 2",
+        lambda peer: [settings((ENABLE_CONNECT_PROTOCOL, 2))],
+        connection_error(PROTOCOL_ERROR),
     ),
     Case("6.5.3 an acknowledgement too many", lambda peer: [SETTINGS_ACK, ping()], pong()),
-    Case("6.8 GOAWAY of less than 8 bytes", lambda peer: [frame(GOAWAY, 0, 0, bytes(7))], connection_error(FRAME_SIZE_ERROR)),
+    Case(
+        "6.8 GOAWAY of less than 8 bytes",
+        lambda peer: [frame(GOAWAY, 0, 0, bytes(7))],
+        connection_error(FRAME_SIZE_ERROR),
+    ),
     Case(
         "6.8 a client that leaves gets its response first",
         lambda peer: [ZERO_WINDOW, peer.request(1), goaway(), window_update(1, 100)],
         response(),
     ),
-    Case("6.9 WINDOW_UPDATE on an even stream", lambda peer: [window_update(2, 1)], connection_error(PROTOCOL_ERROR)),
-    Case("6.9 the reserved bit of an increment", lambda peer: [frame(WINDOW_UPDATE, 0, 0, b"\x80\0\0\1"), ping()], pong()),
+    Case(
+        "6.9 WINDOW_UPDATE on an even stream",
+        lambda peer: [window_update(2, 1)],
+        connection_error(PROTOCOL_ERROR),
+    ),
+    Case(
+        "6.9 the reserved bit of an increment",
+        lambda peer: [frame(WINDOW_UPDATE, 0, 0, b"\x80\0\0\1"), ping()],
+        pong(),
+    ),
     Case(
         "6.9.2 SETTINGS that make a window too large",
-        lambda peer: [peer.request(1, False), window_update(1, MAX_WINDOW - DEFAULT_WINDOW), settings((INITIAL_WINDOW_SIZE, 66000))],
+        lambda peer: [
+            peer.request(1, False),
+            window_update(1, MAX_WINDOW - DEFAULT_WINDOW),
+            settings((INITIAL_WINDOW_SIZE, 66000)),
+        ],
         connection_error(FLOW_CONTROL_ERROR),
     ),
-    Case("6.10 CONTINUATION frames without a byte", lambda peer: in_pieces(peer, 0, 0, 3, 0), response()),
+    Case(
+        "6.10 CONTINUATION frames without a byte",
+        lambda peer: in_pieces(peer, 0, 0, 3, 0),
+        response(),
+    ),
     Case(
         "6.10 trailers in CONTINUATION frames",
         lambda peer: post(peer, headers(1, b"\0\3x-", whole=False), continuation(1, b"a\1b")),
@@ -797,13 +1202,26 @@ MORE = [
     ),
     Case(
         "8.1.1 trailers before all of the content",
-        lambda peer: post(peer, data(1, b"tes"), headers(1, peer.encode([(b"x-a", b"b")])), given=[(b"content-length", b"4")]),
+        lambda peer: post(
+            peer,
+            data(1, b"tes"),
+            headers(1, peer.encode([(b"x-a", b"b")])),
+            given=[(b"content-length", b"4")],
+        ),
         stream_error_unless_ended(PROTOCOL_ERROR),
     ),
-    Case("8.1.1 no content for a content-length", extra((b"content-length", b"4")), only_stream_error(PROTOCOL_ERROR)),
+    Case(
+        "8.1.1 no content for a content-length",
+        extra((b"content-length", b"4")),
+        only_stream_error(PROTOCOL_ERROR),
+    ),
     Case("8.1.1 a content-length of 0", extra((b"content-length", b"0")), response()),
     *(
-        Case(f"8.1.1 a content-length of {value!r}", extra((b"content-length", value), end=False), only_stream_error(PROTOCOL_ERROR))
+        Case(
+            f"8.1.1 a content-length of {value!r}",
+            extra((b"content-length", value), end=False),
+            only_stream_error(PROTOCOL_ERROR),
+        )
         for value in (b"+4", b"-1", b"4,4", b"", b"0x4", "\u0664".encode())
     ),
     Case(
@@ -816,35 +1234,102 @@ MORE = [
         for name in (b"a b", b"a:b", b"", b"a\0", b"a\x7f", b"\xc3\xa4", b"a\r\nb")
     ),
     *(
-        Case(f"8.2.1 a value of {value!r}", extra((b"x-a", value)), only_stream_error(PROTOCOL_ERROR))
+        Case(
+            f"8.2.1 a value of {value!r}", extra((b"x-a", value)), only_stream_error(PROTOCOL_ERROR)
+        )
         for value in (b" a", b"a ", b"\ta", b"a\t", b"a\0b", b"a\rb", b"a\nb", b"\n", b" ")
     ),
-    *(Case(f"8.2.1 a value of {value!r}", extra((b"x-a", value)), response()) for value in (b"", b"a b", b"a\tb", b"\xff")),
-    *(Case(f"8.2.2 {name.decode()}", extra((name, b"x")), only_stream_error(PROTOCOL_ERROR)) for name in CONNECTION_FIELDS),
+    *(
+        Case(f"8.2.1 a value of {value!r}", extra((b"x-a", value)), response())
+        for value in (b"", b"a b", b"a\tb", b"\xff")
+    ),
+    *(
+        Case(f"8.2.2 {name.decode()}", extra((name, b"x")), only_stream_error(PROTOCOL_ERROR))
+        for name in CONNECTION_FIELDS
+    ),
     Case("8.2.2 TE: trailers", extra((b"te", b"trailers")), response()),
     *(
-        Case(f"8.3.1 a :path of {path!r}", lambda peer, path=path: [peer.request(1, path=path)], only_stream_error(PROTOCOL_ERROR))
+        Case(
+            f"8.3.1 a :path of {path!r}",
+            lambda peer, path=path: [peer.request(1, path=path)],
+            only_stream_error(PROTOCOL_ERROR),
+        )
         for path in ("*", "a", "http://a/", "?a")
     ),
     Case("8.3.1 OPTIONS *", lambda peer: [peer.request(1, method="OPTIONS", path="*")], response()),
-    Case("8.3.1 an empty :method", fields((b":method", b""), *without(b":method")), only_stream_error(PROTOCOL_ERROR)),
-    Case("8.3.1 a :scheme that is none", fields((b":scheme", b"ht tp"), *without(b":scheme")), only_stream_error(PROTOCOL_ERROR)),
-    Case("8.3.1 Host in place of :authority", fields(*without(b":authority"), (b"host", b"a")), response()),
+    Case(
+        "8.3.1 an empty :method",
+        fields((b":method", b""), *without(b":method")),
+        only_stream_error(PROTOCOL_ERROR),
+    ),
+    Case(
+        "8.3.1 a :scheme that is none",
+        fields((b":scheme", b"ht tp"), *without(b":scheme")),
+        only_stream_error(PROTOCOL_ERROR),
+    ),
+    Case(
+        "8.3.1 Host in place of :authority",
+        fields(*without(b":authority"), (b"host", b"a")),
+        response(),
+    ),
     Case("8.3.1 Host beside an equal :authority", extra((b"host", b"127.0.0.1:8000")), response()),
-    Case("8.3.1 Host beside another :authority", extra((b"host", b"a")), only_stream_error(PROTOCOL_ERROR)),
-    Case("8.3.1 neither :authority nor Host", fields(*without(b":authority")), response(status=400)),
-    Case("8.3.1 userinfo in :authority", fields(*without(b":authority"), (b":authority", b"a@b")), response(status=400)),
-    Case("8.5 CONNECT with a :path", fields((b":method", b"CONNECT"), *without(b":method")), only_stream_error(PROTOCOL_ERROR)),
-    Case("8.5 CONNECT", fields((b":method", b"CONNECT"), (b":authority", b"a:1")), response(status=501)),
-    Case("RFC 8441, 4: :protocol without CONNECT", fields(*common(), (b":protocol", b"websocket")), only_stream_error(PROTOCOL_ERROR)),
-    Case("HPACK 5.1 an integer that is cut off", literal("7f"), connection_error(COMPRESSION_ERROR)),
-    Case("HPACK 5.1 an integer of many bytes", literal("7f" + "ff" * 40 + "00"), connection_error(COMPRESSION_ERROR)),
-    Case("HPACK 5.2 a value that is cut off", literal("00" + X_TEST + "7f61"), connection_error(COMPRESSION_ERROR)),
-    Case("HPACK 5.2 a name that is not coded well", literal("0081f0" + VALUE), connection_error(COMPRESSION_ERROR)),
-    Case("HPACK 6.2.1 the table is shared by all blocks", lambda peer: [peer.request(1), peer.request(3), peer.request(5)], response(5)),
+    Case(
+        "8.3.1 Host beside another :authority",
+        extra((b"host", b"a")),
+        only_stream_error(PROTOCOL_ERROR),
+    ),
+    Case(
+        "8.3.1 neither :authority nor Host", fields(*without(b":authority")), response(status=400)
+    ),
+    Case(
+        "8.3.1 userinfo in :authority",
+        fields(*without(b":authority"), (b":authority", b"a@b")),
+        response(status=400),
+    ),
+    Case(
+        "8.5 CONNECT with a :path",
+        fields((b":method", b"CONNECT"), *without(b":method")),
+        only_stream_error(PROTOCOL_ERROR),
+    ),
+    Case(
+        "8.5 CONNECT",
+        fields((b":method", b"CONNECT"), (b":authority", b"a:1")),
+        response(status=501),
+    ),
+    Case(
+        "RFC 8441, 4: :protocol without CONNECT",
+        fields(*common(), (b":protocol", b"websocket")),
+        only_stream_error(PROTOCOL_ERROR),
+    ),
+    Case(
+        "HPACK 5.1 an integer that is cut off", literal("7f"), connection_error(COMPRESSION_ERROR)
+    ),
+    Case(
+        "HPACK 5.1 an integer of many bytes",
+        literal("7f" + "ff" * 40 + "00"),
+        connection_error(COMPRESSION_ERROR),
+    ),
+    Case(
+        "HPACK 5.2 a value that is cut off",
+        literal("00" + X_TEST + "7f61"),
+        connection_error(COMPRESSION_ERROR),
+    ),
+    Case(
+        "HPACK 5.2 a name that is not coded well",
+        literal("0081f0" + VALUE),
+        connection_error(COMPRESSION_ERROR),
+    ),
+    Case(
+        "HPACK 6.2.1 the table is shared by all blocks",
+        lambda peer: [peer.request(1), peer.request(3), peer.request(5)],
+        response(5),
+    ),
     Case(
         "HPACK 4.3 a block that is refused changes the table, too",
-        lambda peer: [peer.request(1, extra=[(b"x-a", b"a"), (b"Bad", b"x")]), peer.request(3, extra=[(b"x-a", b"a")])],
+        lambda peer: [
+            peer.request(1, extra=[(b"x-a", b"a"), (b"Bad", b"x")]),
+            peer.request(3, extra=[(b"x-a", b"a")]),
+        ],
         response(3),
     ),
     Case(
@@ -854,7 +1339,10 @@ MORE = [
     ),
     Case(
         "10.5.1 a field block far above the limit",
-        lambda peer: [peer.request(1, whole=False), *[continuation(1, bytes(16384), end=False) for _ in range(17)]],
+        lambda peer: [
+            peer.request(1, whole=False),
+            *[continuation(1, bytes(16384), end=False) for _ in range(17)],
+        ],
         connection_error(ENHANCE_YOUR_CALM),
     ),
 ]
@@ -991,7 +1479,12 @@ def test_6_9_1_more_than_the_window_of_a_stream(parser: str) -> None:
         peer.begin()
         peer.send(ping())
         pong()(peer)  # its acknowledgement is known
-        peer.send(peer.request(1, False, "POST"), data(1, bytes(1000)), peer.request(3, False, "POST"), data(1, b"x"))
+        peer.send(
+            peer.request(1, False, "POST"),
+            data(1, bytes(1000)),
+            peer.request(3, False, "POST"),
+            data(1, b"x"),
+        )
         received = peer.read_until(RST_STREAM)
         assert (received.stream, received.number) == (1, FLOW_CONTROL_ERROR)
         peer.send(data(3, bytes(1000)), ping())
@@ -1005,7 +1498,9 @@ def test_6_9_2_until_the_settings_are_acknowledged_the_default_window_holds(pars
         peer = Peer(inside.connect())
         peer.acknowledges = False
         peer.begin()
-        peer.send(peer.request(1, False, "POST"), data(1, bytes(16384)), data(1, bytes(16384)), ping())
+        peer.send(
+            peer.request(1, False, "POST"), data(1, bytes(16384)), data(1, bytes(16384)), ping()
+        )
         pong()(peer)
         peer.send(SETTINGS_ACK, data(1, b"x"))
         received = peer.read_until(RST_STREAM)
@@ -1100,7 +1595,9 @@ def test_8_1_a_request_without_end_is_given_up_behind_its_response(parser: str) 
 
 
 @pytest.mark.parametrize("parser", PARSERS)
-def test_8_1_a_client_that_waits_for_100_continue_is_told_at_once_that_its_body_is_not_needed(parser: str) -> None:
+def test_8_1_a_client_that_waits_for_100_continue_is_told_at_once_that_its_body_is_not_needed(
+    parser: str,
+) -> None:
     with serve(at_once, parser, **SPEAKS_HTTP2) as inside:
         peer = Peer(inside.connect())
         peer.begin()
@@ -1116,7 +1613,9 @@ def test_8_1_a_client_that_waits_for_100_continue_is_told_at_once_that_its_body_
 
 @pytest.mark.parametrize("parser", PARSERS)
 @pytest.mark.parametrize("is_tls", [False, True], ids=["h2c", "tls"])
-def test_5_4_1_goaway_arrives_although_the_client_sends_on(parser: str, is_tls: bool, context: Any) -> None:
+def test_5_4_1_goaway_arrives_although_the_client_sends_on(
+    parser: str, is_tls: bool, context: Any
+) -> None:
     with serve(at_once, parser, tls=context if is_tls else None, **SPEAKS_HTTP2) as inside:
         peer = Peer(inside.connect(), is_tls)
         peer.begin()
@@ -1187,8 +1686,12 @@ def test_6_8_the_last_stream_does_not_grow_with_those_that_are_refused(parser: s
 
 
 @pytest.mark.parametrize("parser", PARSERS)
-@pytest.mark.parametrize("sent", [rst_stream(1), window_update(1, 0)], ids=["by the client", "by the server"])
-def test_an_application_whose_stream_was_reset_is_cancelled_also_where_the_connection_is_lost_since(parser: str, sent: bytes) -> None:
+@pytest.mark.parametrize(
+    "sent", [rst_stream(1), window_update(1, 0)], ids=["by the client", "by the server"]
+)
+def test_an_application_whose_stream_was_reset_is_cancelled_also_where_the_connection_is_lost_since(
+    parser: str, sent: bytes
+) -> None:
     with serve(never, parser, **SPEAKS_HTTP2) as inside:
         peer = Peer(inside.connect())
         peer.begin()
@@ -1226,7 +1729,9 @@ def test_3_4_a_beginning_in_single_bytes(parser: str, is_tls: bool, context: Any
         (b"\r\nnonsense\r\n", False),
     ],
 )
-def test_3_4_what_is_neither_version_is_an_invalid_preface(cleartext: str, sent: bytes, is_answered: bool) -> None:
+def test_3_4_what_is_neither_version_is_an_invalid_preface(
+    cleartext: str, sent: bytes, is_answered: bool
+) -> None:
     """`is_answered`: in the words of HTTP/1.1, which it tries to speak."""
     with serve(at_once, http_protocols="h2,h1", http2_cleartext=cleartext) as inside:
         peer = Peer(inside.connect())

@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hyperframe.frame import ContinuationFrame, DataFrame, Frame, GoAwayFrame, HeadersFrame, PingFrame, RstStreamFrame, SettingsFrame
+from hyperframe.frame import (
+    ContinuationFrame,
+    DataFrame,
+    Frame,
+    GoAwayFrame,
+    HeadersFrame,
+    PingFrame,
+    RstStreamFrame,
+    SettingsFrame,
+)
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +27,9 @@ Sent = tuple[int, int, int, bytes]
 
 
 def raw(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
+    return (
+        len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
+    )
 
 
 def read(*pieces: bytes, max_size: int = MAX) -> list[Sent]:
@@ -64,7 +75,9 @@ def test_frames_are_found_in_any_pieces(sequence: list[Sent]) -> None:
         assert read(data + tail[:1], tail[1:]) == sequence
 
 
-ANY = st.tuples(st.integers(0, 255), st.integers(0, 255), st.integers(0, 2**31 - 1), st.binary(max_size=40))
+ANY = st.tuples(
+    st.integers(0, 255), st.integers(0, 255), st.integers(0, 2**31 - 1), st.binary(max_size=40)
+)
 
 
 @settings(deadline=None)
@@ -86,12 +99,16 @@ def test_the_reserved_bit_is_ignored() -> None:
 
 @pytest.mark.parametrize("kind", [0, 1, 4, 9, 0xFF])
 @pytest.mark.parametrize("max_size", [MAX, MAX + 5, 2**24 - 1])
-def test_a_frame_that_is_too_long_fails_by_its_header_and_behind_those_before_it(kind: int, max_size: int) -> None:
+def test_a_frame_that_is_too_long_fails_by_its_header_and_behind_those_before_it(
+    kind: int, max_size: int
+) -> None:
     """RFC 9113, 4.2."""
     found: list[Sent] = []
     reader = FrameReader(max_size)
     if max_size == 2**24 - 1:
-        reader.read(b"\xff\xff\xff" + bytes((kind, 0, 0, 0, 0, 1)) + b"x", found)  # no frame can be longer
+        reader.read(
+            b"\xff\xff\xff" + bytes((kind, 0, 0, 0, 0, 1)) + b"x", found
+        )  # no frame can be longer
         assert found == []
         return
     with pytest.raises(ConnectionFailure) as caught:
@@ -125,7 +142,11 @@ def test_a_frame_in_single_bytes_is_not_looked_at_again_for_each() -> None:
 
 def test_settings_are_read_by_others() -> None:
     """RFC 9113, 6.5."""
-    values = [(frames.MAX_CONCURRENT_STREAMS, 100), (frames.INITIAL_WINDOW_SIZE, 2**31 - 1), (frames.ENABLE_CONNECT_PROTOCOL, 1)]
+    values = [
+        (frames.MAX_CONCURRENT_STREAMS, 100),
+        (frames.INITIAL_WINDOW_SIZE, 2**31 - 1),
+        (frames.ENABLE_CONNECT_PROTOCOL, 1),
+    ]
     (frame,) = parse(frames.settings(values))
     assert isinstance(frame, SettingsFrame)
     assert (frame.stream_id, frame.flags, frame.settings) == (0, set(), dict(values))
@@ -140,7 +161,11 @@ def test_a_ping_is_read_by_others(is_ack: bool) -> None:
     """RFC 9113, 6.7."""
     (frame,) = parse(frames.ping(b"12345678", is_ack))
     assert isinstance(frame, PingFrame)
-    assert (frame.stream_id, frame.opaque_data, frame.flags) == (0, b"12345678", {"ACK"} if is_ack else set())
+    assert (frame.stream_id, frame.opaque_data, frame.flags) == (
+        0,
+        b"12345678",
+        {"ACK"} if is_ack else set(),
+    )
 
 
 @pytest.mark.parametrize("code", Code)
@@ -149,7 +174,12 @@ def test_a_goaway_is_read_by_others(last: int, code: Code) -> None:
     """RFC 9113, 6.8; what is not ASCII in its reason is written so that it is."""
     (frame,) = parse(frames.goaway(last, code, "why\xe9"))
     assert isinstance(frame, GoAwayFrame)
-    assert (frame.stream_id, frame.last_stream_id, frame.error_code, frame.additional_data) == (0, last, code, b"why\\xe9")
+    assert (frame.stream_id, frame.last_stream_id, frame.error_code, frame.additional_data) == (
+        0,
+        last,
+        code,
+        b"why\\xe9",
+    )
 
 
 def test_an_rst_stream_is_read_by_others() -> None:
@@ -169,7 +199,9 @@ def test_a_window_update_is_read_by_others(stream: int, increment: int) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, MAX - 1, MAX, MAX + 1, 2 * MAX, 2 * MAX + 1, 70000])
 @pytest.mark.parametrize("end", [False, True])
-def test_a_field_block_is_one_headers_and_as_many_continuations_as_it_takes(size: int, end: bool) -> None:
+def test_a_field_block_is_one_headers_and_as_many_continuations_as_it_takes(
+    size: int, end: bool
+) -> None:
     """RFC 9113, 4.3 and 6.10: END_STREAM stands on the first of them, END_HEADERS on the last."""
     block = bytes(number % 251 for number in range(size))
     first, *rest = parse(b"".join(frames.headers(7, block, end, MAX)))
@@ -179,20 +211,32 @@ def test_a_field_block_is_one_headers_and_as_many_continuations_as_it_takes(size
     assert all(len(frame.data) == MAX for frame in (first, *rest)[:-1])
     assert b"".join(frame.data for frame in (first, *rest)) == block
     assert ("END_STREAM" in first.flags) is end
-    assert ["END_HEADERS" in frame.flags for frame in (first, *rest)] == [False] * len(rest) + [True]
+    assert ["END_HEADERS" in frame.flags for frame in (first, *rest)] == [False] * len(rest) + [
+        True
+    ]
 
 
 @pytest.mark.parametrize("length", [0, 255, 256, 65535, 65536, 2**24 - 1])
 def test_the_length_in_a_header_has_three_bytes(length: int) -> None:
     """RFC 9113, 4.1."""
-    frame, parsed = Frame.parse_frame_header(memoryview(frames.header(length, frames.DATA, frames.END_STREAM, 3)))
+    frame, parsed = Frame.parse_frame_header(
+        memoryview(frames.header(length, frames.DATA, frames.END_STREAM, 3))
+    )
     assert isinstance(frame, DataFrame)
     assert (parsed, frame.stream_id, frame.flags) == (length, 3, {"END_STREAM"})
 
 
 def test_numbers_are_those_of_the_standard() -> None:
     """RFC 9113, 6 and 11; RFC 8441, 3."""
-    kinds = [frames.DATA, frames.HEADERS, frames.PRIORITY, frames.RST_STREAM, frames.SETTINGS, frames.PUSH_PROMISE, frames.PING]
+    kinds = [
+        frames.DATA,
+        frames.HEADERS,
+        frames.PRIORITY,
+        frames.RST_STREAM,
+        frames.SETTINGS,
+        frames.PUSH_PROMISE,
+        frames.PING,
+    ]
     assert [*kinds, frames.GOAWAY, frames.WINDOW_UPDATE, frames.CONTINUATION] == list(range(10))
     assert SettingsFrame.HEADER_TABLE_SIZE == frames.HEADER_TABLE_SIZE
     assert SettingsFrame.MAX_HEADER_LIST_SIZE == frames.MAX_HEADER_LIST_SIZE

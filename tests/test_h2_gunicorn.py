@@ -43,7 +43,9 @@ def loop(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(params=["cleartext", "tls"])
-def serving(request: pytest.FixtureRequest, tmp_path: Path, loop: str, certificate: Pair) -> Serving:
+def serving(
+    request: pytest.FixtureRequest, tmp_path: Path, loop: str, certificate: Pair
+) -> Serving:
     """Gunicorn with HTTP/2, with TLS and without, on both loops."""
 
     def make(app: str = "main:app", **given: Any) -> Gunicorn:
@@ -173,7 +175,9 @@ def test_a_connection_that_is_made_while_the_worker_leaves_hears_of_it(serving: 
 
 
 @pytest.mark.parametrize("sends", ["nothing", "a preface"])
-def test_a_connection_that_is_made_at_the_very_end_and_says_nothing_does_not_hold_the_worker(serving: Serving, sends: str) -> None:
+def test_a_connection_that_is_made_at_the_very_end_and_says_nothing_does_not_hold_the_worker(
+    serving: Serving, sends: str
+) -> None:
     with serving(options={"lame_duck": 0.0, "head_timeout": 60.0}) as server, talk(server) as busy:
         running = busy.ask("/duplex", "POST", end=False)
         busy.wait(lambda: busy.answers[running].body)
@@ -213,11 +217,15 @@ def test_a_connection_that_is_made_at_the_very_end_and_says_nothing_does_not_hol
             assert ends_soon(server)
 
 
-def test_a_large_response_is_whole_though_the_connection_ends_behind_it(tmp_path: Path, loop: str, certificate: Pair) -> None:
+def test_a_large_response_is_whole_though_the_connection_ends_behind_it(
+    tmp_path: Path, loop: str, certificate: Pair
+) -> None:
     """For a client that takes its time, over TLS: the end of that takes two, and what the client says meanwhile is in its way."""
     size = 6_000_000
     with (
-        Gunicorn.with_http2(tmp_path, asgi_loop=loop, graceful_timeout=60, **certificate._asdict()) as server,
+        Gunicorn.with_http2(
+            tmp_path, asgi_loop=loop, graceful_timeout=60, **certificate._asdict()
+        ) as server,
         talk(server, window=1_000_000) as client,
     ):
         stream = client.ask(f"/large?size={size}")
@@ -260,7 +268,9 @@ def test_a_stream_that_does_not_end_is_cut_at_the_end_of_graceful_timeout(servin
         client.read_to_end()
         assert not client.answers[stuck].is_whole
         assert server.wait() == 0
-        assert server.lines("1 responses were not complete, and 1 applications running, at the end of graceful_timeout")
+        assert server.lines(
+            "1 responses were not complete, and 1 applications running, at the end of graceful_timeout"
+        )
 
 
 def test_hup_moves_clients_to_new_workers_with_the_new_configuration(serving: Serving) -> None:
@@ -320,7 +330,16 @@ def curl(server: Gunicorn, *arguments: str) -> str:
     path = program("curl")
     if "HTTP2" not in run(path, "--version"):
         pytest.skip("this curl has no HTTP/2")
-    return run(path, "--silent", "--show-error", "--fail", "--insecure", "--write-out", " %{http_version}\\n", *arguments)
+    return run(
+        path,
+        "--silent",
+        "--show-error",
+        "--fail",
+        "--insecure",
+        "--write-out",
+        " %{http_version}\\n",
+        *arguments,
+    )
 
 
 @pytest.mark.parametrize("begin", ["--http2", "--http2-prior-knowledge"])
@@ -339,7 +358,9 @@ def test_curl_gets_and_uploads(serving: Serving, content: Path, begin: str) -> N
         assert not complaints(server)
 
 
-def test_curl_has_the_answer_that_comes_before_the_end_of_its_upload(serving: Serving, tmp_path: Path) -> None:
+def test_curl_has_the_answer_that_comes_before_the_end_of_its_upload(
+    serving: Serving, tmp_path: Path
+) -> None:
     """RFC 9113, 8.1. curl 7.88 loses a response that comes together with the RST_STREAM that follows it."""
     # With a length, without one, and without a body: curl knows in different ways that a response is whole.
     # After a 2xx it goes on sending.
@@ -347,27 +368,54 @@ def test_curl_has_the_answer_that_comes_before_the_end_of_its_upload(serving: Se
     successes = [("chunks", 14), ("large?size=0", 0), ("hello", 6)]
     content = tmp_path / "content"
     with serving() as server:
-        head = ["--http2" if server.scheme == "https" else "--http2-prior-knowledge", "--output", str(tmp_path / "received")]
-        for size, upload in itertools.product([66_000, 1_000_000, 20_000_000], ["--upload-file", "--data-binary"]):
+        head = [
+            "--http2" if server.scheme == "https" else "--http2-prior-knowledge",
+            "--output",
+            str(tmp_path / "received"),
+        ]
+        for size, upload in itertools.product(
+            [66_000, 1_000_000, 20_000_000], ["--upload-file", "--data-binary"]
+        ):
             content.write_bytes(bytes(size))
             how = [upload, str(content) if upload == "--upload-file" else f"@{content}"]
             asked = [(answer, []) for answer in refusals + successes]
             asked += [(answer, ["--header", "Expect:"]) for answer in (refusals[0], successes[2])]
             for (path, length), expect in asked:
                 told = curl(
-                    server, *head, *how, *expect, "--no-fail", "--write-out", "%{http_code} %{size_download}", f"{server.url}/{path}"
+                    server,
+                    *head,
+                    *how,
+                    *expect,
+                    "--no-fail",
+                    "--write-out",
+                    "%{http_code} %{size_download}",
+                    f"{server.url}/{path}",
                 )
                 assert told == f"{path.partition('status=')[2] or 200} {length}", (how, size, path)
         assert server.stop() == 0
         assert not complaints(server)
 
 
-def test_curl_keeps_the_connection_after_an_answer_before_the_end_of_its_upload(tmp_path: Path, loop: str, certificate: Pair) -> None:
+def test_curl_keeps_the_connection_after_an_answer_before_the_end_of_its_upload(
+    tmp_path: Path, loop: str, certificate: Pair
+) -> None:
     content = tmp_path / "content"
     content.write_bytes(bytes(1_000_000))
     with Gunicorn.with_http2(tmp_path, asgi_loop=loop, **certificate._asdict()) as server:
-        common = ["--http2", "--silent", "--insecure", "--write-out", "%{http_code} %{num_connects}\\n"]
-        first = ["--output", str(tmp_path / "received"), "--upload-file", str(content), f"{server.url}/hello?status=401"]
+        common = [
+            "--http2",
+            "--silent",
+            "--insecure",
+            "--write-out",
+            "%{http_code} %{num_connects}\\n",
+        ]
+        first = [
+            "--output",
+            str(tmp_path / "received"),
+            "--upload-file",
+            str(content),
+            f"{server.url}/hello?status=401",
+        ]
         second = ["--data-binary", "x", f"{server.url}/echo"]
         told = curl(server, *common, "--no-fail", *first, "--next", *common, *second)
         assert told == "401 1\nx200 0\n"
@@ -375,10 +423,14 @@ def test_curl_keeps_the_connection_after_an_answer_before_the_end_of_its_upload(
         assert not complaints(server)
 
 
-def test_curl_has_many_streams_on_a_connection(tmp_path: Path, loop: str, certificate: Pair) -> None:
+def test_curl_has_many_streams_on_a_connection(
+    tmp_path: Path, loop: str, certificate: Pair
+) -> None:
     """Over TLS: with prior knowledge, curl 7.88 takes a connection for a second stream only to fail, whoever the server is."""
     with Gunicorn.with_http2(tmp_path, asgi_loop=loop, **certificate._asdict()) as server:
-        told = curl(server, "--http2", "--parallel", "--parallel-max", "50", f"{server.url}/hello?[1-200]")
+        told = curl(
+            server, "--http2", "--parallel", "--parallel-max", "50", f"{server.url}/hello?[1-200]"
+        )
         assert (told.count("hello\n"), told.count(" 2\n")) == (200, 200)
         assert not complaints(server)
 
@@ -389,12 +441,27 @@ def test_nghttp_gets_and_uploads(serving: Serving, content: Path) -> None:
         for begin in [[]] if server.scheme == "https" else [[], ["--upgrade"]]:
             assert run(path, *begin, f"{server.url}/hello") == "hello\n"
             assert run(path, *begin, "--no-dep", f"{server.url}/hello") == "hello\n"
-            assert run(path, *begin, "-m100", "--window-bits=8", f"{server.url}/large?size=100") == "x" * 100 * 100
+            assert (
+                run(path, *begin, "-m100", "--window-bits=8", f"{server.url}/large?size=100")
+                == "x" * 100 * 100
+            )
             told = run(
-                path, *begin, "--stat", "--null-out", "--peer-max-concurrent-streams=10", "-m20", f"{server.url}/hello", f"{server.url}/pid"
+                path,
+                *begin,
+                "--stat",
+                "--null-out",
+                "--peer-max-concurrent-streams=10",
+                "-m20",
+                f"{server.url}/hello",
+                f"{server.url}/pid",
             )
             assert told.count(" 200 ") == 40
-        assert run(path, "--null-out", "--stat", "-d", str(content), f"{server.url}/echo").count(" 200 ") == 1
+        assert (
+            run(path, "--null-out", "--stat", "-d", str(content), f"{server.url}/echo").count(
+                " 200 "
+            )
+            == 1
+        )
         assert server.stop() == 0
         assert not complaints(server)
 
@@ -404,7 +471,9 @@ def test_nghttp_gets_and_uploads(serving: Serving, content: Path) -> None:
     [(4000, "/hello", False), (1000, "/large?size=65536", False), (64, "/upload", True)],
     ids=["hello", "64K", "upload"],
 )
-def test_h2load_has_no_error(serving: Serving, content: Path, count: int, path: str, has_body: bool) -> None:
+def test_h2load_has_no_error(
+    serving: Serving, content: Path, count: int, path: str, has_body: bool
+) -> None:
     """16 connections with 8 streams each."""
     command = [program("h2load"), "-n", str(count), "-c", "16", "-m", "8"]
     content.write_bytes(bytes(2**20))
@@ -419,10 +488,20 @@ def test_httpx_has_many_streams_and_uploads(serving: Serving, content: Path) -> 
     async def ask(server: Gunicorn) -> None:
         verify = offering() if server.scheme == "https" else True
         # http1: without TLS it would begin with that.
-        async with httpx.AsyncClient(http2=True, http1=server.scheme == "https", verify=verify, base_url=server.url, timeout=60) as client:
+        async with httpx.AsyncClient(
+            http2=True,
+            http1=server.scheme == "https",
+            verify=verify,
+            base_url=server.url,
+            timeout=60,
+        ) as client:
             answers = await asyncio.gather(*[client.get("/hello") for _ in range(150)])
-            assert {(answer.status_code, answer.http_version, answer.text) for answer in answers} == {(200, "HTTP/2", "hello\n")}
-            answers = await asyncio.gather(*[client.post("/echo", content=content.read_bytes()) for _ in range(5)])
+            assert {
+                (answer.status_code, answer.http_version, answer.text) for answer in answers
+            } == {(200, "HTTP/2", "hello\n")}
+            answers = await asyncio.gather(
+                *[client.post("/echo", content=content.read_bytes()) for _ in range(5)]
+            )
             assert {answer.content for answer in answers} == {content.read_bytes()}
 
     with serving() as server:
@@ -462,10 +541,17 @@ main().catch((error) => { console.log(error.message); process.exit(1) })
 """
 
 
-def test_node_has_many_streams_and_uploads_and_hears_of_the_end(serving: Serving, content: Path) -> None:
+def test_node_has_many_streams_and_uploads_and_hears_of_the_end(
+    serving: Serving, content: Path
+) -> None:
     command = [program("node"), "-e", NODE, "--"]
     with serving() as server:
-        with subprocess.Popen([*command, server.url, str(content)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as node:
+        with subprocess.Popen(
+            [*command, server.url, str(content)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as node:
             assert node.stdout is not None
             told = [node.stdout.readline().strip() for _ in range(3)]
             assert told == ["1 90", "true", "waiting"]
@@ -485,7 +571,10 @@ def test_node_has_many_streams_and_uploads_and_hears_of_the_end(serving: Serving
 def test_the_boot_line_names_the_protocols(tmp_path: Path, certificate: Pair) -> None:
     table: list[tuple[dict[str, Any], str]] = [
         (certificate._asdict(), "h2, http/1.1 over TLS"),
-        ({**certificate._asdict(), "http_protocols": "h1,h2", "http2_cleartext": "both"}, "http/1.1, h2 over TLS"),
+        (
+            {**certificate._asdict(), "http_protocols": "h1,h2", "http2_cleartext": "both"},
+            "http/1.1, h2 over TLS",
+        ),
         ({"http2_cleartext": "both"}, "http/1.1, h2c (both)"),
         ({"http2_cleartext": "prior-knowledge", "http_protocols": "h2"}, "h2c (prior-knowledge)"),
         ({}, "http/1.1"),
@@ -495,14 +584,23 @@ def test_the_boot_line_names_the_protocols(tmp_path: Path, certificate: Pair) ->
         with Gunicorn.with_http2(tmp_path / str(number), **given) as server:
             assert server.wait_for(BOOT_LINE)[0].endswith(f"protocols {words}")
             # Half of what it needs has a warning: see test_settings_table.
-            assert [line for line in complaints(server) if "HTTP/2 is not served" not in line or words != "http/1.1"] == []
+            assert [
+                line
+                for line in complaints(server)
+                if "HTTP/2 is not served" not in line or words != "http/1.1"
+            ] == []
 
 
-def test_a_client_that_selects_no_protocol_is_served_http_1_1(tmp_path: Path, certificate: Pair) -> None:
+def test_a_client_that_selects_no_protocol_is_served_http_1_1(
+    tmp_path: Path, certificate: Pair
+) -> None:
     """As in Gunicorn, also where http_protocols is h2 alone."""
     with Gunicorn.with_http2(tmp_path, http_protocols="h2", **certificate._asdict()) as server:
         for offered in ([], ["http/1.1"]):
-            with server.connect() as connection, offering(*offered).wrap_socket(connection.sock) as sock:
+            with (
+                server.connect() as connection,
+                offering(*offered).wrap_socket(connection.sock) as sock,
+            ):
                 assert sock.selected_alpn_protocol() is None
                 sock.sendall(b"GET /hello HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
                 assert b"".join(iter(lambda: sock.recv(65536), b"")).endswith(b"hello\n")
@@ -512,7 +610,11 @@ def test_a_client_that_selects_no_protocol_is_served_http_1_1(tmp_path: Path, ce
 def test_an_upgrade_over_tls_is_ignored(tmp_path: Path, certificate: Pair) -> None:
     """RFC 9113, 3.2: h2c is not for TLS."""
     with Gunicorn.with_http2(tmp_path, http2_cleartext="both", **certificate._asdict()) as server:
-        fields = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABkAAQAAP__"}
+        fields = {
+            "Connection": "Upgrade, HTTP2-Settings",
+            "Upgrade": "h2c",
+            "HTTP2-Settings": "AAMAAABkAAQAAP__",
+        }
         answer = server.get("/hello", headers=fields)
         assert (answer.status_code, answer.http_version) == (200, "HTTP/1.1")
 
@@ -521,15 +623,26 @@ def test_the_proxy_protocol_may_stand_before_tls(serving: Serving) -> None:
     on: Any = "auto" if GUNICORN_VERSION >= (24, 1) else True
     with serving(proxy_protocol=on) as server, server.connect() as connection:
         connection.send(b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n")
-        sock = offering("h2").wrap_socket(connection.sock) if server.scheme == "https" else connection.sock
+        sock = (
+            offering("h2").wrap_socket(connection.sock)
+            if server.scheme == "https"
+            else connection.sock
+        )
         with Talk(sock) as client:
             assert json.loads(client.get("/scope").body)["client"] == ["203.0.113.7", 4711]
 
 
 def test_every_request_has_a_line_in_the_access_log(serving: Serving, tmp_path: Path) -> None:
     path = tmp_path / "access.log"
-    with serving(accesslog=str(path), access_log_format="%(h)s %(r)s %(s)s %(B)s") as server, talk(server) as client:
-        streams = [client.ask("/hello?1"), client.ask("/hello?status=404"), client.ask("/nothing", "POST")]
+    with (
+        serving(accesslog=str(path), access_log_format="%(h)s %(r)s %(s)s %(B)s") as server,
+        talk(server) as client,
+    ):
+        streams = [
+            client.ask("/hello?1"),
+            client.ask("/hello?status=404"),
+            client.ask("/nothing", "POST"),
+        ]
         for stream in streams:
             client.read(stream)
         gone = client.ask("/silent")
@@ -548,7 +661,9 @@ def test_every_request_has_a_line_in_the_access_log(serving: Serving, tmp_path: 
 
 def test_an_upgraded_request_has_one_line_in_the_access_log(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
-    with Gunicorn.with_http2(tmp_path, http2_cleartext="both", accesslog=str(path), access_log_format="%(r)s %(s)s") as server:
+    with Gunicorn.with_http2(
+        tmp_path, http2_cleartext="both", accesslog=str(path), access_log_format="%(r)s %(s)s"
+    ) as server:
         curl(server, "--http2", f"{server.url}/hello")
         poll(lambda: path.read_text() == "GET /hello HTTP/2.0 200\n", "the line")
 
@@ -557,7 +672,11 @@ def test_statsd_counts_streams(tmp_path: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
         statsd.bind(("127.0.0.1", 0))
         statsd.settimeout(10)
-        given = {"statsd_host": f"127.0.0.1:{statsd.getsockname()[1]}", "statsd_prefix": "test", **CLEARTEXT}
+        given = {
+            "statsd_host": f"127.0.0.1:{statsd.getsockname()[1]}",
+            "statsd_prefix": "test",
+            **CLEARTEXT,
+        }
         with Gunicorn.with_http2(tmp_path, **given) as server, talk(server) as client:
             for _ in range(3):
                 assert client.get("/hello").status == 200
@@ -568,11 +687,18 @@ def test_statsd_counts_streams(tmp_path: Path) -> None:
     assert sum(packet.startswith("test.gunicorn.request.status.200:1|") for packet in packets) == 3
 
 
-def test_reload_starts_anew_over_a_connection_that_is_open(serving: Serving, tmp_path: Path) -> None:
+def test_reload_starts_anew_over_a_connection_that_is_open(
+    serving: Serving, tmp_path: Path
+) -> None:
     source = tmp_path / "changing.py"
     text = "from main import respond, lifespan\n\nasync def app(scope, receive, send):\n    await (lifespan(scope, receive, send) if scope['type'] == 'lifespan' else respond(send, '{}'))\n"
     source.write_text(text.format("one"))
-    with serving("changing:app", reload=True, pythonpath=f"{tmp_path},{APPS}", reload_engine="poll") as server, talk(server) as client:
+    with (
+        serving(
+            "changing:app", reload=True, pythonpath=f"{tmp_path},{APPS}", reload_engine="poll"
+        ) as server,
+        talk(server) as client,
+    ):
         assert client.get().body == b"one"
         source.write_text(text.format("another"))
         client.read_to_end()
@@ -597,7 +723,9 @@ INVALID = [
 
 
 @pytest.mark.parametrize(("given", "name"), INVALID, ids=str)
-def test_a_setting_that_cannot_work_stops_the_boot_and_is_named(tmp_path: Path, given: dict[str, Any], name: str) -> None:
+def test_a_setting_that_cannot_work_stops_the_boot_and_is_named(
+    tmp_path: Path, given: dict[str, Any], name: str
+) -> None:
     """By Gunicorn where it has the setting, and looks."""
     with Gunicorn.with_http2(tmp_path, wait=False, **{**CLEARTEXT, **given}) as server:
         assert server.wait(SOON) == 1
@@ -632,7 +760,5 @@ def test_an_option_that_gunicorn_has_a_setting_for_is_refused(tmp_path: Path) ->
         pytest.skip("this Gunicorn has no http_protocols")
     with Gunicorn(tmp_path, options={"http_protocols": "h2"}, wait=False) as server:
         assert server.wait() == 1
-        sentence = (
-            "Unknown option 'http_protocols' in Worker.configure(): http_protocols is a setting of Gunicorn, to be given as those are."
-        )
+        sentence = "Unknown option 'http_protocols' in Worker.configure(): http_protocols is a setting of Gunicorn, to be given as those are."
         assert server.lines("ERROR")[0].endswith(sentence)

@@ -42,13 +42,18 @@ def test_the_examples_of_the_rfc_are_read(coded: str, text: bytes) -> None:
 def test_any_two_bytes_are_what_hpack_takes_them_for() -> None:
     """Each state that one byte leads to, with each byte that may follow."""
     texts = [number.to_bytes(2, "big") for number in range(1 << 16)]
-    assert [outcome(decode, text) for text in texts] == [outcome(decode_huffman, text) for text in texts]
+    assert [outcome(decode, text) for text in texts] == [
+        outcome(decode_huffman, text) for text in texts
+    ]
 
 
 @settings(max_examples=300, deadline=None)
 @given(
     st.one_of(
-        st.binary(max_size=40), st.tuples(st.binary(max_size=40).map(ENCODER.encode), st.sampled_from([b"", b"\xff", b"\0"])).map(b"".join)
+        st.binary(max_size=40),
+        st.tuples(
+            st.binary(max_size=40).map(ENCODER.encode), st.sampled_from([b"", b"\xff", b"\0"])
+        ).map(b"".join),
     )
 )
 def test_any_bytes_are_what_hpack_takes_them_for(text: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Which version of HTTP a connection speaks without TLS (`gunicorn_asgi.opening`): by the preface, or by an Upgrade (RFC 9113, 3.3; RFC 7540, 3.2)."""
+"""Which version of HTTP a connection speaks without TLS (`gunicorn_asgi.protocol_detection`): by the preface, or by an Upgrade (RFC 9113, 3.3; RFC 7540, 3.2)."""
 
 from __future__ import annotations
 
@@ -41,13 +41,21 @@ async def shows(scope: Any, receive: Any, send: Any) -> None:
             break
     told["body"] = body.decode("latin-1")
     answer = json.dumps(told).encode()
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(answer))]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-length", b"%d" % len(answer))],
+        }
+    )
     await send({"type": "http.response.body", "body": answer})
 
 
 @contextmanager
 def opened(parser: str, mode: str, **settings: Any) -> Iterator[tuple[InProcess, Client]]:
-    with serve(shows, parser, **{"http_protocols": "h2,h1", "http2_cleartext": mode, **settings}) as server:
+    with serve(
+        shows, parser, **{"http_protocols": "h2,h1", "http2_cleartext": mode, **settings}
+    ) as server:
         yield server, server.connect()
 
 
@@ -73,7 +81,11 @@ def settings(payload: bytes = b"") -> bytes:
 
 
 def upgrade(
-    *more: bytes, method: str = "GET", value: bytes = b"AAMAAABkAAQAAP__", connection: bytes = b"Upgrade, HTTP2-Settings", **given: Any
+    *more: bytes,
+    method: str = "GET",
+    value: bytes = b"AAMAAABkAAQAAP__",
+    connection: bytes = b"Upgrade, HTTP2-Settings",
+    **given: Any,
 ) -> bytes:
     fields = [b"Connection: " + connection, b"Upgrade: h2c", b"HTTP2-Settings: " + value, *more]
     return request(method, "/up?a=b", *fields, **given)
@@ -104,25 +116,44 @@ def test_the_preface_may_come_in_any_pieces(parser: str, mode: str) -> None:
         assert client.recv_until(b"\0\4")[-2:] == b"\0\4"  # the type of a SETTINGS frame
 
 
-@pytest.mark.parametrize(("mode", "given"), [("off", {}), ("upgrade", {}), ("both", UNTRUSTED), ("prior-knowledge", UNTRUSTED)])
-def test_who_may_not_begin_so_is_told_in_http_1_1(parser: str, mode: str, given: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("mode", "given"),
+    [("off", {}), ("upgrade", {}), ("both", UNTRUSTED), ("prior-knowledge", UNTRUSTED)],
+)
+def test_who_may_not_begin_so_is_told_in_http_1_1(
+    parser: str, mode: str, given: dict[str, Any]
+) -> None:
     with opened(parser, mode, **given) as (server, client):
         client.send(PREFACE + EMPTY_SETTINGS)
         assert client.read_response().status == 505
         # Behind a proxy that `forwarded_allow_ips` does not name, this line is all that the operator has to find that out.
         [line] = server.log.take("warning")
-        assert re.search(r"'HTTP/2\.0': HTTP/2 begins by ALPN, .* http2_cleartext .* forwarded_allow_ips only$", line.text)
+        assert re.search(
+            r"'HTTP/2\.0': HTTP/2 begins by ALPN, .* http2_cleartext .* forwarded_allow_ips only$",
+            line.text,
+        )
 
 
 @pytest.mark.parametrize(
-    ("mode", "given"), [("off", {}), ("upgrade", {}), ("both", {}), ("both", UNTRUSTED), ("prior-knowledge", UNTRUSTED)]
+    ("mode", "given"),
+    [
+        ("off", {}),
+        ("upgrade", {}),
+        ("both", {}),
+        ("both", UNTRUSTED),
+        ("prior-knowledge", UNTRUSTED),
+    ],
 )
 def test_http_1_1_is_served_beside_it(parser: str, mode: str, given: dict[str, Any]) -> None:
     with opened(parser, mode, **given) as (_, client):
         for method in ("POST", "PATCH", "PUT"):  # which begin like PRI
             client.send(request(method, "/one", body=b"content"))
             told = told_1(client)
-            assert (told["http_version"], told["method"], told["body"]) == ("1.1", method, "content")
+            assert (told["http_version"], told["method"], told["body"]) == (
+                "1.1",
+                method,
+                "content",
+            )
 
 
 def test_http_1_1_may_come_in_pieces_where_it_could_be_the_preface(parser: str) -> None:
@@ -135,9 +166,19 @@ def test_http_1_1_may_come_in_pieces_where_it_could_be_the_preface(parser: str) 
 
 
 @pytest.mark.parametrize(
-    "first", [request(), b"GET", b"PRI * HTTP/1.1\r\nHost: a\r\n\r\n", PREFACE[:-4] + b"XX\r\n", b"\x16\x03\x01\x02\0"], ids=repr
+    "first",
+    [
+        request(),
+        b"GET",
+        b"PRI * HTTP/1.1\r\nHost: a\r\n\r\n",
+        PREFACE[:-4] + b"XX\r\n",
+        b"\x16\x03\x01\x02\0",
+    ],
+    ids=repr,
 )
-def test_a_trusted_peer_that_does_not_begin_with_the_preface_gets_a_400(parser: str, first: bytes) -> None:
+def test_a_trusted_peer_that_does_not_begin_with_the_preface_gets_a_400(
+    parser: str, first: bytes
+) -> None:
     """Gunicorn's http2_cleartext: "a silent downgrade would only hide a misconfiguration"."""
     with opened(parser, "prior-knowledge") as (server, client):
         client.send(first)
@@ -150,7 +191,9 @@ def test_a_trusted_peer_that_does_not_begin_with_the_preface_gets_a_400(parser: 
 
 
 @pytest.mark.parametrize(("mode", "status"), [("prior-knowledge", 400), ("both", 408)])
-def test_a_preface_that_stalls_is_answered_after_head_timeout(parser: str, mode: str, status: int) -> None:
+def test_a_preface_that_stalls_is_answered_after_head_timeout(
+    parser: str, mode: str, status: int
+) -> None:
     """Gunicorn's http2_cleartext: "a malformed or stalled preface"."""
     with opened(parser, mode, head_timeout=10.0) as (server, client):
         client.send(PREFACE[:10])
@@ -189,7 +232,10 @@ def test_a_client_that_goes_away_within_the_preface_leaves_nothing_behind(parser
 
 
 def test_a_peer_on_a_unix_socket_is_trusted(parser: str, tmp_path: Path) -> None:
-    with opened(parser, "prior-knowledge", bind=str(tmp_path / "socket"), **UNTRUSTED) as (_, client):
+    with opened(parser, "prior-knowledge", bind=str(tmp_path / "socket"), **UNTRUSTED) as (
+        _,
+        client,
+    ):
         talk = Talk(client.sock)
         assert told_2(talk, talk.ask("/one"))["http_version"] == "2"
 
@@ -256,7 +302,9 @@ def test_an_upgrade_may_come_on_a_kept_connection(parser: str) -> None:
 
 IGNORED = {
     "a body": upgrade(method="POST", body=b"content"),
-    "no HTTP2-Settings": request("GET", "/up", b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c"),
+    "no HTTP2-Settings": request(
+        "GET", "/up", b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c"
+    ),
     "two HTTP2-Settings": upgrade(b"HTTP2-Settings: " + settings()),
     "HTTP2-Settings that are no base64": upgrade(value=b"!!!!"),
     "HTTP2-Settings of half a setting": upgrade(value=settings(b"\0\4\0")),
@@ -280,9 +328,17 @@ def test_an_upgrade_that_is_not_in_order_is_ignored(parser: str, what: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("mode", "given"), [("off", {}), ("upgrade", UNTRUSTED), ("both", {**UNTRUSTED}), ("both", {"http_protocols": "h1"})]
+    ("mode", "given"),
+    [
+        ("off", {}),
+        ("upgrade", UNTRUSTED),
+        ("both", {**UNTRUSTED}),
+        ("both", {"http_protocols": "h1"}),
+    ],
 )
-def test_who_may_not_upgrade_is_served_http_1_1(parser: str, mode: str, given: dict[str, Any]) -> None:
+def test_who_may_not_upgrade_is_served_http_1_1(
+    parser: str, mode: str, given: dict[str, Any]
+) -> None:
     with opened(parser, mode, **given) as (_, client):
         client.send(upgrade())
         assert told_1(client)["http_version"] == "1.1"
@@ -311,7 +367,9 @@ ON: Any = "auto" if GUNICORN_VERSION >= (24, 1) else True
 
 @pytest.mark.parametrize("mode", BY_PREFACE)
 @pytest.mark.parametrize("pieces", [1, 3])
-def test_the_proxy_protocol_may_stand_before_the_preface(parser: str, mode: str, pieces: int) -> None:
+def test_the_proxy_protocol_may_stand_before_the_preface(
+    parser: str, mode: str, pieces: int
+) -> None:
     """The peer is trusted or not, as elsewhere; the client is the one in the header."""
     with opened(parser, mode, proxy_protocol=ON) as (server, client):
         sent = PROXIED + PREFACE + EMPTY_SETTINGS
@@ -342,7 +400,9 @@ def test_the_proxy_protocol_may_stand_before_an_upgrade(parser: str) -> None:
 
 
 @pytest.mark.parametrize("mode", BY_PREFACE)
-def test_a_preface_that_has_begun_is_waited_for_by_a_worker_that_leaves(parser: str, mode: str) -> None:
+def test_a_preface_that_has_begun_is_waited_for_by_a_worker_that_leaves(
+    parser: str, mode: str
+) -> None:
     with opened(parser, mode, lame_duck=0.0) as (server, client):
         client.send(PREFACE[:10])
         server.settle()

@@ -15,8 +15,21 @@ from typing import Any
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import ConnectionTerminated, DataReceived, RequestReceived, ResponseReceived, StreamEnded, StreamReset, TrailersReceived
-from h2.exceptions import FlowControlError, InvalidBodyLengthError, ProtocolError, TooManyStreamsError
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    RequestReceived,
+    ResponseReceived,
+    StreamEnded,
+    StreamReset,
+    TrailersReceived,
+)
+from h2.exceptions import (
+    FlowControlError,
+    InvalidBodyLengthError,
+    ProtocolError,
+    TooManyStreamsError,
+)
 from h2.settings import Settings
 from h2.stream import StreamClosedBy, StreamState
 from hypothesis import given, settings
@@ -26,7 +39,16 @@ from test_h2_request import MALFORMED, REFUSED, WEBSOCKET, having
 
 from gunicorn_asgi.http2 import frames
 from gunicorn_asgi.http2.blocks import encode_fields
-from gunicorn_asgi.http2.events import Acknowledged, Failed, Leaving, Malformed, Opened, Received, Refused, Reset
+from gunicorn_asgi.http2.events import (
+    Acknowledged,
+    Failed,
+    Leaving,
+    Malformed,
+    Opened,
+    Received,
+    Refused,
+    Reset,
+)
 from gunicorn_asgi.http2.frames import (
     CONTINUATION,
     DATA,
@@ -74,7 +96,10 @@ class Sent:
         if not self.cuts:
             return raw(self.kind, self.flags, self.stream, self.payload)
         points = sorted({min(cut, len(self.payload)) for cut in self.cuts})
-        pieces = [self.payload[start:end] for start, end in zip([0, *points], [*points, None], strict=True)]
+        pieces = [
+            self.payload[start:end]
+            for start, end in zip([0, *points], [*points, None], strict=True)
+        ]
         first = raw(self.kind, self.flags & ~END_HEADERS, self.stream, pieces[0])
         middle = [raw(CONTINUATION, 0, self.stream, piece) for piece in pieces[1:-1]]
         return b"".join([first, *middle, raw(CONTINUATION, END_HEADERS, self.stream, pieces[-1])])
@@ -130,7 +155,9 @@ class Ours:
     def feed(self, pieces: Iterable[bytes]) -> Verdict:
         verdict = Verdict()
         for piece in pieces:
-            verdict.told += [told for event in self.protocol.receive(piece, 1e9) for told in self._tell(event)]
+            verdict.told += [
+                told for event in self.protocol.receive(piece, 1e9) for told in self._tell(event)
+            ]
         return answers(verdict, self.sent())
 
     def _tell(self, event: Any) -> Iterable[tuple[Any, ...]]:
@@ -152,7 +179,11 @@ class Ours:
     def act(self, answer: Answer) -> bool:
         """Returns whether it could."""
         stream = self.protocol.streams.get(answer.stream)
-        if stream is None or stream.has_ended or (answer.kind == "end" and stream.id not in self.answered):
+        if (
+            stream is None
+            or stream.has_ended
+            or (answer.kind == "end" and stream.id not in self.answered)
+        ):
             return False
         if answer.kind == "reset":
             self.protocol.reset(stream, Code.CANCEL)
@@ -177,7 +208,11 @@ class Oracle:
 
     def __init__(self) -> None:
         self.h2 = H2Connection(H2Configuration(client_side=False, header_encoding=None))
-        initial = {frames.MAX_CONCURRENT_STREAMS: 3, frames.MAX_HEADER_LIST_SIZE: 65536, frames.ENABLE_CONNECT_PROTOCOL: 1}
+        initial = {
+            frames.MAX_CONCURRENT_STREAMS: 3,
+            frames.MAX_HEADER_LIST_SIZE: 65536,
+            frames.ENABLE_CONNECT_PROTOCOL: 1,
+        }
         self.h2.local_settings = Settings(client=False, initial_values=initial)
         self.h2.initiate_connection()
         self.h2.increment_flow_control_window(OWN.connection_window - DEFAULT_WINDOW)
@@ -196,7 +231,9 @@ class Oracle:
         elif answer.kind == "end":
             self.h2.end_stream(answer.stream)
         else:
-            self.h2.send_headers(answer.stream, [(b":status", b"200")], end_stream=answer.kind == "whole")
+            self.h2.send_headers(
+                answer.stream, [(b":status", b"200")], end_stream=answer.kind == "whole"
+            )
         self.h2.data_to_send()
 
     def feed(self, sent: Sent) -> Verdict:
@@ -206,11 +243,17 @@ class Oracle:
         error: ProtocolError | None = None
         verdict = Verdict()
         try:
-            verdict.told = [told for event in self.h2.receive_data(sent.data) for told in self._tell(event, sent)]
+            verdict.told = [
+                told
+                for event in self.h2.receive_data(sent.data)
+                for told in self._tell(event, sent)
+            ]
         except ProtocolError as raised:
             error = raised
         verdict = answers(verdict, self.h2.data_to_send())
-        self.tunnels.update(told[1] for told in verdict.told if told[0] == "request" and told[2] == b"CONNECT")
+        self.tunnels.update(
+            told[1] for told in verdict.told if told[0] == "request" and told[2] == b"CONNECT"
+        )
         if state == "open" and sent.kind == HEADERS and sent.ends and is_short:
             sent = replace(sent, fault=sent.fault or "malformed")
         right = self._put_right(sent, state, error, verdict)
@@ -244,16 +287,24 @@ class Oracle:
         """Of RFC 9113, 5.1, and how a stream that is closed came to be."""
         h2 = self.h2
         if id_ in h2.streams and not h2.streams[id_].closed:
-            return "ended by the client" if h2.streams[id_].state_machine.state is StreamState.HALF_CLOSED_REMOTE else "open"
+            return (
+                "ended by the client"
+                if h2.streams[id_].state_machine.state is StreamState.HALF_CLOSED_REMOTE
+                else "open"
+            )
         if id_ % 2 == 0 or id_ > h2.highest_inbound_stream_id:
             return "idle"
         if id_ in self.reset_too:
             return "reset by the client"
-        return {StreamClosedBy.SEND_RST_STREAM: "reset by us", StreamClosedBy.RECV_RST_STREAM: "reset by the client", None: "skipped"}.get(
-            h2._stream_closed_by(id_), "ended"
-        )
+        return {
+            StreamClosedBy.SEND_RST_STREAM: "reset by us",
+            StreamClosedBy.RECV_RST_STREAM: "reset by the client",
+            None: "skipped",
+        }.get(h2._stream_closed_by(id_), "ended")
 
-    def _put_right(self, sent: Sent, state: str, error: ProtocolError | None, verdict: Verdict) -> Verdict:
+    def _put_right(
+        self, sent: Sent, state: str, error: ProtocolError | None, verdict: Verdict
+    ) -> Verdict:
         kind, id_ = sent.kind, sent.stream
         is_there = state in ("open", "ended by the client")
         if kind == HEADERS and id_ % 2:
@@ -270,13 +321,24 @@ class Oracle:
             # It does not mind. 6.4: "If a RST_STREAM frame identifying an idle stream is received, the recipient MUST treat this as a connection
             # error of type PROTOCOL_ERROR."
             return Verdict(connection=Code.PROTOCOL_ERROR)
-        if kind == WINDOW_UPDATE and len(sent.payload) == 4 and sent.payload[0] & 0x80 and error is not None:
+        if (
+            kind == WINDOW_UPDATE
+            and len(sent.payload) == 4
+            and sent.payload[0] & 0x80
+            and error is not None
+        ):
             # It counts the bit that is reserved (6.9). 4.1 and 6.9: such a bit "MUST be ignored when receiving".
             return verdict if state == "idle" else Verdict()
         if kind == WINDOW_UPDATE and id_ and sent.payload == bytes(4):
             # It takes that for an error of the connection. 6.9: "A receiver MUST treat the receipt of a WINDOW_UPDATE frame with a flow-control
             # window increment of 0 as a stream error of type PROTOCOL_ERROR"; and of streams that are gone, as above.
-            return Verdict(resets=[(id_, Code.PROTOCOL_ERROR)]) if is_there else Verdict() if state != "idle" else verdict
+            return (
+                Verdict(resets=[(id_, Code.PROTOCOL_ERROR)])
+                if is_there
+                else Verdict()
+                if state != "idle"
+                else verdict
+            )
         if kind == SETTINGS and id_ == 0 and sent.flags & frames.ACK and sent.payload:
             # It has PROTOCOL_ERROR. 6.5: "Receipt of a SETTINGS frame with the ACK flag set and a length field value other than 0 MUST be treated as
             # a connection error of type FRAME_SIZE_ERROR."
@@ -287,7 +349,9 @@ class Oracle:
             return Verdict(connection=Code.PROTOCOL_ERROR)
         return verdict
 
-    def _put_headers_right(self, sent: Sent, state: str, error: ProtocolError | None, verdict: Verdict) -> Verdict:
+    def _put_headers_right(
+        self, sent: Sent, state: str, error: ProtocolError | None, verdict: Verdict
+    ) -> Verdict:
         id_ = sent.stream
         if sent.fault == "compression":
             # 4.3: "A decoding error in a field block MUST be treated as a connection error of type COMPRESSION_ERROR", also above a limit, and on
@@ -305,9 +369,16 @@ class Oracle:
             # It looks at the limit first, though no stream would be opened.
             if state == "reset by the client":
                 return Verdict(resets=[(id_, Code.STREAM_CLOSED)])
-            return Verdict(connection=Code.STREAM_CLOSED if state == "ended" else Code.PROTOCOL_ERROR)
+            return Verdict(
+                connection=Code.STREAM_CLOSED if state == "ended" else Code.PROTOCOL_ERROR
+            )
         is_no_request = not sent.is_request and not sent.fault  # but trailers
-        if state == "idle" and (sent.on_itself or sent.fault == "malformed" or (sent.fault == "short" and sent.ends) or is_no_request):
+        if state == "idle" and (
+            sent.on_itself
+            or sent.fault == "malformed"
+            or (sent.fault == "short" and sent.ends)
+            or is_no_request
+        ):
             # 8.1.1: "Malformed requests or responses that are detected MUST be treated as a stream error of type PROTOCOL_ERROR", of which one is
             # content that differs from its content-length, "none" included; RFC 7540, 5.3.1, as above.
             return Verdict(resets=[(id_, Code.PROTOCOL_ERROR)])
@@ -326,11 +397,20 @@ class Oracle:
     def _is_short(self, id_: int) -> bool:
         """Whether content is still to come by its content-length."""
         stream = self.h2.streams.get(id_)
-        return stream is not None and stream._expected_content_length not in (None, stream._actual_content_length)
+        return stream is not None and stream._expected_content_length not in (
+            None,
+            stream._actual_content_length,
+        )
 
-    def _put_data_right(self, sent: Sent, state: str, error: ProtocolError | None, verdict: Verdict) -> Verdict:
+    def _put_data_right(
+        self, sent: Sent, state: str, error: ProtocolError | None, verdict: Verdict
+    ) -> Verdict:
         id_ = sent.stream
-        if sent.fault == "frame" or state == "idle" or self.h2._inbound_flow_control_window_manager.current_window_size < 0:
+        if (
+            sent.fault == "frame"
+            or state == "idle"
+            or self.h2._inbound_flow_control_window_manager.current_window_size < 0
+        ):
             return verdict
         if isinstance(error, FlowControlError):
             # 6.9.1: "a stream error or connection error of type FLOW_CONTROL_ERROR"; ours is no larger than it has to be.
@@ -364,20 +444,32 @@ BLOCKS: dict[str, bytes] = {
     "compression": encode(GET) + b"\xff\xff\x03",  # an index far behind the table
 }
 FAULTS = {"short", "malformed", "refused", "compression"}
-TRAILERS = {"": encode([(b"x", b"y")]), "malformed": encode([(b":path", b"/")]), "compression": b"\x80"}
+TRAILERS = {
+    "": encode([(b"x", b"y")]),
+    "malformed": encode([(b":path", b"/")]),
+    "compression": b"\x80",
+}
 
 
 @st.composite
-def headers(draw: st.DrawFn, stream: int, blocks: dict[str, bytes], ends: st.SearchStrategy[bool]) -> Sent:
+def headers(
+    draw: st.DrawFn, stream: int, blocks: dict[str, bytes], ends: st.SearchStrategy[bool]
+) -> Sent:
     name = draw(st.sampled_from(sorted(blocks)))
-    payload, flags, fault = blocks[name], END_HEADERS | (END_STREAM if draw(ends) else 0), name if name in FAULTS else ""
+    payload, flags, fault = (
+        blocks[name],
+        END_HEADERS | (END_STREAM if draw(ends) else 0),
+        name if name in FAULTS else "",
+    )
     depends = draw(st.sampled_from([None, None, None, 0, 99, stream]))
     if depends is not None:
         payload, flags = depends.to_bytes(4, "big") + b"\x10" + payload, flags | HAS_PRIORITY
     padding = draw(st.sampled_from([None, None, None, 0, 5, 255]))
     if padding is not None:
         payload, flags = bytes((padding,)) + payload + bytes(padding), flags | PADDED
-        return Sent(HEADERS, stream, payload, flags, fault, blocks is not TRAILERS, depends == stream)
+        return Sent(
+            HEADERS, stream, payload, flags, fault, blocks is not TRAILERS, depends == stream
+        )
     return Sent(
         HEADERS,
         stream,
@@ -413,17 +505,35 @@ SETTING = st.one_of(
 BAD_SETTING = st.one_of(
     st.tuples(st.just(frames.INITIAL_WINDOW_SIZE), st.sampled_from([MAX_WINDOW + 1, 2**32 - 1])),
     st.tuples(st.just(frames.MAX_FRAME_SIZE), st.sampled_from([0, 16383, 2**24])),
-    st.tuples(st.sampled_from([frames.ENABLE_PUSH, frames.ENABLE_CONNECT_PROTOCOL]), st.integers(2, 2**32 - 1)),
+    st.tuples(
+        st.sampled_from([frames.ENABLE_PUSH, frames.ENABLE_CONNECT_PROTOCOL]),
+        st.integers(2, 2**32 - 1),
+    ),
 )
 
 
 def of_connection() -> st.SearchStrategy[Sent]:
     """In order."""
     return st.one_of(
-        st.builds(lambda values: Sent(SETTINGS, 0, frames.settings(values)[9:]), st.lists(SETTING, max_size=3)),
-        st.builds(Sent, st.just(PING), st.just(0), st.binary(min_size=8, max_size=8), st.sampled_from([0, 1, 0xFE])),
+        st.builds(
+            lambda values: Sent(SETTINGS, 0, frames.settings(values)[9:]),
+            st.lists(SETTING, max_size=3),
+        ),
+        st.builds(
+            Sent,
+            st.just(PING),
+            st.just(0),
+            st.binary(min_size=8, max_size=8),
+            st.sampled_from([0, 1, 0xFE]),
+        ),
         st.builds(Sent, st.just(WINDOW_UPDATE), st.just(0), numbers(1, 70000)),
-        st.builds(Sent, st.sampled_from([11, 99, 255]), st.sampled_from([0, 1, 2, 99]), st.binary(max_size=9), st.integers(0, 255)),
+        st.builds(
+            Sent,
+            st.sampled_from([11, 99, 255]),
+            st.sampled_from([0, 1, 2, 99]),
+            st.binary(max_size=9),
+            st.integers(0, 255),
+        ),
         st.just(Sent(SETTINGS, 0, flags=frames.ACK)),
     )
 
@@ -435,9 +545,17 @@ def of_stream(stream: int) -> st.SearchStrategy[Sent]:
         data(stream),
         headers(stream, TRAILERS, st.sampled_from([True, True, True, False])),
         st.builds(Sent, st.just(RST_STREAM), st.just(stream), numbers(0, 8, 99)),
-        st.builds(Sent, st.just(WINDOW_UPDATE), st.just(stream), numbers(0, 1, 70000, MAX_WINDOW, 2**31 + 5)),
         st.builds(
-            Sent, st.just(PRIORITY), st.just(stream), st.sampled_from([0, 3, stream]).map(lambda on: on.to_bytes(4, "big") + b"\x10")
+            Sent,
+            st.just(WINDOW_UPDATE),
+            st.just(stream),
+            numbers(0, 1, 70000, MAX_WINDOW, 2**31 + 5),
+        ),
+        st.builds(
+            Sent,
+            st.just(PRIORITY),
+            st.just(stream),
+            st.sampled_from([0, 3, stream]).map(lambda on: on.to_bytes(4, "big") + b"\x10"),
         ),
     )
 
@@ -471,23 +589,59 @@ def sequences(draw: st.DrawFn) -> list[Sent | Answer]:
     """Requests, bodies and answers that are mostly in order, one frame that is perhaps not, and more behind it."""
     sequence: list[Sent | Answer] = []
     opened = [1]
-    sequence.append(draw(headers(1, {name: BLOCKS[name] for name in ("", "short", "adds")}, st.booleans())))
+    sequence.append(
+        draw(headers(1, {name: BLOCKS[name] for name in ("", "short", "adds")}, st.booleans()))
+    )
     for _ in range(draw(st.integers(0, 14))):
         stream = draw(st.sampled_from(opened))
-        match draw(st.sampled_from(["open", "open", "stream", "stream", "stream", "answer", "answer", "connection", "any"])):
+        match draw(
+            st.sampled_from(
+                [
+                    "open",
+                    "open",
+                    "stream",
+                    "stream",
+                    "stream",
+                    "answer",
+                    "answer",
+                    "connection",
+                    "any",
+                ]
+            )
+        ):
             case "open":
                 opened.append(opened[-1] + draw(st.sampled_from([2, 2, 2, 6])))
-                good = {name: block for name, block in BLOCKS.items() if name not in ("malformed", "compression")}
-                sequence.append(draw(headers(opened[-1], good if draw(st.integers(0, 5)) else BLOCKS, st.booleans())))
+                good = {
+                    name: block
+                    for name, block in BLOCKS.items()
+                    if name not in ("malformed", "compression")
+                }
+                sequence.append(
+                    draw(
+                        headers(
+                            opened[-1], good if draw(st.integers(0, 5)) else BLOCKS, st.booleans()
+                        )
+                    )
+                )
             case "stream":
                 sequence.append(draw(of_stream(stream)))
             case "answer":
-                sequence.append(Answer(stream, draw(st.sampled_from(["head", "end", "end", "whole", "reset"]))))
+                sequence.append(
+                    Answer(stream, draw(st.sampled_from(["head", "end", "end", "whole", "reset"])))
+                )
             case "connection":
                 sequence.append(draw(of_connection()))
             case "any":
                 stream = draw(st.sampled_from([stream, opened[-1] + 2, max(1, opened[-1] - 2), 2]))
-                sequence.append(draw(st.one_of(headers(stream, BLOCKS, st.booleans()), of_stream(stream), faults(stream))))
+                sequence.append(
+                    draw(
+                        st.one_of(
+                            headers(stream, BLOCKS, st.booleans()),
+                            of_stream(stream),
+                            faults(stream),
+                        )
+                    )
+                )
     return sequence
 
 
@@ -541,7 +695,13 @@ LENIENT = {
     # 8.3.1: "exactly one valid value" of each
     *("an empty :method", "an empty :scheme", "a scheme that is none", "a scheme with its colon"),
     # 8.3.1: a path "starts with the / character", but for the asterisk of OPTIONS
-    *("a path without its slash", "a whole URI", "a query alone", "an asterisk of GET", "an asterisk and more"),
+    *(
+        "a path without its slash",
+        "a whole URI",
+        "a query alone",
+        "an asterisk of GET",
+        "an asterisk and more",
+    ),
     # RFC 9110, 8.6
     *("content-length twice", f"content-length: {b'1' * 19!r}"),
 }
@@ -559,7 +719,8 @@ def is_taken(fields: list[Header]) -> bool:
 
 
 @pytest.mark.skipif(
-    version("h2").startswith(("4.1", "4.2")), reason="it lets more names and values pass (RFC 9113, 8.2.1) than later versions"
+    version("h2").startswith(("4.1", "4.2")),
+    reason="it lets more names and values pass (RFC 9113, 8.2.1) than later versions",
 )
 def test_the_package_agrees_with_the_tables() -> None:
     """But for what is listed."""
@@ -568,7 +729,12 @@ def test_the_package_agrees_with_the_tables() -> None:
             assert name in LENIENT or name.endswith((" in a name", " in a value")), name
     for name, (_, fields) in REFUSED.items():
         assert is_taken(fields) or name in ANSWERED, name
-    for taken in (GET, WEBSOCKET, having((b":path", b"/a?b")), [*GET, (b"cookie", b"a"), (b"cookie", b"b"), (b"te", b"trailers")]):
+    for taken in (
+        GET,
+        WEBSOCKET,
+        having((b":path", b"/a?b")),
+        [*GET, (b"cookie", b"a"), (b"cookie", b"b"), (b"te", b"trailers")],
+    ):
         assert is_taken(taken)
 
 
@@ -585,19 +751,33 @@ def test_the_package_agrees_with_the_tables() -> None:
 def test_the_first_frame_is_settings(first: bytes, code: Code | None) -> None:
     """RFC 9113, 3.4: the one thing of which the package has no opinion."""
     read = begin()._read
-    for pieces in ([frames.PREFACE + first], [frames.PREFACE, first], [bytes((byte,)) for byte in frames.PREFACE + first]):
+    for pieces in (
+        [frames.PREFACE + first],
+        [frames.PREFACE, first],
+        [bytes((byte,)) for byte in frames.PREFACE + first],
+    ):
         protocol = Protocol(OWN, read)
-        failed = [event.code for piece in pieces for event in protocol.receive(piece, 0.0) if isinstance(event, Failed)]
+        failed = [
+            event.code
+            for piece in pieces
+            for event in protocol.receive(piece, 0.0)
+            if isinstance(event, Failed)
+        ]
         assert failed == ([] if code is None else [code])
 
 
-@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\rX", b"X", frames.PREFACE[1:]])
+@pytest.mark.parametrize(
+    "data",
+    [b"GET / HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\rX", b"X", frames.PREFACE[1:]],
+)
 def test_a_preface_that_is_none_is_refused_by_both(data: bytes) -> None:
     """RFC 9113, 3.4."""
     for pieces in ([data], [data[at : at + 1] for at in range(len(data))]):
         protocol = Protocol(OWN, begin()._read)
         events = [event for piece in pieces for event in protocol.receive(piece, 0.0)]
-        assert [event.code for event in events if isinstance(event, Failed)] == [Code.PROTOCOL_ERROR]
+        assert [event.code for event in events if isinstance(event, Failed)] == [
+            Code.PROTOCOL_ERROR
+        ]
     with pytest.raises(ProtocolError):
         H2Connection(H2Configuration(client_side=False)).receive_data(data)
 
@@ -688,7 +868,10 @@ class Pair:
 
     def open(self, size: int) -> None:
         """A request with as much of a body as the windows allow at a time."""
-        if max(len(self.protocol.streams), self.client.open_outbound_streams) >= self.limits.max_streams:
+        if (
+            max(len(self.protocol.streams), self.client.open_outbound_streams)
+            >= self.limits.max_streams
+        ):
             return
         id_ = self.client.get_next_available_stream_id()
         self.client.send_headers(id_, GET, end_stream=not size)
@@ -697,7 +880,11 @@ class Pair:
         exchange.uploaded += BODY[:size]
         left = bytes(exchange.uploaded)
         while left:
-            room = min(self.client.local_flow_control_window(id_), self.client.max_outbound_frame_size, len(left))
+            room = min(
+                self.client.local_flow_control_window(id_),
+                self.client.max_outbound_frame_size,
+                len(left),
+            )
             assert room > 0, "an upload that is read never waits"
             self.client.send_data(id_, left[:room], end_stream=room == len(left))
             left = left[room:]
@@ -712,7 +899,10 @@ class Pair:
         if end == "end" and not size and exchange.fields:
             # RFC 9113, 6.9.1: DATA without data needs no window. The package refuses it where SETTINGS have made that smaller than nothing.
             self.swap()
-            if stream.id in self.client.streams and self.client.remote_flow_control_window(stream.id) < 0:
+            if (
+                stream.id in self.client.streams
+                and self.client.remote_flow_control_window(stream.id) < 0
+            ):
                 self.take(exchange, 1 << 20)
             if stream.state is CLOSED:
                 return
@@ -776,13 +966,34 @@ RESPONSES = st.lists(
 
 
 @settings(max_examples=120, deadline=None)
-@given(st.data(), st.sampled_from([1, 100, DEFAULT_WINDOW, 1 << 20]), st.sampled_from([1, 3, 100]), LEGAL)
-def test_a_client_takes_all_that_is_sent(data: st.DataObject, window: int, max_streams: int, initial: dict[int, int]) -> None:
+@given(
+    st.data(),
+    st.sampled_from([1, 100, DEFAULT_WINDOW, 1 << 20]),
+    st.sampled_from([1, 3, 100]),
+    LEGAL,
+)
+def test_a_client_takes_all_that_is_sent(
+    data: st.DataObject, window: int, max_streams: int, initial: dict[int, int]
+) -> None:
     """RFC 9113, 5 to 8: after any legal SETTINGS and WINDOW_UPDATEs; and gets what was sent, and no more than its windows allow."""
     pair = Pair(window, max_streams, list(initial.items()))
     for _ in range(data.draw(st.integers(1, 12))):
         what = data.draw(
-            st.sampled_from(["open", "open", "answer", "answer", "answer", "take", "take", "settings", "reset", "cancel", "ping"])
+            st.sampled_from(
+                [
+                    "open",
+                    "open",
+                    "answer",
+                    "answer",
+                    "answer",
+                    "take",
+                    "take",
+                    "settings",
+                    "reset",
+                    "cancel",
+                    "ping",
+                ]
+            )
         )
         if what == "open":
             pair.open(data.draw(st.sampled_from([0, 0, 1, 300])))
@@ -793,7 +1004,12 @@ def test_a_client_takes_all_that_is_sent(data: st.DataObject, window: int, max_s
         elif pair.exchanges:
             exchange = pair.exchanges[data.draw(st.sampled_from(sorted(pair.exchanges)))]
             if what == "answer":
-                pair.answer(exchange, data.draw(RESPONSES), data.draw(PARTS), data.draw(st.sampled_from(["", "", "end", "trailers"])))
+                pair.answer(
+                    exchange,
+                    data.draw(RESPONSES),
+                    data.draw(PARTS),
+                    data.draw(st.sampled_from(["", "", "end", "trailers"])),
+                )
             elif what == "take":
                 pair.take(exchange, data.draw(st.sampled_from([1, 10, 16384, 1 << 20])))
             elif what == "reset" and exchange.stream.state is not CLOSED:

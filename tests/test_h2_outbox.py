@@ -71,7 +71,9 @@ def test_nothing_is_sent_for_nothing() -> None:
     assert take(outbox) == []
 
 
-@pytest.mark.parametrize(("window", "connection"), [(0, 100), (100, 0), (0, 0), (-100, 100), (-100, 0)])
+@pytest.mark.parametrize(
+    ("window", "connection"), [(0, 100), (100, 0), (0, 0), (-100, 100), (-100, 0)]
+)
 def test_an_empty_end_needs_no_window(window: int, connection: int) -> None:
     """RFC 9113, 6.9.1: "an empty DATA frame ... MAY be sent if there is no available space in either flow-control window"."""
     outbox, blocked = make(connection), Lane(3, 1000)
@@ -83,7 +85,9 @@ def test_an_empty_end_needs_no_window(window: int, connection: int) -> None:
     assert not lane.is_waiting
 
 
-@pytest.mark.parametrize(("window", "connection"), [(99, ALL), (ALL, 99), (0, ALL), (ALL, 0), (-5, ALL)])
+@pytest.mark.parametrize(
+    ("window", "connection"), [(99, ALL), (ALL, 99), (0, ALL), (ALL, 0), (-5, ALL)]
+)
 def test_what_they_do_not_is_queued(window: int, connection: int) -> None:
     outbox, lane = make(connection), Lane(1, window)
     assert not outbox.put(lane, b"x" * 100, True)
@@ -511,11 +515,29 @@ def test_nothing_is_lost_reordered_or_above_a_window(data: st.DataObject, max_fr
     client.open(data.draw(SIZES))
     for _ in range(data.draw(st.integers(1, 25))):
         model = client.models[data.draw(st.sampled_from(sorted(client.models)))]
-        match data.draw(st.sampled_from(["open", "put", "put", "put", "trailers", "forget", "give", "take", "all", "pump", "pump"])):
+        match data.draw(
+            st.sampled_from(
+                [
+                    "open",
+                    "put",
+                    "put",
+                    "put",
+                    "trailers",
+                    "forget",
+                    "give",
+                    "take",
+                    "all",
+                    "pump",
+                    "pump",
+                ]
+            )
+        ):
             case "open":
                 client.open(data.draw(st.integers(-50, 50) | SIZES))
             case "put":
-                client.put(model, data.draw(SIZES), data.draw(st.sampled_from([False, False, True])))
+                client.put(
+                    model, data.draw(SIZES), data.draw(st.sampled_from([False, False, True]))
+                )
             case "trailers":
                 client.trailers(model)
             case "forget":
@@ -546,7 +568,9 @@ def test_an_application_is_held_back_by_a_client_that_does_not_read(parser: str)
                 sent += 8192
                 await asyncio.sleep(0)
 
-    request = hpack.Encoder().encode([(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"a")])
+    request = hpack.Encoder().encode(
+        [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"a")]
+    )
     with serve(app, parser, http_protocols="h1,h2", http2_cleartext="prior-knowledge") as inside:
         client = inside.connect(receive_buffer=4096)
         client.send(

@@ -17,7 +17,14 @@ from test_request import make_rules
 from gunicorn_asgi.http2 import frames
 from gunicorn_asgi.http2.budget import CAPACITY
 from gunicorn_asgi.http2.events import Failed, Malformed, Opened, Received, Refused, Reset, Seen
-from gunicorn_asgi.http2.frames import DEFAULT_WINDOW, END_HEADERS, END_STREAM, MAX_WINDOW, PADDED, Code
+from gunicorn_asgi.http2.frames import (
+    DEFAULT_WINDOW,
+    END_HEADERS,
+    END_STREAM,
+    MAX_WINDOW,
+    PADDED,
+    Code,
+)
 from gunicorn_asgi.http2.outbox import HIGH_WATER
 from gunicorn_asgi.http2.protocol import Protocol
 from gunicorn_asgi.http2.request import read_request
@@ -34,7 +41,9 @@ from gunicorn_asgi.http2.streams import (
 )
 
 RULES = make_rules()
-LIMITS = Limits(max_streams=4, window=1000, max_frame=16384, max_header_list=65536, has_websocket=True)
+LIMITS = Limits(
+    max_streams=4, window=1000, max_frame=16384, max_header_list=65536, has_websocket=True
+)
 
 Header = tuple[bytes, bytes]
 GET = [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"a")]
@@ -63,10 +72,17 @@ def data(stream: int, size: int, end: bool = False) -> bytes:
 
 
 def begin(limits: Limits = LIMITS, acknowledge: bool = True) -> Protocol:
-    read = partial(read_request, rules=RULES, max_list=limits.max_header_list, has_websocket=limits.has_websocket)
+    read = partial(
+        read_request,
+        rules=RULES,
+        max_list=limits.max_header_list,
+        has_websocket=limits.has_websocket,
+    )
     protocol = Protocol(limits, read)
     protocol.start()
-    protocol.receive(frames.PREFACE + frames.settings([]) + (frames.SETTINGS_ACK if acknowledge else b""), 0.0)
+    protocol.receive(
+        frames.PREFACE + frames.settings([]) + (frames.SETTINGS_ACK if acknowledge else b""), 0.0
+    )
     take(protocol)
     return protocol
 
@@ -86,12 +102,18 @@ def number(payload: bytes) -> int:
 
 def goaways(found: Iterable[frames.Frame]) -> list[tuple[int, int]]:
     """(last stream, code) of each."""
-    return [(number(payload[:4]), number(payload[4:8])) for kind, _, _, payload in found if kind == frames.GOAWAY]
+    return [
+        (number(payload[:4]), number(payload[4:8]))
+        for kind, _, _, payload in found
+        if kind == frames.GOAWAY
+    ]
 
 
 def resets(found: Iterable[frames.Frame]) -> list[tuple[int, int]]:
     """(stream, code) of each."""
-    return [(stream, number(payload)) for kind, _, stream, payload in found if kind == frames.RST_STREAM]
+    return [
+        (stream, number(payload)) for kind, _, stream, payload in found if kind == frames.RST_STREAM
+    ]
 
 
 # Windows.
@@ -113,7 +135,12 @@ def test_more_than_the_window_of_a_stream_resets_it(size: int) -> None:
     protocol = begin()
     protocol.receive(ask(1) + data(1, size), 0.0)
     assert resets(take(protocol)) == ([(1, Code.FLOW_CONTROL_ERROR)] if size > 1000 else [])
-    assert protocol._window + protocol._credit + sum(stream.unread for stream in protocol.streams.values()) == LIMITS.connection_window
+    assert (
+        protocol._window
+        + protocol._credit
+        + sum(stream.unread for stream in protocol.streams.values())
+        == LIMITS.connection_window
+    )
 
 
 def test_until_our_settings_are_acknowledged_a_client_may_not_know_of_them() -> None:
@@ -151,10 +178,14 @@ def test_streams_that_nobody_reads_leave_the_others_their_whole_window(others: i
     limits = replace(LIMITS, max_streams=4, window=100_000)
     protocol = begin(limits)
     for number in range(others):
-        protocol.receive(ask(1 + 2 * number) + b"".join(data(1 + 2 * number, 10_000) for _ in range(10)), 0.0)
+        protocol.receive(
+            ask(1 + 2 * number) + b"".join(data(1 + 2 * number, 10_000) for _ in range(10)), 0.0
+        )
     (opened,) = protocol.receive(ask(99), 0.0)
     for _ in range(100):
-        assert min(opened.stream.receive_window, protocol._window) >= 10_000  # a client that keeps the windows may go on
+        assert (
+            min(opened.stream.receive_window, protocol._window) >= 10_000
+        )  # a client that keeps the windows may go on
         protocol.receive(data(99, 10_000), 0.0)
         protocol.consume(opened.stream, 10_000)
     assert not protocol.has_failed
@@ -162,7 +193,10 @@ def test_streams_that_nobody_reads_leave_the_others_their_whole_window(others: i
 
 def test_behind_an_upgrade_the_body_waits_for_the_preface_beyond_what_every_client_takes() -> None:
     """RFC 7540, 3.2. curl 7.88 has room for 32 KiB behind the 101, and fails with more in one packet."""
-    protocol = Protocol(LIMITS, partial(read_request, rules=RULES, max_list=LIMITS.max_header_list, has_websocket=True))
+    protocol = Protocol(
+        LIMITS,
+        partial(read_request, rules=RULES, max_list=LIMITS.max_header_list, has_websocket=True),
+    )
     stream = protocol.start_upgraded(b"")
     take(protocol)
     protocol.send_data(stream, bytes(200_000), True)
@@ -170,7 +204,10 @@ def test_behind_an_upgrade_the_body_waits_for_the_preface_beyond_what_every_clie
     assert sum(len(payload) for _, _, _, payload in take(protocol)) == 16384
     protocol.receive(frames.PREFACE + frames.settings([]), 0.0)
     protocol.pump(200_000)
-    assert sum(len(payload) for kind, _, _, payload in take(protocol) if kind == frames.DATA) == DEFAULT_WINDOW - 16384
+    assert (
+        sum(len(payload) for kind, _, _, payload in take(protocol) if kind == frames.DATA)
+        == DEFAULT_WINDOW - 16384
+    )
 
 
 def test_after_an_upgrade_the_connection_has_the_window_that_it_would_have_without() -> None:
@@ -245,7 +282,9 @@ def test_room_is_made_by_as_much_as_is_missing(size: int, updates: list[tuple[in
 @pytest.mark.parametrize("kind", [frames.DATA, frames.HEADERS])
 @pytest.mark.parametrize("payload", [b"", b"\x01", b"\x05abcd"])
 @pytest.mark.parametrize("stream", [1, 3, 5])
-def test_padding_of_more_than_the_frame_fails_on_whatever_stream(kind: int, payload: bytes, stream: int) -> None:
+def test_padding_of_more_than_the_frame_fails_on_whatever_stream(
+    kind: int, payload: bytes, stream: int
+) -> None:
     """RFC 9113, 6.1 and 6.2: "MUST treat this as a connection error of type PROTOCOL_ERROR"; 4.2: FRAME_SIZE_ERROR for what is "too small to contain mandatory frame data"; 1 is open, 3 reset, 5 ended."""
     protocol = begin()
     events = protocol.receive(ask(1) + ask(3) + ask(5, end=True), 0.0)
@@ -258,7 +297,9 @@ def test_padding_of_more_than_the_frame_fails_on_whatever_stream(kind: int, payl
 def test_padding_is_nobodys_to_read() -> None:
     """RFC 9113, 6.9.1: it counts against the windows, and is given back at once, for no application asks for it."""
     protocol = begin()
-    (opened, _) = protocol.receive(ask(1) + raw(frames.DATA, PADDED, 1, b"\xc8" + b"ab" + bytes(200)), 0.0)
+    (opened, _) = protocol.receive(
+        ask(1) + raw(frames.DATA, PADDED, 1, b"\xc8" + b"ab" + bytes(200)), 0.0
+    )
     assert opened.stream.unread == 2
     assert opened.stream.receive_window + opened.stream.credit == LIMITS.window - 2
 
@@ -427,7 +468,9 @@ def test_no_frame_may_be_repeated_for_ever(frame: bytes) -> None:
     protocol.send_head(events[2].stream, RESPONSE, True)
     protocol.receive(frames.rst_stream(7, Code.CANCEL), 0.0)
     for _ in range(CAPACITY + LIMITS.window + 50):  # what may have been on its way is free
-        if protocol.receive(frame, 0.0)[-1:] == [Failed(Code.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")]:
+        if protocol.receive(frame, 0.0)[-1:] == [
+            Failed(Code.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
+        ]:
             return
         take(protocol)
     raise AssertionError("it may")
@@ -436,14 +479,22 @@ def test_no_frame_may_be_repeated_for_ever(frame: bytes) -> None:
 @pytest.mark.parametrize("end", [False, True])
 def test_no_request_may_be_repeated_for_ever_that_comes_to_nothing(end: bool) -> None:
     """CVE-2023-44487 and its kin: reset by the client, malformed, or above the limit."""
-    blocks = {"reset": REQUEST, "malformed": encode([*GET, (b"connection", b"close")]), "above": REQUEST}
+    blocks = {
+        "reset": REQUEST,
+        "malformed": encode([*GET, (b"connection", b"close")]),
+        "above": REQUEST,
+    }
     for what, block in blocks.items():
         protocol = begin()
         if what == "above":
             protocol.receive(b"".join(ask(stream) for stream in (1, 3, 5, 7)), 0.0)
         for stream in range(9, 2 * CAPACITY + 100, 2):
-            frame = ask(stream, end, block) + (frames.rst_stream(stream, Code.CANCEL) if what == "reset" else b"")
-            if protocol.receive(frame, 0.0)[-1:] == [Failed(Code.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")]:
+            frame = ask(stream, end, block) + (
+                frames.rst_stream(stream, Code.CANCEL) if what == "reset" else b""
+            )
+            if protocol.receive(frame, 0.0)[-1:] == [
+                Failed(Code.ENHANCE_YOUR_CALM, "too many frames that ask for nothing")
+            ]:
                 break
         else:
             raise AssertionError(what)
@@ -549,7 +600,9 @@ def test_of_a_body_only_what_brings_nothing_costs_something(frame: bytes, cost: 
 
 def test_an_upload_that_was_refused_may_still_be_on_its_way() -> None:
     """RFC 9113, 5.1: what comes behind our RST_STREAM is dropped, and costs nothing if it is not in small pieces."""
-    limits = Limits(max_streams=4, window=1 << 24, max_frame=16384, max_header_list=65536, has_websocket=False)
+    limits = Limits(
+        max_streams=4, window=1 << 24, max_frame=16384, max_header_list=65536, has_websocket=False
+    )
     protocol = begin(limits)
     (opened,) = protocol.receive(ask(1), 0.0)
     protocol.reset(opened.stream, Code.NO_ERROR)
@@ -786,9 +839,15 @@ def test_applications_whose_streams_are_gone_count_up_to_twice_the_limit(abandon
 def test_the_window_of_the_connection_is_opened_to_what_the_client_may_send() -> None:
     """RFC 9113, 6.9.2: it begins with 65,535 whatever the SETTINGS say."""
     limits = replace(LIMITS, max_streams=100, window=100_000)
-    protocol = Protocol(limits, partial(read_request, rules=RULES, max_list=65536, has_websocket=True))
+    protocol = Protocol(
+        limits, partial(read_request, rules=RULES, max_list=65536, has_websocket=True)
+    )
     protocol.start()
-    updates = [number(payload) for kind, _, stream, payload in take(protocol) if (kind, stream) == (frames.WINDOW_UPDATE, 0)]
+    updates = [
+        number(payload)
+        for kind, _, stream, payload in take(protocol)
+        if (kind, stream) == (frames.WINDOW_UPDATE, 0)
+    ]
     assert updates == [limits.connection_window - DEFAULT_WINDOW]
 
 
@@ -966,7 +1025,9 @@ class Machine(RuleBasedStateMachine):
     def open(self, end: bool, refused: bool) -> None:
         id_, self.next_id = self.next_id, self.next_id + 2
         is_full = len(self.protocol.streams) >= self.limits.max_streams
-        self.windows[id_] = self.limits.window if self.is_acknowledged else max(self.limits.window, DEFAULT_WINDOW)
+        self.windows[id_] = (
+            self.limits.window if self.is_acknowledged else max(self.limits.window, DEFAULT_WINDOW)
+        )
         self.sending[id_] = self.initial
         block = encode([*GET, (b"expect", b"nothing")]) if refused else REQUEST
         events = self.receive(ask(id_, end, block))
@@ -1014,7 +1075,11 @@ class Machine(RuleBasedStateMachine):
     @rule(pick=PICK)
     def too_much(self, pick: int) -> None:
         stream = self.pick(pick)
-        if stream.id in self.windows and stream.state is OPEN and 0 <= self.windows[stream.id] < min(16384, self.window):
+        if (
+            stream.id in self.windows
+            and stream.state is OPEN
+            and 0 <= self.windows[stream.id] < min(16384, self.window)
+        ):
             size = self.windows[stream.id] + 1
             self.window -= size
             assert isinstance(self.receive(data(stream.id, size))[0], Reset)
@@ -1036,7 +1101,14 @@ class Machine(RuleBasedStateMachine):
         if gone and size <= self.window:
             self.window -= size
             id_ = gone[-1 - pick % len(gone)]
-            assert self.receive(data(id_, size) + frames.window_update(id_, 5) + frames.rst_stream(id_, Code.CANCEL)) == []
+            assert (
+                self.receive(
+                    data(id_, size)
+                    + frames.window_update(id_, 5)
+                    + frames.rst_stream(id_, Code.CANCEL)
+                )
+                == []
+            )
 
     @has_streams
     @rule(pick=PICK, by_us=st.booleans())
@@ -1047,7 +1119,9 @@ class Machine(RuleBasedStateMachine):
             self.look()
         else:
             self.forget(stream.id)
-            assert self.receive(frames.rst_stream(stream.id, Code.CANCEL)) == [Reset(stream, Code.CANCEL, None)]
+            assert self.receive(frames.rst_stream(stream.id, Code.CANCEL)) == [
+                Reset(stream, Code.CANCEL, None)
+            ]
         assert stream.state is CLOSED
         self.protocol.consume(stream, 5)  # an application that has not heard of it
 
@@ -1066,7 +1140,10 @@ class Machine(RuleBasedStateMachine):
 
     @rule(initial=st.sampled_from([0, 1, 500, DEFAULT_WINDOW]))
     def settings(self, initial: int) -> None:
-        if all(self.sending[id_] + initial - self.initial <= MAX_WINDOW for id_ in self.protocol.streams):
+        if all(
+            self.sending[id_] + initial - self.initial <= MAX_WINDOW
+            for id_ in self.protocol.streams
+        ):
             for id_ in self.sending:
                 self.sending[id_] += initial - self.initial
             self.initial = initial
@@ -1106,7 +1183,11 @@ class Machine(RuleBasedStateMachine):
             self.look()
 
     @has_streams
-    @rule(pick=PICK, size=st.one_of(st.integers(0, 300), st.integers(0, HIGH_WATER)), end=st.booleans())
+    @rule(
+        pick=PICK,
+        size=st.one_of(st.integers(0, 300), st.integers(0, HIGH_WATER)),
+        end=st.booleans(),
+    )
     def send(self, pick: int, size: int, end: bool) -> None:
         stream = self.pick(pick)
         if self.begin_answer(stream):
@@ -1137,10 +1218,14 @@ class Machine(RuleBasedStateMachine):
         # Whatever nobody reads: a client whose other bodies are read never waits for more.
         assert protocol._window > 0 or not protocol._credit
         assert (
-            protocol._window + protocol._credit + sum(stream.unread for stream in protocol.streams.values())
+            protocol._window
+            + protocol._credit
+            + sum(stream.unread for stream in protocol.streams.values())
             == self.limits.connection_window
         )
-        base = self.limits.window if self.is_acknowledged else max(self.limits.window, DEFAULT_WINDOW)
+        base = (
+            self.limits.window if self.is_acknowledged else max(self.limits.window, DEFAULT_WINDOW)
+        )
         for stream in protocol.streams.values():
             if stream.id in self.windows:
                 assert stream.receive_window == self.windows[stream.id]
@@ -1162,7 +1247,10 @@ class Machine(RuleBasedStateMachine):
         assert set(protocol.outbox._line) <= set(protocol.streams.values())
         assert len(protocol._resets) <= MAX_RESETS
         assert len(protocol._skipped) <= MAX_SKIPPED
-        assert sum(stream.unread for stream in protocol.streams.values()) <= self.limits.connection_window
+        assert (
+            sum(stream.unread for stream in protocol.streams.values())
+            <= self.limits.connection_window
+        )
 
     def teardown(self) -> None:
         """With all the room that it takes, all is sent, and nothing is left."""
@@ -1184,7 +1272,9 @@ class Machine(RuleBasedStateMachine):
             assert stream.queued == 0
             assert self.receive(data(stream.id, 0, end=True)) == [Received(stream, b"", True)]
         assert not protocol.streams
-        assert self.ended.issuperset(stream.id for stream in self.opened if stream.id not in protocol._resets)
+        assert self.ended.issuperset(
+            stream.id for stream in self.opened if stream.id not in protocol._resets
+        )
         assert protocol._window + protocol._credit == self.limits.connection_window
 
 

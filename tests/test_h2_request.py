@@ -14,21 +14,40 @@ from test_proxy import rules_for
 from test_request import AUTHORITIES, NO_AUTHORITIES, SECURE, make_rules
 
 from gunicorn_asgi.errors import RequestError
+from gunicorn_asgi.http.request import UNKNOWN, Fields, Request, Rules
 from gunicorn_asgi.http1.request import read_head
 from gunicorn_asgi.http2 import request as http2_request
 from gunicorn_asgi.http2.blocks import ENTRY_SIZE, Block
-from gunicorn_asgi.http2.request import MAX_KNOWN, MAX_KNOWN_LIST, MalformedError, RequestReader, check_trailers, join_cookies, read_request
-from gunicorn_asgi.request import UNKNOWN, Fields, Request, Rules
+from gunicorn_asgi.http2.request import (
+    MAX_KNOWN,
+    MAX_KNOWN_LIST,
+    MalformedError,
+    RequestReader,
+    check_trailers,
+    join_cookies,
+    read_request,
+)
 
 Header = tuple[bytes, bytes]
 
-METHOD, SCHEME, PATH, AUTHORITY = (b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"a")
+METHOD, SCHEME, PATH, AUTHORITY = (
+    (b":method", b"GET"),
+    (b":scheme", b"http"),
+    (b":path", b"/"),
+    (b":authority", b"a"),
+)
 GET = [METHOD, SCHEME, PATH, AUTHORITY]
 MAX_LIST = 65536
 RULES = make_rules()
 
 WEBSOCKET = [
-    *((b":method", b"CONNECT"), (b":protocol", b"websocket"), (b":scheme", b"https"), (b":path", b"/chat"), (b":authority", b"a")),
+    *(
+        (b":method", b"CONNECT"),
+        (b":protocol", b"websocket"),
+        (b":scheme", b"https"),
+        (b":path", b"/chat"),
+        (b":authority", b"a"),
+    ),
     (b"sec-websocket-version", b"13"),
 ]
 
@@ -37,7 +56,9 @@ def block_of(fields: list[Header]) -> Block:
     return Block(fields, sum(len(name) + len(value) + ENTRY_SIZE for name, value in fields))
 
 
-def read(fields: list[Header], rules: Rules = RULES, max_list: int = MAX_LIST, has_websocket: bool = True) -> Request:
+def read(
+    fields: list[Header], rules: Rules = RULES, max_list: int = MAX_LIST, has_websocket: bool = True
+) -> Request:
     """Also by readers that have seen the same with another path, and the whole of it: that must make no difference."""
     expected = outcome(lambda: read_request(block_of(list(fields)), rules, max_list, has_websocket))
     for before in ([], [having(PATH, of=fields)], [fields]):
@@ -176,13 +197,22 @@ REFUSED: dict[str, tuple[int, list[Header]]] = {
     "a long method": (400, having((b":method", b"A" * 21))),
     # RFC 9110, 9.3.6
     "CONNECT": (501, [(b":method", b"CONNECT"), (b":authority", b"a:443")]),
-    "CONNECT with a host": (501, [(b":method", b"CONNECT"), (b":authority", b"a:443"), (b"host", b"a:443")]),
+    "CONNECT with a host": (
+        501,
+        [(b":method", b"CONNECT"), (b":authority", b"a:443"), (b"host", b"a:443")],
+    ),
     # RFC 8441, 4
-    "an extended CONNECT to something else": (501, having((b":protocol", b"connect-udp"), of=WEBSOCKET)),
+    "an extended CONNECT to something else": (
+        501,
+        having((b":protocol", b"connect-udp"), of=WEBSOCKET),
+    ),
     # RFC 9110, 7.2
     "no host at all": (400, without(GET, b":authority")),
     "two hosts": (400, [*GET, (b"host", b"a"), (b"host", b"a")]),
-    "two hosts without an authority": (400, [*without(GET, b":authority"), (b"host", b"a"), (b"host", b"a")]),
+    "two hosts without an authority": (
+        400,
+        [*without(GET, b":authority"), (b"host", b"a"), (b"host", b"a")],
+    ),
     "an empty authority": (400, having((b":authority", b""))),
     "an empty host": (400, [*without(GET, b":authority"), (b"host", b"")]),
     # 8.3.1: ":authority MUST NOT include the deprecated userinfo"
@@ -239,7 +269,9 @@ def test_the_refusal_of_another_version_names_ours() -> None:
         (having((b":scheme", b"coap+tcp")), "GET", "/", b"/", b""),
     ],
 )
-def test_the_target(fields: list[Header], method: str, path: str, raw_path: bytes, query: bytes) -> None:
+def test_the_target(
+    fields: list[Header], method: str, path: str, raw_path: bytes, query: bytes
+) -> None:
     """Statements 22 to 26: as over HTTP/1.1. What a client says of the scheme is not believed."""
     *target, read_fields = read(fields)
     assert target == [method, path, raw_path, query]
@@ -257,12 +289,20 @@ def test_the_authority_is_the_first_header_as_host(authority: bytes) -> None:
 @pytest.mark.parametrize(
     ("fields", "headers"),
     [
-        ([*without(GET, b":authority"), (b"x", b"y"), (b"host", b"b")], [(b"x", b"y"), (b"host", b"b")]),
-        ([*GET, (b"x", b"y"), (b"host", b"a"), (b"z", b"")], [(b"host", b"a"), (b"x", b"y"), (b"z", b"")]),
+        (
+            [*without(GET, b":authority"), (b"x", b"y"), (b"host", b"b")],
+            [(b"x", b"y"), (b"host", b"b")],
+        ),
+        (
+            [*GET, (b"x", b"y"), (b"host", b"a"), (b"z", b"")],
+            [(b"host", b"a"), (b"x", b"y"), (b"z", b"")],
+        ),
         ([*GET, (b"host", b"A")], [(b"host", b"a")]),
     ],
 )
-def test_a_host_stands_for_the_authority_or_is_the_same(fields: list[Header], headers: list[Header]) -> None:
+def test_a_host_stands_for_the_authority_or_is_the_same(
+    fields: list[Header], headers: list[Header]
+) -> None:
     """RFC 9113, 8.3.1; statement 35: there is one ``host``."""
     assert read(fields)[4].headers == headers
 
@@ -284,18 +324,27 @@ def test_headers_are_kept_apart_in_their_order() -> None:
 
 
 REASONS: dict[str, tuple[list[Header], str]] = {
-    "a fragment": (having((b":path", b"/#")), "Invalid request target: it has a fragment, or a '#' that is not encoded as %23"),
+    "a fragment": (
+        having((b":path", b"/#")),
+        "Invalid request target: it has a fragment, or a '#' that is not encoded as %23",
+    ),
     "a space": (having((b":path", b"/a b")), "Invalid request target: it has a space"),
     "not ASCII": (having((b":path", b"/\xe9")), "Invalid request target: not printable ASCII"),
     "no slash": (having((b":path", b"a")), "a :path that does not begin with a slash"),
     "a pseudo-header field twice": ([*GET, PATH], "the pseudo-header field ':path' is there twice"),
     "an unknown one": ([*GET, (b":x", b"y")], "the pseudo-header field ':x' is unknown"),
-    "one that comes late": ([*GET, (b"x", b"y"), (b":protocol", b"z")], "a pseudo-header field after a header field"),
+    "one that comes late": (
+        [*GET, (b"x", b"y"), (b":protocol", b"z")],
+        "a pseudo-header field after a header field",
+    ),
     "upper case": ([*GET, (b"X", b"y")], "a header name that is not in lower case"),
     "no token": ([*GET, (b"x y", b"z")], "a header name that is not a token"),
     "white space": ([*GET, (b"x", b" y")], "white space around the value of a header"),
     "a control character": ([*GET, (b"x", b"y\0z")], "a character in a header that is not allowed"),
-    "a long number": ([*GET, (b"content-length", b"1" * 19)], "a content-length that is not one number of at most 18 digits"),
+    "a long number": (
+        [*GET, (b"content-length", b"1" * 19)],
+        "a content-length that is not one number of at most 18 digits",
+    ),
 }
 
 
@@ -327,10 +376,16 @@ COOKIES: dict[str, tuple[list[Header], list[Header]]] = {
 
 @pytest.mark.parametrize("base", [GET, WEBSOCKET], ids=["request", "websocket"])
 @pytest.mark.parametrize("case", COOKIES)
-def test_the_parts_of_a_cookie_are_one_field_where_the_first_was(case: str, base: list[Header]) -> None:
+def test_the_parts_of_a_cookie_are_one_field_where_the_first_was(
+    case: str, base: list[Header]
+) -> None:
     """RFC 9113, 8.2.3."""
     headers, expected = COOKIES[case]
-    assert read([*base, *headers])[4].headers == [(b"host", b"a"), *base[len(WEBSOCKET) - 1 :], *expected]
+    assert read([*base, *headers])[4].headers == [
+        (b"host", b"a"),
+        *base[len(WEBSOCKET) - 1 :],
+        *expected,
+    ]
 
 
 def test_a_block_keeps_the_parts_of_a_cookie() -> None:
@@ -392,7 +447,18 @@ def test_permit_unconventional_http_method() -> None:
     assert verdict(having((b":method", b"connect")), rules) == 501
 
 
-@pytest.mark.parametrize("name", [b"a_b", b"_", b"x_forwarded_for", b"script_name", b"content_length", b"transfer_encoding", b"host_"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"a_b",
+        b"_",
+        b"x_forwarded_for",
+        b"script_name",
+        b"content_length",
+        b"transfer_encoding",
+        b"host_",
+    ],
+)
 def test_header_map(name: bytes) -> None:
     """Gunicorn's setting: an underscore could hide a field from a proxy."""
     fields = [*GET, (name, b"5"), (b"x", b"y")]
@@ -404,7 +470,12 @@ def test_header_map(name: bytes) -> None:
         assert verdict(fields, make_rules(header_map="refuse")) == 400
         for header_map in ("drop", "refuse"):
             for names in (frozenset({name}), frozenset({b"*"})):
-                assert read(fields, make_rules(header_map=header_map, forwarder_names=names))[4].headers == whole
+                assert (
+                    read(fields, make_rules(header_map=header_map, forwarder_names=names))[
+                        4
+                    ].headers
+                    == whole
+                )
 
 
 # What a proxy says.
@@ -439,7 +510,12 @@ def test_the_scheme_of_a_handshake_may_be_called_wss() -> None:
 
 def test_who_is_trusted_is_believed() -> None:
     choose = rules_for("10.0.0.1")
-    fields = [*GET, (b"x-forwarded-for", b"1.2.3.4"), (b"x-forwarded-proto", b"https"), (b"script_name", b"/app")]
+    fields = [
+        *GET,
+        (b"x-forwarded-for", b"1.2.3.4"),
+        (b"x-forwarded-proto", b"https"),
+        (b"script_name", b"/app"),
+    ]
     fields = having((b":path", b"/app/a"), of=fields)
     trusted, untrusted = read(fields, choose("10.0.0.1"))[4], read(fields, choose("10.0.0.2"))[4]
     assert (untrusted.client, untrusted.scheme, untrusted.script_name) == (None, None, None)
@@ -454,7 +530,13 @@ def test_a_path_that_does_not_begin_with_script_name_is_refused() -> None:
     trusted = make_rules(takes_script_name=True, forwarder_names=frozenset({b"script_name"}))
     assert verdict([*having((b":path", b"/app/a")), (b"script_name", b"/app")], trusted) == 200
     assert verdict([*having((b":path", b"/other")), (b"script_name", b"/app")], trusted) == 500
-    assert verdict([*having((b":path", b"*"), (b":method", b"OPTIONS")), (b"script_name", b"/app")], trusted) == 200
+    assert (
+        verdict(
+            [*having((b":path", b"*"), (b":method", b"OPTIONS")), (b"script_name", b"/app")],
+            trusted,
+        )
+        == 200
+    )
     of_environment = make_rules(script_name=b"/env")
     assert read(having((b":path", b"/env/a")), of_environment)[4].root_path == "/env"
     assert verdict(GET, of_environment) == 500
@@ -496,7 +578,10 @@ def test_a_cookie_in_parts_has_the_limit_of_one_field() -> None:
     parts = [b"a=" + b"b" * 10, b"c=" + b"d" * (room - 12 - 2 - 2)]
     assert len(b"; ".join(parts)) == room
     assert verdict([*GET, *((b"cookie", part) for part in parts)], rules) == 200
-    assert verdict([*GET, (b"cookie", parts[0]), (b"x", b"y"), (b"cookie", parts[1] + b"d")], rules) == 431
+    assert (
+        verdict([*GET, (b"cookie", parts[0]), (b"x", b"y"), (b"cookie", parts[1] + b"d")], rules)
+        == 431
+    )
 
 
 def test_http2_max_header_list_size() -> None:
@@ -515,7 +600,13 @@ COMMON = st.tuples(
     st.sampled_from([b"", b"5", b"05", b"5,5", b"-5", b"a", b"a:80", b"b", b"100-continue", b"https", b"http", b"/a", b"/b", b"v" * 30, b"a\x01", b"\xff"]),
 )  # fmt: skip
 SMALL = make_rules(limit_line=40, limit_fields=4, limit_field_size=30)
-PEERS = [RULES, SMALL, replace(RULES, header_map="refuse"), rules_for("10.0.0.1")("10.0.0.1"), replace(RULES, script_name=b"/a")]
+PEERS = [
+    RULES,
+    SMALL,
+    replace(RULES, header_map="refuse"),
+    rules_for("10.0.0.1")("10.0.0.1"),
+    replace(RULES, script_name=b"/a"),
+]
 
 
 def read_http_1(head: bytes, rules: Rules) -> Request | RequestError:
@@ -532,16 +623,28 @@ def read_http_1(head: bytes, rules: Rules) -> Request | RequestError:
     st.lists(COMMON, max_size=5),
     st.sampled_from(PEERS),
 )
-def test_a_request_means_the_same_as_over_http_1(method: bytes, path: bytes, fields: list[Header], rules: Rules) -> None:
+def test_a_request_means_the_same_as_over_http_1(
+    method: bytes, path: bytes, fields: list[Header], rules: Rules
+) -> None:
     """And what HTTP/1.1 refuses is refused, with the same status if it is not malformed here."""
     fields = [field for field in fields if field[0] != b"host"]
     # RFC 9113, 8.2.3: several cookie fields are one here, and RFC 6265, 5.4: that is how many there are over HTTP/1.1.
-    lines = [b"%b %b HTTP/1.1" % (method, path), b"host: a", *[name + b": " + value for name, value in join_cookies(fields)], b"", b""]
+    lines = [
+        b"%b %b HTTP/1.1" % (method, path),
+        b"host: a",
+        *[name + b": " + value for name, value in join_cookies(fields)],
+        b"",
+        b"",
+    ]
     status = verdict([*having((b":method", method), (b":path", path)), *fields], rules)
-    expected: Any = read_http_1(b"\r\n".join(lines), replace(rules, limit_fields=rules.limit_fields + 1))
+    expected: Any = read_http_1(
+        b"\r\n".join(lines), replace(rules, limit_fields=rules.limit_fields + 1)
+    )
     if isinstance(expected, RequestError):
         assert status != 200
-        if (method, path) == (b"GET", b"/") and len(fields) < 2:  # one fault: of two, either may be found first
+        if (method, path) == (b"GET", b"/") and len(
+            fields
+        ) < 2:  # one fault: of two, either may be found first
             assert status == expected.status or (status, expected.status) == (0, 400)
         return
     found = read([*having((b":method", method), (b":path", path)), *fields], rules)
@@ -616,22 +719,40 @@ def test_what_is_remembered_of_requests_has_a_bound() -> None:
     reader = RequestReader(RULES, MAX_LIST, True)
     for number in range(50):
         reader.read(block_of([*GET, (b"x", b"%d" % number)]))
-        reader.read(block_of([*GET, (b"x", b"%d" % number), *[(b"y", bytes(2000).replace(b"\0", b"v"))] * 5]))
+        reader.read(
+            block_of(
+                [*GET, (b"x", b"%d" % number), *[(b"y", bytes(2000).replace(b"\0", b"v"))] * 5]
+            )
+        )
         assert outcome(partial(reader.read, block_of([*GET, (b"x", b"\0%d" % number)]))).args
     assert 0 < len(reader._known) <= MAX_KNOWN
-    assert all(sum(len(name) + len(value) for name, value in others) <= MAX_KNOWN_LIST for others in reader._known)
+    assert all(
+        sum(len(name) + len(value) for name, value in others) <= MAX_KNOWN_LIST
+        for others in reader._known
+    )
 
 
 # Trailers.
 
 
-@pytest.mark.parametrize("fields", [[], [(b"x-checksum", b"abc"), (b"x-checksum", b"")], [(b"content-length", b"5")]])
+@pytest.mark.parametrize(
+    "fields", [[], [(b"x-checksum", b"abc"), (b"x-checksum", b"")], [(b"content-length", b"5")]]
+)
 def test_trailers(fields: list[Header]) -> None:
     check_trailers(fields)
 
 
 @pytest.mark.parametrize(
-    "field", [(b":path", b"/"), (b":status", b"200"), (b"X", b"y"), (b"x", b"y\n"), (b"x", b" y"), (b"", b"y"), (b"connection", b"close")]
+    "field",
+    [
+        (b":path", b"/"),
+        (b":status", b"200"),
+        (b"X", b"y"),
+        (b"x", b"y\n"),
+        (b"x", b" y"),
+        (b"", b"y"),
+        (b"connection", b"close"),
+    ],
 )
 def test_malformed_trailers(field: Header) -> None:
     """RFC 9113, 8.1: "Trailers MUST NOT include pseudo-header fields"; 8.2."""
@@ -646,11 +767,16 @@ NAMES = st.one_of(
     st.sampled_from([b":method", b":path", b":scheme", b":authority", b":protocol", b"host", b"te", b"content-length", b"x", b"x_y", b"expect"]),
     st.binary(max_size=6),
 )  # fmt: skip
-VALUES = st.one_of(st.sampled_from([b"GET", b"CONNECT", b"OPTIONS", b"/", b"*", b"http", b"a", b"5", b"trailers"]), st.binary(max_size=6))
+VALUES = st.one_of(
+    st.sampled_from([b"GET", b"CONNECT", b"OPTIONS", b"/", b"*", b"http", b"a", b"5", b"trailers"]),
+    st.binary(max_size=6),
+)
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.tuples(NAMES, VALUES), max_size=8), st.sampled_from(["drop", "refuse", "dangerous"]))
+@given(
+    st.lists(st.tuples(NAMES, VALUES), max_size=8), st.sampled_from(["drop", "refuse", "dangerous"])
+)
 def test_a_refusal_is_the_only_way_to_fail(fields: list[Header], header_map: str) -> None:
     """And what is accepted has nothing in it that would be something else in HTTP/1.1."""
     rules = replace(RULES, header_map=header_map)

@@ -23,9 +23,9 @@ from gunicorn.glogging import Logger
 from h2client import connect
 from inprocess import HTTP2, Flag, InProcess, Truncated, answer, hello, read_body, serve
 
-from gunicorn_asgi.access import Access, Atoms
 from gunicorn_asgi.errors import ApplicationError
-from gunicorn_asgi.wire import Header
+from gunicorn_asgi.http.contract import Header
+from gunicorn_asgi.observe.access_log import Access, Atoms
 
 START: dict[str, Any] = {"type": "http.response.start", "status": 200}
 BODY: dict[str, Any] = {"type": "http.response.body"}
@@ -43,7 +43,18 @@ class AccessLog:
     def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
         others = ("REMOTE_PORT", "HTTP_TRANSFER_ENCODING", "SERVER_PROTOCOL")
         given = {key: str(value)[:1000] for key, value in environ.items() if key not in others}
-        self.lines.append((req.method, req.uri, req.path, req.query, resp.status_code, resp.sent, resp.headers, sorted(given.items())))
+        self.lines.append(
+            (
+                req.method,
+                req.uri,
+                req.path,
+                req.query,
+                resp.status_code,
+                resp.sent,
+                resp.headers,
+                sorted(given.items()),
+            )
+        )
         self.protocol = req.protocol
 
     def debug(self, *args: object) -> None:
@@ -62,14 +73,26 @@ class Watched:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         headers = [field for field in scope["headers"] if field[0] != b"transfer-encoding"]
-        kept = {key: value for key, value in scope.items() if key not in ("http_version", "client", "headers")}
+        kept = {
+            key: value
+            for key, value in scope.items()
+            if key not in ("http_version", "client", "headers")
+        }
         self.told.append({**kept, "headers": headers, "client": scope["client"][0]})
 
         async def watched_receive() -> Any:
             message = await receive()
             last = self.told[-1]
-            if message["type"] == "http.request" and isinstance(last, dict) and last["type"] == "http.request" and last["more_body"]:
-                self.told[-1] = {**message, "body": last["body"] + message["body"]}  # in how many parts it comes is nobody's business
+            if (
+                message["type"] == "http.request"
+                and isinstance(last, dict)
+                and last["type"] == "http.request"
+                and last["more_body"]
+            ):
+                self.told[-1] = {
+                    **message,
+                    "body": last["body"] + message["body"],
+                }  # in how many parts it comes is nobody's business
             else:
                 self.told.append(message)
             return message
@@ -130,7 +153,10 @@ def comparable(headers: list[Header]) -> list[Header]:
         for name, value in headers
         if name.lower() not in (b"connection", b"transfer-encoding", b"content-length")
     ]
-    return [(name, b"now" if name == b"date" and re.fullmatch(rb"\w{3}, \d\d .* GMT", value) else value) for name, value in found]
+    return [
+        (name, b"now" if name == b"date" and re.fullmatch(rb"\w{3}, \d\d .* GMT", value) else value)
+        for name, value in found
+    ]
 
 
 def over_http1(server: InProcess, case: Case) -> Outcome:
@@ -139,7 +165,9 @@ def over_http1(server: InProcess, case: Case) -> Outcome:
     if case.body is not None and case.is_declared:
         framing = [b"content-length: %d" % len(case.body)]
     lines = [f"{case.method} {case.target} HTTP/1.1".encode("latin-1"), b"host: " + case.authority]
-    client.send(b"\r\n".join([*lines, *(b"%b: %b" % given for given in case.fields), *framing, b"", b""]))
+    client.send(
+        b"\r\n".join([*lines, *(b"%b: %b" % given for given in case.fields), *framing, b"", b""])
+    )
     body = case.body or b""
     content = body if case.is_declared else b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
     is_waiting = (b"expect", b"100-continue") in case.fields
@@ -158,12 +186,23 @@ def over_http1(server: InProcess, case: Case) -> Outcome:
         if response.status == 100:
             client.send(content)
     headers = comparable(response.headers)
-    return Outcome(response.status, headers, response.values(b"content-length"), response.body, is_whole, informed)
+    return Outcome(
+        response.status,
+        headers,
+        response.values(b"content-length"),
+        response.body,
+        is_whole,
+        informed,
+    )
 
 
 def over_http2(server: InProcess, case: Case) -> Outcome:
     client = connect(server)
-    pseudo = [(b":method", case.method.encode()), (b":scheme", b"http"), (b":authority", case.authority)]
+    pseudo = [
+        (b":method", case.method.encode()),
+        (b":scheme", b"http"),
+        (b":authority", case.authority),
+    ]
     fields = [*pseudo, (b":path", case.target.encode("latin-1")), *case.fields]
     if case.body is not None and case.is_declared:
         fields.append((b"content-length", b"%d" % len(case.body)))
@@ -177,7 +216,14 @@ def over_http2(server: InProcess, case: Case) -> Outcome:
     assert not stream.values(b"connection")
     informed = [status for status, _ in stream.informed]
     headers = comparable(stream.headers)
-    return Outcome(stream.status, headers, stream.values(b"content-length"), stream.body, stream.has_ended, informed)
+    return Outcome(
+        stream.status,
+        headers,
+        stream.values(b"content-length"),
+        stream.body,
+        stream.has_ended,
+        informed,
+    )
 
 
 def make_access(log: AccessLog, hooks: Mapping[str, Any] | None = None) -> Access:
@@ -190,12 +236,16 @@ def make_access(log: AccessLog, hooks: Mapping[str, Any] | None = None) -> Acces
 def run(parser: str, case: Case, over: Callable[[InProcess, Case], Outcome]) -> Outcome:
     app = Watched(case.app)
     log = AccessLog()
-    with serve(app, parser, access=make_access(log, case.hooks), **{**HTTP2, **case.settings}) as server:
+    with serve(
+        app, parser, access=make_access(log, case.hooks), **{**HTTP2, **case.settings}
+    ) as server:
         outcome = over(server, case)
         server.wait_until(lambda: not server.server.tasks and log.protocol)
         outcome.told = app.told
         lines = [line for level in ("info", "warning", "error") for line in server.log.take(level)]
-        outcome.log = [(line.level, line.text, type(line.error).__name__, str(line.error)) for line in lines]
+        outcome.log = [
+            (line.level, line.text, type(line.error).__name__, str(line.error)) for line in lines
+        ]
         outcome.access = log.lines
         for told in (*app.told, *log.lines):  # which port this time
             _forget_port(told, server.address[1])
@@ -207,7 +257,11 @@ def _forget_port(told: Any, port: int) -> None:
     if isinstance(told, dict) and "server" in told:
         assert told["server"] == ("127.0.0.1", port)
         told["server"] = None
-    elif isinstance(told, tuple) and isinstance(told[-1], list) and ("SERVER_PORT", str(port)) in told[-1]:
+    elif (
+        isinstance(told, tuple)
+        and isinstance(told[-1], list)
+        and ("SERVER_PORT", str(port)) in told[-1]
+    ):
         told[-1].remove(("SERVER_PORT", str(port)))
 
 
@@ -229,7 +283,9 @@ def says(status: int = 200, headers: Any = None, body: Any = b"hello") -> Any:
     return sends(start, {**BODY, "body": body})
 
 
-def raises(*messages: dict[str, Any], error: Callable[[], BaseException] = lambda: ValueError("its own")) -> Any:
+def raises(
+    *messages: dict[str, Any], error: Callable[[], BaseException] = lambda: ValueError("its own")
+) -> Any:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         for message in messages:
             await send(message)
@@ -336,7 +392,15 @@ class Group(Exception):
 async def sends_an_open_file(scope: Any, receive: Any, send: Any) -> None:
     with Path(__file__).open("rb") as file:
         await send(START)
-        await send({"type": "http.response.zerocopysend", "file": file, "offset": 10, "count": 1000, "more_body": True})
+        await send(
+            {
+                "type": "http.response.zerocopysend",
+                "file": file,
+                "offset": 10,
+                "count": 1000,
+                "more_body": True,
+            }
+        )
         await send({"type": "http.response.zerocopysend", "file": file})
 
 
@@ -349,8 +413,14 @@ async def never_called(scope: Any, receive: Any, send: Any) -> None:
     raise AssertionError
 
 
-def with_length(*lengths: bytes, body: bytes = b"hello", status: int = 200, more: bool = False) -> Any:
-    start = {**START, "status": status, "headers": [(b"content-length", length) for length in lengths]}
+def with_length(
+    *lengths: bytes, body: bytes = b"hello", status: int = 200, more: bool = False
+) -> Any:
+    start = {
+        **START,
+        "status": status,
+        "headers": [(b"content-length", length) for length in lengths],
+    }
     return sends(start, {**BODY, "body": body, "more_body": more})
 
 
@@ -364,7 +434,15 @@ CASES = [
     Case("no body key", sends(START, BODY)),
     Case(
         "own headers in their order",
-        says(headers=[(b"b", b"1"), (b"a", b"2"), (b"b", b"3"), (b"set-cookie", b"x=1"), (b"set-cookie", b"y=2")]),
+        says(
+            headers=[
+                (b"b", b"1"),
+                (b"a", b"2"),
+                (b"b", b"3"),
+                (b"set-cookie", b"x=1"),
+                (b"set-cookie", b"y=2"),
+            ]
+        ),
     ),
     Case("names in upper case", says(headers=[(b"X-Own", b"1"), (b"Content-Type", b"text/plain")])),
     Case("white space around a value", says(headers=[(b"x-own", b"\t 1 2 ")])),
@@ -372,7 +450,10 @@ CASES = [
     Case("obs-text in a value", says(headers=[(b"x-own", b"\xe4\xff")])),
     Case("headers in lists", says(headers=[[b"x-own", b"1"], [b"content-length", b"5"]])),
     Case("headers from a generator", says_numbers),
-    Case("a header value as bytearray", says(headers=[(b"x-own", bytearray(b"1")), (b"x-view", memoryview(b"2"))])),
+    Case(
+        "a header value as bytearray",
+        says(headers=[(b"x-own", bytearray(b"1")), (b"x-view", memoryview(b"2"))]),
+    ),
     Case("a body as bytearray", says(body=bytearray(b"hello"))),
     Case("a body as memoryview", says(body=memoryview(b"hello"))),
     Case("an own date and server", says(headers=[(b"date", b"never"), (b"server", b"mine")])),
@@ -387,17 +468,33 @@ CASES = [
         but={"headers": [(b"x", b"y"), (b"date", b"now"), (b"server", b"gunicorn")]},
         because="8.2.2: no fields of the connection",
     ),
-    Case("its own transfer-encoding", says(headers=[(b"transfer-encoding", b"chunked"), (b"x", b"y")])),
+    Case(
+        "its own transfer-encoding",
+        says(headers=[(b"transfer-encoding", b"chunked"), (b"x", b"y")]),
+    ),
     Case("connection: close", says(headers=[(b"connection", b"close")])),
     Case("streamed", a_part_at_a_time),
     Case(
         "streamed with a length",
-        sends({**START, "headers": [(b"content-length", b"4")]}, {**BODY, "body": b"ab", "more_body": True}, {**BODY, "body": b"cd"}),
+        sends(
+            {**START, "headers": [(b"content-length", b"4")]},
+            {**BODY, "body": b"ab", "more_body": True},
+            {**BODY, "body": b"cd"},
+        ),
     ),
-    Case("streamed, and ended by nothing", sends(START, {**BODY, "body": b"ab", "more_body": True}, BODY)),
-    Case("streamed, with nothing first", sends(START, {**BODY, "more_body": True}, {**BODY, "body": b"ab"})),
+    Case(
+        "streamed, and ended by nothing",
+        sends(START, {**BODY, "body": b"ab", "more_body": True}, BODY),
+    ),
+    Case(
+        "streamed, with nothing first",
+        sends(START, {**BODY, "more_body": True}, {**BODY, "body": b"ab"}),
+    ),
     Case("a big body", says(body=BIG)),
-    Case("a big body in parts", sends(START, *[{**BODY, "body": BIG[:70000], "more_body": True}] * 5, BODY)),
+    Case(
+        "a big body in parts",
+        sends(START, *[{**BODY, "body": BIG[:70000], "more_body": True}] * 5, BODY),
+    ),
     *[
         Case(f"HEAD, {name}", app, "HEAD")
         for name, app in (
@@ -422,7 +519,10 @@ CASES = [
             ("with a body", says(status)),
             ("with a length", with_length(b"5", status=status, body=b"")),
             ("with length 0", with_length(b"0", status=status, body=b"")),
-            ("streamed", sends({**START, "status": status}, {**BODY, "body": b"x", "more_body": True}, BODY)),
+            (
+                "streamed",
+                sends({**START, "status": status}, {**BODY, "body": b"x", "more_body": True}, BODY),
+            ),
             ("with a length and a body", with_length(b"5", status=status)),
         )
     ],
@@ -442,8 +542,14 @@ CASES = [
         for name, app in (
             ("a file", sends({**START, "headers": [(b"content-length", FILE_SIZE)]}, FILE)),
             ("a file without a length", sends(START, FILE)),
-            ("a file that is longer", sends({**START, "headers": [(b"content-length", b"10")]}, FILE)),
-            ("a file that is shorter", sends({**START, "headers": [(b"content-length", FILE_SIZE + b"0")]}, FILE)),
+            (
+                "a file that is longer",
+                sends({**START, "headers": [(b"content-length", b"10")]}, FILE),
+            ),
+            (
+                "a file that is shorter",
+                sends({**START, "headers": [(b"content-length", FILE_SIZE + b"0")]}, FILE),
+            ),
             ("no such file", sends(START, {**FILE, "path": "/no/such"})),
             ("an open file", sends_an_open_file),
         )
@@ -457,11 +563,19 @@ CASES = [
     Case("too short", with_length(b"6")),
     Case(
         "too short, in parts",
-        sends({**START, "headers": [(b"content-length", b"6")]}, {**BODY, "body": b"ab", "more_body": True}, {**BODY, "body": b"cd"}),
+        sends(
+            {**START, "headers": [(b"content-length", b"6")]},
+            {**BODY, "body": b"ab", "more_body": True},
+            {**BODY, "body": b"cd"},
+        ),
     ),
     Case(
         "too long, in parts",
-        sends({**START, "headers": [(b"content-length", b"3")]}, {**BODY, "body": b"ab", "more_body": True}, {**BODY, "body": b"cd"}),
+        sends(
+            {**START, "headers": [(b"content-length", b"3")]},
+            {**BODY, "body": b"ab", "more_body": True},
+            {**BODY, "body": b"cd"},
+        ),
     ),
     Case("nothing of a length", with_length(b"6", body=b"")),
     *[
@@ -491,24 +605,36 @@ CASES = [
     ],
     *[Case(f"a status {value!r}", says(value)) for value in ("200", 99, 1000, None, 200.0)],
     Case("a body that is text", says(body="hello")),
-    Case("a body that is text, later", sends(START, {**BODY, "body": b"x", "more_body": True}, {**BODY, "body": "y"})),
+    Case(
+        "a body that is text, later",
+        sends(START, {**BODY, "body": b"x", "more_body": True}, {**BODY, "body": "y"}),
+    ),
     Case("two starts", sends(START, START)),
     Case("two starts, later", sends(START, {**BODY, "body": b"x", "more_body": True}, START)),
     Case("the body first", sends(BODY, START)),
     Case("an unknown message", sends({"type": "http.response.push"})),
-    Case("an unknown message within", sends(START, {**BODY, "body": b"x", "more_body": True}, {"type": "x"})),
+    Case(
+        "an unknown message within",
+        sends(START, {**BODY, "body": b"x", "more_body": True}, {"type": "x"}),
+    ),
     Case("no message at all", sends({})),
     Case("its faults caught", catches),
     Case("no response", sends()),
     Case("only a start", sends(START)),
     Case("half a response", sends(START, {**BODY, "body": b"x", "more_body": True})),
     Case(
-        "half a response with a length", sends({**START, "headers": [(b"content-length", b"5")]}, {**BODY, "body": b"x", "more_body": True})
+        "half a response with a length",
+        sends(
+            {**START, "headers": [(b"content-length", b"5")]},
+            {**BODY, "body": b"x", "more_body": True},
+        ),
     ),
     Case("raises first", raises()),
     Case("raises behind the start", raises(START)),
     Case("raises within the body", raises(START, {**BODY, "body": b"x", "more_body": True})),
-    Case("raises behind a big part", raises(START, {**BODY, "body": BIG[:8192], "more_body": True})),
+    Case(
+        "raises behind a big part", raises(START, {**BODY, "body": BIG[:8192], "more_body": True})
+    ),
     Case("raises behind the end", raises(START, BODY)),
     Case("raises an OSError", raises(error=lambda: ConnectionResetError("a database"))),
     Case("raises a group", raises(START, error=lambda: Group(ValueError("a"), OSError("b")))),
@@ -537,19 +663,59 @@ CASES = [
     Case("an empty query", target="/?"),
     Case("a query with another", target="/a?b?c"),
     Case("the asterisk", hello, "OPTIONS", "*"),
-    Case("fields", fields=((b"x-one", b"1"), (b"x-two", b"2"), (b"x-one", b"3"), (b"x-empty", b""), (b"x-obs", b"\xe4"))),
+    Case(
+        "fields",
+        fields=(
+            (b"x-one", b"1"),
+            (b"x-two", b"2"),
+            (b"x-one", b"3"),
+            (b"x-empty", b""),
+            (b"x-obs", b"\xe4"),
+        ),
+    ),
     Case("an underscore", fields=((b"x_one", b"1"), (b"x-two", b"2"))),
-    Case("an underscore that is refused", never_called, fields=((b"x_one", b"1"),), settings={"header_map": "refuse"}),
+    Case(
+        "an underscore that is refused",
+        never_called,
+        fields=((b"x_one", b"1"),),
+        settings={"header_map": "refuse"},
+    ),
     Case("te: trailers", fields=((b"te", b"trailers"),)),
-    Case("a proxied client", fields=((b"x-forwarded-for", b"1.2.3.4"), (b"x-forwarded-proto", b"https"))),
-    Case("contradictory schemes", never_called, fields=((b"x-forwarded-proto", b"https"), (b"x-forwarded-ssl", b"off"))),
+    Case(
+        "a proxied client",
+        fields=((b"x-forwarded-for", b"1.2.3.4"), (b"x-forwarded-proto", b"https")),
+    ),
+    Case(
+        "contradictory schemes",
+        never_called,
+        fields=((b"x-forwarded-proto", b"https"), (b"x-forwarded-ssl", b"off")),
+    ),
     Case("a root path", target="/root/%41", fields=((b"script_name", b"/root"),)),
-    Case("a root path that the path has not", never_called, target="/else", fields=((b"script_name", b"/root"),)),
+    Case(
+        "a root path that the path has not",
+        never_called,
+        target="/else",
+        fields=((b"script_name", b"/root"),),
+    ),
     Case("an authority with a port", authority=b"a.example:8080"),
     Case("an authority in brackets", authority=b"[::1]:8080"),
-    Case("expects, and is read", echo, "POST", body=b"hello", fields=((b"expect", b"100-continue"),)),
-    Case("expects, and is not read", hello, "POST", body=b"hello", fields=((b"expect", b"100-continue"),)),
-    Case("expects, and is refused", says(403), "POST", body=b"hello", fields=((b"expect", b"100-continue"),)),
+    Case(
+        "expects, and is read", echo, "POST", body=b"hello", fields=((b"expect", b"100-continue"),)
+    ),
+    Case(
+        "expects, and is not read",
+        hello,
+        "POST",
+        body=b"hello",
+        fields=((b"expect", b"100-continue"),),
+    ),
+    Case(
+        "expects, and is refused",
+        says(403),
+        "POST",
+        body=b"hello",
+        fields=((b"expect", b"100-continue"),),
+    ),
     Case("expects without a body", echo, fields=((b"expect", b"100-continue"),)),
     # Refused ones.
     Case("a host that is none", never_called, authority=b"a b"),
@@ -559,7 +725,12 @@ CASES = [
     Case("a target with a fragment", never_called, target="/a#b"),
     Case("expects something else", never_called, "POST", fields=((b"expect", b"a miracle"),)),
     Case("a method in lower case", never_called, "get"),
-    Case("a method in lower case that is permitted", hello, "get", settings={"permit_unconventional_http_method": True}),
+    Case(
+        "a method in lower case that is permitted",
+        hello,
+        "get",
+        settings={"permit_unconventional_http_method": True},
+    ),
     Case("a method that is too long", never_called, "A" * 21),
     Case("a long line", never_called, target="/" + "a" * 4100),
     Case("a line as long as may be", target="/" + "a" * (4094 - len("GET / HTTP/1.1"))),
@@ -567,7 +738,13 @@ CASES = [
     Case("many fields", never_called, fields=tuple((b"x-%d" % n, b"") for n in range(120))),
     Case("a long field", never_called, fields=((b"x", b"a" * 9000),)),
     Case("a long field and HEAD", never_called, "HEAD", fields=((b"x", b"a" * 9000),)),
-    Case("a long field and a body", never_called, "POST", fields=((b"x", b"a" * 9000),), body=b"hello"),
+    Case(
+        "a long field and a body",
+        never_called,
+        "POST",
+        fields=((b"x", b"a" * 9000),),
+        body=b"hello",
+    ),
 ]
 
 
@@ -611,7 +788,9 @@ class Crowded:
         await answer(send)
 
 
-def behind_another(over: Callable[[InProcess, Case], Outcome], app: Crowded) -> Callable[[InProcess, Case], Outcome]:
+def behind_another(
+    over: Callable[[InProcess, Case], Outcome], app: Crowded
+) -> Callable[[InProcess, Case], Outcome]:
     """`over`, while another exchange of the same kind is under way."""
 
     def work(server: InProcess, case: Case) -> Outcome:
@@ -664,7 +843,16 @@ def test_each_request_that_reaches_the_application_counts(parser: str) -> None:
 
     def ask_http2(server: InProcess) -> None:
         client = connect(server)
-        streams = [client.begin_raw([(b":method", b"GET"), (b":scheme", b"http"), (b":authority", b"a b"), (b":path", b"/")])]
+        streams = [
+            client.begin_raw(
+                [
+                    (b":method", b"GET"),
+                    (b":scheme", b"http"),
+                    (b":authority", b"a b"),
+                    (b":path", b"/"),
+                ]
+            )
+        ]
         streams += [client.begin() for _ in range(3)]
         assert [client.read_response(stream).status for stream in streams] == [400] + [200] * 3
 
@@ -679,9 +867,13 @@ def test_connect_is_not_implemented(parser: str) -> None:
         first.send(b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n")
         response = first.read_response()
         client = connect(server)
-        stream = client.read_response(client.begin_raw([(b":method", b"CONNECT"), (b":authority", b"a:443")]))
+        stream = client.read_response(
+            client.begin_raw([(b":method", b"CONNECT"), (b":authority", b"a:443")])
+        )
         assert (stream.status, stream.body) == (response.status, response.body)
-        assert [line[:2] + line[4:6] for line in log.lines] == [("CONNECT", target, 501, len(response.body)) for target in ("a:443", "-")]
+        assert [line[:2] + line[4:6] for line in log.lines] == [
+            ("CONNECT", target, 501, len(response.body)) for target in ("a:443", "-")
+        ]
         assert len(server.log.take("warning")) == 2
 
 
@@ -694,8 +886,12 @@ MALFORMED = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "reason"), [case[1:] for case in MALFORMED], ids=[case[0] for case in MALFORMED])
-def test_what_is_malformed_over_http2_has_no_answer(parser: str, fields: list[Header], reason: str) -> None:
+@pytest.mark.parametrize(
+    ("fields", "reason"), [case[1:] for case in MALFORMED], ids=[case[0] for case in MALFORMED]
+)
+def test_what_is_malformed_over_http2_has_no_answer(
+    parser: str, fields: list[Header], reason: str
+) -> None:
     """RFC 9113, 8.1.1: where HTTP/1.1 answers, or takes it, there is RST_STREAM with PROTOCOL_ERROR; the line in the access log says 400."""
     log = AccessLog()
     with serve(never_called, parser, access=make_access(log), **HTTP2) as server:
@@ -749,17 +945,28 @@ TARGETS = {
 def test_a_target_is_refused_for_its_own_reason(parser: str, target: str) -> None:
     """RFC 9112, 3.2; RFC 3986, 4.3."""
     if target == "/\x7f":
-        outcomes = [run(parser, Case("target", never_called, "GET", target), over_http1)]  # RFC 9113, 8.2.1: malformed over HTTP/2
+        outcomes = [
+            run(parser, Case("target", never_called, "GET", target), over_http1)
+        ]  # RFC 9113, 8.2.1: malformed over HTTP/2
     else:
         case = Case("target", never_called, "GET", target)
         outcomes = [run(parser, case, over_http1), run(parser, case, over_http2)]
     for outcome in outcomes:
-        assert (outcome.status, outcome.body) == (400, f"Invalid request target: {TARGETS[target]}\n".encode())
+        assert (outcome.status, outcome.body) == (
+            400,
+            f"Invalid request target: {TARGETS[target]}\n".encode(),
+        )
 
 
 # Cookies.
 
-COOKIES = ((b"x-one", b"1"), (b"cookie", b"a=b,c"), (b"x-one", b"2"), (b"cookie", b"d=e"), (b"cookie", b"f=g"))
+COOKIES = (
+    (b"x-one", b"1"),
+    (b"cookie", b"a=b,c"),
+    (b"x-one", b"2"),
+    (b"cookie", b"d=e"),
+    (b"cookie", b"f=g"),
+)
 JOINED = "a=b,c; d=e; f=g"
 
 
@@ -776,15 +983,24 @@ class CookieLog(AccessLog):
         told = [atoms["{cookie}i"], atoms["{HTTP_COOKIE}e"]]
         whole = dict(atoms)
         told += [whole["{cookie}i"], whole["{http_cookie}e"], environ["HTTP_COOKIE"]]
-        self.cookies.append((resp.status_code, told, [name for name, _ in req.headers].count("COOKIE")))
+        self.cookies.append(
+            (resp.status_code, told, [name for name, _ in req.headers].count("COOKIE"))
+        )
 
 
 @pytest.mark.parametrize(
     ("path", "more", "status"),
-    [("/", (), 200), ("/#", (), 400), ("/", ((b"expect", b"x"),), 417), ("/", ((b"te", b"gzip"),), 0)],
+    [
+        ("/", (), 200),
+        ("/#", (), 400),
+        ("/", ((b"expect", b"x"),), 417),
+        ("/", ((b"te", b"gzip"),), 0),
+    ],
     ids=["passed on", "refused", "refused by a field", "malformed"],
 )
-def test_the_log_and_the_hooks_see_one_cookie_field(parser: str, path: str, more: Any, status: int) -> None:
+def test_the_log_and_the_hooks_see_one_cookie_field(
+    parser: str, path: str, more: Any, status: int
+) -> None:
     """RFC 9113, 8.2.3: the parts that the client has sent are joined for whoever is told of the request."""
     log = CookieLog()
     told: list[Any] = []
@@ -793,7 +1009,9 @@ def test_the_log_and_the_hooks_see_one_cookie_field(parser: str, path: str, more
         told.append([value for name, value in req.headers if name == "COOKIE"])
 
     def post_request(worker: object, req: Any, environ: Any, resp: object) -> None:
-        told.append([*(value for name, value in req.headers if name == "COOKIE"), environ["HTTP_COOKIE"]])
+        told.append(
+            [*(value for name, value in req.headers if name == "COOKIE"), environ["HTTP_COOKIE"]]
+        )
 
     hooks = {"pre_request": pre_request, "post_request": post_request}
     with serve(hello, parser, access=make_access(log, hooks), **HTTP2) as server:
@@ -812,7 +1030,11 @@ def test_several_cookie_fields_over_http_1_are_one_in_the_environ(parser: str) -
     app = Watched(hello)
     with serve(app, parser, access=make_access(log)) as server:
         client = server.connect()
-        client.send(b"GET / HTTP/1.1\r\nhost: a\r\n" + b"".join(b"%b: %b\r\n" % field for field in COOKIES) + b"\r\n")
+        client.send(
+            b"GET / HTTP/1.1\r\nhost: a\r\n"
+            + b"".join(b"%b: %b\r\n" % field for field in COOKIES)
+            + b"\r\n"
+        )
         assert client.read_response().status == 200
         server.wait_until(lambda: log.cookies)
         assert app.told[0]["headers"] == [(b"host", b"a"), *COOKIES]
@@ -823,7 +1045,9 @@ def test_cookies_of_an_upgraded_request_are_joined(parser: str) -> None:
     """Its scope is one of HTTP/2 (RFC 7540, 3.2; RFC 9113, 8.2.3)."""
     app = Watched(hello)
     with serve(app, parser, **HTTP2) as server:
-        lines = b"GET / HTTP/1.1\r\nhost: a\r\n" + b"".join(b"%b: %b\r\n" % field for field in COOKIES)
+        lines = b"GET / HTTP/1.1\r\nhost: a\r\n" + b"".join(
+            b"%b: %b\r\n" % field for field in COOKIES
+        )
         client = connect(server, upgrade=lines)
         assert client.read_response(client.streams[1]).status == 200
         cookies = [field for field in app.told[0]["headers"] if field[0] == b"cookie"]

@@ -54,11 +54,15 @@ def settled(server: InProcess, **kind: Any) -> Client2:
 
 
 @pytest.mark.parametrize(("ws", "offered"), [("auto", True), ("none", False)])
-def test_the_first_settings_and_no_other_offer_extended_connect(parser: str, ws: str, offered: bool) -> None:
+def test_the_first_settings_and_no_other_offer_extended_connect(
+    parser: str, ws: str, offered: bool
+) -> None:
     """RFC 8441, 3. With option ws=none it is not offered, and then :protocol is no pseudo header field."""
     with serve2(echo, parser, ws=ws) as server:
         client = settled(server)
-        assert [settings.get(CONNECT_PROTOCOL) for settings in client.settings] == [1 if offered else None]
+        assert [settings.get(CONNECT_PROTOCOL) for settings in client.settings] == [
+            1 if offered else None
+        ]
         stream = client.open(extended_connect())
         if offered:
             accepted2(stream)
@@ -85,8 +89,14 @@ REFUSED: dict[str, tuple[list[Header], int]] = {
     "version 13 twice": (extended_connect(fields=[(b"sec-websocket-version", b"13")]), 400),
     "another protocol": (extended_connect(protocol=b"connect-udp"), 501),
     "a content-length": (extended_connect(fields=[BODY]), 400),
-    "subprotocols that are none": (extended_connect(fields=[(b"sec-websocket-protocol", b"a b")]), 400),
-    "an extension that is none": (extended_connect(fields=[(b"sec-websocket-extensions", b"a;;b")]), 400),
+    "subprotocols that are none": (
+        extended_connect(fields=[(b"sec-websocket-protocol", b"a b")]),
+        400,
+    ),
+    "an extension that is none": (
+        extended_connect(fields=[(b"sec-websocket-extensions", b"a;;b")]),
+        400,
+    ),
     "no authority and no host": (without(b":authority"), 400),
 }
 MALFORMED: dict[str, list[Header]] = {
@@ -100,7 +110,9 @@ MALFORMED: dict[str, list[Header]] = {
 
 
 @pytest.mark.parametrize(("headers", "status"), REFUSED.values(), ids=REFUSED.keys())
-def test_a_handshake_that_is_refused_is_answered_and_no_application_sees_it(parser: str, headers: list[Header], status: int) -> None:
+def test_a_handshake_that_is_refused_is_answered_and_no_application_sees_it(
+    parser: str, headers: list[Header], status: int
+) -> None:
     with serve2(None, parser) as server:
         client = settled(server, is_strict=False)
         stream = client.open(headers)
@@ -110,11 +122,19 @@ def test_a_handshake_that_is_refused_is_answered_and_no_application_sees_it(pars
         assert response.values(b"sec-websocket-version") == versions
         assert stream.read_reset() == NO_ERROR  # the client's side is still open
         assert len(server.log.take("warning")) == 1
-        assert not server.call(lambda: [exchanges(connection) for connection in server.server.connections if exchanges(connection)])
+        assert not server.call(
+            lambda: [
+                exchanges(connection)
+                for connection in server.server.connections
+                if exchanges(connection)
+            ]
+        )
 
 
 @pytest.mark.parametrize("headers", MALFORMED.values(), ids=MALFORMED.keys())
-def test_a_handshake_that_is_no_request_resets_its_stream(parser: str, headers: list[Header]) -> None:
+def test_a_handshake_that_is_no_request_resets_its_stream(
+    parser: str, headers: list[Header]
+) -> None:
     """RFC 8441, 4, and RFC 9113, 8.1.1."""
     with serve2(None, parser) as server:
         client = settled(server, is_strict=False)
@@ -147,7 +167,12 @@ def test_the_scope(parser: str) -> None:
         scopes.append(scope)
         await accept(receive, send)
 
-    fields = [(b"sec-websocket-protocol", b"chat, superchat"), (b"cookie", b"a=b"), (b"cookie", b"c=d"), (b"x-one", b"1")]
+    fields = [
+        (b"sec-websocket-protocol", b"chat, superchat"),
+        (b"cookie", b"a=b"),
+        (b"cookie", b"c=d"),
+        (b"x-one", b"1"),
+    ]
     with serve2(app, parser, ws_per_message_deflate=False) as server:
         client = settled(server)
         connect_2 = accepted2(client.open(extended_connect(b"/caf%C3%A9?a=b%20c", fields)))
@@ -185,7 +210,9 @@ def test_an_acceptance_is_a_200_with_the_applications_headers(parser: str) -> No
         await read(receive)
 
     with serve2(app, parser) as server:
-        stream = settled(server).open(extended_connect(fields=[(b"sec-websocket-protocol", b"a, b")]))
+        stream = settled(server).open(
+            extended_connect(fields=[(b"sec-websocket-protocol", b"a, b")])
+        )
         response = stream.read_head()
         assert_accepted2(response)
         assert response.values(b"sec-websocket-protocol") == [b"b"]
@@ -196,7 +223,9 @@ def test_an_acceptance_is_a_200_with_the_applications_headers(parser: str) -> No
         ]
 
 
-@pytest.mark.parametrize("name", [b"content-length", b"Content-Length", b"transfer-encoding", b"connection"])
+@pytest.mark.parametrize(
+    "name", [b"content-length", b"Content-Length", b"transfer-encoding", b"connection"]
+)
 def test_fields_that_frame_a_message_are_not_in_the_answer(parser: str, name: bytes) -> None:
     """RFC 9110, 9.3.6: a 2xx to CONNECT has no Content-Length, which the frames would contradict."""
 
@@ -214,12 +243,20 @@ def test_fields_that_frame_a_message_are_not_in_the_answer(parser: str, name: by
         assert ws.read_message() == "long enough"
 
 
-def test_an_acceptance_that_is_not_allowed_raises_and_may_be_followed_by_one_that_is(parser: str) -> None:
+def test_an_acceptance_that_is_not_allowed_raises_and_may_be_followed_by_one_that_is(
+    parser: str,
+) -> None:
     raised: list[str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
-        for headers in ([(b"sec-websocket-accept", b"x")], [(b"x\n", b"y")], [(b"x", b"y\r\nz: 1")], [("x", "y")], 5):
+        for headers in (
+            [(b"sec-websocket-accept", b"x")],
+            [(b"x\n", b"y")],
+            [(b"x", b"y\r\nz: 1")],
+            [("x", "y")],
+            5,
+        ):
             with pytest.raises(ApplicationError) as caught:
                 await send({**ACCEPT, "headers": headers})
             raised.append(str(caught.value))
@@ -256,15 +293,27 @@ def test_a_denial_is_streamed(parser: str, has_length: bool) -> None:
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
-        headers = [(b"x-why", b"because")] + ([(b"content-length", b"150000")] if has_length else [])
+        headers = [(b"x-why", b"because")] + (
+            [(b"content-length", b"150000")] if has_length else []
+        )
         await send({"type": "websocket.http.response.start", "status": 401, "headers": headers})
         for number, body in enumerate(parts):
-            await send({"type": "websocket.http.response.body", "body": body, "more_body": number < len(parts) - 1})
+            await send(
+                {
+                    "type": "websocket.http.response.body",
+                    "body": body,
+                    "more_body": number < len(parts) - 1,
+                }
+            )
 
     with serve2(app, parser) as server:
         stream = settled(server).open(extended_connect())
         response = stream.read_response()
-        assert (response.status, response[b"x-why"], response.body) == (401, b"because", b"".join(parts))
+        assert (response.status, response[b"x-why"], response.body) == (
+            401,
+            b"because",
+            b"".join(parts),
+        )
         assert len(response.values(b"content-length")) == has_length
 
 
@@ -274,7 +323,9 @@ def test_a_denial_that_waits_for_the_client_has_write_timeout(parser: str) -> No
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await send({"type": "websocket.http.response.start", "status": 401, "headers": []})
-        await send({"type": "websocket.http.response.body", "body": b"x" * 100_000, "more_body": True})
+        await send(
+            {"type": "websocket.http.response.body", "body": b"x" * 100_000, "more_body": True}
+        )
         await send({"type": "websocket.http.response.body", "body": b"end"})
 
     with serve2(app, parser, ws_accept_timeout=10.0, write_timeout=60.0) as server:
@@ -292,8 +343,20 @@ def test_a_denial_that_waits_for_the_client_has_write_timeout(parser: str) -> No
 def test_a_denial_that_is_not_whole_cannot_be_taken_for_it(parser: str, how: str) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
-        await send({"type": "websocket.http.response.start", "status": 401, "headers": [(b"content-length", b"10")]})
-        await send({"type": "websocket.http.response.body", "body": b"abc", "more_body": how != "is too short"})
+        await send(
+            {
+                "type": "websocket.http.response.start",
+                "status": 401,
+                "headers": [(b"content-length", b"10")],
+            }
+        )
+        await send(
+            {
+                "type": "websocket.http.response.body",
+                "body": b"abc",
+                "more_body": how != "is too short",
+            }
+        )
         if how == "raises":
             raise ValueError
 
@@ -322,7 +385,9 @@ def test_an_application_that_fails_before_it_has_answered_is_a_500(parser: str, 
 
 
 @pytest.mark.parametrize("listens", [True, False])
-def test_an_application_that_does_not_answer_is_a_500_after_a_while(parser: str, listens: bool) -> None:
+def test_an_application_that_does_not_answer_is_a_500_after_a_while(
+    parser: str, listens: bool
+) -> None:
     """``ws_accept_timeout``; it is told, and ended if it does not listen. A sibling does not notice."""
     told: list[Any] = []
     waiting, ended = Flag(), Flag()
@@ -419,8 +484,15 @@ def test_messages_of_all_sizes_and_in_fragments_come_back(parser: str, compresse
         extensions = []
         if compressed:
             assert response[b"sec-websocket-extensions"].startswith(b"permessage-deflate")
-            parameters = [part.strip().partition("=") for part in response[b"sec-websocket-extensions"].decode().split(";")[1:]]
-            extensions = [factory.process_response_params([(name, value or None) for name, _, value in parameters], [])]
+            parameters = [
+                part.strip().partition("=")
+                for part in response[b"sec-websocket-extensions"].decode().split(";")[1:]
+            ]
+            extensions = [
+                factory.process_response_params(
+                    [(name, value or None) for name, _, value in parameters], []
+                )
+            ]
         ws = Sans(stream, extensions)
         for size in SIZES:
             data = bytes(range(256)) * (size // 256) + bytes(size % 256)
@@ -537,7 +609,9 @@ def test_an_end_without_a_close_is_1006(parser: str, how: str, when: str) -> Non
         server.wait_until(lambda: told)
         assert told == [disconnect(4321 if when == "closing" else 1006)]
         server.wait_until(lambda: not server.server.tasks)
-        server.wait_until(lambda: not any(exchanges(connection) for connection in server.server.connections))
+        server.wait_until(
+            lambda: not any(exchanges(connection) for connection in server.server.connections)
+        )
         if how == "trailers" and when != "handshake":
             # RFC 9113, 8.5: only DATA on a connected stream, anything else is a stream error.
             assert stream.read_reset() == PROTOCOL_ERROR
@@ -547,7 +621,9 @@ def test_an_end_without_a_close_is_1006(parser: str, how: str, when: str) -> Non
             client.round_trip()
 
 
-def test_the_server_ends_its_side_behind_its_close_and_the_client_need_not_hurry(parser: str) -> None:
+def test_the_server_ends_its_side_behind_its_close_and_the_client_need_not_hurry(
+    parser: str,
+) -> None:
     """RFC 8441, 5; RFC 6455, 7.1.1: Close, Close, END_STREAM, END_STREAM, and no RST_STREAM."""
     app = Recorder()
     with serve2(app, parser) as server:
@@ -594,7 +670,13 @@ def test_a_client_that_never_ends_its_side_is_reset(parser: str, who: str) -> No
         server.advance(4)
         client.round_trip()
         assert stream.error == CANCEL
-        assert not server.call(lambda: [exchanges(connection) for connection in server.server.connections if exchanges(connection)])
+        assert not server.call(
+            lambda: [
+                exchanges(connection)
+                for connection in server.server.connections
+                if exchanges(connection)
+            ]
+        )
         server.log.take("warning")
 
 
@@ -614,7 +696,10 @@ def test_the_deadlines_of_a_websocket_end_its_stream_and_no_other(parser: str, h
 
     options = {"ws_close_timeout": 5, "ws_max_lifetime": 0, "ws_ping_interval": 0}
     options.update(
-        {"ws_max_lifetime": {"ws_max_lifetime": 10}, "ws_ping_timeout": {"ws_ping_interval": 5, "ws_ping_timeout": 5}}.get(how, {})
+        {
+            "ws_max_lifetime": {"ws_max_lifetime": 10},
+            "ws_ping_timeout": {"ws_ping_interval": 5, "ws_ping_timeout": 5},
+        }.get(how, {})
     )
     with serve2(app, parser, keepalive=60, **options) as server:
         client = settled(server)
@@ -629,12 +714,16 @@ def test_the_deadlines_of_a_websocket_end_its_stream_and_no_other(parser: str, h
         assert stream.read_reset() == CANCEL
         server.wait_until(lambda: told)
         assert told[0]["code"] == code
-        server.wait_until(lambda: not any(exchanges(connection) for connection in server.server.connections))
+        server.wait_until(
+            lambda: not any(exchanges(connection) for connection in server.server.connections)
+        )
         assert client.get(b"/sibling").read_response().body == b"ok"
 
 
 @pytest.mark.parametrize("how", ["RST_STREAM", "RST_STREAM, then loss", "loss", "Close"])
-def test_an_application_that_ignores_the_end_is_cancelled_and_forgotten(parser: str, how: str) -> None:
+def test_an_application_that_ignores_the_end_is_cancelled_and_forgotten(
+    parser: str, how: str
+) -> None:
     """``asgi_disconnect_grace_period``, from the first that it was told of."""
     waiting, cancelled = Flag(), Flag()
 
@@ -658,12 +747,16 @@ def test_an_application_that_ignores_the_end_is_cancelled_and_forgotten(parser: 
             client.round_trip()
         if how.endswith("loss"):
             client.tcp.reset()
-            server.wait_until(lambda: all(connection._lost for connection in server.server.connections))
+            server.wait_until(
+                lambda: all(connection._lost for connection in server.server.connections)
+            )
         server.advance(2)
         assert not cancelled.is_set()
         server.advance(2)
         cancelled.wait()
-        server.wait_until(lambda: not any(exchanges(connection) for connection in server.server.connections))
+        server.wait_until(
+            lambda: not any(exchanges(connection) for connection in server.server.connections)
+        )
 
 
 def test_frames_before_a_reset_in_the_same_packet_are_read_and_not_answered(parser: str) -> None:
@@ -701,7 +794,9 @@ def raw_frames(client: Client2) -> list[tuple[int, int]]:
 def test_many_on_one_connection_do_not_know_of_each_other(parser: str) -> None:
     with serve2(echo, parser) as server:
         client = settled(server)
-        sockets = [accepted2(client.open(extended_connect(b"/%d" % number))) for number in range(90)]
+        sockets = [
+            accepted2(client.open(extended_connect(b"/%d" % number))) for number in range(90)
+        ]
         for number, ws in enumerate(sockets):
             ws.send(text(f"{number}") + binary(b"%d" % number * 100))
         for number, ws in reversed(list(enumerate(sockets))):
@@ -749,7 +844,9 @@ def check_siblings(client: Client2) -> None:
     ws = accepted2(client.open(extended_connect(b"/echo")))
     ws.send(binary(b"y" * 300_000))
     assert ws.read_message() == b"y" * 300_000
-    post = client.open([(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"a")])
+    post = client.open(
+        [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"a")]
+    )
     post.send(b"z" * 300_000)
     post.send_eof()
     assert post.read_response().body == b"z" * 300_000
@@ -855,7 +952,9 @@ def test_what_waits_behind_the_end_has_write_timeout_to_leave(parser: str, takes
         if takes == "nothing":
             client.round_trip()
             assert stream.error is None
-            server.advance(100)  # the first that was put leaves at once, and counts as a sign of life
+            server.advance(
+                100
+            )  # the first that was put leaves at once, and counts as a sign of life
             assert stream.read_reset() == CANCEL
             return
         assert ws.read_message() == BLOCK * 4
@@ -996,7 +1095,12 @@ def test_the_access_log_has_one_line_at_the_end(parser: str, how: str) -> None:
         server.wait_until(lambda: access.lines)
         server.wait_until(lambda: not server.server.tasks)
         server.settle()
-        expected = {"client": (200, 7 + 4), "application": (200, 7 + 4), "reset": (200, 7), "loss": (200, 7)}
+        expected = {
+            "client": (200, 7 + 4),
+            "application": (200, 7 + 4),
+            "reset": (200, 7),
+            "loss": (200, 7),
+        }
         expected.update({"denied": (403, 0), "left early": (499, 0)})
         assert access.lines == [(b"/here", *expected[how])]
 

@@ -36,7 +36,10 @@ def settings(request: pytest.FixtureRequest, loop: str, certificate: Pair) -> di
     own = {"workers": 2, "keepalive": 60, "graceful_timeout": 60, "options": {"lame_duck": 10.0}}
     if len(LOOPS) > 1:
         own["asgi_loop"] = loop
-    return {**own, **(certificate._asdict() if request.param else {"http2_cleartext": "prior-knowledge"})}
+    return {
+        **own,
+        **(certificate._asdict() if request.param else {"http2_cleartext": "prior-knowledge"}),
+    }
 
 
 def load(server: Gunicorn, **given: Any) -> Load:
@@ -45,7 +48,9 @@ def load(server: Gunicorn, **given: Any) -> Load:
 
 def check(server: Gunicorn, tally: Tally, workers: int) -> None:
     """Nothing is lost, at least so many workers have answered, and nobody had to complain."""
-    assert not tally.losses, f"{len(tally.losses)} lost of {tally.answered}: " + "\n".join(tally.losses[:20])
+    assert not tally.losses, f"{len(tally.losses)} lost of {tally.answered}: " + "\n".join(
+        tally.losses[:20]
+    )
     assert tally.answered
     assert tally.announced
     assert len(tally.pids) >= workers
@@ -61,7 +66,9 @@ def test_no_request_is_lost_at_hup(tmp_path: Path, settings: dict[str, Any]) -> 
 
 
 def test_no_request_is_lost_at_max_requests(tmp_path: Path, settings: dict[str, Any]) -> None:
-    with Gunicorn.with_http2(tmp_path, "answering:app", max_requests=300, max_requests_jitter=100, **settings) as server:
+    with Gunicorn.with_http2(
+        tmp_path, "answering:app", max_requests=300, max_requests_jitter=100, **settings
+    ) as server:
         with load(server, requests=2000) as clients:
             tally = clients.wait(SECONDS)
         assert tally.answered + len(tally.losses) >= 2000

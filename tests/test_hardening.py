@@ -16,7 +16,7 @@ from certificates import client_context, make_authority
 from inprocess import GET, Client, Flag, answer, hello, read_body, request, serve
 
 from gunicorn_asgi.http1.states import MAX_EMPTY_LINES
-from gunicorn_asgi.proxy_protocol import V2_SIGNATURE
+from gunicorn_asgi.net.proxy_protocol import V2_SIGNATURE
 
 CHUNKED = (b"Host: x", b"Transfer-Encoding: chunked")
 
@@ -133,9 +133,15 @@ def test_a_reset_in_answer_to_an_early_response_leaves_nothing_behind(parser: st
         server.advance(60)
 
 
-@pytest.mark.parametrize("held", [b"GET / HT", request("POST", "/", b"Content-Length: 50000") + b"x"], ids=["head", "answered"])
+@pytest.mark.parametrize(
+    "held",
+    [b"GET / HT", request("POST", "/", b"Content-Length: 50000") + b"x"],
+    ids=["head", "answered"],
+)
 def test_what_nobody_answers_does_not_hold_a_drain(parser: str, held: bytes) -> None:
-    with serve(refuses, parser, keepalive=1000, lame_duck=0, head_timeout=1000, body_timeout=1000) as server:
+    with serve(
+        refuses, parser, keepalive=1000, lame_duck=0, head_timeout=1000, body_timeout=1000
+    ) as server:
         client = server.connect()
         client.send(held)
         if held.startswith(b"POST"):
@@ -151,7 +157,9 @@ def test_what_nobody_answers_does_not_hold_a_drain(parser: str, held: bytes) -> 
 
 
 @pytest.mark.parametrize("proxy_protocol", [False, True])
-def test_who_resets_behind_a_request_is_still_no_trusted_peer(parser: str, proxy_protocol: bool) -> None:
+def test_who_resets_behind_a_request_is_still_no_trusted_peer(
+    parser: str, proxy_protocol: bool
+) -> None:
     """On Linux a connection that was reset has no peer any more, as one on a unix socket has none, but what came before is still read."""
     seen = []
 
@@ -160,7 +168,9 @@ def test_who_resets_behind_a_request_is_still_no_trusted_peer(parser: str, proxy
         await answer(send)
 
     forged = (b"X-Forwarded-For: 203.0.113.7", b"X-Forwarded-Proto: https", b"SCRIPT_NAME: /forged")
-    with serve(notes, parser, forwarded_allow_ips="10.9.9.9", proxy_protocol=proxy_protocol) as server:
+    with serve(
+        notes, parser, forwarded_allow_ips="10.9.9.9", proxy_protocol=proxy_protocol
+    ) as server:
         names = []
 
         def attack() -> None:
@@ -210,9 +220,13 @@ WORKER_CONNECTIONS = 5
 
 
 # CPython 3.10 does not close its own transport of a handshake that fails, and complains of that.
-@pytest.mark.filterwarnings("ignore:Exception ignored in. <function _SSLProtocolTransport:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <function _SSLProtocolTransport:pytest.PytestUnraisableExceptionWarning"
+)
 @pytest.mark.parametrize("listener", ["plain", "proxy", "tls", "proxy and tls"])
-def test_whatever_connects_and_goes_away_no_connection_counts_for_ever(parser: str, listener: str, tls: ssl.SSLContext) -> None:
+def test_whatever_connects_and_goes_away_no_connection_counts_for_ever(
+    parser: str, listener: str, tls: ssl.SSLContext
+) -> None:
     rng = random.Random(f"{parser} {listener}")
     mess = [*MESS, client_hello()]
     context = tls if "tls" in listener else None

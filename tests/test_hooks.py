@@ -1,4 +1,4 @@
-"""Gunicorn's hooks in a running Gunicorn: called when and with what a WSGI worker calls them (see `gunicorn_asgi.access` and `worker`)."""
+"""Gunicorn's hooks in a running Gunicorn: called when and with what a WSGI worker calls them (see `gunicorn_asgi.observe.access_log` and `worker`)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gunicorn]:
 
 def noted(server: Gunicorn, kind: str, part: str) -> list[Any]:
     """What the hook `kind` has noted of the request whose URI has `part`."""
-    events = [event.removeprefix(kind) for event in server.events if event.startswith(kind) and part in event]
+    events = [
+        event.removeprefix(kind)
+        for event in server.events
+        if event.startswith(kind) and part in event
+    ]
     return [json.loads(event) for event in events]
 
 
@@ -54,11 +58,24 @@ def test_pre_request_sees_the_request_before_the_application(server: Gunicorn) -
     assert server.get("/a%20b/hello?first=1", headers={"X-One": "1"}).status_code == 200
     wait_for(server, "first=1")
     [seen] = noted(server, "pre", "first=1")
-    assert seen == [server.workers()[0], "GET", "/a%20b/hello", "first=1", "/a%20b/hello?first=1", [1, 1], "1"]
+    assert seen == [
+        server.workers()[0],
+        "GET",
+        "/a%20b/hello",
+        "first=1",
+        "/a%20b/hello?first=1",
+        [1, 1],
+        "1",
+    ]
 
 
 def test_post_request_sees_the_environ_and_the_response(server: Gunicorn) -> None:
-    server.request("POST", "/a%20b/echo?second=1", content=b"12345", headers={"X-One": "1", "Content-Type": "text/x"})
+    server.request(
+        "POST",
+        "/a%20b/echo?second=1",
+        content=b"12345",
+        headers={"X-One": "1", "Content-Type": "text/x"},
+    )
     uri, environ, status, code, headers, sent = wait_for(server, "second=1")
     assert (uri, status, code, sent) == ("/a%20b/echo?second=1", "200 OK", 200, 5)
     assert ["content-type", "text/plain"] in headers
@@ -93,9 +110,15 @@ def test_repeated_headers_are_joined_in_the_environ(server: Gunicorn) -> None:
 
 @pytest.mark.parametrize(
     ("path", "status", "sent"),
-    [("/error", "500 Internal Server Error", 21), ("/nothing", "500 Internal Server Error", 21), ("/late_error", "200 OK", 6)],
+    [
+        ("/error", "500 Internal Server Error", 21),
+        ("/nothing", "500 Internal Server Error", 21),
+        ("/late_error", "200 OK", 6),
+    ],
 )
-def test_post_request_is_called_after_an_exception_as_well(server: Gunicorn, path: str, status: str, sent: int) -> None:
+def test_post_request_is_called_after_an_exception_as_well(
+    server: Gunicorn, path: str, status: str, sent: int
+) -> None:
     with server.connect() as client:
         client.get(f"{path}?failed")
         client.read_all()
@@ -104,16 +127,26 @@ def test_post_request_is_called_after_an_exception_as_well(server: Gunicorn, pat
     assert environ["REQUEST_METHOD"] == "GET"
 
 
-def test_post_request_is_called_when_the_client_has_gone_before_the_response(server: Gunicorn) -> None:
+def test_post_request_is_called_when_the_client_has_gone_before_the_response(
+    server: Gunicorn,
+) -> None:
     with server.connect() as client:
         client.get("/silent?gone")
         server.wait_for_event("silent begun")
     uri, environ, status, code, headers, sent = wait_for(server, "/silent?gone")
-    assert (uri, environ["QUERY_STRING"], code, headers, sent) == ("/silent?gone", "gone", 499, [], 0)
+    assert (uri, environ["QUERY_STRING"], code, headers, sent) == (
+        "/silent?gone",
+        "gone",
+        499,
+        [],
+        0,
+    )
     assert status.startswith("499")
 
 
-def test_the_hooks_are_called_once_for_each_of_several_requests_on_a_connection(server: Gunicorn) -> None:
+def test_the_hooks_are_called_once_for_each_of_several_requests_on_a_connection(
+    server: Gunicorn,
+) -> None:
     with server.connect() as client:
         client.send(b"GET /hello?many HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
         for _ in range(3):
@@ -145,7 +178,10 @@ def test_a_post_request_that_raises_is_logged_and_the_connection_lives_on(server
 
 
 def test_a_post_request_of_three_arguments_is_called_as_gunicorn_calls_it(tmp_path: Path) -> None:
-    config = NOTE + "\ndef post_request(worker, req, environ):\n    note(req.method, environ['RAW_URI'])\n"
+    config = (
+        NOTE
+        + "\ndef post_request(worker, req, environ):\n    note(req.method, environ['RAW_URI'])\n"
+    )
     with Gunicorn(tmp_path, config=config) as server:
         server.get("/hello?three")
         server.wait_for_event("GET /hello?three")
@@ -158,7 +194,9 @@ def test_the_default_pre_request_writes_its_debug_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_post_worker_init_and_the_application_see_the_event_loop_that_will_serve(tmp_path: Path, loop: str) -> None:
+def test_post_worker_init_and_the_application_see_the_event_loop_that_will_serve(
+    tmp_path: Path, loop: str
+) -> None:
     config = (
         NOTE
         + """
@@ -180,8 +218,17 @@ def post_worker_init(worker):
 
 
 def test_every_hook_of_a_workers_life_is_called_in_its_order(tmp_path: Path) -> None:
-    names = {"post_fork": 2, "post_worker_init": 1, "worker_int": 1, "worker_exit": 2, "child_exit": 2}
-    config = NOTE + "".join(f"\ndef {name}({', '.join('abcd'[:count])}):\n    note({name!r})\n" for name, count in names.items())
+    names = {
+        "post_fork": 2,
+        "post_worker_init": 1,
+        "worker_int": 1,
+        "worker_exit": 2,
+        "child_exit": 2,
+    }
+    config = NOTE + "".join(
+        f"\ndef {name}({', '.join('abcd'[:count])}):\n    note({name!r})\n"
+        for name, count in names.items()
+    )
     with Gunicorn(tmp_path, config=config) as server:
         [worker] = server.workers()
         os.kill(worker, signal.SIGQUIT)

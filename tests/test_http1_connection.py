@@ -10,12 +10,25 @@ from typing import Any
 
 import pytest
 from gunicorn.glogging import Logger
-from inprocess import GET, TICK, Flag, Host, Log, Truncated, answer, hello, mirror, read_body, request, serve
+from inprocess import (
+    GET,
+    TICK,
+    Flag,
+    Host,
+    Log,
+    Truncated,
+    answer,
+    hello,
+    mirror,
+    read_body,
+    request,
+    serve,
+)
 from ways import serving
 
-from gunicorn_asgi.access import Access
 from gunicorn_asgi.errors import ClientDisconnected, RequestError
 from gunicorn_asgi.http1.states import HIGH_WATER, MAX_DRAIN
+from gunicorn_asgi.observe.access_log import Access
 from gunicorn_asgi.worker import Worker
 
 START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": []}
@@ -78,13 +91,21 @@ async def reads(scope: Any, receive: Any, send: Any) -> None:
 def test_the_log_takes_what_gunicorns_takes(name: str) -> None:
     theirs = inspect.signature(getattr(Logger, name))
     ours = inspect.signature(getattr(Log, name))
-    theirs.bind(None, "message %s", "argument", **{key: None for key in ours.parameters if key == "exc_info"})
+    theirs.bind(
+        None,
+        "message %s",
+        "argument",
+        **{key: None for key in ours.parameters if key == "exc_info"},
+    )
 
 
 def test_the_host_has_what_the_worker_has() -> None:
     for name, member in vars(Host).items():
         if not name.startswith("_"):
-            assert inspect.signature(getattr(Worker, name)).parameters.keys() == inspect.signature(member).parameters.keys()
+            assert (
+                inspect.signature(getattr(Worker, name)).parameters.keys()
+                == inspect.signature(member).parameters.keys()
+            )
 
 
 # Keep-alive.
@@ -133,7 +154,11 @@ def test_many_requests_on_one_connection(parser: str) -> None:
         client = server.connect()
         for number in range(300):
             body = b"%d" % number
-            client.send(request("POST", "/", body=body) if number % 3 else CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
+            client.send(
+                request("POST", "/", body=body)
+                if number % 3
+                else CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+            )
             assert client.read_response().body == body
         assert server.host.nr == 300
 
@@ -168,7 +193,9 @@ def test_a_connection_that_sends_nothing_is_closed_after_head_timeout(parser: st
 
 @pytest.mark.parametrize("data", [b"G", b"GET / HTTP/1.1\r\nHost: a\r\n", b"\r"])
 @pytest.mark.parametrize("before", [0, 1], ids=["first", "second"])
-def test_a_head_that_does_not_arrive_is_answered_with_408(parser: str, data: bytes, before: int) -> None:
+def test_a_head_that_does_not_arrive_is_answered_with_408(
+    parser: str, data: bytes, before: int
+) -> None:
     """RFC 9110, 15.5.9; its time runs from its first byte."""
     with serve(hello, parser, head_timeout=10, keepalive=2) as server:
         client = server.connect()
@@ -235,7 +262,9 @@ def test_each_byte_of_a_body_gives_it_time_again(parser: str) -> None:
 
 
 @pytest.mark.parametrize("version", [b"1.1", b"1.0"])
-def test_a_body_that_does_not_arrive_within_its_response_breaks_that_off(parser: str, version: bytes) -> None:
+def test_a_body_that_does_not_arrive_within_its_response_breaks_that_off(
+    parser: str, version: bytes
+) -> None:
     """Nobody may take the response for whole: without a length, to HTTP/1.0, only a reset can say so."""
     ended = Flag()
 
@@ -392,9 +421,16 @@ def test_a_client_that_sends_but_reads_nothing_is_reset_too(parser: str, body: s
 
 @pytest.mark.parametrize("way", ["1.1", "unix"])
 @pytest.mark.parametrize("fields", [[], [b"Connection: close"]], ids=["kept", "closing"])
-def test_a_response_that_nobody_takes_does_not_hold_the_connection_for_ever(parser: str, way: str, fields: list[bytes]) -> None:
+def test_a_response_that_nobody_takes_does_not_hold_the_connection_for_ever(
+    parser: str, way: str, fields: list[bytes]
+) -> None:
     """Complete for the application, but still in the buffer."""
-    with serving(lambda scope, receive, send: answer(send, b"x" * 8 * 1024 * 1024), parser, way, write_timeout=60) as asked:
+    with serving(
+        lambda scope, receive, send: answer(send, b"x" * 8 * 1024 * 1024),
+        parser,
+        way,
+        write_timeout=60,
+    ) as asked:
         server = asked.server
         client = asked.connect(receive_buffer=8192)
         client.send(request("GET", "/", *fields))
@@ -402,7 +438,9 @@ def test_a_response_that_nobody_takes_does_not_hold_the_connection_for_ever(pars
         server.wait_until(lambda: not server.server.tasks)
         server.advance(58)
         assert not server.call(server.is_idle)
-        times = server.advance_until(lambda: not server.server.connections, 59 if way == "1.1" else 3)
+        times = server.advance_until(
+            lambda: not server.server.connections, 59 if way == "1.1" else 3
+        )
         assert way == "1.1" or times == 1
 
 
@@ -420,14 +458,21 @@ def test_pipelined_requests_are_answered_in_their_order(parser: str) -> None:
         assert gate.paths == ["/0"]
         assert not client.has_more()
         gate.go.set()
-        assert [client.read_response().body for _ in range(5)] == [b"/%d" % number for number in range(5)]
+        assert [client.read_response().body for _ in range(5)] == [
+            b"/%d" % number for number in range(5)
+        ]
 
 
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 64, 65, 500])
 def test_any_number_of_pipelined_requests_is_answered(parser: str, count: int) -> None:
     with serve(mirror, parser) as server:
         client = server.connect()
-        client.send(b"".join(request("POST" if number % 2 else "GET", f"/{number}", body=b"x" * (number % 3)) for number in range(count)))
+        client.send(
+            b"".join(
+                request("POST" if number % 2 else "GET", f"/{number}", body=b"x" * (number % 3))
+                for number in range(count)
+            )
+        )
         for number in range(count):
             assert f"'path': '/{number}'".encode() in client.read_response().body
         assert client.is_open()
@@ -435,7 +480,10 @@ def test_any_number_of_pipelined_requests_is_answered(parser: str, count: int) -
 
 @pytest.mark.parametrize("cut", [1, 7, 100, 1000])
 def test_pipelined_requests_may_be_cut_anywhere(parser: str, cut: int) -> None:
-    requests = [request("POST" if number % 2 else "GET", f"/{number}", body=b"x" * (number % 5)) for number in range(40)]
+    requests = [
+        request("POST" if number % 2 else "GET", f"/{number}", body=b"x" * (number % 5))
+        for number in range(40)
+    ]
     data = b"".join(requests)
     with serve(mirror, parser) as server:
         client = server.connect()
@@ -580,7 +628,9 @@ def test_a_half_closed_client_gets_all_its_responses(parser: str, count: int, sl
     gate = Gate()
     with serve(gate, parser) as server:
         client = server.connect()
-        client.send(request(target="/slow" if slow else "/open") + request(target="/open") * (count - 1))
+        client.send(
+            request(target="/slow" if slow else "/open") + request(target="/open") * (count - 1)
+        )
         client.send_eof()
         if slow:
             server.wait_half_closed()
@@ -645,7 +695,9 @@ def test_the_application_hears_of_a_half_closed_client_after_a_moment(parser: st
         assert not server.log.take("error")
 
 
-def test_an_application_that_does_not_listen_may_take_its_time_for_a_half_closed_client(parser: str) -> None:
+def test_an_application_that_does_not_listen_may_take_its_time_for_a_half_closed_client(
+    parser: str,
+) -> None:
     gate = Gate()
     with serve(gate, parser) as server:
         client = server.connect()
@@ -659,7 +711,9 @@ def test_an_application_that_does_not_listen_may_take_its_time_for_a_half_closed
 
 
 @pytest.mark.parametrize("waiting", [0, 100_000])
-def test_with_half_close_disconnect_a_fin_cancels_the_application(parser: str, waiting: int) -> None:
+def test_with_half_close_disconnect_a_fin_cancels_the_application(
+    parser: str, waiting: int
+) -> None:
     """One that neither receives nor sends, also while pipelined requests keep reading paused."""
     cancelled, started = Flag(), Flag()
 
@@ -750,7 +804,9 @@ def test_the_application_hears_of_a_half_closed_client_that_reads_again(parser: 
     ids=["letter", "head", "CRLF", "no body", "body", "chunks"],
 )
 @pytest.mark.parametrize("slow", [False, True])
-def test_what_a_half_closed_client_left_incomplete_is_not_waited_for(parser: str, partial: bytes, slow: bool) -> None:
+def test_what_a_half_closed_client_left_incomplete_is_not_waited_for(
+    parser: str, partial: bytes, slow: bool
+) -> None:
     """The rest will never come: no deadline has to pass for that, and it is nothing to complain about."""
     go = Flag()
 
@@ -785,7 +841,16 @@ def test_a_client_that_closes_before_it_asked_for_anything(parser: str) -> None:
 def test_a_client_that_resets_at_any_time_leaves_nothing_behind(parser: str) -> None:
     gate = Gate()
     with serve(gate, parser, keepalive=1000) as server:
-        for data in (b"", b"G", GET, GET * 100, post(5) + b"he", CHUNKED + b"5\r\nhe", request(target="/open"), b"bad\r\n\r\n"):
+        for data in (
+            b"",
+            b"G",
+            GET,
+            GET * 100,
+            post(5) + b"he",
+            CHUNKED + b"5\r\nhe",
+            request(target="/open"),
+            b"bad\r\n\r\n",
+        ):
             client = server.connect()
             client.send(data)
             client.reset()
@@ -808,7 +873,9 @@ def test_a_client_that_resets_at_any_time_leaves_nothing_behind(parser: str) -> 
     ids=["length", "length at the bound", "chunked", "longer chunks"],
 )
 @pytest.mark.parametrize("when", ["with the head", "behind the response", "in pieces"])
-def test_an_unread_body_within_the_bound_is_drained(parser: str, head: bytes, body: bytes, when: str) -> None:
+def test_an_unread_body_within_the_bound_is_drained(
+    parser: str, head: bytes, body: bytes, when: str
+) -> None:
     """Statement 51; RFC 9112, 9.3: so that the next request is found behind it."""
     with serve(hello, parser) as server:
         client = server.connect()
@@ -951,7 +1018,11 @@ def test_an_echo_of_any_size_gets_through(parser: str) -> None:
     with serve(app, parser) as server:
         for data in (
             post(len(body)) + body,
-            CHUNKED + b"".join(b"1000\r\n" + body[i : i + 4096] + b"\r\n" for i in range(0, len(body), 4096)) + b"0\r\n\r\n",
+            CHUNKED
+            + b"".join(
+                b"1000\r\n" + body[i : i + 4096] + b"\r\n" for i in range(0, len(body), 4096)
+            )
+            + b"0\r\n\r\n",
         ):
             client = server.connect()
             sender = threading.Thread(target=client.send, args=(data,))
@@ -1161,7 +1232,10 @@ class Recorder:
 
 @pytest.mark.parametrize("name", ["begin", "end", "refused"])
 def test_the_recorder_takes_what_the_access_log_takes(name: str) -> None:
-    assert inspect.signature(getattr(Recorder, name)).parameters.keys() == inspect.signature(getattr(Access, name)).parameters.keys()
+    assert (
+        inspect.signature(getattr(Recorder, name)).parameters.keys()
+        == inspect.signature(getattr(Access, name)).parameters.keys()
+    )
 
 
 def test_every_exchange_is_logged_once_with_what_went_out(parser: str) -> None:

@@ -32,7 +32,9 @@ class Servers:
     def get(self, delivery: str = "whole", **settings: Any) -> InProcess:
         key = (delivery, *sorted((name, str(value)) for name, value in settings.items()))
         if key not in self._servers:
-            self._servers[key] = self._stack.enter_context(serve(mirror, self._parser, delivery=delivery, **settings))
+            self._servers[key] = self._stack.enter_context(
+                serve(mirror, self._parser, delivery=delivery, **settings)
+            )
         return self._servers[key]
 
 
@@ -88,7 +90,9 @@ def get(*fields: bytes, line: bytes = b"GET / HTTP/1.1") -> bytes:
 
 # What is accepted, and what of it the application sees.
 
-EXTENSIONS: dict[str, Any] = {f"http.response.{name}": {} for name in ("pathsend", "zerocopysend", "early_hint", "trailers")}
+EXTENSIONS: dict[str, Any] = {
+    f"http.response.{name}": {} for name in ("pathsend", "zerocopysend", "early_hint", "trailers")
+}
 
 ACCEPTED: dict[str, tuple[bytes, dict[str, Any]]] = {
     # Statements 20 to 37.
@@ -181,7 +185,9 @@ ACCEPTED: dict[str, tuple[bytes, dict[str, Any]]] = {
 @pytest.mark.parametrize("tail", TAILS)
 @pytest.mark.parametrize("delivery", DELIVERIES)
 @pytest.mark.parametrize(("data", "expected"), ACCEPTED.values(), ids=ACCEPTED.keys())
-def test_a_valid_request_reaches_the_application(servers: Servers, data: bytes, expected: dict[str, Any], delivery: str, tail: str) -> None:
+def test_a_valid_request_reaches_the_application(
+    servers: Servers, data: bytes, expected: dict[str, Any], delivery: str, tail: str
+) -> None:
     scope = exchange(servers.get(delivery), data, tail)
     assert {name: scope[name] for name in expected} == expected
 
@@ -345,13 +351,17 @@ REFUSED: dict[str, tuple[bytes, int]] = {
 @pytest.mark.parametrize("tail", TAILS)
 @pytest.mark.parametrize("delivery", DELIVERIES)
 @pytest.mark.parametrize(("data", "status"), REFUSED.values(), ids=REFUSED.keys())
-def test_an_invalid_request_is_refused(servers: Servers, data: bytes, status: int, delivery: str, tail: str) -> None:
+def test_an_invalid_request_is_refused(
+    servers: Servers, data: bytes, status: int, delivery: str, tail: str
+) -> None:
     assert refusal(servers.get(delivery), data, tail) == status
 
 
 @pytest.mark.parametrize("delivery", DELIVERIES)
 @pytest.mark.parametrize("first", ["one", "two"])
-def test_a_refusal_stands_behind_the_answers_to_what_came_before(servers: Servers, delivery: str, first: str) -> None:
+def test_a_refusal_stands_behind_the_answers_to_what_came_before(
+    servers: Servers, delivery: str, first: str
+) -> None:
     server = servers.get(delivery)
     client = server.connect()
     count = 1 if first == "one" else 2
@@ -401,7 +411,9 @@ LIMITS = {"limit_request_line": 60, "limit_request_fields": 4, "limit_request_fi
     ],
     ids=lambda value: str(value) if isinstance(value, int) else f"{len(value)} bytes",
 )
-def test_limits_hold_at_the_exact_byte(servers: Servers, data: bytes, status: int, delivery: str, tail: str) -> None:
+def test_limits_hold_at_the_exact_byte(
+    servers: Servers, data: bytes, status: int, delivery: str, tail: str
+) -> None:
     """RFC 9112, 3; RFC 6585, 5."""
     server = servers.get(delivery, **LIMITS)
     if status == 200:
@@ -438,17 +450,28 @@ def test_the_default_limits_are_gunicorns(servers: Servers) -> None:
     ],
     ids=lambda value: str(value) if isinstance(value, int) else repr(value[:20]),
 )
-def test_what_can_become_no_valid_head_is_refused_before_it_is_complete(servers: Servers, data: bytes, status: int, delivery: str) -> None:
+def test_what_can_become_no_valid_head_is_refused_before_it_is_complete(
+    servers: Servers, data: bytes, status: int, delivery: str
+) -> None:
     assert refusal(servers.get(delivery, **LIMITS), data, "alone") == status
 
 
 @pytest.mark.parametrize("delivery", DELIVERIES)
 @pytest.mark.parametrize(
     "body",
-    [b"5;" + b"a" * 2000, b"0" * 2000, b"0\r\nX: " + b"y" * 60, b"0\r\n" + b"X: y\r\n" * 5, b"5\r\nhello!", b"5\n"],
+    [
+        b"5;" + b"a" * 2000,
+        b"0" * 2000,
+        b"0\r\nX: " + b"y" * 60,
+        b"0\r\n" + b"X: y\r\n" * 5,
+        b"5\r\nhello!",
+        b"5\n",
+    ],
     ids=lambda body: repr(body[:12]),
 )
-def test_what_can_become_no_valid_chunk_is_refused_before_it_is_complete(servers: Servers, body: bytes, delivery: str) -> None:
+def test_what_can_become_no_valid_chunk_is_refused_before_it_is_complete(
+    servers: Servers, body: bytes, delivery: str
+) -> None:
     assert refusal(servers.get(delivery, **LIMITS), chunked(body), "alone") == 400
 
 
@@ -467,8 +490,14 @@ def test_what_can_become_no_valid_chunk_is_refused_before_it_is_complete(servers
         ("dangerous", "trusted", [b"x_y", b"script_name"]),
     ],
 )
-def test_header_map_and_forwarder_headers(servers: Servers, header_map: str, peer: str, seen: Any, delivery: str) -> None:
-    server = servers.get(delivery, header_map=header_map, forwarded_allow_ips="127.0.0.1" if peer == "trusted" else "10.0.0.1")
+def test_header_map_and_forwarder_headers(
+    servers: Servers, header_map: str, peer: str, seen: Any, delivery: str
+) -> None:
+    server = servers.get(
+        delivery,
+        header_map=header_map,
+        forwarded_allow_ips="127.0.0.1" if peer == "trusted" else "10.0.0.1",
+    )
     data = get(b"Host: a", b"X_Y: z", b"SCRIPT_NAME: /")
     if seen == 400:
         assert refusal(server, data, "request") == 400
@@ -478,8 +507,14 @@ def test_header_map_and_forwarder_headers(servers: Servers, header_map: str, pee
 
 
 @pytest.mark.parametrize("peer", ["trusted", "untrusted"])
-def test_forwarder_headers_pass_a_refusing_header_map_from_a_trusted_peer_only(servers: Servers, peer: str) -> None:
-    server = servers.get(header_map="refuse", forwarded_allow_ips="127.0.0.1" if peer == "trusted" else "10.0.0.1", forwarder_headers="x_y")
+def test_forwarder_headers_pass_a_refusing_header_map_from_a_trusted_peer_only(
+    servers: Servers, peer: str
+) -> None:
+    server = servers.get(
+        header_map="refuse",
+        forwarded_allow_ips="127.0.0.1" if peer == "trusted" else "10.0.0.1",
+        forwarder_headers="x_y",
+    )
     data = get(b"Host: a", b"X_Y: z")
     if peer == "trusted":
         assert (b"x_y", b"z") in exchange(server, data, "alone")["headers"]
@@ -505,7 +540,10 @@ def test_secure_scheme_headers_count_from_a_trusted_peer_only(
 ) -> None:
     """Statement 23."""
     data = get(b"Host: a", *lines)
-    assert exchange(servers.get(delivery, forwarded_allow_ips="10.0.0.1"), data, "request")["scheme"] == untrusted
+    assert (
+        exchange(servers.get(delivery, forwarded_allow_ips="10.0.0.1"), data, "request")["scheme"]
+        == untrusted
+    )
     server = servers.get(delivery, forwarded_allow_ips="127.0.0.1")
     if trusted == 400:
         assert refusal(server, data, "request") == 400
@@ -519,13 +557,22 @@ def test_permit_unconventional_http_method(servers: Servers, method: str, delive
     """And statement 22: upper case in the scope, so that ``casefold_http_method`` has nothing left to do."""
     data = request(method)
     for casefold in (False, True):
-        server = servers.get(delivery, permit_unconventional_http_method=True, casefold_http_method=casefold)
+        server = servers.get(
+            delivery, permit_unconventional_http_method=True, casefold_http_method=casefold
+        )
         assert exchange(server, data, "request")["method"] == method.upper()
     assert refusal(servers.get(delivery), data, "alone") == 400
 
 
 def test_a_method_that_is_no_token_is_never_permitted(servers: Servers) -> None:
-    assert refusal(servers.get(permit_unconventional_http_method=True), b"G(T / HTTP/1.1\r\nHost: a\r\n\r\n", "alone") == 400
+    assert (
+        refusal(
+            servers.get(permit_unconventional_http_method=True),
+            b"G(T / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "alone",
+        )
+        == 400
+    )
 
 
 @pytest.mark.parametrize("method", [b"connect", b"CONNECT"])
@@ -552,7 +599,9 @@ def test_connect_is_not_implemented_in_any_case(servers: Servers, method: bytes)
         ("/api", "OPTIONS", "*", "*", b"*"),
     ],
 )
-def test_root_path_is_part_of_the_path(servers: Servers, root_path: str, method: str, target: str, path: str, raw_path: bytes) -> None:
+def test_root_path_is_part_of_the_path(
+    servers: Servers, root_path: str, method: str, target: str, path: str, raw_path: bytes
+) -> None:
     """Statement 29; the server as a whole (``*``) is below no path."""
     scope = exchange(servers.get(root_path=root_path), request(method, target), "alone")
     assert (scope["path"], scope["raw_path"]) == (path, raw_path)
@@ -563,7 +612,9 @@ def test_root_path_is_part_of_the_path(servers: Servers, root_path: str, method:
 
 
 @pytest.mark.parametrize("delivery", DELIVERIES)
-def test_requests_on_one_connection_are_read_for_themselves(servers: Servers, delivery: str) -> None:
+def test_requests_on_one_connection_are_read_for_themselves(
+    servers: Servers, delivery: str
+) -> None:
     """Nothing of one, not even of equal fields, is left in the next."""
     cases = [case for case in ACCEPTED.values() if b"HTTP/1.0" not in case[0]] * 2
     client = servers.get(delivery).connect()
@@ -601,7 +652,13 @@ def test_a_head_in_two_packets_is_read_as_in_one(servers: Servers, place: int) -
 def test_an_incomplete_request_is_not_answered(servers: Servers) -> None:
     """RFC 9112, 8: a request cut short is dropped with its connection."""
     server = servers.get()
-    for data in (b"G", GET[:-1], post(b"Content-Length: 5", body=b"hell"), chunked(b"5\r\nhello\r\n0\r\n"), b"\r\n"):
+    for data in (
+        b"G",
+        GET[:-1],
+        post(b"Content-Length: 5", body=b"hell"),
+        chunked(b"5\r\nhello\r\n0\r\n"),
+        b"\r\n",
+    ):
         client = server.connect()
         client.send(data)
         client.send_eof()

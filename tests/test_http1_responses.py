@@ -10,7 +10,19 @@ from http import HTTPStatus
 from typing import Any
 
 import pytest
-from inprocess import GET, Client, Flag, InProcess, Response, Truncated, answer, hello, read_body, request, serve
+from inprocess import (
+    GET,
+    Client,
+    Flag,
+    InProcess,
+    Response,
+    Truncated,
+    answer,
+    hello,
+    read_body,
+    request,
+    serve,
+)
 
 from gunicorn_asgi.errors import ApplicationError
 
@@ -74,7 +86,9 @@ def is_kept(client: Client) -> bool:
         return False
 
 
-def exchange(server: InProcess, script: Script, data: bytes, *messages: dict[str, Any], method: str = "GET") -> tuple[Response, bool]:
+def exchange(
+    server: InProcess, script: Script, data: bytes, *messages: dict[str, Any], method: str = "GET"
+) -> tuple[Response, bool]:
     """The response to `data`, and whether the connection is kept."""
     script.messages = list(messages)
     client = server.connect()
@@ -109,25 +123,61 @@ CLOSE = (b"connection", b"close")
         # a declared length
         (GET, [start(200, LENGTH_2), body(b"ok")], [LENGTH_2], b"ok", True),
         (GET, [start(200, LENGTH_2), body(b"o", True), body(b"k")], [LENGTH_2], b"ok", True),
-        (GET, [start(200, LENGTH_2), body(b"", True), body(b"ok", True), body()], [LENGTH_2], b"ok", True),
-        (GET10_KEEP, [start(200, LENGTH_2), body(b"o", True), body(b"k")], [LENGTH_2, KEEP], b"ok", True),
-        (GET10, [start(200, LENGTH_2), body(b"o", True), body(b"k")], [LENGTH_2, CLOSE], b"ok", False),
+        (
+            GET,
+            [start(200, LENGTH_2), body(b"", True), body(b"ok", True), body()],
+            [LENGTH_2],
+            b"ok",
+            True,
+        ),
+        (
+            GET10_KEEP,
+            [start(200, LENGTH_2), body(b"o", True), body(b"k")],
+            [LENGTH_2, KEEP],
+            b"ok",
+            True,
+        ),
+        (
+            GET10,
+            [start(200, LENGTH_2), body(b"o", True), body(b"k")],
+            [LENGTH_2, CLOSE],
+            b"ok",
+            False,
+        ),
         # statement 57: a stream of unknown length
         (GET, [start(), body(b"o", True), body(b"k")], [CHUNKED], b"ok", True),
         (GET, [start(), body(b"", True), body()], [CHUNKED], b"", True),
-        (GET, [start(), body(b"o", True), body(b"", True), body(b"k", True), body()], [CHUNKED], b"ok", True),
+        (
+            GET,
+            [start(), body(b"o", True), body(b"", True), body(b"k", True), body()],
+            [CHUNKED],
+            b"ok",
+            True,
+        ),
         (GET10, [start(), body(b"o", True), body(b"k")], [CLOSE], b"ok", False),
         (GET10_KEEP, [start(), body(b"o", True), body(b"k")], [CLOSE], b"ok", False),
         (GET10_KEEP, [start(), body(b"", True), body()], [CLOSE], b"", False),
         # statement 56: the application's transfer-encoding is ignored
         (GET, [start(200, CHUNKED), body(b"ok")], [LENGTH_2], b"ok", True),
-        (GET, [start(200, (b"Transfer-Encoding", b"gzip, chunked")), body(b"o", True), body(b"k")], [CHUNKED], b"ok", True),
+        (
+            GET,
+            [start(200, (b"Transfer-Encoding", b"gzip, chunked")), body(b"o", True), body(b"k")],
+            [CHUNKED],
+            b"ok",
+            True,
+        ),
         (GET, [start(200, CHUNKED, LENGTH_2), body(b"ok")], [LENGTH_2], b"ok", True),
         (GET10, [start(200, CHUNKED), body(b"o", True), body(b"k")], [CLOSE], b"ok", False),
     ],
 )
 def test_the_end_of_a_body_is_told_in_one_way(
-    server: InProcess, script: Script, data: bytes, messages: Messages, expected: Any, content: bytes, kept: bool
+    server: InProcess,
+    script: Script,
+    data: bytes,
+    messages: Messages,
+    expected: Any,
+    content: bytes,
+    kept: bool,
 ) -> None:
     """RFC 9112, 6 and 7; statements 53, 56, 57 and 60."""
     response, is_open = exchange(server, script, data, *messages)
@@ -136,19 +186,33 @@ def test_the_end_of_a_body_is_told_in_one_way(
 
 
 @pytest.mark.parametrize(
-    "data", [GET, GET10_KEEP, HEAD, b"HEAD / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"], ids=["GET", "GET 1.0", "HEAD", "HEAD 1.0"]
+    "data",
+    [GET, GET10_KEEP, HEAD, b"HEAD / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"],
+    ids=["GET", "GET 1.0", "HEAD", "HEAD 1.0"],
 )
 @pytest.mark.parametrize("status", [204, 304])
-@pytest.mark.parametrize("headers", [[], [LENGTH_2], [CHUNKED], [(b"content-length", b"0")]], ids=["none", "length", "chunked", "length 0"])
 @pytest.mark.parametrize(
-    "messages", [[body()], [body(b"ok")], [body(b"o", True), body(b"k")], [body(b"", True), body()]], ids=["empty", "one", "two", "flush"]
+    "headers",
+    [[], [LENGTH_2], [CHUNKED], [(b"content-length", b"0")]],
+    ids=["none", "length", "chunked", "length 0"],
 )
-def test_204_and_304_have_no_body(server: InProcess, script: Script, data: bytes, status: int, headers: Any, messages: Messages) -> None:
+@pytest.mark.parametrize(
+    "messages",
+    [[body()], [body(b"ok")], [body(b"o", True), body(b"k")], [body(b"", True), body()]],
+    ids=["empty", "one", "two", "flush"],
+)
+def test_204_and_304_have_no_body(
+    server: InProcess, script: Script, data: bytes, status: int, headers: Any, messages: Messages
+) -> None:
     """RFC 9110, 6.4.1, 8.6 and 15.4.5; statement 64: a 304 keeps its content-length, a 204 has none."""
-    response, kept = exchange(server, script, data, start(status, *headers), *messages, method=data[:4].decode().strip())
+    response, kept = exchange(
+        server, script, data, start(status, *headers), *messages, method=data[:4].decode().strip()
+    )
     assert response.status == status
     assert response.body == b""
-    assert response.values(b"content-length") == [value for name, value in headers if name == b"content-length" and status == 304]
+    assert response.values(b"content-length") == [
+        value for name, value in headers if name == b"content-length" and status == 304
+    ]
     assert response.values(b"transfer-encoding") == []
     assert kept
     assert not script.raised
@@ -167,13 +231,21 @@ def test_204_and_304_have_no_body(server: InProcess, script: Script, data: bytes
         ([start(404), body(b"no")], [LENGTH_2]),
     ],
 )
-def test_head_has_the_fields_of_get_and_no_body(server: InProcess, script: Script, messages: Messages, expected: Any) -> None:
+def test_head_has_the_fields_of_get_and_no_body(
+    server: InProcess, script: Script, messages: Messages, expected: Any
+) -> None:
     """RFC 9110, 9.3.2; statement 64."""
     response, kept = exchange(server, script, HEAD, *messages, method="HEAD")
     assert fields(response) == expected
     assert kept
     assert not script.raised
-    response, kept = exchange(server, script, b"HEAD / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", *messages, method="HEAD")
+    response, kept = exchange(
+        server,
+        script,
+        b"HEAD / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+        *messages,
+        method="HEAD",
+    )
     assert fields(response) == [field for field in expected if field != CHUNKED] + [KEEP]
     assert kept
 
@@ -183,7 +255,9 @@ def test_any_status_is_sent(server: InProcess, script: Script, status: int) -> N
     """Statement 74."""
     response, kept = exchange(server, script, GET, start(status), body(b"ok"))
     assert response.status == int(status)
-    assert response.reason == (HTTPStatus(status).phrase.encode() if status in list(HTTPStatus) else b"")
+    assert response.reason == (
+        HTTPStatus(status).phrase.encode() if status in list(HTTPStatus) else b""
+    )
     assert response.body == b"ok"
     assert kept
 
@@ -252,7 +326,14 @@ def test_a_body_shorter_than_its_length_raises_and_ends_the_connection(
 
 def test_headers_keep_their_order_and_bytes(server: InProcess, script: Script) -> None:
     """Statements 54 and 40."""
-    headers = [(b"b", b"1"), (b"set-cookie", b"x=1"), (b"A", b"\xe9 \xff"), (b"set-cookie", b"y=2"), (b"empty", b""), (b"tab", b"a\tb")]
+    headers = [
+        (b"b", b"1"),
+        (b"set-cookie", b"x=1"),
+        (b"A", b"\xe9 \xff"),
+        (b"set-cookie", b"y=2"),
+        (b"empty", b""),
+        (b"tab", b"a\tb"),
+    ]
     response, _ = exchange(server, script, GET, start(200, *headers), body(b"ok"))
     assert fields(response) == [*headers, LENGTH_2]
 
@@ -267,14 +348,24 @@ def test_headers_keep_their_order_and_bytes(server: InProcess, script: Script) -
         {b"a": b"b", b"content-length": b"2"}.items,
     ],
 )
-def test_headers_may_be_any_iterable(server: InProcess, script: Script, headers: Callable[[], Any]) -> None:
-    response, _ = exchange(server, script, GET, {"type": "http.response.start", "status": 200, "headers": headers()}, body(b"ok"))
+def test_headers_may_be_any_iterable(
+    server: InProcess, script: Script, headers: Callable[[], Any]
+) -> None:
+    response, _ = exchange(
+        server,
+        script,
+        GET,
+        {"type": "http.response.start", "status": 200, "headers": headers()},
+        body(b"ok"),
+    )
     assert fields(response) == [(b"a", b"b"), LENGTH_2]
 
 
 def test_headers_may_be_left_out(server: InProcess, script: Script) -> None:
     """Statement 53."""
-    response, _ = exchange(server, script, GET, {"type": "http.response.start", "status": 200}, body(b"ok"))
+    response, _ = exchange(
+        server, script, GET, {"type": "http.response.start", "status": 200}, body(b"ok")
+    )
     assert fields(response) == [LENGTH_2]
 
 
@@ -312,7 +403,9 @@ BAD_STARTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("message", BAD_STARTS.values(), ids=BAD_STARTS.keys())
-def test_a_faulty_start_raises_there_and_becomes_a_clean_500(server: InProcess, script: Script, message: dict[str, Any]) -> None:
+def test_a_faulty_start_raises_there_and_becomes_a_clean_500(
+    server: InProcess, script: Script, message: dict[str, Any]
+) -> None:
     """Statements 10, 11, 55 and 58."""
     response, kept = exchange(server, script, GET, message, body(b"never"))
     assert response.status == 500
@@ -326,7 +419,9 @@ def test_a_faulty_start_raises_there_and_becomes_a_clean_500(server: InProcess, 
 
 
 @pytest.mark.parametrize("message", BAD_STARTS.values(), ids=BAD_STARTS.keys())
-def test_behind_a_faulty_start_a_correct_one_may_be_sent(server: InProcess, script: Script, message: dict[str, Any]) -> None:
+def test_behind_a_faulty_start_a_correct_one_may_be_sent(
+    server: InProcess, script: Script, message: dict[str, Any]
+) -> None:
     script.catches = True
     response, kept = exchange(server, script, GET, message, start(418), body(b"ok"))
     assert (response.status, response.body) == (418, b"ok")
@@ -351,7 +446,9 @@ BAD_MESSAGES: dict[str, Any] = {
 
 @pytest.mark.parametrize("message", BAD_MESSAGES.values(), ids=BAD_MESSAGES.keys())
 @pytest.mark.parametrize("place", ["before start", "before body", "within the body"])
-def test_a_faulty_message_raises_there_and_harms_nothing(server: InProcess, script: Script, message: Any, place: str) -> None:
+def test_a_faulty_message_raises_there_and_harms_nothing(
+    server: InProcess, script: Script, message: Any, place: str
+) -> None:
     """Statements 9 and 10."""
     script.catches = True
     good = [start(), body(b"o", True), body(b"k")]
@@ -364,7 +461,9 @@ def test_a_faulty_message_raises_there_and_harms_nothing(server: InProcess, scri
 
 @pytest.mark.parametrize("data", ["text", None, 5, [b"a"], ["a"], {}], ids=repr)
 @pytest.mark.parametrize("place", ["first", "second"])
-def test_a_body_that_is_no_bytes_raises(server: InProcess, script: Script, data: Any, place: str) -> None:
+def test_a_body_that_is_no_bytes_raises(
+    server: InProcess, script: Script, data: Any, place: str
+) -> None:
     """Statement 11."""
     script.catches = True
     good = [start(), body(b"o", True), body(b"k")]
@@ -398,10 +497,21 @@ def test_a_second_start_raises(server: InProcess, script: Script, place: int) ->
 
 
 @pytest.mark.parametrize(
-    "extra", [body(b"x"), start(), {"type": "foo"}, {}, body("x", True)], ids=["body", "start", "unknown", "no type", "str body"]
+    "extra",
+    [body(b"x"), start(), {"type": "foo"}, {}, body("x", True)],
+    ids=["body", "start", "unknown", "no type", "str body"],
 )
-@pytest.mark.parametrize("first", [[start(), body(b"ok")], [start(), body(b"o", True), body(b"k")], [start(200, LENGTH_2), body(b"ok")]])
-def test_messages_behind_a_complete_response_are_ignored(server: InProcess, script: Script, extra: dict[str, Any], first: Messages) -> None:
+@pytest.mark.parametrize(
+    "first",
+    [
+        [start(), body(b"ok")],
+        [start(), body(b"o", True), body(b"k")],
+        [start(200, LENGTH_2), body(b"ok")],
+    ],
+)
+def test_messages_behind_a_complete_response_are_ignored(
+    server: InProcess, script: Script, extra: dict[str, Any], first: Messages
+) -> None:
     """Statement 61."""
     response, kept = exchange(server, script, GET, *first, extra, extra)
     assert (response.body, kept, script.raised) == (b"ok", True, [])
@@ -409,14 +519,24 @@ def test_messages_behind_a_complete_response_are_ignored(server: InProcess, scri
 
 def test_further_keys_in_a_message_are_ignored(server: InProcess, script: Script) -> None:
     """Statement 12."""
-    response, kept = exchange(server, script, GET, {**start(), "x": 1, "trailers": False}, {**body(b"ok"), "y": object()})
+    response, kept = exchange(
+        server, script, GET, {**start(), "x": 1, "trailers": False}, {**body(b"ok"), "y": object()}
+    )
     assert (response.body, kept) == (b"ok", True)
 
 
 @pytest.mark.parametrize(
-    "kind", [bytearray, memoryview, lambda data: memoryview(bytearray(data)), lambda data: memoryview(data + data)[: len(data)]]
+    "kind",
+    [
+        bytearray,
+        memoryview,
+        lambda data: memoryview(bytearray(data)),
+        lambda data: memoryview(data + data)[: len(data)],
+    ],
 )
-def test_other_views_of_bytes_are_bodies(server: InProcess, script: Script, kind: Callable[[bytes], Any]) -> None:
+def test_other_views_of_bytes_are_bodies(
+    server: InProcess, script: Script, kind: Callable[[bytes], Any]
+) -> None:
     """Statement 75."""
     response, _ = exchange(server, script, GET, start(), body(kind(b"ok")))
     assert (response.body, response[b"content-length"]) == (b"ok", b"2")
@@ -503,16 +623,22 @@ def test_date_and_server_are_there_once(server: InProcess, script: Script) -> No
 
 
 @pytest.mark.parametrize(
-    "headers", [[(b"date", b"mine")], [(b"Server", b"mine")], [(b"DATE", b"mine"), (b"server", b"mine")]], ids=["date", "server", "both"]
+    "headers",
+    [[(b"date", b"mine")], [(b"Server", b"mine")], [(b"DATE", b"mine"), (b"server", b"mine")]],
+    ids=["date", "server", "both"],
 )
-def test_the_application_may_bring_its_own_date_and_server(server: InProcess, script: Script, headers: Any) -> None:
+def test_the_application_may_bring_its_own_date_and_server(
+    server: InProcess, script: Script, headers: Any
+) -> None:
     response, _ = exchange(server, script, GET, start(200, *headers), body(b"ok"))
     own = {name.lower() for name, _ in headers}
     for name in (b"date", b"server"):
         assert (response[name] == b"mine") is (name in own)  # and once, or this raises
 
 
-@pytest.mark.parametrize(("date", "name"), [(True, ""), (False, "gunicorn"), (False, ""), (True, "my server/1.0")])
+@pytest.mark.parametrize(
+    ("date", "name"), [(True, ""), (False, "gunicorn"), (False, ""), (True, "my server/1.0")]
+)
 def test_date_and_server_can_be_turned_off_and_replaced(parser: str, date: bool, name: str) -> None:
     with serve(hello, parser, date_header=date, server_header=name) as server:
         client = server.connect()
@@ -550,9 +676,13 @@ def test_the_date_is_refreshed_on_a_long_connection(server: InProcess, script: S
         ([b"Connection: foo"], True),
     ],
 )
-def test_the_client_may_close(server: InProcess, script: Script, fields_: list[bytes], kept: bool) -> None:
+def test_the_client_may_close(
+    server: InProcess, script: Script, fields_: list[bytes], kept: bool
+) -> None:
     """RFC 9112, 9.6; statement 72: exactly one ``connection: close`` announces it."""
-    response, is_open = exchange(server, script, request("GET", "/", *fields_), start(), body(b"ok"))
+    response, is_open = exchange(
+        server, script, request("GET", "/", *fields_), start(), body(b"ok")
+    )
     assert response.values(b"connection") == ([] if kept else [b"close"])
     assert is_open is kept
 
@@ -570,24 +700,39 @@ def test_the_client_may_close(server: InProcess, script: Script, fields_: list[b
         ([b""], [], True),
     ],
 )
-@pytest.mark.parametrize("parts", [[body(b"ok")], [body(b"o", True), body(b"k")]], ids=["one", "two"])
+@pytest.mark.parametrize(
+    "parts", [[body(b"ok")], [body(b"o", True), body(b"k")]], ids=["one", "two"]
+)
 def test_the_application_may_close(
-    server: InProcess, script: Script, values: list[bytes], sent: list[bytes], kept: bool, parts: Messages
+    server: InProcess,
+    script: Script,
+    values: list[bytes],
+    sent: list[bytes],
+    kept: bool,
+    parts: Messages,
 ) -> None:
-    response, is_open = exchange(server, script, GET, start(200, *((b"connection", value) for value in values)), *parts)
+    response, is_open = exchange(
+        server, script, GET, start(200, *((b"connection", value) for value in values)), *parts
+    )
     assert response.values(b"connection") == sent
     assert response.body == b"ok"
     assert is_open is kept
 
 
-def test_the_application_cannot_keep_what_the_client_closes(server: InProcess, script: Script) -> None:
+def test_the_application_cannot_keep_what_the_client_closes(
+    server: InProcess, script: Script
+) -> None:
     for data in (request("GET", "/", b"Connection: close"), GET10):
-        response, kept = exchange(server, script, data, start(200, (b"connection", b"keep-alive")), body(b"ok"))
+        response, kept = exchange(
+            server, script, data, start(200, (b"connection", b"keep-alive")), body(b"ok")
+        )
         assert response.values(b"connection") == [b"close"]
         assert not kept
 
 
-def test_what_comes_behind_a_closing_request_is_not_answered(server: InProcess, script: Script) -> None:
+def test_what_comes_behind_a_closing_request_is_not_answered(
+    server: InProcess, script: Script
+) -> None:
     """RFC 9112, 9.6."""
     script.messages = [start(), body(b"ok")]
     for data in (request("GET", "/", b"Connection: close"), GET10):
@@ -605,7 +750,10 @@ def test_a_closing_connection_gives_the_client_the_whole_response(parser: str) -
         await answer(send, b"x" * size, headers=[(b"connection", b"close")])
 
     with serve(app, parser) as server:
-        for data in (GET + b"y" * 100_000, request("POST", "/", b"Content-Length: 300000") + b"y" * 200_000):
+        for data in (
+            GET + b"y" * 100_000,
+            request("POST", "/", b"Content-Length: 300000") + b"y" * 200_000,
+        ):
             client = server.connect()
             client.send(data)
             assert len(client.read_response().body) == size

@@ -1,4 +1,4 @@
-"""What applications change of their process, and what the worker says of it (see `gunicorn_asgi.interference`)."""
+"""What applications change of their process, and what the worker says of it (see `gunicorn_asgi.process.interference`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from process import LOOPS, Gunicorn, poll
 
-from gunicorn_asgi.interference import Watch
+from gunicorn_asgi.process.interference import Watch
 
 DISPLACED = r"\[WARNING\] The application, or a hook, has replaced the worker's handler of SIGTERM with .+\. Unless that calls the handler it has replaced, "
 BEATS = {"timeout": 1}
@@ -24,7 +24,9 @@ def loop(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("way", ["signal_module", "loop_method"])
-def test_a_signal_handler_of_the_application_is_told_of_once(tmp_path: Path, loop: str, way: str) -> None:
+def test_a_signal_handler_of_the_application_is_told_of_once(
+    tmp_path: Path, loop: str, way: str
+) -> None:
     with Gunicorn(tmp_path, "meddling:app", asgi_loop=loop, **BEATS) as server:
         assert not server.lines(DISPLACED)
         server.get(f"/{way}")
@@ -48,7 +50,9 @@ def test_a_handler_that_calls_the_worker_s_own_drains_it(tmp_path: Path) -> None
 
 
 def test_loggers_that_the_application_has_disabled_are_named_once_on_stderr(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, "meddling:app", accesslog=str(tmp_path / "access.log"), **BEATS) as server:
+    with Gunicorn(
+        tmp_path, "meddling:app", accesslog=str(tmp_path / "access.log"), **BEATS
+    ) as server:
         server.get("/logging_module")
         poll(lambda: "gunicorn.access" in server.output, "the sentence on stderr")
         server.get("/logging_module")
@@ -85,8 +89,12 @@ def test_a_stderr_that_cannot_be_written_to_does_not_end_the_heartbeat(stderr: A
 
 @pytest.mark.skipif(importlib.util.find_spec("gevent") is None, reason="gevent is not installed")
 @pytest.mark.parametrize("reload", [False, True])
-def test_an_application_that_is_patched_for_gevent_stops_the_boot_with_one_sentence(tmp_path: Path, reload: bool) -> None:
-    with Gunicorn(tmp_path, "meddling:app", env={"TEST_MEDDLE": "gevent"}, wait=False, reload=reload) as server:
+def test_an_application_that_is_patched_for_gevent_stops_the_boot_with_one_sentence(
+    tmp_path: Path, reload: bool
+) -> None:
+    with Gunicorn(
+        tmp_path, "meddling:app", env={"TEST_MEDDLE": "gevent"}, wait=False, reload=reload
+    ) as server:
         assert server.wait() == 3
         assert server.lines(
             r"\[ERROR\] The application has called gevent\.monkey\.patch_all\(\), and no asyncio event loop runs on what that replaces: "

@@ -69,7 +69,9 @@ class Log:
         self.records.append(("error", message % args, exc_info))
 
 
-def answers(*types: str, message: str = "", then: Callable[[], Awaitable[object]] | None = None) -> Application:
+def answers(
+    *types: str, message: str = "", then: Callable[[], Awaitable[object]] | None = None
+) -> Application:
     """An application that answers each of its lifespan's messages with one of `types`."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -122,7 +124,9 @@ def test_the_scope_is_that_of_a_lifespan_with_an_empty_state() -> None:
         seen.append(json.loads(json.dumps(scope)))
 
     start(app, "auto")
-    assert seen == [{"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}]
+    assert seen == [
+        {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
+    ]
 
 
 @pytest.mark.parametrize("mode", ["auto", "on"])
@@ -146,7 +150,9 @@ def test_the_state_is_what_the_startup_has_put_into_it(mode: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "on"])
-def test_an_application_that_is_done_with_its_lifespan_after_startup_complete_keeps_its_state(mode: Any) -> None:
+def test_an_application_that_is_done_with_its_lifespan_after_startup_complete_keeps_its_state(
+    mode: Any,
+) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         scope["state"]["database"] = 1
@@ -184,11 +190,17 @@ def test_auto_goes_on_after_an_exception_in_the_startup_but_warns_with_the_trace
     lifespan, log, failure = start(raises_in_startup, "auto")
     assert (lifespan.state, failure) == (None, None)
     [(level, message, error)] = log.records
-    assert (level, message) == ("warning", "ASGI lifespan.startup raised; serving without lifespan (asgi_lifespan = auto)")
+    assert (level, message) == (
+        "warning",
+        "ASGI lifespan.startup raised; serving without lifespan (asgi_lifespan = auto)",
+    )
     assert isinstance(error, ConnectionError)
 
 
-@pytest.mark.parametrize(("app", "kind"), [(raises_at_once, "NotImplementedError"), (raises_in_startup, "ConnectionError")])
+@pytest.mark.parametrize(
+    ("app", "kind"),
+    [(raises_at_once, "NotImplementedError"), (raises_in_startup, "ConnectionError")],
+)
 def test_on_takes_an_exception_for_a_failure(app: Application, kind: str) -> None:
     lifespan, log, failure = start(app, "on")
     assert lifespan.state is None
@@ -206,7 +218,10 @@ def test_on_takes_an_early_return_for_a_failure() -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "on"])
-@pytest.mark.parametrize(("message", "reason"), [("the database is down", "the database is down"), ("", "no reason given")])
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [("the database is down", "the database is down"), ("", "no reason given")],
+)
 def test_startup_failed_is_a_failure_with_its_message(mode: Any, message: str, reason: str) -> None:
     lifespan, log, failure = start(answers("lifespan.startup.failed", message=message), mode)
     assert (lifespan.state, log.records) == (None, [])
@@ -234,12 +249,23 @@ def test_an_exception_behind_startup_failed_is_not_another_failure() -> None:
     async def fail() -> None:
         raise ValueError
 
-    _, log, failure = start(answers("lifespan.startup.failed", message="the first", then=fail), "on")
+    _, log, failure = start(
+        answers("lifespan.startup.failed", message="the first", then=fail), "on"
+    )
     assert failure == "ASGI lifespan.startup failed: the first"
     assert log.records == []
 
 
-@pytest.mark.parametrize("kind", ["lifespan.shutdown.complete", "lifespan.shutdown.failed", "lifespan.ready", "http.response.start", None])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "lifespan.shutdown.complete",
+        "lifespan.shutdown.failed",
+        "lifespan.ready",
+        "http.response.start",
+        None,
+    ],
+)
 def test_a_message_that_is_not_expected_in_the_startup_raises_at_send(kind: str | None) -> None:
     raised: list[str] = []
 
@@ -323,7 +349,15 @@ def test_a_startup_that_is_given_up_cancels_the_application() -> None:
 
 # How the application ends in each phase.
 
-ACTS = ["returns", "raises", "is_cancelled", "raises_unusual", "raises_group", "exits", "interrupts"]
+ACTS = [
+    "returns",
+    "raises",
+    "is_cancelled",
+    "raises_unusual",
+    "raises_group",
+    "exits",
+    "interrupts",
+]
 ENDS_THE_PROCESS = ("exits", "interrupts")
 
 
@@ -344,7 +378,9 @@ def acting(monkeypatch: pytest.MonkeyPatch) -> Application:
 
 @pytest.mark.parametrize("how", ACTS)
 @pytest.mark.parametrize("mode", ["auto", "on", "off"])
-def test_each_end_in_the_startup_has_its_meaning(act: Path, acting: Application, mode: Any, how: str) -> None:
+def test_each_end_in_the_startup_has_its_meaning(
+    act: Path, acting: Application, mode: Any, how: str
+) -> None:
     act.write_text(f"startup {how}")
     lifespan, log, failure = start(acting, mode)
     assert lifespan.state is None
@@ -352,7 +388,10 @@ def test_each_end_in_the_startup_has_its_meaning(act: Path, acting: Application,
     if mode == "off":  # it is not asked
         assert (failure, levels) == (None, [])
     elif how in ENDS_THE_PROCESS:
-        assert failure == f"ASGI lifespan.startup raised {'SystemExit(5)' if how == 'exits' else 'KeyboardInterrupt()'}"
+        assert (
+            failure
+            == f"ASGI lifespan.startup raised {'SystemExit(5)' if how == 'exits' else 'KeyboardInterrupt()'}"
+        )
         assert levels == []
     elif mode == "on":
         assert failure is not None
@@ -364,7 +403,9 @@ def test_each_end_in_the_startup_has_its_meaning(act: Path, acting: Application,
 
 @pytest.mark.parametrize("how", ACTS)
 @pytest.mark.parametrize("mode", ["auto", "on", "off"])
-def test_each_end_in_the_shutdown_has_its_meaning(act: Path, acting: Application, mode: Any, how: str) -> None:
+def test_each_end_in_the_shutdown_has_its_meaning(
+    act: Path, acting: Application, mode: Any, how: str
+) -> None:
     act.write_text(f"shutdown {how}")
     log = Log()
 
@@ -379,20 +420,27 @@ def test_each_end_in_the_shutdown_has_its_meaning(act: Path, acting: Application
     if mode == "off" or how == "returns":
         assert (raised, exits) == ([], [])
     elif how in ENDS_THE_PROCESS:
-        assert (raised, [type(error).__name__ for error in exits]) == ([], ["SystemExit" if how == "exits" else "KeyboardInterrupt"])
+        assert (raised, [type(error).__name__ for error in exits]) == (
+            [],
+            ["SystemExit" if how == "exits" else "KeyboardInterrupt"],
+        )
     else:
         assert [level for level, _, _ in log.records] == ["error"]
         assert [type(error).__name__ for error in raised] != ["NoneType"]
         assert exits == []
 
 
-def test_a_startup_that_has_failed_is_not_told_again_where_the_framework_raises_its_reason_as_well() -> None:
+def test_a_startup_that_has_failed_is_not_told_again_where_the_framework_raises_its_reason_as_well() -> (
+    None
+):
     """As Starlette does."""
 
     async def leave() -> None:
         raise SystemExit(5)
 
-    _, log, failure = start(answers("lifespan.startup.failed", message="the first", then=leave), "auto")
+    _, log, failure = start(
+        answers("lifespan.startup.failed", message="the first", then=leave), "auto"
+    )
     assert failure == "ASGI lifespan.startup failed: the first"
     assert log.records == []
 
@@ -459,13 +507,20 @@ def test_shutdown_is_announced_once_and_waited_for() -> None:
     assert log.records == []
 
 
-@pytest.mark.parametrize(("message", "reason"), [("could not say goodbye", "could not say goodbye"), ("", "no reason given")])
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [("could not say goodbye", "could not say goodbye"), ("", "no reason given")],
+)
 def test_shutdown_failed_is_logged_with_its_message(message: str, reason: str) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        await send({"type": "lifespan.shutdown.failed", "message": message} if message else {"type": "lifespan.shutdown.failed"})
+        await send(
+            {"type": "lifespan.shutdown.failed", "message": message}
+            if message
+            else {"type": "lifespan.shutdown.failed"}
+        )
 
     log, _ = shut_down(app)
     assert log.records == [("error", f"ASGI lifespan.shutdown failed: {reason}", None)]
@@ -484,7 +539,9 @@ def test_an_exception_in_the_shutdown_is_logged_with_its_traceback() -> None:
     assert isinstance(error, ValueError)
 
 
-def test_an_application_that_leaves_its_lifespan_early_is_logged_if_it_raised_and_asked_no_more() -> None:
+def test_an_application_that_leaves_its_lifespan_early_is_logged_if_it_raised_and_asked_no_more() -> (
+    None
+):
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await send({"type": "lifespan.startup.complete"})
@@ -562,7 +619,9 @@ def test_there_is_no_message_behind_the_shutdown() -> None:
     assert log.records == []
 
 
-@pytest.mark.parametrize("kind", ["lifespan.startup.complete", "lifespan.startup.failed", "lifespan.over"])
+@pytest.mark.parametrize(
+    "kind", ["lifespan.startup.complete", "lifespan.startup.failed", "lifespan.over"]
+)
 def test_a_message_that_is_not_expected_in_the_shutdown_raises_at_send(kind: str) -> None:
     raised: list[str] = []
 
@@ -589,20 +648,30 @@ def start_gunicorn(directory: Path, lifespan: str, **kwargs: Any) -> Gunicorn:
     return Gunicorn(directory, "lifespans:app", env=env, **kwargs)
 
 
-needs_asgi_lifespan = pytest.mark.skipif("asgi_lifespan" not in SETTINGS, reason="this Gunicorn has no asgi_lifespan")
+needs_asgi_lifespan = pytest.mark.skipif(
+    "asgi_lifespan" not in SETTINGS, reason="this Gunicorn has no asgi_lifespan"
+)
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_every_request_has_a_copy_of_the_state_and_no_context_of_the_startup(tmp_path: Path, loop: str) -> None:
+def test_every_request_has_a_copy_of_the_state_and_no_context_of_the_startup(
+    tmp_path: Path, loop: str
+) -> None:
     with Gunicorn(tmp_path, asgi_loop=loop) as server, server.client() as client:
         # The copy is shallow: what it names is shared.
-        assert [client.get("/count").json() for _ in range(3)] == [[1, 1, "unset"], [1, 2, "unset"], [1, 3, "unset"]]
+        assert [client.get("/count").json() for _ in range(3)] == [
+            [1, 1, "unset"],
+            [1, 2, "unset"],
+            [1, 3, "unset"],
+        ]
         assert client.get("/keys").json() == ["count", "shared"]
         assert 'lifespan {"version": "3.0", "spec_version": "2.0"}' in server.events
 
 
 @pytest.mark.parametrize("lifespan", ["raises_at_once", "raises_in_startup", "returns"])
-def test_an_application_without_lifespan_is_served_without_state(tmp_path: Path, lifespan: str) -> None:
+def test_an_application_without_lifespan_is_served_without_state(
+    tmp_path: Path, lifespan: str
+) -> None:
     with start_gunicorn(tmp_path, lifespan) as server:
         assert server.get("/keys").json() == ["no state"]
         assert server.stop() == 0
@@ -621,8 +690,16 @@ FAILURES = [("auto", "fails", "ASGI lifespan.startup failed: the database is dow
 if "asgi_lifespan" in SETTINGS:
     FAILURES += [
         ("on", "fails", "ASGI lifespan.startup failed: the database is down"),
-        ("on", "raises_in_startup", r"ASGI lifespan.startup raised ConnectionError\('no database'\)"),
-        ("on", "returns", "the application returned from its lifespan before lifespan.startup.complete"),
+        (
+            "on",
+            "raises_in_startup",
+            r"ASGI lifespan.startup raised ConnectionError\('no database'\)",
+        ),
+        (
+            "on",
+            "returns",
+            "the application returned from its lifespan before lifespan.startup.complete",
+        ),
     ]
 
 
@@ -638,7 +715,9 @@ def test_a_startup_that_fails_at_boot_halts_gunicorn_with_its_boot_error_and_the
         assert not server.lines("on Gunicorn")
 
 
-def test_a_respawned_worker_that_cannot_start_does_not_halt_the_healthy_ones(tmp_path: Path) -> None:
+def test_a_respawned_worker_that_cannot_start_does_not_halt_the_healthy_ones(
+    tmp_path: Path,
+) -> None:
     flag = tmp_path / "flag"
     with start_gunicorn(tmp_path, "fails_if_flagged", workers=2) as server:
         flag.touch()
@@ -656,7 +735,9 @@ def test_a_respawned_worker_that_cannot_start_does_not_halt_the_healthy_ones(tmp
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_a_slow_startup_outlasts_the_timeout_and_no_request_is_served_before_its_end(tmp_path: Path, loop: str) -> None:
+def test_a_slow_startup_outlasts_the_timeout_and_no_request_is_served_before_its_end(
+    tmp_path: Path, loop: str
+) -> None:
     with start_gunicorn(tmp_path, "is_slow", wait=False, timeout=1, asgi_loop=loop) as server:
         server.wait_for("Booting worker")
         # It waits in the listener's queue.
@@ -669,7 +750,9 @@ def test_a_slow_startup_outlasts_the_timeout_and_no_request_is_served_before_its
 
 @pytest.mark.parametrize("how", ["task", "callback"])
 @pytest.mark.parametrize("loop", LOOPS)
-def test_sys_exit_in_a_task_or_callback_of_the_startup_fails_it(tmp_path: Path, loop: str, how: str) -> None:
+def test_sys_exit_in_a_task_or_callback_of_the_startup_fails_it(
+    tmp_path: Path, loop: str, how: str
+) -> None:
     with start_gunicorn(tmp_path, f"exits_in_a_{how}", asgi_loop=loop, wait=False) as server:
         assert server.wait() == 3
         assert server.lines(r"\[ERROR\] ASGI lifespan.startup raised SystemExit\(1\)$")
@@ -684,19 +767,25 @@ def start_acting(directory: Path, act: str, **kwargs: Any) -> Gunicorn:
 
 @pytest.mark.parametrize("how", ACTS)
 @pytest.mark.parametrize("mode", ["auto", "on"] if "asgi_lifespan" in SETTINGS else ["auto"])
-def test_a_first_worker_whose_startup_ends_so_serves_or_halts_gunicorn(tmp_path: Path, mode: str, how: str) -> None:
+def test_a_first_worker_whose_startup_ends_so_serves_or_halts_gunicorn(
+    tmp_path: Path, mode: str, how: str
+) -> None:
     with start_acting(tmp_path, f"startup {how}", wait=False, asgi_lifespan=mode) as server:
         if mode == "auto" and how not in ENDS_THE_PROCESS:
             assert server.get("/keys").json() == ["no state"]
             assert server.stop() == 0
         else:
             assert server.wait() == 3
-            assert server.lines(r"\[ERROR\] (ASGI lifespan.startup raised |the application returned )")
+            assert server.lines(
+                r"\[ERROR\] (ASGI lifespan.startup raised |the application returned )"
+            )
             assert len(server.lines("Booting worker")) == 1
 
 
 @pytest.mark.parametrize("mode", ["auto", "on", "off"] if "asgi_lifespan" in SETTINGS else ["auto"])
-def test_a_replacement_whose_startup_ends_so_serves_or_is_tried_again_beside_the_others(tmp_path: Path, mode: str) -> None:
+def test_a_replacement_whose_startup_ends_so_serves_or_is_tried_again_beside_the_others(
+    tmp_path: Path, mode: str
+) -> None:
     act = tmp_path / "act"
     with start_acting(tmp_path, "none", workers=2, asgi_lifespan=mode) as server:
         healthy = server.workers()[0]
@@ -714,7 +803,9 @@ def test_a_replacement_whose_startup_ends_so_serves_or_is_tried_again_beside_the
 
 
 @pytest.mark.parametrize("mode", ["auto", "on", "off"] if "asgi_lifespan" in SETTINGS else ["auto"])
-def test_a_worker_whose_shutdown_ends_so_leaves_with_a_code_that_stops_nobody_else(tmp_path: Path, mode: str) -> None:
+def test_a_worker_whose_shutdown_ends_so_leaves_with_a_code_that_stops_nobody_else(
+    tmp_path: Path, mode: str
+) -> None:
     """Of the first workers, the first; then its replacements."""
     act = tmp_path / "act"
     codes = {"exits": 5, "interrupts": 1} if mode != "off" else {}
@@ -732,7 +823,9 @@ def test_a_worker_whose_shutdown_ends_so_leaves_with_a_code_that_stops_nobody_el
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
-def test_a_worker_that_is_told_to_stop_during_its_startup_leaves(tmp_path: Path, number: int) -> None:
+def test_a_worker_that_is_told_to_stop_during_its_startup_leaves(
+    tmp_path: Path, number: int
+) -> None:
     with start_gunicorn(tmp_path, "never_starts", wait=False) as server:
         server.wait_for_event("starting")
         assert server.stop(number) == 0
@@ -750,7 +843,9 @@ def test_a_hup_during_a_startup_replaces_the_worker(tmp_path: Path) -> None:
         assert server.running
 
 
-def test_a_shutdown_that_fails_is_logged_and_does_not_stop_the_worker_from_leaving(tmp_path: Path) -> None:
+def test_a_shutdown_that_fails_is_logged_and_does_not_stop_the_worker_from_leaving(
+    tmp_path: Path,
+) -> None:
     with start_gunicorn(tmp_path, "fails_to_shut_down") as server:
         assert server.stop() == 0
         assert server.lines(r"\[ERROR\] ASGI lifespan.shutdown failed: could not say goodbye$")

@@ -15,7 +15,9 @@ from process import trusting_context
 from strict import Ask, Connection, Kind, LostError
 
 GET = Ask("GET", (b"GET / HTTP/1.1\r\nHost: test\r\n\r\n",), 0.0, b"")
-POST = Ask("POST", (b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\na", b"b"), 0.01, b"ab")
+POST = Ask(
+    "POST", (b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\na", b"b"), 0.01, b"ab"
+)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n42 "
 LAST = b"HTTP/1.1 200 OK\r\nConnection: Keep, CLOSE\r\nContent-Length: 3\r\n\r\n42 "
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -77,8 +79,14 @@ class Server:
         (Kind.MALFORMED, OK.replace(b"HTTP/1.1", b"HTTP/1.0")),
         (Kind.MALFORMED, OK.replace(b"200 OK", b"200")),
         (Kind.MALFORMED, OK.replace(b"Content-Length", b"Content Length")),
-        (Kind.MALFORMED, OK.replace(b"Content-Length: 3", b"Content-Length: 3\r\nContent-Length: 3")),
-        (Kind.MALFORMED, OK.replace(b"Content-Length: 3", b"Content-Length: 3\r\nTransfer-Encoding: chunked")),
+        (
+            Kind.MALFORMED,
+            OK.replace(b"Content-Length: 3", b"Content-Length: 3\r\nContent-Length: 3"),
+        ),
+        (
+            Kind.MALFORMED,
+            OK.replace(b"Content-Length: 3", b"Content-Length: 3\r\nTransfer-Encoding: chunked"),
+        ),
         (Kind.MALFORMED, OK.replace(b"Content-Length: 3\r\n", b"")),
         (Kind.MALFORMED, OK + OK),
         (Kind.MALFORMED, OK[:-3] + b"hi!"),
@@ -120,10 +128,14 @@ def test_a_kept_connection_that_has_ended_is_a_loss(resets: bool) -> None:
 
 
 def test_right_answers_of_every_framing_are_no_loss() -> None:
-    server = Server((OK, CHUNKED + b"1\r\n4\r\n2\r\n2 \r\n0\r\n\r\n", OK.replace(b": 3", b": 5") + b"ab", LAST))
+    server = Server(
+        (OK, CHUNKED + b"1\r\n4\r\n2\r\n2 \r\n0\r\n\r\n", OK.replace(b": 3", b": 5") + b"ab", LAST)
+    )
     with server.running():
         connection = Connection(server.address, None)
-        assert [connection.exchange(request) for request in (GET, GET, POST, GET)] == [(42, False)] * 3 + [(42, True)]
+        assert [connection.exchange(request) for request in (GET, GET, POST, GET)] == [
+            (42, False)
+        ] * 3 + [(42, True)]
         connection.close()
 
 
@@ -138,7 +150,10 @@ def test_what_is_lost_is_not_tried_again() -> None:
 def test_a_connection_is_kept_until_it_is_said_to_end() -> None:
     """The server ends them all; only where it says so the client may take another."""
     server = Server((CHUNKED + b"3\r\n42 \r\n0\r\n\r\n", LAST))
-    with server.running(), Load(server.address, requests=6, connections=1, ask=lambda *_: GET) as clients:
+    with (
+        server.running(),
+        Load(server.address, requests=6, connections=1, ask=lambda *_: GET) as clients,
+    ):
         tally = clients.wait(60)
     assert (tally.requests, tally.answered, tally.connections, tally.announced) == (6, 6, 3, 3)
     assert tally.pids == {42: 6}
@@ -146,7 +161,12 @@ def test_a_connection_is_kept_until_it_is_said_to_end() -> None:
 
 def test_without_keep_alive_each_request_has_a_connection() -> None:
     server = Server((LAST,))
-    with server.running(), Load(server.address, requests=5, connections=2, keep_alive=False, ask=lambda *_: PROBE) as clients:
+    with (
+        server.running(),
+        Load(
+            server.address, requests=5, connections=2, keep_alive=False, ask=lambda *_: PROBE
+        ) as clients,
+    ):
         tally = clients.wait(60)
     assert (tally.answered, tally.connections, tally.losses) == (5, 5, [])
 
@@ -173,6 +193,9 @@ def test_silence_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_end_within_the_handshake_is_told_from_one_behind_it() -> None:
     server = Server(())
-    with server.running(), Load(server.address, requests=2, connections=1, tls=trusting_context()) as clients:
+    with (
+        server.running(),
+        Load(server.address, requests=2, connections=1, tls=trusting_context()) as clients,
+    ):
         tally = clients.wait(60)
     assert tally.kinds == {Kind.HANDSHAKE: 2}

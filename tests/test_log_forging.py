@@ -1,4 +1,4 @@
-"""No control character of a client or an application reaches a log (see `gunicorn_asgi.printable`)."""
+"""No control character of a client or an application reaches a log (see `gunicorn_asgi.observe.printable`)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from process import Gunicorn, poll
 from test_proxy_header import ON
 from ws import handshake, text
 
-from gunicorn_asgi.access import ATOMS, Access
-from gunicorn_asgi.printable import printable, tolerate_any_character
+from gunicorn_asgi.observe.access_log import ATOMS, Access
+from gunicorn_asgi.observe.printable import printable, tolerate_any_character
 
 # The function.
 
@@ -77,8 +77,16 @@ ENVIRON = [
     ),
     *("HTTP_USER_AGENT", "HTTP_REFERER", "HTTP_HOST"),
 ]
-NAMED = [*(f"{{{name}}}{kind}" for name in ("x-hostile", "authorization", "content-type") for kind in "io")]
-FORMAT = "|".join(f"%({name})s" for name in [*ATOMS, *NAMED, *(f"{{{name}}}e" for name in ENVIRON), *OWN_ATOMS])
+NAMED = [
+    *(
+        f"{{{name}}}{kind}"
+        for name in ("x-hostile", "authorization", "content-type")
+        for kind in "io"
+    )
+]
+FORMAT = "|".join(
+    f"%({name})s" for name in [*ATOMS, *NAMED, *(f"{{{name}}}e" for name in ENVIRON), *OWN_ATOMS]
+)
 
 
 class OwnAtoms(Logger):  # type: ignore[misc]
@@ -136,7 +144,9 @@ class WholeAtoms(logging.Formatter):
 
 def own_handler(log: Logger) -> logging.Handler:
     """The one that Gunicorn has added (pytest adds others)."""
-    [handler] = [handler for handler in log.access_log.handlers if getattr(handler, "_gunicorn", False)]
+    [handler] = [
+        handler for handler in log.access_log.handlers if getattr(handler, "_gunicorn", False)
+    ]
     assert isinstance(handler, logging.Handler)
     return handler
 
@@ -194,7 +204,11 @@ REQUESTS: dict[str, tuple[bytes, bytes, list[tuple[bytes, bytes]]]] = {
 REFUSED: dict[str, bytes] = {
     "LF": b"GET /forged\n127.0.0.1 HTTP/1.1\r\nHost: a\r\n\r\n",
     "control characters": b"GET /\x1b[31m\x85\x00\x7f HTTP/1.1\r\nHost: a\r\nX-Hostile: a\x1bb\x85\r\n\r\n",
-    "user": b"GET /refused HTTP/1.1\r\nAuthorization: " + credentials(USER.encode()) + b"\r\nX-Hostile: " + VALUE + b"\r\n\r\n",
+    "user": b"GET /refused HTTP/1.1\r\nAuthorization: "
+    + credentials(USER.encode())
+    + b"\r\nX-Hostile: "
+    + VALUE
+    + b"\r\n\r\n",
     "method": b"G\xc2\x85T / HTTP/1.1\r\nHost: a\r\n\r\n",
     "header name": b"GET / HTTP/1.1\r\nHost: a\r\nX\x85: 1\r\n\r\n",
     "version": b"GET / HTTP/1.\x85\r\nHost: a\r\n\r\n",
@@ -301,7 +315,9 @@ async def hostile(scope: Any, receive: Any, send: Any) -> None:
 
 
 @pytest.fixture(params=LOGGERS)
-def make_site(request: pytest.FixtureRequest, tmp_path: Path, parser: str) -> Iterator[Callable[..., Any]]:
+def make_site(
+    request: pytest.FixtureRequest, tmp_path: Path, parser: str
+) -> Iterator[Callable[..., Any]]:
     kind, prepare = LOGGERS[request.param]
     path, told = tmp_path / "access.log", Told()
     cfg = Config()
@@ -324,12 +340,16 @@ def make_site(request: pytest.FixtureRequest, tmp_path: Path, parser: str) -> It
     @contextmanager
     def make(app: Any = hostile, **given: Any) -> Iterator[Site]:
         access = Access(SimpleNamespace(cfg=cfg, log=log))  # type: ignore[arg-type]  # of the worker, these two
-        with serve(app, parser, access=access, permit_unconventional_http_method=True, **given) as server:
+        with serve(
+            app, parser, access=access, permit_unconventional_http_method=True, **given
+        ) as server:
             yield Site(server, path, told)
 
     yield make
     for logger in (log.error_log, log.access_log):
-        for handler in [handler for handler in logger.handlers if getattr(handler, "_gunicorn", False)]:
+        for handler in [
+            handler for handler in logger.handlers if getattr(handler, "_gunicorn", False)
+        ]:
             logger.removeHandler(handler)
             handler.close()
     if isinstance(log, Statsd):
@@ -380,7 +400,9 @@ def test_a_refused_request_over_http2_forges_nothing(make_site: Callable[..., An
         for fields in REFUSED_FIELDS.values():
             client = connect(site.server)
             client.begin_raw(fields)
-            client.wait_for(lambda client=client: any(stream.is_over for stream in client.streams.values()))
+            client.wait_for(
+                lambda client=client: any(stream.is_over for stream in client.streams.values())
+            )
         site.lines(len(REFUSED_FIELDS))
         assert len(site.server.log.take("warning")) == len(REFUSED_FIELDS)
 
@@ -417,7 +439,9 @@ def test_the_message_of_sys_exit_is_one_line(parser: str) -> None:
         assert line.text == "sys.exit: one\\x0atwo\\x1b"
 
 
-@pytest.mark.parametrize("what", ["PROXY TCP4 1.2.3.4\x1b\x85 1.2.3.4 1 2\r\n", "PROXY \x1b[31m\r\n"])
+@pytest.mark.parametrize(
+    "what", ["PROXY TCP4 1.2.3.4\x1b\x85 1.2.3.4 1 2\r\n", "PROXY \x1b[31m\r\n"]
+)
 def test_an_address_of_the_proxy_protocol_forges_nothing(parser: str, what: str) -> None:
     with serve(failing(AssertionError()), parser, proxy_protocol=ON, proxy_allow_ips="*") as server:
         client = server.connect()
@@ -431,7 +455,9 @@ def test_an_address_of_the_proxy_protocol_forges_nothing(parser: str, what: str)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_a_character_that_a_file_cannot_hold_is_escaped_also_when_it_is_opened_again(tmp_path: Path, encoding: str) -> None:
+def test_a_character_that_a_file_cannot_hold_is_escaped_also_when_it_is_opened_again(
+    tmp_path: Path, encoding: str
+) -> None:
     handler = logging.FileHandler(tmp_path / "log", encoding=encoding)
     log, parent = logging.Logger("child"), logging.Logger("parent")  # noqa: LOG001 # not kept
     log.parent = parent

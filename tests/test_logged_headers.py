@@ -93,7 +93,9 @@ async def try_to_send(send: Any, message: dict[str, Any]) -> None:
         await send(message)
 
 
-def test_headers_that_were_refused_are_not_seen_when_the_client_leaves(parser: str, version: str, refused: dict[str, Any]) -> None:
+def test_headers_that_were_refused_are_not_seen_when_the_client_leaves(
+    parser: str, version: str, refused: dict[str, Any]
+) -> None:
     waiting = Flag()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -156,7 +158,9 @@ def test_the_headers_before_refused_ones_are_seen(parser: str, version: str) -> 
 
 
 @pytest.mark.parametrize("is_started", [False, True])
-def test_of_a_response_that_a_500_replaces_the_headers_of_that_are_seen(parser: str, version: str, is_started: bool) -> None:
+def test_of_a_response_that_a_500_replaces_the_headers_of_that_are_seen(
+    parser: str, version: str, is_started: bool
+) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if is_started:
             await send(START)
@@ -172,7 +176,9 @@ def test_of_a_response_that_a_500_replaces_the_headers_of_that_are_seen(parser: 
         assert len(way.server.log.take("error")) == 1
 
 
-def test_of_a_response_that_a_refusal_replaces_no_headers_are_seen(parser: str, version: str) -> None:
+def test_of_a_response_that_a_refusal_replaces_no_headers_are_seen(
+    parser: str, version: str
+) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(START)
         with pytest.raises(EOFError):
@@ -193,8 +199,12 @@ def test_of_a_response_that_a_refusal_replaces_no_headers_are_seen(parser: str, 
         assert len(way.server.log.take("warning")) == 1
 
 
-@pytest.mark.parametrize("make", [bytearray, lambda value: memoryview(bytearray(value))], ids=["bytearray", "memoryview"])
-def test_a_value_that_changes_later_is_seen_as_it_went_out(parser: str, version: str, make: Any) -> None:
+@pytest.mark.parametrize(
+    "make", [bytearray, lambda value: memoryview(bytearray(value))], ids=["bytearray", "memoryview"]
+)
+def test_a_value_that_changes_later_is_seen_as_it_went_out(
+    parser: str, version: str, make: Any
+) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         value = make(b"good")
         headers = [[b"x", value]]
@@ -214,7 +224,9 @@ def test_a_value_that_changes_later_is_seen_as_it_went_out(parser: str, version:
 
 
 @pytest.mark.parametrize("is_logged", [True, False])
-def test_headers_of_an_iterator_are_taken_once_whoever_listens(parser: str, version: str, is_logged: bool) -> None:
+def test_headers_of_an_iterator_are_taken_once_whoever_listens(
+    parser: str, version: str, is_logged: bool
+) -> None:
     errors: list[str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -285,7 +297,9 @@ def refused_accept(request: pytest.FixtureRequest) -> dict[str, Any]:
     return {**ACCEPT, **REFUSED_ACCEPTS[request.param]}
 
 
-def test_headers_of_an_accept_that_was_refused_are_not_seen_when_the_client_leaves(way: str, refused_accept: dict[str, Any]) -> None:
+def test_headers_of_an_accept_that_was_refused_are_not_seen_when_the_client_leaves(
+    way: str, refused_accept: dict[str, Any]
+) -> None:
     told, waiting, left = Told(), Flag(), Flag()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -307,7 +321,9 @@ def test_headers_of_an_accept_that_was_refused_are_not_seen_when_the_client_leav
 
 
 @pytest.mark.parametrize("denial", ["websocket.close", "websocket.http.response.start", None])
-def test_of_a_handshake_that_is_denied_after_a_refused_accept_the_headers_of_the_denial_are_seen(way: str, denial: str | None) -> None:
+def test_of_a_handshake_that_is_denied_after_a_refused_accept_the_headers_of_the_denial_are_seen(
+    way: str, denial: str | None
+) -> None:
     told = Told()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

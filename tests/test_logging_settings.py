@@ -69,15 +69,21 @@ def test_loglevel_is_that_of_the_worker_too(tmp_path: Path, level: str, seen: bo
 
 
 def test_nothing_is_written_below_the_level(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, bind=f"unix:{tmp_path}/socket", loglevel="warning", wait=False) as server:
+    with Gunicorn(
+        tmp_path, bind=f"unix:{tmp_path}/socket", loglevel="warning", wait=False
+    ) as server:
         poll((tmp_path / "socket").exists, "the socket")
         assert server.get("/hello").status_code == 200
         assert server.stop() == 0
         assert server.log == ""
 
 
-def test_capture_output_brings_what_the_application_prints_into_the_error_log(tmp_path: Path) -> None:
-    (tmp_path / "printing.py").write_text("import sys\nfrom main import app\nprint('printed')\nprint('complained', file=sys.stderr)\n")
+def test_capture_output_brings_what_the_application_prints_into_the_error_log(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "printing.py").write_text(
+        "import sys\nfrom main import app\nprint('printed')\nprint('complained', file=sys.stderr)\n"
+    )
     with Gunicorn(tmp_path, "printing:app", capture_output=True, chdir=str(tmp_path)) as server:
         server.wait_for("^printed$")
         server.wait_for("^complained$")
@@ -121,7 +127,11 @@ format=configured %(levelname)s %(message)s
 
 def as_dictionary(directory: Path) -> dict[str, Any]:
     def handler(name: str) -> dict[str, str]:
-        return {"class": "logging.FileHandler", "formatter": "plain", "filename": str(directory / name)}
+        return {
+            "class": "logging.FileHandler",
+            "formatter": "plain",
+            "filename": str(directory / name),
+        }
 
     return {
         "version": 1,
@@ -137,12 +147,16 @@ def as_dictionary(directory: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("form", ["logconfig", "logconfig_json", "logconfig_dict"])
-def test_a_logging_configuration_gets_the_lines_of_the_worker_and_of_its_requests(tmp_path: Path, form: str) -> None:
+def test_a_logging_configuration_gets_the_lines_of_the_worker_and_of_its_requests(
+    tmp_path: Path, form: str
+) -> None:
     """Without ``accesslog``: there is nobody but the configuration to say that there is an access log."""
     value: Any = as_dictionary(tmp_path)
     if form != "logconfig_dict":
         file = tmp_path / "logging"
-        file.write_text(FILE.format(directory=tmp_path) if form == "logconfig" else json.dumps(value))
+        file.write_text(
+            FILE.format(directory=tmp_path) if form == "logconfig" else json.dumps(value)
+        )
         value = str(file)
     access_log = tmp_path / "access.log"
     with Gunicorn(tmp_path, **{form: value, "errorlog": str(tmp_path / "unused.log")}) as server:
@@ -169,8 +183,12 @@ USER_INFO = "<14>"
 """Facility 1 (user), severity 6 (informational): RFC 5424, 6.2.1."""
 
 
-def test_syslog_gets_the_lines_of_the_worker_and_of_its_requests(tmp_path: Path, packets: Packets) -> None:
-    with Gunicorn(tmp_path, syslog=True, syslog_addr=f"udp://{packets.address}", proc_name="shop") as server:
+def test_syslog_gets_the_lines_of_the_worker_and_of_its_requests(
+    tmp_path: Path, packets: Packets
+) -> None:
+    with Gunicorn(
+        tmp_path, syslog=True, syslog_addr=f"udp://{packets.address}", proc_name="shop"
+    ) as server:
         packet, _ = packets.wait_for("gunicorn_asgi")
         [worker] = server.workers()
         assert packet.startswith(f"{USER_INFO}gunicorn.shop.error: [{worker}] gunicorn_asgi ")
@@ -179,17 +197,23 @@ def test_syslog_gets_the_lines_of_the_worker_and_of_its_requests(tmp_path: Path,
         assert packet.startswith(f"{USER_INFO}gunicorn.shop.access: [{worker}] 127.0.0.1 - - ")
 
 
-def test_syslog_has_the_prefix_and_the_facility_of_the_settings(tmp_path: Path, packets: Packets) -> None:
+def test_syslog_has_the_prefix_and_the_facility_of_the_settings(
+    tmp_path: Path, packets: Packets
+) -> None:
     settings = {"syslog_prefix": "mine", "syslog_facility": "local3"}
     with Gunicorn(tmp_path, syslog=True, syslog_addr=f"udp://{packets.address}", **settings):
         packet, _ = packets.wait_for("gunicorn_asgi")
         assert packet.startswith(f"<{19 * 8 + 6}>gunicorn.mine.error: ")
 
 
-def test_the_access_log_stays_out_of_syslog_where_the_setting_says_so(tmp_path: Path, packets: Packets) -> None:
+def test_the_access_log_stays_out_of_syslog_where_the_setting_says_so(
+    tmp_path: Path, packets: Packets
+) -> None:
     access_log = tmp_path / "access.log"
     settings = {"disable_redirect_access_to_syslog": True, "accesslog": str(access_log)}
-    with Gunicorn(tmp_path, syslog=True, syslog_addr=f"udp://{packets.address}", **settings) as server:
+    with Gunicorn(
+        tmp_path, syslog=True, syslog_addr=f"udp://{packets.address}", **settings
+    ) as server:
         packets.wait_for("gunicorn_asgi")
         server.get("/hello?log")
         assert LINE in poll(access_log.read_text, "the line of the request")
@@ -201,15 +225,21 @@ def test_the_access_log_stays_out_of_syslog_where_the_setting_says_so(tmp_path: 
 # statsd.
 
 
-def test_statsd_has_the_prefix_and_the_tags_of_the_settings(tmp_path: Path, packets: Packets) -> None:
-    with Gunicorn(tmp_path, statsd_host=packets.address, statsd_prefix="shop.", dogstatsd_tags="zone:a,tier:b") as server:
+def test_statsd_has_the_prefix_and_the_tags_of_the_settings(
+    tmp_path: Path, packets: Packets
+) -> None:
+    with Gunicorn(
+        tmp_path, statsd_host=packets.address, statsd_prefix="shop.", dogstatsd_tags="zone:a,tier:b"
+    ) as server:
         packets.wait_for("shop.gunicorn.workers:1|g|#zone:a,tier:b")
         server.get("/hello")
         packet, _ = packets.wait_for("gunicorn.request.status.")
         assert packet == "shop.gunicorn.request.status.200:1|c|@1.0|#zone:a,tier:b"
 
 
-@pytest.mark.skipif("enable_backlog_metric" not in SETTINGS, reason="this Gunicorn has no enable_backlog_metric")
+@pytest.mark.skipif(
+    "enable_backlog_metric" not in SETTINGS, reason="this Gunicorn has no enable_backlog_metric"
+)
 def test_statsd_gets_the_backlog(tmp_path: Path, packets: Packets) -> None:
     with Gunicorn(tmp_path, statsd_host=packets.address, enable_backlog_metric=True):
         packet, _ = packets.wait_for("gunicorn.backlog")

@@ -152,7 +152,9 @@ def test_an_application_that_ignores_a_lost_client_is_cancelled_and_others_are_s
         spinning.cancelled.wait()
 
 
-def test_a_loop_that_waits_for_the_end_of_a_body_ends_with_its_client(parser: str, transport: str) -> None:
+def test_a_loop_that_waits_for_the_end_of_a_body_ends_with_its_client(
+    parser: str, transport: str
+) -> None:
     """As applications are written: what it looks for never comes."""
     spinning = Spinning()
     reading = Flag()
@@ -217,7 +219,9 @@ def test_a_disconnect_is_told_at_once_but_for_a_few_times(parser: str, transport
     assert not any(first is second is False for first, second in itertools.pairwise(told))
 
 
-def test_starlette_sees_that_the_client_has_gone_as_often_as_it_looks(parser: str, transport: str) -> None:
+def test_starlette_sees_that_the_client_has_gone_as_often_as_it_looks(
+    parser: str, transport: str
+) -> None:
     requests = pytest.importorskip("starlette.requests")
     reading, over = Flag(), Flag()
     seen: list[bool] = []
@@ -322,7 +326,9 @@ ENDLESS: dict[str, tuple[list[dict[str, Any]], Any]] = {
         ("late hints", "HEAD"),
     ],
 )
-def test_an_application_that_sends_without_an_end_lets_others_be_served(parser: str, version: str, what: str, method: str) -> None:
+def test_an_application_that_sends_without_an_end_lets_others_be_served(
+    parser: str, version: str, what: str, method: str
+) -> None:
     spinning = Spinning()
     before, message = {**REFUSED, **ENDLESS}[what]
 
@@ -347,7 +353,9 @@ def test_an_application_that_sends_without_an_end_lets_others_be_served(parser: 
 # Reading what is there.
 
 
-def test_an_application_that_reads_a_long_body_lets_the_loop_turn(parser: str, transport: str) -> None:
+def test_an_application_that_reads_a_long_body_lets_the_loop_turn(
+    parser: str, transport: str
+) -> None:
     """All that is here is one message, and more comes with a turn of the loop only."""
     size = 4_000_000
     reading = Flag()
@@ -420,7 +428,9 @@ CALLS: dict[str, Callable[[Any, Any], Call]] = {
 
 @pytest.mark.parametrize("what", CALLS)
 @pytest.mark.parametrize("is_closed_by", ["client", "loss", "application"])
-def test_an_application_that_ignores_the_end_of_its_websocket_is_cancelled(way: str, what: str, is_closed_by: str) -> None:
+def test_an_application_that_ignores_the_end_of_its_websocket_is_cancelled(
+    way: str, what: str, is_closed_by: str
+) -> None:
     spinning = Spinning()
 
     async def app(receive: Any, send: Any) -> None:
@@ -446,14 +456,18 @@ def test_an_application_that_ignores_the_end_of_its_websocket_is_cancelled(way: 
 
 
 @pytest.mark.parametrize("what", [*CALLS, *REFUSED_OPEN])
-def test_an_application_that_goes_on_after_its_close_or_a_fault_lets_the_loop_turn(way: str, what: str) -> None:
+def test_an_application_that_goes_on_after_its_close_or_a_fault_lets_the_loop_turn(
+    way: str, what: str
+) -> None:
     spinning = Spinning()
 
     async def app(receive: Any, send: Any) -> None:
         await send(ACCEPT)
         if what in CALLS:
             await send(CLOSE)
-        await spinning.spin(CALLS[what](receive, send) if what in CALLS else partial(send, REFUSED_OPEN[what]))
+        await spinning.spin(
+            CALLS[what](receive, send) if what in CALLS else partial(send, REFUSED_OPEN[what])
+        )
 
     with serve_way(websocket(app), way) as server:
         ws = connect(server)
@@ -473,13 +487,17 @@ def test_an_application_that_goes_on_after_its_close_or_a_fault_lets_the_loop_tu
         *((what, False) for what in REFUSED_CONNECTING),
     ],
 )
-def test_an_application_that_goes_on_before_or_after_a_denial_lets_the_loop_turn(way: str, what: str, is_denied: bool) -> None:
+def test_an_application_that_goes_on_before_or_after_a_denial_lets_the_loop_turn(
+    way: str, what: str, is_denied: bool
+) -> None:
     spinning = Spinning()
 
     async def app(receive: Any, send: Any) -> None:
         if is_denied:
             await send(CLOSE)
-        await spinning.spin(CALLS[what](receive, send) if what in CALLS else partial(send, REFUSED_CONNECTING[what]))
+        await spinning.spin(
+            CALLS[what](receive, send) if what in CALLS else partial(send, REFUSED_CONNECTING[what])
+        )
         if not is_denied:
             await send(CLOSE)
 

@@ -1,4 +1,4 @@
-"""What the two sides of a WebSocket agree on in its handshake, as functions (`gunicorn_asgi.negotiation`)."""
+"""What the two sides of a WebSocket agree on in its handshake, as functions (`gunicorn_asgi.websocket.negotiation`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ from typing import Any
 import pytest
 
 from gunicorn_asgi.errors import ApplicationError, RequestError
-from gunicorn_asgi.negotiation import MAX_OFFER, negotiate_deflate, read_headers, read_subprotocols
+from gunicorn_asgi.websocket.negotiation import (
+    MAX_OFFER,
+    negotiate_deflate,
+    read_headers,
+    read_subprotocols,
+)
 
 
 @pytest.mark.parametrize("lines", [1, 2])
@@ -21,20 +26,41 @@ def test_an_offer_as_long_as_the_limit_is_read(lines: int) -> None:
             (name, b"a" * (size - size // lines * (lines - 1))),
         ]
 
-    assert sum(map(len, read_subprotocols(offer(b"sec-websocket-protocol", MAX_OFFER)))) == MAX_OFFER
+    assert (
+        sum(map(len, read_subprotocols(offer(b"sec-websocket-protocol", MAX_OFFER)))) == MAX_OFFER
+    )
     assert negotiate_deflate(offer(b"sec-websocket-extensions", MAX_OFFER)) is None
-    for read, name in ((read_subprotocols, b"sec-websocket-protocol"), (negotiate_deflate, b"sec-websocket-extensions")):
+    for read, name in (
+        (read_subprotocols, b"sec-websocket-protocol"),
+        (negotiate_deflate, b"sec-websocket-extensions"),
+    ):
         with pytest.raises(RequestError) as caught:
             read(offer(name, MAX_OFFER + 1))
         assert caught.value.status == 431
 
 
-@pytest.mark.parametrize("field", [None, 5, (), [], (b"a",), ("upgrade", b"b"), (None, b"b"), b"upgrade", "ab", (b"x", b"y", b"z")])
+@pytest.mark.parametrize(
+    "field",
+    [
+        None,
+        5,
+        (),
+        [],
+        (b"a",),
+        ("upgrade", b"b"),
+        (None, b"b"),
+        b"upgrade",
+        "ab",
+        (b"x", b"y", b"z"),
+    ],
+)
 def test_the_form_of_a_header_is_looked_at_when_it_is_encoded(field: Any) -> None:
     assert read_headers([(b"a", b"b"), field]) == [(b"a", b"b"), field]
 
 
-@pytest.mark.parametrize("name", [b"upgrade", b"UPGRADE", b"sec-websocket-accept", b"Sec-WebSocket-Anything"])
+@pytest.mark.parametrize(
+    "name", [b"upgrade", b"UPGRADE", b"sec-websocket-accept", b"Sec-WebSocket-Anything"]
+)
 def test_a_header_of_the_handshake_is_refused_by_its_name(name: bytes) -> None:
     """RFC 6455, 4.2.2."""
     for field in ((name, b"x"), [name, b"x"], (name,)):

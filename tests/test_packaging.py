@@ -23,7 +23,9 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 DISTRIBUTION = metadata.distribution("gunicorn-asgi")
 
 
-@pytest.mark.parametrize("name", ["gunicorn_asgi.Worker", "egg:gunicorn_asgi#main", "egg:gunicorn-asgi#main"])
+@pytest.mark.parametrize(
+    "name", ["gunicorn_asgi.Worker", "egg:gunicorn_asgi#main", "egg:gunicorn-asgi#main"]
+)
 def test_gunicorn_finds_the_worker(name: str) -> None:
     assert load_class(name) is gunicorn_asgi.Worker
 
@@ -42,7 +44,9 @@ def test_types_are_shipped() -> None:
         pytest.skip("installed as editable: there is no list of what a wheel has")
     assert "gunicorn_asgi/py.typed" in files
     shipped = {file for file in files if file.startswith("gunicorn_asgi/") and file.endswith(".py")}
-    assert shipped == {str(file.relative_to(ROOT)) for file in (ROOT / "gunicorn_asgi").rglob("*.py")}
+    assert shipped == {
+        str(file.relative_to(ROOT)) for file in (ROOT / "gunicorn_asgi").rglob("*.py")
+    }
     assert not {file for file in files if file.startswith(("tests/", "examples/", "docs/"))}
 
 
@@ -57,7 +61,9 @@ import gunicorn_asgi
 assert threading.active_count() == 1, threading.enumerate()
 print(*sorted({"httptools", "h11", "uvloop", "h2", "hpack"} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == []
 
 
@@ -65,11 +71,18 @@ def lower_bounds(requirements: list[str]) -> dict[str, tuple[int, ...]]:
     """``{"h11": (0, 14)}`` for ``["h11>=0.14"]``, whatever marker stands behind."""
     found = (re.match(r"([\w-]+)[><=]=([0-9.]+)", requirement) for requirement in requirements)
     # 0.14 and 0.14.0 are one version.
-    return {match[1]: tuple(map(int, re.sub(r"(\.0)+$", "", match[2]).split("."))) for match in found if match}
+    return {
+        match[1]: tuple(map(int, re.sub(r"(\.0)+$", "", match[2]).split(".")))
+        for match in found
+        if match
+    }
 
 
 def test_the_oldest_versions_are_those_that_are_tested() -> None:
-    required = [*PYPROJECT["project"]["dependencies"], *PYPROJECT["project"]["optional-dependencies"]["http2"]]
+    required = [
+        *PYPROJECT["project"]["dependencies"],
+        *PYPROJECT["project"]["optional-dependencies"]["http2"],
+    ]
     declared = lower_bounds(required)
     pinned = lower_bounds((ROOT / ".ci" / "oldest.txt").read_text().splitlines())
     assert len(declared) == len(required)

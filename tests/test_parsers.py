@@ -7,10 +7,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gunicorn_asgi.errors import RequestError
+from gunicorn_asgi.http.request import Rules
 from gunicorn_asgi.http1 import parser as parsers
 from gunicorn_asgi.http1.parser import FieldParser
 from gunicorn_asgi.http1.request import read_fields
-from gunicorn_asgi.request import Rules
 
 
 @pytest.fixture
@@ -33,16 +33,31 @@ ACCEPTED = {
     "blank value": ((b"A: \t ",), [(b"a", b"")]),
     "empty value before another": ((b"A:", b"B: c"), [(b"a", b""), (b"b", b"c")]),
     "colons in the value": ((b"A: b:c::d",), [(b"a", b"b:c::d")]),
-    "order and repetition": ((b"B: 1", b"A: 2", b"B: 3"), [(b"b", b"1"), (b"a", b"2"), (b"b", b"3")]),
-    "every token character in a name": ((b"!#$%&'*+-.^_`|~09azAZ: x",), [(b"!#$%&'*+-.^_`|~09azaz", b"x")]),
-    "obs-text as received": ((b"A: caf\xc3\xa9 \xe9\x80\xff",), [(b"a", b"caf\xc3\xa9 \xe9\x80\xff")]),
-    "every visible character": ((b"A: " + bytes(range(0x21, 0x7F)),), [(b"a", bytes(range(0x21, 0x7F)))]),
+    "order and repetition": (
+        (b"B: 1", b"A: 2", b"B: 3"),
+        [(b"b", b"1"), (b"a", b"2"), (b"b", b"3")],
+    ),
+    "every token character in a name": (
+        (b"!#$%&'*+-.^_`|~09azAZ: x",),
+        [(b"!#$%&'*+-.^_`|~09azaz", b"x")],
+    ),
+    "obs-text as received": (
+        (b"A: caf\xc3\xa9 \xe9\x80\xff",),
+        [(b"a", b"caf\xc3\xa9 \xe9\x80\xff")],
+    ),
+    "every visible character": (
+        (b"A: " + bytes(range(0x21, 0x7F)),),
+        [(b"a", bytes(range(0x21, 0x7F)))],
+    ),
     "no-break space is no white space": ((b"A: \xa0b\x85",), [(b"a", b"\xa0b\x85")]),
     "upgrade is an ordinary field": (
         (b"Connection: upgrade", b"Upgrade: h2c", b"B: c"),
         [(b"connection", b"upgrade"), (b"upgrade", b"h2c"), (b"b", b"c")],
     ),
-    "a thousand fields": (tuple(b"a%d: %d" % (i, i) for i in range(1000)), [(b"a%d" % i, b"%d" % i) for i in range(1000)]),
+    "a thousand fields": (
+        tuple(b"a%d: %d" % (i, i) for i in range(1000)),
+        [(b"a%d" % i, b"%d" % i) for i in range(1000)],
+    ),
     "a long value": ((b"A: " + b"x" * 60000,), [(b"a", b"x" * 60000)]),
     "a long name": ((b"a" * 60000 + b": x",), [(b"a" * 60000, b"x")]),
 }
@@ -74,15 +89,23 @@ REFUSED = {
     "obsolete folding": b"A: b\r\n c",
     "obsolete folding with a tab": b"A: b\r\n\tc",
     "folding onto an empty value": b"A:\r\n b",
-    **{f"{chr(c)!r} in the name": b"a" + bytes([c]) + b"b: c" for c in b'"(),/;<=>?@[\\]{}\x00\x01\x1f\x7f\x80\xff'},
-    **{f"{chr(c)!r} in the value": b"A: b" + bytes([c]) + b"c" for c in (*range(9), 11, 12, *range(14, 32), 127)},
+    **{
+        f"{chr(c)!r} in the name": b"a" + bytes([c]) + b"b: c"
+        for c in b'"(),/;<=>?@[\\]{}\x00\x01\x1f\x7f\x80\xff'
+    },
+    **{
+        f"{chr(c)!r} in the value": b"A: b" + bytes([c]) + b"c"
+        for c in (*range(9), 11, 12, *range(14, 32), 127)
+    },
     **{f"{chr(c)!r} for the value": b"A: " + bytes([c]) for c in (0, 1, 11, 12, 31, 127)},
 }
 
 
 @pytest.mark.parametrize("place", ["first", "last", "between"])
 @pytest.mark.parametrize("line", REFUSED.values(), ids=REFUSED.keys())
-def test_invalid_fields_are_refused_with_400_wherever_they_stand(parse: FieldParser, line: bytes, place: str) -> None:
+def test_invalid_fields_are_refused_with_400_wherever_they_stand(
+    parse: FieldParser, line: bytes, place: str
+) -> None:
     before = () if place == "first" else (b"X: y",)
     after = () if place == "last" else (b"Y: z",)
     with pytest.raises(RequestError) as caught:
@@ -151,8 +174,13 @@ FRAMING = [
 @pytest.mark.skipif(parsers.available() != "httptools", reason="there is only one parser")
 @pytest.mark.parametrize("lines", FRAMING, ids=[" ".join(map(repr, lines)) for lines in FRAMING])
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
-def test_both_parsers_agree_on_the_fields_that_libraries_have_views_on(lines: list[bytes], version: bytes) -> None:
-    outcomes = [outcome(section(b"Host: a", *lines, b"Z: z", version=version), name) for name in ("h11", "httptools")]
+def test_both_parsers_agree_on_the_fields_that_libraries_have_views_on(
+    lines: list[bytes], version: bytes
+) -> None:
+    outcomes = [
+        outcome(section(b"Host: a", *lines, b"Z: z", version=version), name)
+        for name in ("h11", "httptools")
+    ]
     assert outcomes[0] == outcomes[1]
 
 
@@ -162,7 +190,14 @@ def outcome(data: bytes, parser: str) -> object:
         fields = read_fields(data, make_rules(parser))
     except RequestError as error:
         return error.status
-    return fields.version, fields.headers, fields.length, fields.keep_alive, fields.expect_continue, fields.scheme
+    return (
+        fields.version,
+        fields.headers,
+        fields.length,
+        fields.keep_alive,
+        fields.expect_continue,
+        fields.scheme,
+    )
 
 
 def make_rules(parser: str) -> Rules:
@@ -205,7 +240,9 @@ LINES = st.builds(
 @given(lines=st.lists(LINES, max_size=5), host=st.booleans(), version=mixed(b"1.0", b"1.1"))
 @example(lines=[b"Content-Length: 5\t"], host=True, version=b"1.1")
 @example(lines=[b"A:\r", b"B: c"], host=True, version=b"1.1")
-def test_both_parsers_agree_on_arbitrary_bytes(lines: list[bytes], host: bool, version: bytes) -> None:
+def test_both_parsers_agree_on_arbitrary_bytes(
+    lines: list[bytes], host: bool, version: bytes
+) -> None:
     data = section(*([b"Host: a"] if host else []), *lines, version=version)
     data = data[: data.index(b"\r\n\r\n") + 4]  # what the connection cuts off as a head
     assert outcome(data, "h11") == outcome(data, "httptools")
@@ -213,7 +250,9 @@ def test_both_parsers_agree_on_arbitrary_bytes(lines: list[bytes], host: bool, v
 
 @settings(max_examples=300, deadline=None)
 @given(lines=st.lists(LINES, max_size=5))
-def test_what_is_accepted_has_no_line_end_or_control_character(parser: str, lines: list[bytes]) -> None:
+def test_what_is_accepted_has_no_line_end_or_control_character(
+    parser: str, lines: list[bytes]
+) -> None:
     data = section(*lines)
     try:
         fields = parsers.load(parser)(data[: data.index(b"\r\n\r\n") + 4])

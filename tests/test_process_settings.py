@@ -16,7 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process import APPS, BOOT_LINE, NOTE, PARSERS, SETTINGS, Gunicorn, is_alive, poll, wait_until_gone
+from process import (
+    APPS,
+    BOOT_LINE,
+    NOTE,
+    PARSERS,
+    SETTINGS,
+    Gunicorn,
+    is_alive,
+    poll,
+    wait_until_gone,
+)
 
 NOBODY = "nobody"
 
@@ -48,9 +58,19 @@ def open_directory() -> Iterator[Path]:
 
 def can_import(user: pwd.struct_passwd) -> bool:
     """Whether `user` can read this Python, this package and the applications of the tests."""
-    probe = [sys.executable, "-c", "import gunicorn_asgi.worker, sys; open(sys.argv[1])", str(APPS / "inside.py")]
+    probe = [
+        sys.executable,
+        "-c",
+        "import gunicorn_asgi.worker, sys; open(sys.argv[1])",
+        str(APPS / "inside.py"),
+    ]
     try:
-        return subprocess.run(probe, user=user.pw_uid, group=user.pw_gid, extra_groups=[], capture_output=True).returncode == 0
+        return (
+            subprocess.run(
+                probe, user=user.pw_uid, group=user.pw_gid, extra_groups=[], capture_output=True
+            ).returncode
+            == 0
+        )
     except PermissionError:
         return False
 
@@ -62,14 +82,23 @@ PRELOADED = "preload_app = True\nimport random\nrandom.seed(b'imports more')\n" 
 
 
 @pytest.mark.parametrize("preload", [True, False])
-def test_a_worker_is_the_user_and_group_of_the_settings(open_directory: Path, preload: bool) -> None:
+def test_a_worker_is_the_user_and_group_of_the_settings(
+    open_directory: Path, preload: bool
+) -> None:
     user = pwd.getpwnam(NOBODY)
     group = grp.getgrgid(user.pw_gid)
     if not preload and not can_import(user):
         pytest.skip("nobody can read this installation")
     path = open_directory / "socket"
     config = PRELOADED if preload else ""
-    with Gunicorn(open_directory, "inside:app", bind=f"unix:{path}", user=NOBODY, group=group.gr_name, config=config) as server:
+    with Gunicorn(
+        open_directory,
+        "inside:app",
+        bind=f"unix:{path}",
+        user=NOBODY,
+        group=group.gr_name,
+        config=config,
+    ) as server:
         seen = inside(server)
         assert (seen["uid"], seen["gid"]) == (user.pw_uid, user.pw_gid)
         assert server.workers() == [seen["pid"]]
@@ -90,7 +119,9 @@ def test_a_worker_is_the_user_and_group_of_the_settings(open_directory: Path, pr
 
 
 @pytest.mark.parametrize("initgroups", [False, True])
-def test_initgroups_gives_the_worker_all_groups_of_its_user(open_directory: Path, initgroups: bool) -> None:
+def test_initgroups_gives_the_worker_all_groups_of_its_user(
+    open_directory: Path, initgroups: bool
+) -> None:
     user = pwd.getpwnam(NOBODY)
     settings = {"user": NOBODY, "group": user.pw_gid, "initgroups": initgroups}
     with Gunicorn(open_directory, "inside:app", config=PRELOADED, **settings) as server:
@@ -104,7 +135,9 @@ def test_initgroups_gives_the_worker_all_groups_of_its_user(open_directory: Path
 def test_chdir_is_done_before_the_application_is_imported(tmp_path: Path) -> None:
     place = tmp_path / "place"
     place.mkdir()
-    (place / "here.py").write_text("from pathlib import Path\nplace = Path.cwd()\nfrom inside import app\nassert place.name == 'place'\n")
+    (place / "here.py").write_text(
+        "from pathlib import Path\nplace = Path.cwd()\nfrom inside import app\nassert place.name == 'place'\n"
+    )
     with Gunicorn(tmp_path, "here:app", chdir=str(place)) as server:
         seen = inside(server)
         assert seen["cwd"] == str(place)
@@ -112,8 +145,12 @@ def test_chdir_is_done_before_the_application_is_imported(tmp_path: Path) -> Non
 
 
 def test_raw_env_is_set_before_the_application_is_imported(tmp_path: Path) -> None:
-    (tmp_path / "here.py").write_text("import os\nassert os.environ['HERE'] == 'a=b'\nfrom inside import app\n")
-    with Gunicorn(tmp_path, "here:app", raw_env=["HERE=a=b", "GUNICORN_ASGI_SERVER_HEADER=there"]) as server:
+    (tmp_path / "here.py").write_text(
+        "import os\nassert os.environ['HERE'] == 'a=b'\nfrom inside import app\n"
+    )
+    with Gunicorn(
+        tmp_path, "here:app", raw_env=["HERE=a=b", "GUNICORN_ASGI_SERVER_HEADER=there"]
+    ) as server:
         assert inside(server)["environ"]["HERE"] == "a=b"
         assert server.get("/").headers["server"] == "there"
 
@@ -125,7 +162,11 @@ def test_the_file_of_the_heartbeat_is_in_worker_tmp_dir(tmp_path: Path) -> None:
     place.mkdir()
     with Gunicorn(tmp_path, worker_tmp_dir=str(place)) as server:
         [worker] = server.workers()
-        files = [str(file.readlink()) for file in Path(f"/proc/{worker}/fd").iterdir() if file.is_symlink()]
+        files = [
+            str(file.readlink())
+            for file in Path(f"/proc/{worker}/fd").iterdir()
+            if file.is_symlink()
+        ]
         assert len([file for file in files if file.startswith(f"{place}/wgunicorn-")]) == 1
         assert list(place.iterdir()) == []
 
@@ -142,8 +183,19 @@ def test_the_application_may_come_from_a_factory_with_arguments(tmp_path: Path) 
 
 
 def test_the_hooks_of_the_master_are_called(tmp_path: Path) -> None:
-    arguments = {"on_starting": 1, "when_ready": 1, "nworkers_changed": 3, "pre_fork": 2, "on_reload": 1, "child_exit": 2, "on_exit": 1}
-    config = NOTE + "".join(f"\ndef {name}({', '.join('abc'[:count])}):\n    note({name!r})\n" for name, count in arguments.items())
+    arguments = {
+        "on_starting": 1,
+        "when_ready": 1,
+        "nworkers_changed": 3,
+        "pre_fork": 2,
+        "on_reload": 1,
+        "child_exit": 2,
+        "on_exit": 1,
+    }
+    config = NOTE + "".join(
+        f"\ndef {name}({', '.join('abc'[:count])}):\n    note({name!r})\n"
+        for name, count in arguments.items()
+    )
 
     def seen() -> list[str]:
         return [event for event in server.events if event in arguments]
@@ -167,7 +219,14 @@ def test_the_hooks_of_the_master_are_called(tmp_path: Path) -> None:
 
 def test_a_daemon_serves_and_its_pidfile_says_who_to_stop(tmp_path: Path) -> None:
     pidfile = tmp_path / "pid"
-    with Gunicorn(tmp_path, "inside:app", daemon=True, pidfile=str(pidfile), bind=f"unix:{tmp_path}/socket", wait=False) as server:
+    with Gunicorn(
+        tmp_path,
+        "inside:app",
+        daemon=True,
+        pidfile=str(pidfile),
+        bind=f"unix:{tmp_path}/socket",
+        wait=False,
+    ) as server:
         assert server.wait() == 0
         master = int(poll(lambda: pidfile.exists() and pidfile.read_text(), "the pidfile"))
         try:
@@ -201,12 +260,16 @@ def test_proc_name_is_what_ps_shows(tmp_path: Path) -> None:
 def test_check_config_imports_the_application_and_exits(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, wait=False, chdir=str(APPS), args=("--check-config",)) as server:
         assert server.wait() == 0
-    with Gunicorn(tmp_path, "main:missing", wait=False, chdir=str(APPS), args=("--check-config",)) as server:
+    with Gunicorn(
+        tmp_path, "main:missing", wait=False, chdir=str(APPS), args=("--check-config",)
+    ) as server:
         assert server.wait() == 1
 
 
 def test_print_config_prints_every_setting(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, wait=False, chdir=str(APPS), args=("--print-config",), keepalive=17) as server:
+    with Gunicorn(
+        tmp_path, wait=False, chdir=str(APPS), args=("--print-config",), keepalive=17
+    ) as server:
         assert server.wait() == 0
         names = {line.partition("=")[0].strip() for line in server.output.splitlines()}
         assert names >= SETTINGS
@@ -226,11 +289,19 @@ def test_spew_prints_the_lines_that_are_executed(tmp_path: Path) -> None:
 @pytest.mark.skipif("control_socket" not in SETTINGS, reason="this Gunicorn has no control socket")
 def test_gunicornc_shows_and_ends_workers(tmp_path: Path) -> None:
     path = tmp_path / "control"
-    with Gunicorn(tmp_path, control_socket=str(path), control_socket_mode=0o640, control_socket_disable=False, workers=2) as server:
+    with Gunicorn(
+        tmp_path,
+        control_socket=str(path),
+        control_socket_mode=0o640,
+        control_socket_disable=False,
+        workers=2,
+    ) as server:
 
         def control(command: str) -> Any:
             done = subprocess.run(
-                [sys.executable, "-m", "gunicorn.ctl.cli", "-s", str(path), "-j", "-c", command], check=True, capture_output=True
+                [sys.executable, "-m", "gunicorn.ctl.cli", "-s", str(path), "-j", "-c", command],
+                check=True,
+                capture_output=True,
             )
             return json.loads(done.stdout)
 
@@ -270,7 +341,10 @@ async def app(scope, receive, send):
 def test_an_application_calls_a_dirty_one(tmp_path: Path) -> None:
     (tmp_path / "dirty.py").write_text(DIRTY)
     with Gunicorn(tmp_path, "dirty:app", dirty_apps=["dirty:Heavy"], dirty_workers=1) as server:
-        result, pid = poll(lambda: (answer := server.get("/")).status_code == 200 and answer, "an answer of the dirty worker").text.split()
+        result, pid = poll(
+            lambda: (answer := server.get("/")).status_code == 200 and answer,
+            "an answer of the dirty worker",
+        ).text.split()
         assert result == "42"
         assert int(pid) not in server.workers()
         assert server.stop() == 0

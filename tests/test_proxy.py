@@ -1,4 +1,4 @@
-"""Who may speak for the client (`gunicorn_asgi.proxy`), by Gunicorn's ``forwarded_allow_ips`` and its companions."""
+"""Who may speak for the client (`gunicorn_asgi.http.trust`), by Gunicorn's ``forwarded_allow_ips`` and its companions."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from process import DEADLINE, GUNICORN_VERSION, NOTE, Gunicorn, poll
 from test_request import make_rules
 from ways import serving
 
-from gunicorn_asgi.access import Record, make_environ
+from gunicorn_asgi.config.settings import Settings
 from gunicorn_asgi.errors import ConfigError, RequestError
+from gunicorn_asgi.http.request import Rules
+from gunicorn_asgi.http.trust import peer_rules
 from gunicorn_asgi.http1.request import read_head
-from gunicorn_asgi.proxy import peer_rules
-from gunicorn_asgi.request import Rules
-from gunicorn_asgi.settings import Settings
+from gunicorn_asgi.observe.access_log import Record, make_environ
 
 UNTRUSTED = make_rules()
 
@@ -45,7 +45,11 @@ def is_trusted(rules: Rules) -> bool:
 @pytest.mark.parametrize(
     ("allowed", "trusted", "untrusted"),
     [
-        (["127.0.0.1", "::1"], ["127.0.0.1", "::1", "::ffff:127.0.0.1"], ["127.0.0.2", "::2", "10.0.0.1", "::ffff:10.0.0.1"]),
+        (
+            ["127.0.0.1", "::1"],
+            ["127.0.0.1", "::1", "::ffff:127.0.0.1"],
+            ["127.0.0.2", "::2", "10.0.0.1", "::ffff:10.0.0.1"],
+        ),
         (["10.0.0.0/8"], ["10.1.2.3", "::ffff:10.1.2.3"], ["11.0.0.0", "::1"]),
         (["10.1.2.3/8"], ["10.9.9.9"], ["11.0.0.0"]),
         (["fe80::/10"], ["fe80::1%eth0", "fe80::1"], ["::1", "127.0.0.1"]),
@@ -55,7 +59,9 @@ def is_trusted(rules: Rules) -> bool:
         (["", "10.0.0.1"], ["10.0.0.1"], ["127.0.0.1"]),
     ],
 )
-def test_a_peer_is_trusted_if_its_address_is_allowed(allowed: list[str], trusted: list[str], untrusted: list[str]) -> None:
+def test_a_peer_is_trusted_if_its_address_is_allowed(
+    allowed: list[str], trusted: list[str], untrusted: list[str]
+) -> None:
     choose = rules_for(*allowed)
     assert [peer for peer in trusted if not is_trusted(choose(peer))] == []
     assert [peer for peer in untrusted if is_trusted(choose(peer))] == []
@@ -66,18 +72,32 @@ def test_a_peer_on_a_unix_socket_is_trusted_as_in_gunicorn(allowed: list[str]) -
     assert is_trusted(rules_for(*allowed)(None))
 
 
-def test_an_untrusted_peer_gets_the_rules_as_they_are_and_a_trusted_one_the_same_with_its_headers() -> None:
+def test_an_untrusted_peer_gets_the_rules_as_they_are_and_a_trusted_one_the_same_with_its_headers() -> (
+    None
+):
     choose = rules_for("10.0.0.1")
     assert choose("10.0.0.2") is UNTRUSTED
     trusted = choose("10.0.0.1")
     assert trusted.forwarder_names == {b"script_name", b"path_info"}
-    assert replace(trusted, secure_scheme={}, forwarder_names=frozenset(), takes_script_name=False, read_proxy=None) == UNTRUSTED
+    assert (
+        replace(
+            trusted,
+            secure_scheme={},
+            forwarder_names=frozenset(),
+            takes_script_name=False,
+            read_proxy=None,
+        )
+        == UNTRUSTED
+    )
 
 
 def test_what_cannot_be_an_address_is_refused_with_one_sentence() -> None:
     with pytest.raises(ConfigError) as caught:
         rules_for("127.0.0.1", "localhost")
-    assert str(caught.value) == "Invalid value for setting forwarded_allow_ips: 'localhost' must be an address, a network or *."
+    assert (
+        str(caught.value)
+        == "Invalid value for setting forwarded_allow_ips: 'localhost' must be an address, a network or *."
+    )
 
 
 # What becomes of the client.
@@ -114,8 +134,12 @@ FORWARDED = b'Forwarded: for=198.51.100.7, for="192.0.2.1:4711", for=10.9.9.9'
         ("", "peer"),
     ],
 )
-@pytest.mark.parametrize(("option", "field"), [("x-forwarded", FORWARDED_FOR), ("forwarded", FORWARDED)])
-def test_a_trusted_proxy_says_who_its_client_is(parser: str, option: str, field: bytes, allowed: str, client: Any) -> None:
+@pytest.mark.parametrize(
+    ("option", "field"), [("x-forwarded", FORWARDED_FOR), ("forwarded", FORWARDED)]
+)
+def test_a_trusted_proxy_says_who_its_client_is(
+    parser: str, option: str, field: bytes, allowed: str, client: Any
+) -> None:
     with serve(mirror, parser, proxy_headers=option, forwarded_allow_ips=allowed) as server:
         assert client_of(server, field) == client
         assert client_of(server) == "peer"
@@ -123,9 +147,13 @@ def test_a_trusted_proxy_says_who_its_client_is(parser: str, option: str, field:
 
 @pytest.mark.skipif(GUNICORN_VERSION < (24, 1), reason="Gunicorn itself refuses networks")
 def test_networks_of_proxies_are_trusted(parser: str) -> None:
-    with serve(mirror, parser, forwarded_allow_ips="127.0.0.0/8,10.0.0.0/8,2001:db8::/32") as server:
+    with serve(
+        mirror, parser, forwarded_allow_ips="127.0.0.0/8,10.0.0.0/8,2001:db8::/32"
+    ) as server:
         assert client_of(server, FORWARDED_FOR) == ("192.0.2.1", 4711)
-        assert client_of(server, b"X-Forwarded-For: 192.0.2.1, [2001:db8::7]:443, ::ffff:10.1.1.1") == ("192.0.2.1", 0)
+        assert client_of(
+            server, b"X-Forwarded-For: 192.0.2.1, [2001:db8::7]:443, ::ffff:10.1.1.1"
+        ) == ("192.0.2.1", 0)
 
 
 def test_a_proxy_on_a_unix_socket_says_who_its_client_is(parser: str, tmp_path: Path) -> None:
@@ -143,7 +171,11 @@ def test_a_proxy_on_a_unix_socket_says_who_its_client_is(parser: str, tmp_path: 
         ("x-forwarded", (b"X-Forwarded-For: 192.0.2.1, unknown",), "peer"),
         ("x-forwarded", (b"X-Forwarded-For:",), "peer"),
         ("x-forwarded", (b"X_Forwarded_For: 192.0.2.1",), "peer"),
-        ("x-forwarded", (b"X-Forwarded-For: 192.0.2.2", b"Via: x", b"X-Forwarded-For: 192.0.2.1"), ("192.0.2.1", 0)),
+        (
+            "x-forwarded",
+            (b"X-Forwarded-For: 192.0.2.2", b"Via: x", b"X-Forwarded-For: 192.0.2.1"),
+            ("192.0.2.1", 0),
+        ),
         ("forwarded", (b"Forwarded: for=192.0.2.2", b"forwarded: for=192.0.2.1"), ("192.0.2.1", 0)),
         ("forwarded", (b"Forwarded: for=192.0.2.1;",), ("192.0.2.1", 0)),
         ("forwarded", (b"Forwarded: for=unknown",), "peer"),
@@ -151,7 +183,9 @@ def test_a_proxy_on_a_unix_socket_says_who_its_client_is(parser: str, tmp_path: 
         ("x-forwarded", (b"Forwarded: 192.0.2.1",), "peer"),
     ],
 )
-def test_the_option_says_which_header_counts(parser: str, option: str, fields: tuple[bytes, ...], client: Any) -> None:
+def test_the_option_says_which_header_counts(
+    parser: str, option: str, fields: tuple[bytes, ...], client: Any
+) -> None:
     with serve(mirror, parser, proxy_headers=option) as server:
         assert client_of(server, *fields) == client
 
@@ -173,10 +207,18 @@ def test_on_one_connection_every_request_has_its_own_client(parser: str) -> None
     with serve(mirror, parser) as server:
         client = server.connect()
         peer = client.sock.getsockname()
-        for value, expected in [(b"192.0.2.1", "192.0.2.1"), (b"192.0.2.1", "192.0.2.1"), (b"192.0.2.2", "192.0.2.2"), (b"", peer[0])]:
+        for value, expected in [
+            (b"192.0.2.1", "192.0.2.1"),
+            (b"192.0.2.1", "192.0.2.1"),
+            (b"192.0.2.2", "192.0.2.2"),
+            (b"", peer[0]),
+        ]:
             assert scope_of(client, "/", b"X-Forwarded-For: " + value)["client"][0] == expected
         assert scope_of(client, "/")["client"] == peer
-        assert scope_of(client, "http://b/", b"X-Forwarded-For: 192.0.2.1")["client"] == ("192.0.2.1", 0)
+        assert scope_of(client, "http://b/", b"X-Forwarded-For: 192.0.2.1")["client"] == (
+            "192.0.2.1",
+            0,
+        )
 
 
 def test_equal_requests_are_read_once() -> None:
@@ -206,7 +248,14 @@ def test_a_request_without_the_headers_of_a_proxy_is_not_searched_for_them() -> 
     ("fields", "scheme"),
     [
         ((b"Forwarded: for=192.0.2.1;proto=https",), "https"),
-        ((b"Forwarded: for=192.0.2.1;proto=https", b"X-Forwarded-Proto: https", b"X-Forwarded-Ssl: on"), "https"),
+        (
+            (
+                b"Forwarded: for=192.0.2.1;proto=https",
+                b"X-Forwarded-Proto: https",
+                b"X-Forwarded-Ssl: on",
+            ),
+            "https",
+        ),
         ((b"Forwarded: for=192.0.2.1;proto=http", b"X-Forwarded-Proto: http"), "http"),
         ((b"Forwarded: for=192.0.2.1;proto=https", b"X-Forwarded-Proto: http"), 400),
         ((b"Forwarded: for=192.0.2.1;proto=http", b"X-Forwarded-Ssl: on"), 400),
@@ -215,7 +264,9 @@ def test_a_request_without_the_headers_of_a_proxy_is_not_searched_for_them() -> 
         ((), "http"),
     ],
 )
-def test_forwarded_is_one_more_scheme_header(parser: str, fields: tuple[bytes, ...], scheme: str | int) -> None:
+def test_forwarded_is_one_more_scheme_header(
+    parser: str, fields: tuple[bytes, ...], scheme: str | int
+) -> None:
     with serve(mirror, parser, proxy_headers="forwarded") as server:
         scope = scope_of(server.connect(), "/", *fields)
         assert scope == 400 if scheme == 400 else scope["scheme"] == scheme
@@ -256,7 +307,9 @@ def test_without_the_option_the_scheme_is_still_gunicorns(parser: str) -> None:
     ],
 )
 @pytest.mark.parametrize("root_path", ["", "/root"])
-def test_a_trusted_script_name_is_the_root_path(parser: str, script_name: bytes, target: str, expected: Any, root_path: str) -> None:
+def test_a_trusted_script_name_is_the_root_path(
+    parser: str, script_name: bytes, target: str, expected: Any, root_path: str
+) -> None:
     """What is received begins with it, as Gunicorn demands, so nothing is put before. The setting root_path stands back."""
     settings = {"root_path": root_path} if "root_path" in Config().settings else {}
     with serve(mirror, parser, **settings) as server:
@@ -265,14 +318,20 @@ def test_a_trusted_script_name_is_the_root_path(parser: str, script_name: bytes,
         if isinstance(expected, int):
             assert scope == expected
             (line,) = server.log.take("warning")
-            assert line.text.startswith("Invalid request from ip=127.0.0.1: The path does not begin with SCRIPT_NAME '")
+            assert line.text.startswith(
+                "Invalid request from ip=127.0.0.1: The path does not begin with SCRIPT_NAME '"
+            )
         else:
             assert (scope["root_path"], scope["path"], scope["raw_path"]) == expected
             assert (b"script_name", script_name) in scope["headers"]
             # The next one has none.
             prefix = root_path if settings else ""
             scope = scope_of(client, "/other")
-            assert (scope["root_path"], scope["path"], scope["raw_path"]) == (prefix, prefix + "/other", prefix.encode() + b"/other")
+            assert (scope["root_path"], scope["path"], scope["raw_path"]) == (
+                prefix,
+                prefix + "/other",
+                prefix.encode() + b"/other",
+            )
 
 
 @pytest.mark.skipif("root_path" not in Config().settings, reason="this Gunicorn has no root_path")
@@ -297,7 +356,9 @@ def test_root_path_is_the_beginning_of_the_path_on_every_way(parser: str, way: s
     ],
     ids=str,
 )
-def test_a_script_name_that_nobody_vouches_for_does_nothing(parser: str, settings: dict[str, str]) -> None:
+def test_a_script_name_that_nobody_vouches_for_does_nothing(
+    parser: str, settings: dict[str, str]
+) -> None:
     with serve(mirror, parser, **settings) as server:
         scope = scope_of(server.connect(), "/other", b"Script_Name: /app", b"Script-Name: /app")
         assert (scope["root_path"], scope["path"]) == ("", "/other")
@@ -306,7 +367,10 @@ def test_a_script_name_that_nobody_vouches_for_does_nothing(parser: str, setting
 def test_the_last_script_name_of_several_counts_and_an_asterisk_is_no_path(parser: str) -> None:
     with serve(mirror, parser) as server:
         client = server.connect()
-        assert scope_of(client, "/app/x", b"Script_Name: /nope", b"Script_Name: /app")["root_path"] == "/app"
+        assert (
+            scope_of(client, "/app/x", b"Script_Name: /nope", b"Script_Name: /app")["root_path"]
+            == "/app"
+        )
         for target in ("*", "http://b"):
             scope = scope_of(client, target, b"Script_Name: /app", method="OPTIONS")
             assert (scope["root_path"], scope["path"], scope["raw_path"]) == ("/app", "*", b"*")
@@ -321,7 +385,9 @@ def test_script_name_of_the_environment_holds_for_everybody(tmp_path: Path) -> N
         assert server.get("/scope").status_code == 500
         assert server.get("/x/scope", headers={"Script_Name": "/x"}).json()["root_path"] == "/x"
         assert server.get("/x/scope", headers={"Script_Name": ""}).json()["root_path"] == ""
-    with Gunicorn(tmp_path / "2", raw_env=["SCRIPT_NAME=/app"], forwarded_allow_ips="10.0.0.1") as server:
+    with Gunicorn(
+        tmp_path / "2", raw_env=["SCRIPT_NAME=/app"], forwarded_allow_ips="10.0.0.1"
+    ) as server:
         assert server.get("/app/scope", headers={"Script_Name": "/x"}).json()["root_path"] == "/app"
 
 
@@ -332,10 +398,17 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "trusted, names refused": {"header_map": "refuse", "forwarder_headers": "SCRIPT_NAME,X_A"},
     "trusted, names passed": {"header_map": "dangerous", "forwarder_headers": ""},
     "trusted, every name its own": {"header_map": "refuse", "forwarder_headers": "*"},
-    "trusted, other schemes": {"secure_scheme_headers": {"X-SCHEME": "tls", "X_SECURE": "1"}, "forwarder_headers": "X_A"},
+    "trusted, other schemes": {
+        "secure_scheme_headers": {"X-SCHEME": "tls", "X_SECURE": "1"},
+        "forwarder_headers": "X_A",
+    },
     "trusted, no schemes": {"secure_scheme_headers": {}, "forwarded_allow_ips": "*"},
     "untrusted": {"forwarded_allow_ips": "10.0.0.1"},
-    "untrusted, names refused": {"forwarded_allow_ips": "", "header_map": "refuse", "forwarder_headers": "*"},
+    "untrusted, names refused": {
+        "forwarded_allow_ips": "",
+        "header_map": "refuse",
+        "forwarder_headers": "*",
+    },
     "untrusted, names passed": {"forwarded_allow_ips": "10.0.0.1", "header_map": "dangerous"},
 }
 ODD_FIELDS: list[tuple[bytes, ...]] = [
@@ -403,9 +476,23 @@ def ask_us(rules: Rules, data: bytes) -> Answer:
         method, _, raw_path, query, fields = read_head(data, None, rules)
     except RequestError as error:
         return error.status, {}
-    record = Record(method, raw_path, query, fields.version, fields.scheme or "http", fields.headers, None, None, fields.script_name)
+    record = Record(
+        method,
+        raw_path,
+        query,
+        fields.version,
+        fields.scheme or "http",
+        fields.headers,
+        None,
+        None,
+        fields.script_name,
+    )
     names = ("PATH_INFO", "SCRIPT_NAME", "wsgi.url_scheme")
-    return 200, {name: value for name, value in make_environ(record).items() if name.startswith("HTTP_") or name in names}
+    return 200, {
+        name: value
+        for name, value in make_environ(record).items()
+        if name.startswith("HTTP_") or name in names
+    }
 
 
 def ask_application(client: Client, data: bytes) -> Any:
@@ -425,7 +512,9 @@ def test_trust_is_gunicorns_own(name: str, parser: str, tmp_path: Path) -> None:
         for target, fields in REQUESTS:
             data = request("GET", target, b"Connection: close", *fields)
             status, environ = ask_gunicorn(gunicorn, data)
-            if name == "untrusted, names passed" and any(field.lower().startswith(b"script_name") for field in fields):
+            if name == "untrusted, names passed" and any(
+                field.lower().startswith(b"script_name") for field in fields
+            ):
                 continue  # Gunicorn believes it; we believe no untrusted peer
             assert ask_us(rules, data) == (status, environ), fields
             scope = ask_application(server.connect(), data)
@@ -453,37 +542,62 @@ def test_a_trusted_proxy_says_the_scheme_of_its_client(tmp_path: Path) -> None:
         assert scheme(server, {"X-Forwarded-Ssl": "on"}) == "https"
         assert scheme(server, {}) == "http"
         assert server.get("/scope", headers={**HTTPS, "X-Forwarded-Ssl": "off"}).status_code == 400
-        assert server.get("/x/scope", headers={"Script_Name": "/x"}).json()["headers"].count(["script_name", "/x"]) == 1
+        assert (
+            server.get("/x/scope", headers={"Script_Name": "/x"})
+            .json()["headers"]
+            .count(["script_name", "/x"])
+            == 1
+        )
         assert "other_name" not in server.get("/scope", headers={"Other_Name": "x"}).text
 
 
-def test_a_trusted_proxy_says_the_address_of_its_client_and_the_log_keeps_the_peers(tmp_path: Path) -> None:
+def test_a_trusted_proxy_says_the_address_of_its_client_and_the_log_keeps_the_peers(
+    tmp_path: Path,
+) -> None:
     access_log = tmp_path / "access.log"
-    atoms = "%(h)s %({remote_addr}e)s %({x-forwarded-for}i)s %({script_name}e)s %({path_info}e)s %(U)s"
+    atoms = (
+        "%(h)s %({remote_addr}e)s %({x-forwarded-for}i)s %({script_name}e)s %({path_info}e)s %(U)s"
+    )
     hook = "def pre_request(worker, req):\n    note(req.remote_addr[0])\n"
-    with Gunicorn(tmp_path, accesslog=str(access_log), access_log_format=atoms, config=NOTE + hook) as server:
-        scope = server.get("/app/scope", headers={"X-Forwarded-For": "192.0.2.1", "Script_Name": "/app"}).json()
+    with Gunicorn(
+        tmp_path, accesslog=str(access_log), access_log_format=atoms, config=NOTE + hook
+    ) as server:
+        scope = server.get(
+            "/app/scope", headers={"X-Forwarded-For": "192.0.2.1", "Script_Name": "/app"}
+        ).json()
         assert scope["client"] == ["192.0.2.1", 0]
         assert scope["root_path"] == "/app"
         assert server.get("/scope", headers={"Script_Name": "/app"}).status_code == 500
         assert server.stop() == 0
-        assert server.lines("Invalid request from ip=127.0.0.1: The path does not begin with SCRIPT_NAME '/app'")
+        assert server.lines(
+            "Invalid request from ip=127.0.0.1: The path does not begin with SCRIPT_NAME '/app'"
+        )
         assert "127.0.0.1" in server.events
-    assert access_log.read_text().splitlines()[0] == "127.0.0.1 127.0.0.1 192.0.2.1 /app /scope /scope"
+    assert (
+        access_log.read_text().splitlines()[0] == "127.0.0.1 127.0.0.1 192.0.2.1 /app /scope /scope"
+    )
 
 
 def test_what_an_untrusted_peer_says_of_its_client_is_ignored(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, forwarded_allow_ips="10.0.0.1") as server:
         assert scheme(server, HTTPS) == "http"
-        assert server.get("/scope", headers={"X-Forwarded-For": "192.0.2.1"}).json()["client"][0] == "127.0.0.1"
+        assert (
+            server.get("/scope", headers={"X-Forwarded-For": "192.0.2.1"}).json()["client"][0]
+            == "127.0.0.1"
+        )
         assert server.get("/scope", headers={**HTTPS, "X-Forwarded-Ssl": "off"}).status_code == 200
         assert "script_name" not in server.get("/scope", headers={"Script_Name": "/x"}).text
 
 
 def test_a_proxy_on_a_unix_socket_is_trusted(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, bind=f"unix:{tmp_path}/socket", forwarded_allow_ips="10.0.0.1") as server:
+    with Gunicorn(
+        tmp_path, bind=f"unix:{tmp_path}/socket", forwarded_allow_ips="10.0.0.1"
+    ) as server:
         assert scheme(server, HTTPS) == "https"
-        assert server.get("/scope", headers={"X-Forwarded-For": "192.0.2.1"}).json()["client"] == ["192.0.2.1", 0]
+        assert server.get("/scope", headers={"X-Forwarded-For": "192.0.2.1"}).json()["client"] == [
+            "192.0.2.1",
+            0,
+        ]
 
 
 NGINX = shutil.which("nginx")
@@ -509,7 +623,9 @@ def is_listening(path: str) -> bool:
 def test_the_nginx_of_the_documentation_lets_no_client_say_who_it_is(tmp_path: Path) -> None:
     text = (Path(__file__).parent.parent / "docs" / "proxies.md").read_text()
     (location,) = re.findall(r"```nginx\n(.*?)```", text, re.DOTALL)
-    below = location.replace("location /", "location /app/").replace("}", "proxy_set_header SCRIPT_NAME /app; }")
+    below = location.replace("location /", "location /app/").replace(
+        "}", "proxy_set_header SCRIPT_NAME /app; }"
+    )
     conf = tmp_path / "nginx.conf"
     forged = {
         "X-Forwarded-For": "198.51.100.7",
@@ -523,11 +639,15 @@ def test_the_nginx_of_the_documentation_lets_no_client_say_who_it_is(tmp_path: P
         # Over TCP, for nginx is nobody where root starts it, and has no way into this directory.
         text = NGINX_CONF.format(directory=tmp_path, location=location, below=below)
         conf.write_text(text.replace("http://unix:/run/app.sock", server.url))
-        nginx = subprocess.Popen([str(NGINX), "-p", str(tmp_path), "-c", str(conf)], stderr=subprocess.DEVNULL)
+        nginx = subprocess.Popen(
+            [str(NGINX), "-p", str(tmp_path), "-c", str(conf)], stderr=subprocess.DEVNULL
+        )
         try:
             poll(lambda: is_listening(f"{tmp_path}/nginx.socket"), "nginx")
             transport = httpx.HTTPTransport(uds=f"{tmp_path}/nginx.socket")
-            with httpx.Client(transport=transport, base_url="http://example.org", timeout=DEADLINE) as client:
+            with httpx.Client(
+                transport=transport, base_url="http://example.org", timeout=DEADLINE
+            ) as client:
                 scope = client.get("/scope", headers=forged).json()
                 # nginx says "unix:" of a client on a unix socket, which is no address.
                 assert ["x-forwarded-for", "198.51.100.7, unix:"] in scope["headers"]

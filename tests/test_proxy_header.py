@@ -1,4 +1,4 @@
-"""The PROXY protocol in front of a connection (see `gunicorn_asgi.proxy_header`; the header itself is tested in test_proxy_protocol.py)."""
+"""The PROXY protocol in front of a connection (see `gunicorn_asgi.net.proxy_preamble`; the header itself is tested in test_proxy_protocol.py)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from certificates import Pair, make_authority
 from inprocess import Client, InProcess, request, serve
 from process import GUNICORN_VERSION, LOOPS, SETTINGS, Gunicorn, trusting_context
 
-from gunicorn_asgi.proxy_protocol import V2_SIGNATURE
+from gunicorn_asgi.net.proxy_protocol import V2_SIGNATURE
 
 CLIENT, SERVER = ["203.0.113.7", 4711], ["192.0.2.1", 443]
 V1 = b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n"
-ADDRESSES = socket.inet_aton("203.0.113.7") + socket.inet_aton("192.0.2.1") + struct.pack(">HH", 4711, 443)
+ADDRESSES = (
+    socket.inet_aton("203.0.113.7") + socket.inet_aton("192.0.2.1") + struct.pack(">HH", 4711, 443)
+)
 V2 = V2_SIGNATURE + b"\x21\x11\x00\x0c" + ADDRESSES
 LOCAL = V2_SIGNATURE + b"\x20\x00\x00\x00"
 GET = request()
@@ -35,7 +37,13 @@ async def shows(scope: Any, receive: Any, send: Any) -> None:
     told = {name: scope[name] for name in ("client", "server", "scheme", "path")}
     told["body"] = (await receive())["body"].decode()
     body = json.dumps(told).encode()
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-length", b"%d" % len(body))],
+        }
+    )
     await send({"type": "http.response.body", "body": body})
 
 
@@ -73,7 +81,15 @@ def test_a_header_may_come_in_pieces(parser: str, header: bytes, rest: bytes) ->
         assert told(client)["client"] == CLIENT
 
 
-@pytest.mark.parametrize("first", [b"GET / HTTP/1.1\r\n", b"POST /p HTTP/1.1\r\n", b"PROPFIND / HTTP/1.1\r\n", b"\r\nGET / HTTP/1.1\r\n"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"GET / HTTP/1.1\r\n",
+        b"POST /p HTTP/1.1\r\n",
+        b"PROPFIND / HTTP/1.1\r\n",
+        b"\r\nGET / HTTP/1.1\r\n",
+    ],
+)
 def test_a_connection_without_a_header_is_served_as_it_is(parser: str, first: bytes) -> None:
     """As in Gunicorn: "Allow using HTTP and PROXY together". Its first bytes are not lost if they look like the beginning of a header."""
     with proxied(parser) as (server, client):
@@ -97,14 +113,21 @@ def test_a_local_header_leaves_the_addresses_of_the_connection(parser: str) -> N
 
 @only_modes
 @pytest.mark.parametrize(("mode", "header"), [("v1", V2), ("v2", V1)])
-def test_a_header_of_the_other_version_is_an_invalid_request(parser: str, mode: str, header: bytes) -> None:
+def test_a_header_of_the_other_version_is_an_invalid_request(
+    parser: str, mode: str, header: bytes
+) -> None:
     with proxied(parser, proxy_protocol=mode) as (_, client):
         client.send(header + GET)
         assert client.read_response().status == 400
 
 
 @pytest.mark.parametrize(
-    "header", [b"PROXY TCP4 1.2.3.4\r\n", b"PROXY " + b"x" * 200, pytest.param(V2_SIGNATURE + b"\x31\x11\x00\x0c", marks=only_modes)]
+    "header",
+    [
+        b"PROXY TCP4 1.2.3.4\r\n",
+        b"PROXY " + b"x" * 200,
+        pytest.param(V2_SIGNATURE + b"\x31\x11\x00\x0c", marks=only_modes),
+    ],
 )
 def test_a_malformed_header_is_refused_with_400_and_one_line(parser: str, header: bytes) -> None:
     with proxied(parser) as (server, client):
@@ -117,7 +140,9 @@ def test_a_malformed_header_is_refused_with_400_and_one_line(parser: str, header
 
 
 @pytest.mark.parametrize("header", HEADERS)
-def test_a_header_from_an_untrusted_peer_is_refused_with_403_and_one_line(parser: str, header: bytes) -> None:
+def test_a_header_from_an_untrusted_peer_is_refused_with_403_and_one_line(
+    parser: str, header: bytes
+) -> None:
     with proxied(parser, proxy_allow_ips="192.0.2.77") as (server, client):
         client.send(header + GET)
         assert client.read_response().status == 403
@@ -135,7 +160,10 @@ def test_an_untrusted_peer_without_a_header_is_served(parser: str) -> None:
 
 
 def test_a_peer_on_a_unix_socket_is_trusted(parser: str, tmp_path: Path) -> None:
-    with proxied(parser, proxy_allow_ips="192.0.2.77", bind=str(tmp_path / "socket")) as (_, client):
+    with proxied(parser, proxy_allow_ips="192.0.2.77", bind=str(tmp_path / "socket")) as (
+        _,
+        client,
+    ):
         client.send(V1 + GET)
         assert told(client)["client"] == CLIENT
 
@@ -167,7 +195,12 @@ def test_a_header_that_does_not_come_does_not_hold_a_drain(parser: str) -> None:
 
 def test_the_addresses_of_the_header_reach_log_and_hooks(tmp_path: Path) -> None:
     access = tmp_path / "access.log"
-    with Gunicorn(tmp_path, proxy_protocol=ON, accesslog=str(access), access_log_format="%(h)s %({REMOTE_PORT}e)s") as server:
+    with Gunicorn(
+        tmp_path,
+        proxy_protocol=ON,
+        accesslog=str(access),
+        access_log_format="%(h)s %({REMOTE_PORT}e)s",
+    ) as server:
         with server.connect() as client:
             client.send(V1)
             client.get("/hello", "Connection: close\r\n")
@@ -182,7 +215,9 @@ def test_the_addresses_of_the_header_reach_log_and_hooks(tmp_path: Path) -> None
 def test_the_peer_decides_about_the_scheme_and_the_header_about_the_client(parser: str) -> None:
     """A proxy that speaks HTTP may have set both. One that does not passes on what its client says: of that nothing is the client's address."""
     with proxied(parser) as (_, client):
-        client.send(V1 + request("GET", "/", b"X-Forwarded-For: 198.51.100.1", b"X-Forwarded-Proto: https"))
+        client.send(
+            V1 + request("GET", "/", b"X-Forwarded-For: 198.51.100.1", b"X-Forwarded-Proto: https")
+        )
         answer = told(client)
         assert answer["client"] == CLIENT
         assert answer["scheme"] == "https"
@@ -208,11 +243,17 @@ def loop(request: pytest.FixtureRequest) -> str:
 
 
 def _settings(loop: str, certificate: Pair) -> dict[str, Any]:
-    return {**({"asgi_loop": loop} if "asgi_loop" in SETTINGS else {}), **certificate._asdict(), "proxy_protocol": ON}
+    return {
+        **({"asgi_loop": loop} if "asgi_loop" in SETTINGS else {}),
+        **certificate._asdict(),
+        "proxy_protocol": ON,
+    }
 
 
 @pytest.mark.parametrize("header", [*HEADERS, pytest.param(b"", id="none")])
-def test_the_header_stands_in_front_of_tls(tmp_path: Path, loop: str, certificate: Pair, header: bytes) -> None:
+def test_the_header_stands_in_front_of_tls(
+    tmp_path: Path, loop: str, certificate: Pair, header: bytes
+) -> None:
     with Gunicorn(tmp_path, **_settings(loop, certificate)) as server:
         with socket.create_connection(server.address, 30) as raw:
             raw.sendall(header)
@@ -228,11 +269,20 @@ def test_the_header_stands_in_front_of_tls(tmp_path: Path, loop: str, certificat
     ("header", "settings", "reason"),
     [
         (b"PROXY nonsense\r\n", {}, "PROXY protocol: invalid line"),
-        (V1, {"proxy_allow_ips": "192.0.2.77"}, "PROXY protocol: the peer is not in proxy_allow_ips"),
+        (
+            V1,
+            {"proxy_allow_ips": "192.0.2.77"},
+            "PROXY protocol: the peer is not in proxy_allow_ips",
+        ),
     ],
 )
 def test_in_front_of_tls_a_header_that_is_refused_closes_with_one_line(
-    tmp_path: Path, loop: str, certificate: Pair, header: bytes, settings: dict[str, Any], reason: str
+    tmp_path: Path,
+    loop: str,
+    certificate: Pair,
+    header: bytes,
+    settings: dict[str, Any],
+    reason: str,
 ) -> None:
     with Gunicorn(tmp_path, **_settings(loop, certificate), **settings) as server:
         with server.connect() as client:

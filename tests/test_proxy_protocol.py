@@ -1,4 +1,4 @@
-"""The header of the PROXY protocol, read (`gunicorn_asgi.proxy_protocol`). Sections are those of its specification."""
+"""The header of the PROXY protocol, read (`gunicorn_asgi.net.proxy_protocol`). Sections are those of its specification."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gunicorn_asgi.forwarded import Node
-from gunicorn_asgi.proxy_protocol import (
+from gunicorn_asgi.http.forwarded import Node
+from gunicorn_asgi.net.proxy_protocol import (
     LOCAL,
     MAX_V1,
     MAX_V2,
@@ -67,15 +67,24 @@ V2 = {
     v2(TCP4, pack(CLIENT4, SERVER4)): (CLIENT4, SERVER4),
     v2(TCP6, pack(CLIENT6, SERVER6)): (CLIENT6, SERVER6),
     v2(TCP6, pack(("::ffff:192.0.2.1", 4711), ("::ffff:198.51.100.2", 443))): (CLIENT4, SERVER4),
-    v2(TCP4, pack(CLIENT4, SERVER4) + tlv(0x02, b"example.org") + tlv(0x04, bytes(100))): (CLIENT4, SERVER4),
+    v2(TCP4, pack(CLIENT4, SERVER4) + tlv(0x02, b"example.org") + tlv(0x04, bytes(100))): (
+        CLIENT4,
+        SERVER4,
+    ),
     v2(TCP6, pack(CLIENT6, SERVER6) + tlv(0xEA, b"\x01vpce-1")): (CLIENT6, SERVER6),
-    v2(TCP4, pack(CLIENT4, SERVER4) + b"\x01no extension"): (CLIENT4, SERVER4),  # they are stepped over, not read
+    v2(TCP4, pack(CLIENT4, SERVER4) + b"\x01no extension"): (
+        CLIENT4,
+        SERVER4,
+    ),  # they are stepped over, not read
     v2(TCP4, pack(CLIENT4, SERVER4) + bytes(4096 - 12)): (CLIENT4, SERVER4),
     # Valid, but nothing that is served here: as UNSPEC.
     v2(UDP4, pack(CLIENT4, SERVER4)): (None, None),
     v2(UDP6, pack(CLIENT6, SERVER6)): (None, None),
     v2(UNIX_STREAM, bytes(216)): (None, None),
-    v2(UNIX_STREAM, b"/run/a".ljust(108, b"\0") + b"/run/b".ljust(108, b"\0") + tlv(0x04, b"")): (None, None),
+    v2(UNIX_STREAM, b"/run/a".ljust(108, b"\0") + b"/run/b".ljust(108, b"\0") + tlv(0x04, b"")): (
+        None,
+        None,
+    ),
     v2(UNIX_DATAGRAM, bytes(216)): (None, None),
     v2(UNSPEC): (None, None),
     v2(UNSPEC, b"whatever"): (None, None),
@@ -85,15 +94,21 @@ V2 = {
     v2(TCP4, b"short", command=LOCAL): (None, None),
     v2(0xFF, b"whatever", command=LOCAL): (None, None),
 }
-HEADERS = [(data, "v1", *nodes) for data, nodes in V1.items()] + [(data, "v2", *nodes) for data, nodes in V2.items()]
+HEADERS = [(data, "v1", *nodes) for data, nodes in V1.items()] + [
+    (data, "v2", *nodes) for data, nodes in V2.items()
+]
 REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 @pytest.mark.parametrize(("data", "version", "client", "server"), HEADERS)
-def test_a_header_tells_client_server_and_its_own_length(data: bytes, version: str, client: Node | None, server: Node | None) -> None:
+def test_a_header_tells_client_server_and_its_own_length(
+    data: bytes, version: str, client: Node | None, server: Node | None
+) -> None:
     for mode in MODES:
         for tail in (b"", REQUEST, V2_SIGNATURE, b"PROXY ", b"\r\n\r\n", bytes(5000)):
-            expected = ProxyHeader(len(data), client, server) if mode in ("auto", version) else NO_HEADER
+            expected = (
+                ProxyHeader(len(data), client, server) if mode in ("auto", version) else NO_HEADER
+            )
             assert read_proxy_header(data + tail, mode) == expected
 
 
@@ -120,7 +135,9 @@ def test_of_a_truncated_header_more_is_awaited(data: bytes, version: Mode) -> No
         b" PROXY TCP4 ",
     ],
 )
-def test_a_connection_that_begins_with_something_else_has_no_header(data: bytes, mode: Mode) -> None:
+def test_a_connection_that_begins_with_something_else_has_no_header(
+    data: bytes, mode: Mode
+) -> None:
     assert read_proxy_header(data, mode) is NO_HEADER
 
 
@@ -137,7 +154,12 @@ def test_the_longest_line_has_107_bytes() -> None:
     endless = b"PROXY UNKNOWN " + b"x" * 200
     assert read_proxy_header(endless[:106], "v1") is None
     assert read_proxy_header(endless[:105] + b"\r", "v1") is None
-    for data in (endless[:107], endless, V1_LONGEST.replace(b"UNKNOWN", b"UNKNOWN "), endless[:106] + b"\r\n"):
+    for data in (
+        endless[:107],
+        endless,
+        V1_LONGEST.replace(b"UNKNOWN", b"UNKNOWN "),
+        endless[:106] + b"\r\n",
+    ):
         with pytest.raises(ValueError, match="does not end within 107 bytes"):
             read_proxy_header(data, "v1")
 
@@ -213,8 +235,13 @@ def test_a_malformed_header_is_refused_before_its_end_is_awaited(data: bytes) ->
             assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize(("family", "size"), [(0x00, 0), (0x11, 12), (0x12, 12), (0x21, 36), (0x22, 36), (0x31, 216), (0x32, 216)])
-def test_the_families_of_the_specification_are_taken_with_the_size_of_their_addresses(family: int, size: int) -> None:
+@pytest.mark.parametrize(
+    ("family", "size"),
+    [(0x00, 0), (0x11, 12), (0x12, 12), (0x21, 36), (0x22, 36), (0x31, 216), (0x32, 216)],
+)
+def test_the_families_of_the_specification_are_taken_with_the_size_of_their_addresses(
+    family: int, size: int
+) -> None:
     """2.2; what comes after the addresses are extensions."""
     for length in (size, size + 1):
         header = read_proxy_header(v2(family, bytes(length)), "v2")
@@ -248,9 +275,9 @@ def check(data: bytes, mode: Mode) -> ProxyHeader | None:
 
 
 MODE = st.sampled_from(MODES)
-V1_WORDS = st.sampled_from([b"TCP4", b"TCP6", b"UNKNOWN", b"192.0.2.1", b"2001:db8::1", b"::", b"443", b"0", b"", b"\xff"]) | st.binary(
-    max_size=8
-)
+V1_WORDS = st.sampled_from(
+    [b"TCP4", b"TCP6", b"UNKNOWN", b"192.0.2.1", b"2001:db8::1", b"::", b"443", b"0", b"", b"\xff"]
+) | st.binary(max_size=8)
 
 
 @given(st.binary(), MODE)
@@ -264,13 +291,21 @@ def test_any_line_is_read_or_refused(words: list[bytes], mode: Mode) -> None:
     check(b" ".join([b"PROXY", *words]) + b"\r\n", mode)
 
 
-@given(st.integers(0, 255), st.integers(0, 255), st.integers(0, 65535), st.binary(max_size=300), MODE)
+@given(
+    st.integers(0, 255), st.integers(0, 255), st.integers(0, 65535), st.binary(max_size=300), MODE
+)
 @example(PROXY, TCP6, 36, bytes(36), "v2")
-def test_any_binary_header_is_read_or_refused(command: int, family: int, size: int, payload: bytes, mode: Mode) -> None:
+def test_any_binary_header_is_read_or_refused(
+    command: int, family: int, size: int, payload: bytes, mode: Mode
+) -> None:
     check(V2_SIGNATURE + struct.pack(">BBH", command, family, size) + payload, mode)
 
 
-@given(st.binary(max_size=40) | st.sampled_from([data for data, *_ in HEADERS]), st.binary(max_size=20), MODE)
+@given(
+    st.binary(max_size=40) | st.sampled_from([data for data, *_ in HEADERS]),
+    st.binary(max_size=20),
+    MODE,
+)
 def test_what_comes_later_does_not_change_the_answer(data: bytes, more: bytes, mode: Mode) -> None:
     header = check(data, mode)
     if header is not None:
@@ -278,11 +313,14 @@ def test_what_comes_later_does_not_change_the_answer(data: bytes, more: bytes, m
 
 
 @given(
-    st.tuples(st.ip_addresses(v=4), st.ip_addresses(v=4)) | st.tuples(st.ip_addresses(v=6), st.ip_addresses(v=6)),
+    st.tuples(st.ip_addresses(v=4), st.ip_addresses(v=4))
+    | st.tuples(st.ip_addresses(v=6), st.ip_addresses(v=6)),
     st.integers(0, 65535),
     st.integers(0, 65535),
 )
-def test_both_versions_tell_the_same(addresses: tuple[object, object], source: int, destination: int) -> None:
+def test_both_versions_tell_the_same(
+    addresses: tuple[object, object], source: int, destination: int
+) -> None:
     client, server = (str(addresses[0]), source), (str(addresses[1]), destination)
     family = 6 if ":" in client[0] else 4
     line = f"PROXY TCP{family} {client[0]} {server[0]} {source} {destination}\r\n".encode()

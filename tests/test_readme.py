@@ -22,12 +22,16 @@ import pytest
 from gunicorn.config import KNOWN_SETTINGS
 
 from gunicorn_asgi import Worker
-from gunicorn_asgi.settings import GUNICORN_DEFAULTS, OPTIONS, STAND_INS, read_options
+from gunicorn_asgi.config.settings import GUNICORN_DEFAULTS, OPTIONS, STAND_INS, read_options
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 EXAMPLES = ROOT / "examples"
-SETTINGS = {setting.name for setting in KNOWN_SETTINGS} | set(GUNICORN_DEFAULTS) | {option.name for option in STAND_INS}
+SETTINGS = (
+    {setting.name for setting in KNOWN_SETTINGS}
+    | set(GUNICORN_DEFAULTS)
+    | {option.name for option in STAND_INS}
+)
 """Every setting of this Gunicorn, and those of newer ones that this package knows."""
 NEWER = {"control_socket_disable", "http_protocols", "http2_*", "protocol"}
 """Mentioned, and unknown to the oldest Gunicorn."""
@@ -35,10 +39,15 @@ NEWER = {"control_socket_disable", "http_protocols", "http2_*", "protocol"}
 
 def options_table() -> str:
     """The README's table of all options."""
-    lines = ["| Option | Environment variable | Default | Allowed | What it does |", "|---|---|---|---|---|"]
+    lines = [
+        "| Option | Environment variable | Default | Allowed | What it does |",
+        "|---|---|---|---|---|",
+    ]
     for option in OPTIONS:
         default = f'"{option.default}"' if isinstance(option.default, str) else repr(option.default)
-        lines.append(f"| `{option.name}` | `{option.variable}` | `{default}` | {option.allowed} | {option.help} |")
+        lines.append(
+            f"| `{option.name}` | `{option.variable}` | `{default}` | {option.allowed} | {option.help} |"
+        )
     return "\n".join(lines)
 
 
@@ -53,9 +62,13 @@ def code_blocks(language: str = "") -> list[str]:
 
 
 def test_the_table_of_options_is_that_of_the_code() -> None:
-    found = re.search(r"<!-- options: begin [^>]*-->\n(.*?)\n?<!-- options: end -->", README, re.DOTALL)
+    found = re.search(
+        r"<!-- options: begin [^>]*-->\n(.*?)\n?<!-- options: end -->", README, re.DOTALL
+    )
     assert found is not None
-    assert found[1] == options_table(), "put the output of `python -m tests.test_readme` between the options marks of README.md"
+    assert found[1] == options_table(), (
+        "put the output of `python -m tests.test_readme` between the options marks of README.md"
+    )
 
 
 def test_every_setting_in_the_readme_is_one() -> None:
@@ -70,7 +83,9 @@ def test_every_setting_in_the_readme_is_one() -> None:
 
 
 def test_every_setting_that_uvicorns_options_are_mapped_to_is_one() -> None:
-    rows = re.findall(r"^\| `?([^|]*)\| ([^|]*)\|$", section("Coming from uvicorn-worker"), re.MULTILINE)
+    rows = re.findall(
+        r"^\| `?([^|]*)\| ([^|]*)\|$", section("Coming from uvicorn-worker"), re.MULTILINE
+    )
     assert len(rows) > 10
     known = SETTINGS | {option.name for option in OPTIONS}
     for left, right in rows:
@@ -110,7 +125,16 @@ def test_ci_runs_the_command_of_the_readme() -> None:
         "CHANGELOG.md",
         *(
             f"docs/{name}.md"
-            for name in ("architecture", "behaviour", "extensions", "http2", "operations", "proxies", "settings", "websocket")
+            for name in (
+                "architecture",
+                "behaviour",
+                "extensions",
+                "http2",
+                "operations",
+                "proxies",
+                "settings",
+                "websocket",
+            )
         ),
     ],
 )
@@ -124,7 +148,9 @@ def test_links_lead_somewhere(document: str) -> None:
         assert linked.exists(), target
         if anchor:
             headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
-            assert anchor in {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
+            assert anchor in {
+                re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings
+            }, target
 
 
 # The examples.
@@ -147,7 +173,9 @@ def test_every_line_of_the_example_is_a_setting_with_a_reason() -> None:
             assert isinstance(target, ast.Name)
             assert target.id in SETTINGS | NEWER
             above = lines[node.lineno - 2]
-            assert above.startswith("#") or target.id in ("wsgi_app", "accesslog"), f"no reason above {target.id}"
+            assert above.startswith("#") or target.id in ("wsgi_app", "accesslog"), (
+                f"no reason above {target.id}"
+            )
 
 
 def test_the_example_follows_its_platform(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +198,14 @@ def test_the_procfile_serves_the_example() -> None:
     port = free_port()
     environment = {**os.environ, "PORT": str(port), "WEB_CONCURRENCY": "1"}
     arguments = [sys.executable, "-m", *command]
-    with subprocess.Popen(arguments, cwd=EXAMPLES, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        arguments,
+        cwd=EXAMPLES,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
         try:
             url = f"http://127.0.0.1:{port}"
             wait_until_served(process, port)

@@ -14,8 +14,8 @@ from certificates import make_authority
 from gunicorn.config import Config
 from process import APPS, NOTE, Gunicorn, is_alive
 
+from gunicorn_asgi.config.tls_context import make_context
 from gunicorn_asgi.errors import ConfigError
-from gunicorn_asgi.tls_context import make_context
 
 FINE = "pass"
 CANNOT_REPLACE = r"\[ERROR\] Worker \d+ could not replace another; the next try is in 1 s$"
@@ -28,7 +28,11 @@ IMPORTS = {
     "exits with 3": ("raise SystemExit(3)", r"SystemExit\(3\)$", 3),
     "exits with a text": ("raise SystemExit('no licence')", r"SystemExit\('no licence'\)$", 3),
     "has no application": ("app = ...", "Failed to find attribute 'app' in 'broken'", 4),
-    "has another application": ("def app(environ, start_response): ...", r"\[ERROR\] .* looks like a WSGI application: ", 3),
+    "has another application": (
+        "def app(environ, start_response): ...",
+        r"\[ERROR\] .* looks like a WSGI application: ",
+        3,
+    ),
 }
 
 
@@ -48,11 +52,15 @@ def test_a_first_worker_whose_import_fails_stops_the_boot(tmp_path: Path, name: 
         assert not server.lines("could not replace")
 
 
-def test_a_thread_that_a_failing_import_has_left_does_not_hold_the_boot_error_back(tmp_path: Path) -> None:
+def test_a_thread_that_a_failing_import_has_left_does_not_hold_the_boot_error_back(
+    tmp_path: Path,
+) -> None:
     statement = "import threading, time; threading.Thread(target=time.sleep, args=(300,), name='left').start(); import nosuch"
     with start(tmp_path, statement, wait=False) as server:
         assert server.wait() == 3
-        assert server.lines(r"\[WARNING\] Threads of the application that did not end in time: 1 \(left in ")
+        assert server.lines(
+            r"\[WARNING\] Threads of the application that did not end in time: 1 \(left in "
+        )
         assert not server.lines("was sent")
 
 
@@ -85,15 +93,23 @@ def test_the_replacement_at_max_requests_may_fail(tmp_path: Path) -> None:
 
 
 BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
-    "option": ({"raw_env": ["GUNICORN_ASGI_HTPP=h11"]}, r"\[ERROR\] Unknown option GUNICORN_ASGI_HTPP in the environment"),
+    "option": (
+        {"raw_env": ["GUNICORN_ASGI_HTPP=h11"]},
+        r"\[ERROR\] Unknown option GUNICORN_ASGI_HTPP in the environment",
+    ),
     "setting": ({"threads": 2}, r"\[ERROR\] Invalid value for setting threads: 2 must be 1"),
-    "certificate": ({"certfile": "/nosuch.pem"}, r"\[ERROR\] Invalid value for setting certfile: '/nosuch\.pem' cannot be read"),
+    "certificate": (
+        {"certfile": "/nosuch.pem"},
+        r"\[ERROR\] Invalid value for setting certfile: '/nosuch\.pem' cannot be read",
+    ),
     "hook": ({}, "^ValueError: of the hook$"),
 }
 
 
 @pytest.mark.parametrize("name", BAD_SETTINGS)
-def test_a_hup_to_settings_that_cannot_work_does_not_end_the_master(tmp_path: Path, name: str) -> None:
+def test_a_hup_to_settings_that_cannot_work_does_not_end_the_master(
+    tmp_path: Path, name: str
+) -> None:
     settings, reason = BAD_SETTINGS[name]
     flag = tmp_path / "flag"
     config = f"""
@@ -140,8 +156,14 @@ def test_one_more_worker_by_ttin_is_a_replacement_too(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
-def test_a_worker_that_is_told_to_stop_while_it_waits_for_its_next_try_leaves(tmp_path: Path) -> None:
-    with start(tmp_path, workers=2, config=NOTE + "\ndef worker_exit(server, worker):\n    note('worker_exit')\n") as server:
+def test_a_worker_that_is_told_to_stop_while_it_waits_for_its_next_try_leaves(
+    tmp_path: Path,
+) -> None:
+    with start(
+        tmp_path,
+        workers=2,
+        config=NOTE + "\ndef worker_exit(server, worker):\n    note('worker_exit')\n",
+    ) as server:
         (tmp_path / "import").write_text("import nosuch")
         os.kill(server.workers()[-1], signal.SIGKILL)
         server.wait_for(CANNOT_REPLACE)
@@ -160,7 +182,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     directory = tmp_path_factory.mktemp("files")
     pair, other = make_authority(directory, "one"), make_authority(directory, "two")
     nonsense = directory / "nonsense.pem"
-    nonsense.write_text("-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n")
+    nonsense.write_text(
+        "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n"
+    )
     encrypted = directory / "encrypted.key"
     encrypted.write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
     return {
@@ -178,20 +202,47 @@ ENCRYPTED = (
     r"\(openssl pkey -in \S+encrypted\.key -out NEW\), or make the context in the ssl_context hook\."
 )
 TLS = [
-    ({"certfile": "missing", "keyfile": "key"}, r"certfile: '\S+missing\.pem' cannot be read: No such file or directory\."),
-    ({"certfile": "certificate", "keyfile": "missing"}, r"keyfile: '\S+missing\.pem' cannot be read: No such file or directory\."),
-    ({"certfile": "key", "keyfile": "key"}, r"certfile: '\S+one\.key' holds no certificate in PEM form\."),
-    ({"certfile": "certificate"}, r"certfile: '\S+one\.pem' holds no private key in PEM form; set keyfile to the file that has it\."),
-    ({"certfile": "certificate", "keyfile": "certificate"}, r"keyfile: '\S+one\.pem' holds no private key in PEM form\."),
+    (
+        {"certfile": "missing", "keyfile": "key"},
+        r"certfile: '\S+missing\.pem' cannot be read: No such file or directory\.",
+    ),
+    (
+        {"certfile": "certificate", "keyfile": "missing"},
+        r"keyfile: '\S+missing\.pem' cannot be read: No such file or directory\.",
+    ),
+    (
+        {"certfile": "key", "keyfile": "key"},
+        r"certfile: '\S+one\.key' holds no certificate in PEM form\.",
+    ),
+    (
+        {"certfile": "certificate"},
+        r"certfile: '\S+one\.pem' holds no private key in PEM form; set keyfile to the file that has it\.",
+    ),
+    (
+        {"certfile": "certificate", "keyfile": "certificate"},
+        r"keyfile: '\S+one\.pem' holds no private key in PEM form\.",
+    ),
     ({"certfile": "certificate", "keyfile": "encrypted"}, ENCRYPTED),
     (
         {"certfile": "certificate", "keyfile": "other"},
         r"keyfile: '\S+two\.key' is not the key of the certificate in certfile, '\S+one\.pem'\.",
     ),
-    ({"certfile": "nonsense", "keyfile": "key"}, r"certfile '\S+nonsense\.pem' and keyfile '\S+one\.key': \S.*\."),
-    ({"certfile": "certificate", "keyfile": "key", "ca_certs": "missing"}, r"ca_certs: '\S+missing\.pem' cannot be read: No such .*\."),
-    ({"certfile": "certificate", "keyfile": "key", "ca_certs": "key"}, r"ca_certs: '\S+one\.key' is not accepted by OpenSSL: .*\."),
-    ({"certfile": "certificate", "keyfile": "key", "ciphers": "NOSUCH"}, r"ciphers: 'NOSUCH' names no cipher that OpenSSL has\."),
+    (
+        {"certfile": "nonsense", "keyfile": "key"},
+        r"certfile '\S+nonsense\.pem' and keyfile '\S+one\.key': \S.*\.",
+    ),
+    (
+        {"certfile": "certificate", "keyfile": "key", "ca_certs": "missing"},
+        r"ca_certs: '\S+missing\.pem' cannot be read: No such .*\.",
+    ),
+    (
+        {"certfile": "certificate", "keyfile": "key", "ca_certs": "key"},
+        r"ca_certs: '\S+one\.key' is not accepted by OpenSSL: .*\.",
+    ),
+    (
+        {"certfile": "certificate", "keyfile": "key", "ciphers": "NOSUCH"},
+        r"ciphers: 'NOSUCH' names no cipher that OpenSSL has\.",
+    ),
 ]
 
 
@@ -204,40 +255,62 @@ def test_a_tls_file_that_cannot_be_used_is_named_with_its_setting_and_the_remedy
         cfg.set(name, files.get(value, value))
     with pytest.raises(ConfigError) as caught:
         make_context(cfg)
-    assert re.fullmatch(rf"(Invalid value for setting|OpenSSL does not accept) {sentence}", str(caught.value))
+    assert re.fullmatch(
+        rf"(Invalid value for setting|OpenSSL does not accept) {sentence}", str(caught.value)
+    )
 
 
 @pytest.mark.parametrize("kind", ["X509 ", "TRUSTED ", ""])
-def test_every_kind_of_certificate_that_openssl_reads_is_taken(tmp_path: Path, files: dict[str, str], kind: str) -> None:
+def test_every_kind_of_certificate_that_openssl_reads_is_taken(
+    tmp_path: Path, files: dict[str, str], kind: str
+) -> None:
     certificate = tmp_path / "cert.pem"
-    certificate.write_text(Path(files["certificate"]).read_text().replace(" CERTIFICATE", f" {kind}CERTIFICATE"))
+    certificate.write_text(
+        Path(files["certificate"]).read_text().replace(" CERTIFICATE", f" {kind}CERTIFICATE")
+    )
     cfg = Config()
     cfg.set("certfile", str(certificate))
     cfg.set("keyfile", files["key"])
     assert make_context(cfg)
 
 
-def test_tls_files_that_cannot_be_used_are_found_before_the_first_worker(tmp_path: Path, files: dict[str, str]) -> None:
-    with Gunicorn(tmp_path, wait=False, certfile=files["certificate"], keyfile=files["other"]) as server:
+def test_tls_files_that_cannot_be_used_are_found_before_the_first_worker(
+    tmp_path: Path, files: dict[str, str]
+) -> None:
+    with Gunicorn(
+        tmp_path, wait=False, certfile=files["certificate"], keyfile=files["other"]
+    ) as server:
         assert server.wait() == 1
-        assert server.lines(r"\[ERROR\] Invalid value for setting keyfile: '\S+two\.key' is not the key of the certificate in certfile, ")
+        assert server.lines(
+            r"\[ERROR\] Invalid value for setting keyfile: '\S+two\.key' is not the key of the certificate in certfile, "
+        )
         assert not server.lines("Booting worker|Traceback")
 
 
 @pytest.mark.parametrize(
     ("worker_class", "sentence"),
     [
-        ("gunicorn_asgi.Wrkr", "gunicorn_asgi has no 'Wrkr'; the worker class is gunicorn_asgi.Worker."),
-        ("gunicorn_asgi.worker", "gunicorn_asgi.worker is a module; the class is gunicorn_asgi.Worker."),
+        (
+            "gunicorn_asgi.Wrkr",
+            "gunicorn_asgi has no 'Wrkr'; the worker class is gunicorn_asgi.Worker.",
+        ),
+        (
+            "gunicorn_asgi.worker",
+            "gunicorn_asgi.worker is a module; the class is gunicorn_asgi.Worker.",
+        ),
     ],
 )
-def test_a_worker_class_that_is_none_stops_the_boot_with_one_sentence(tmp_path: Path, worker_class: str, sentence: str) -> None:
+def test_a_worker_class_that_is_none_stops_the_boot_with_one_sentence(
+    tmp_path: Path, worker_class: str, sentence: str
+) -> None:
     with Gunicorn(tmp_path, wait=False, worker_class=worker_class) as server:
         assert server.wait() == 1
         assert server.output == f"\nError: Invalid value for setting worker_class: {sentence}\n\n"
 
 
-ON_THE_PATH = {"PYTHONPATH": os.pathsep.join([str(APPS), *filter(None, [os.environ.get("PYTHONPATH")])])}
+ON_THE_PATH = {
+    "PYTHONPATH": os.pathsep.join([str(APPS), *filter(None, [os.environ.get("PYTHONPATH")])])
+}
 """Gunicorn loads the application before it heeds its own setting of that name."""
 
 
@@ -247,17 +320,38 @@ def test_check_config_finds_what_the_boot_would(tmp_path: Path, files: dict[str,
     cases: list[tuple[str, dict[str, Any], dict[str, Any] | None, str]] = [
         ("main:app", {}, None, ""),
         ("main:app", tls, None, ""),
-        ("main:app", {}, {"htpp": "h11"}, "Unknown option 'htpp' in Worker.configure(); the nearest known name is http."),
-        ("main:app", {"raw_env": ["GUNICORN_ASGI_HTPP=h11"]}, None, "Unknown option GUNICORN_ASGI_HTPP in the environment"),
+        (
+            "main:app",
+            {},
+            {"htpp": "h11"},
+            "Unknown option 'htpp' in Worker.configure(); the nearest known name is http.",
+        ),
+        (
+            "main:app",
+            {"raw_env": ["GUNICORN_ASGI_HTPP=h11"]},
+            None,
+            "Unknown option GUNICORN_ASGI_HTPP in the environment",
+        ),
         ("main:app", {"threads": 2}, None, "Invalid value for setting threads: 2 must be 1"),
         ("main:app", {**tls, "keyfile": files["other"]}, None, "is not the key of the certificate"),
         ("legacy:wsgi", {}, None, "looks like a WSGI application"),
         ("legacy:no_arguments", {}, None, "needs no arguments"),
-        ("legacy:wsgi", {"print_config": True, "check_config": False}, None, "looks like a WSGI application"),
+        (
+            "legacy:wsgi",
+            {"print_config": True, "check_config": False},
+            None,
+            "looks like a WSGI application",
+        ),
         ("main:nosuch", {}, None, "Failed to find attribute 'nosuch' in 'main'."),
     ]
     for number, (app, settings, options, sentence) in enumerate(cases):
-        given = {"check_config": True, "env": ON_THE_PATH, "wait": False, "options": options, **settings}
+        given = {
+            "check_config": True,
+            "env": ON_THE_PATH,
+            "wait": False,
+            "options": options,
+            **settings,
+        }
         with Gunicorn(tmp_path / str(number), app, **given) as server:
             assert server.wait() == (1 if sentence else 0), (app, settings, server.output)
             assert sentence in server.output
@@ -273,8 +367,15 @@ def test_check_config_finds_what_the_boot_would(tmp_path: Path, files: dict[str,
         ("gunicorn_asgi.Worker", "legacy:wsgi", "looks like a WSGI application"),
     ],
 )
-def test_check_config_knows_a_worker_that_only_the_arguments_name(tmp_path: Path, worker_class: str, app: str, sentence: str) -> None:
-    given: dict[str, Any] = {"args": ("--check-config",), "env": ON_THE_PATH, "wait": False, "program": ("-m", "gunicorn_asgi")}
+def test_check_config_knows_a_worker_that_only_the_arguments_name(
+    tmp_path: Path, worker_class: str, app: str, sentence: str
+) -> None:
+    given: dict[str, Any] = {
+        "args": ("--check-config",),
+        "env": ON_THE_PATH,
+        "wait": False,
+        "program": ("-m", "gunicorn_asgi"),
+    }
     with Gunicorn(tmp_path, app, worker_class=worker_class, **given) as server:
         assert server.wait() == (1 if sentence else 0)
         assert sentence in server.output

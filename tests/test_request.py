@@ -14,10 +14,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gunicorn_asgi.errors import RequestError
+from gunicorn_asgi.http.request import (
+    MAX_LINE,
+    UNKNOWN,
+    Fields,
+    Rules,
+    _check_authority,
+    check_authority,
+    decode_path,
+    takes_trailers,
+)
 from gunicorn_asgi.http1 import parser as parsers
 from gunicorn_asgi.http1.request import check_partial_head, read_fields, read_head
 from gunicorn_asgi.http1.upgrade import read_h2c
-from gunicorn_asgi.request import MAX_LINE, UNKNOWN, Fields, Rules, _check_authority, check_authority, decode_path, takes_trailers
 
 
 @pytest.fixture
@@ -189,14 +198,23 @@ def outcome(data: bytes, last: Fields | None, rules: Rules) -> tuple[Any, Fields
         method, path, raw_path, query, fields = read_head(data, last, rules)
     except RequestError as error:
         return (error.status, str(error)), last
-    meaning = (fields.version, fields.headers, fields.length, fields.keep_alive, fields.expect_continue, fields.scheme)
+    meaning = (
+        fields.version,
+        fields.headers,
+        fields.length,
+        fields.keep_alive,
+        fields.expect_continue,
+        fields.scheme,
+    )
     return (method, path, raw_path, query, *meaning), fields
 
 
 @settings(deadline=None)
 @given(st.lists(HEADS, min_size=1, max_size=6))
 @example([b"GET http://h/p HTTP/1.1\r\nHost: a\r\n\r\n", b"GET /p HTTP/1.1\r\nHost: a\r\n\r\n"])
-def test_a_request_is_read_the_same_whatever_came_before_it(parser: str, heads: list[bytes]) -> None:
+def test_a_request_is_read_the_same_whatever_came_before_it(
+    parser: str, heads: list[bytes]
+) -> None:
     rules = make_rules(parser)
     last: Fields | None = None
     for data in heads:
@@ -255,7 +273,9 @@ def test_the_length_of_the_body(rules: Rules, lines: tuple[bytes, ...], length: 
         (b"1.1", (b"Proxy-Connection: close",), True),
     ],
 )
-def test_whether_the_client_allows_a_further_request(rules: Rules, version: bytes, lines: tuple[bytes, ...], keep_alive: bool) -> None:
+def test_whether_the_client_allows_a_further_request(
+    rules: Rules, version: bytes, lines: tuple[bytes, ...], keep_alive: bool
+) -> None:
     """RFC 9112, 9.3; statement 72."""
     assert read_fields(head(b"HTTP/" + version, b"Host: a", *lines), rules).keep_alive is keep_alive
 
@@ -278,7 +298,17 @@ def test_whether_a_100_is_waited_for(rules: Rules, lines: tuple[bytes, ...], exp
 
 
 @pytest.mark.parametrize(
-    "name", [b"A_B", b"a_b", b"_", b"X_Forwarded_For", b"SCRIPT_NAME", b"Content_Length", b"Transfer_Encoding", b"Host_"]
+    "name",
+    [
+        b"A_B",
+        b"a_b",
+        b"_",
+        b"X_Forwarded_For",
+        b"SCRIPT_NAME",
+        b"Content_Length",
+        b"Transfer_Encoding",
+        b"Host_",
+    ],
 )
 def test_header_map(parser: str, name: bytes) -> None:
     """Gunicorn's setting: an underscore could hide a field from a proxy."""
@@ -298,7 +328,8 @@ def test_header_map(parser: str, name: bytes) -> None:
 
 def test_an_underscore_never_makes_a_field_that_means_something(rules: Rules) -> None:
     fields = read_fields(
-        head(b"HTTP/1.1", b"Host: a", b"Content_Length: 5", b"Transfer_Encoding: chunked"), replace(rules, header_map="dangerous")
+        head(b"HTTP/1.1", b"Host: a", b"Content_Length: 5", b"Transfer_Encoding: chunked"),
+        replace(rules, header_map="dangerous"),
     )
     assert fields.length == 0
 
@@ -319,7 +350,9 @@ SECURE = {b"x-forwarded-proto": b"https", b"x-forwarded-ssl": b"on"}
         ((b"X-Forwarded-Proto: https", b"X-Forwarded-Proto: http"), 400),
     ],
 )
-def test_secure_scheme_headers(parser: str, lines: tuple[bytes, ...], scheme: str | int | None) -> None:
+def test_secure_scheme_headers(
+    parser: str, lines: tuple[bytes, ...], scheme: str | int | None
+) -> None:
     """As Gunicorn reads them, for a trusted peer; statement 23."""
     data = head(b"HTTP/1.1", b"Host: a", *lines)
     assert read_fields(data, make_rules(parser)).scheme is None
@@ -349,11 +382,15 @@ H2C = (b"Upgrade: h2c", b"Connection: Upgrade, HTTP2-Settings", b"HTTP2-Settings
         ("upgrade", (b"Upgrade: h2", *H2C[1:]), ""),
     ],
 )
-def test_h2c_is_served_to_whom_it_is_meant_for_and_ignored_otherwise(parser: str, h2c: str, lines: tuple[bytes, ...], upgrade: str) -> None:
+def test_h2c_is_served_to_whom_it_is_meant_for_and_ignored_otherwise(
+    parser: str, h2c: str, lines: tuple[bytes, ...], upgrade: str
+) -> None:
     """RFC 7540, 3.2, and only without a body."""
     fields = read_fields(head(b"HTTP/1.1", b"Host: a", *lines), make_rules(parser, h2c=h2c))
     assert (fields.upgrade, fields.h2c) == (upgrade, b"\0\3\0\0\0d" if upgrade else b"")
-    assert read_fields(head(b"HTTP/1.0", b"Host: a", *H2C), make_rules(parser, h2c=h2c)).upgrade == ""
+    assert (
+        read_fields(head(b"HTTP/1.0", b"Host: a", *H2C), make_rules(parser, h2c=h2c)).upgrade == ""
+    )
 
 
 @pytest.mark.parametrize(
@@ -367,7 +404,9 @@ def test_h2c_is_served_to_whom_it_is_meant_for_and_ignored_otherwise(parser: str
         (b"GET http://h?q", ("/", b"/", b"q")),
     ],
 )
-def test_only_options_without_a_path_is_for_the_server_as_a_whole(rules: Rules, line: bytes, expected: tuple[str, bytes, bytes]) -> None:
+def test_only_options_without_a_path_is_for_the_server_as_a_whole(
+    rules: Rules, line: bytes, expected: tuple[str, bytes, bytes]
+) -> None:
     """RFC 9112, 3.2.4."""
     assert read_head(head(line + b" HTTP/1.1", b"Host: a"), None, rules)[1:4] == expected
 
@@ -377,43 +416,92 @@ def test_the_settings_of_h2c_are_read_without_padding(size: int) -> None:
     """RFC 7540, 3.2.1: base64url."""
     settings = bytes(range(0xF5, 0xF5 + size % 11)) + bytes(size - size % 11)
     value = base64.urlsafe_b64encode(settings).rstrip(b"=")
-    assert read_h2c([b"h2c"], [b"Upgrade, HTTP2-Settings"], "1.1", [(b"http2-settings", value)]) == settings
+    assert (
+        read_h2c([b"h2c"], [b"Upgrade, HTTP2-Settings"], "1.1", [(b"http2-settings", value)])
+        == settings
+    )
 
 
-@pytest.mark.parametrize(("lines", "scheme"), [((), "http"), ((b"Connection: Upgrade", b"Upgrade: websocket"), "https")])
-def test_wss_is_the_scheme_of_a_handshake_only(parser: str, lines: tuple[bytes, ...], scheme: str) -> None:
+@pytest.mark.parametrize(
+    ("lines", "scheme"), [((), "http"), ((b"Connection: Upgrade", b"Upgrade: websocket"), "https")]
+)
+def test_wss_is_the_scheme_of_a_handshake_only(
+    parser: str, lines: tuple[bytes, ...], scheme: str
+) -> None:
     trusted = make_rules(parser, secure_scheme=SECURE)
-    assert read_fields(head(b"HTTP/1.1", b"Host: a", b"X-Forwarded-Proto: wss", *lines), trusted).scheme == scheme
-    assert read_fields(head(b"HTTP/1.1", b"Host: a", b"X-Forwarded-Proto: https", *lines), trusted).scheme == "https"
+    assert (
+        read_fields(
+            head(b"HTTP/1.1", b"Host: a", b"X-Forwarded-Proto: wss", *lines), trusted
+        ).scheme
+        == scheme
+    )
+    assert (
+        read_fields(
+            head(b"HTTP/1.1", b"Host: a", b"X-Forwarded-Proto: https", *lines), trusted
+        ).scheme
+        == "https"
+    )
 
 
 def test_only_the_headers_of_a_trusted_proxy_are_looked_for() -> None:
     assert make_rules().proxy_names == frozenset()
     assert make_rules(secure_scheme=SECURE).proxy_names == set(SECURE)
     assert make_rules(takes_script_name=True).proxy_names == {b"script_name"}
-    assert make_rules(read_proxy=lambda _: (None, None)).proxy_names == {b"x-forwarded-for", b"forwarded"}
+    assert make_rules(read_proxy=lambda _: (None, None)).proxy_names == {
+        b"x-forwarded-for",
+        b"forwarded",
+    }
 
 
 @pytest.mark.parametrize(
     ("target", "status"),
-    [(b"/app", 200), (b"/app/x", 200), (b"/x", 500), (b"http://h/app/x", 200), (b"http://h/x", 500), (b"http://h", 500), (b"*", 200)],
+    [
+        (b"/app", 200),
+        (b"/app/x", 200),
+        (b"/x", 500),
+        (b"http://h/app/x", 200),
+        (b"http://h/x", 500),
+        (b"http://h", 500),
+        (b"*", 200),
+    ],
 )
 def test_a_path_has_to_begin_with_the_script_name(parser: str, target: bytes, status: int) -> None:
     """Of the environment, or of a trusted proxy: the last one that it sends."""
-    data = head(b"OPTIONS %b HTTP/1.1" % target if target == b"*" else b"GET %b HTTP/1.1" % target, b"Host: a")
+    data = head(
+        b"OPTIONS %b HTTP/1.1" % target if target == b"*" else b"GET %b HTTP/1.1" % target,
+        b"Host: a",
+    )
     assert status_of(data, make_rules(parser)) == 200
     assert status_of(data, make_rules(parser, script_name=b"/app")) == status
     told = data[:-2] + b"SCRIPT_NAME: /other\r\nSCRIPT_NAME: /app\r\nX_Y: /x\r\n\r\n"
     names = frozenset({b"script_name"})
     for data in (told, told.replace(b"X_Y: /x\r\n", b"")):
         assert status_of(data, make_rules(parser, forwarder_names=names)) == 200
-        assert status_of(data, make_rules(parser, takes_script_name=True, forwarder_names=names)) == status
-        assert status_of(data, make_rules(parser, takes_script_name=True, forwarder_names=names, script_name=b"/env")) == status
+        assert (
+            status_of(data, make_rules(parser, takes_script_name=True, forwarder_names=names))
+            == status
+        )
+        assert (
+            status_of(
+                data,
+                make_rules(
+                    parser, takes_script_name=True, forwarder_names=names, script_name=b"/env"
+                ),
+            )
+            == status
+        )
 
 
 def test_the_authority_of_the_target_is_the_host_and_all_else_stays(rules: Rules) -> None:
     """RFC 9112, 3.2.2."""
-    data = head(b"GET http://b:80/p?q HTTP/1.1", b"X: y", b"Host: a", b"Content-Length: 5", b"Expect: 100-continue", b"Connection: close")
+    data = head(
+        b"GET http://b:80/p?q HTTP/1.1",
+        b"X: y",
+        b"Host: a",
+        b"Content-Length: 5",
+        b"Expect: 100-continue",
+        b"Connection: close",
+    )
     method, path, raw_path, query, fields = read_head(data, None, rules)
     assert (method, path, raw_path, query) == ("GET", "/p", b"/p", b"q")
     assert fields.headers[:2] == [(b"host", b"b:80"), (b"x", b"y")]
@@ -434,7 +522,12 @@ def test_the_authority_of_the_target_is_the_host_and_all_else_stays(rules: Rules
 )
 def test_no_other_expectation_is_met(rules: Rules, values: list[bytes], status: int) -> None:
     """RFC 9110, 10.1.1."""
-    assert status_of(head(b"GET / HTTP/1.1", b"Host: a", *(b"Expect: " + value for value in values)), rules) == status
+    assert (
+        status_of(
+            head(b"GET / HTTP/1.1", b"Host: a", *(b"Expect: " + value for value in values)), rules
+        )
+        == status
+    )
 
 
 @pytest.mark.parametrize(
@@ -509,7 +602,9 @@ def check(data: bytes, rules: Rules, before: int = 0) -> int:
         (b"GET / HTTP/1.1\r\nHost: a\n", 400),
     ],
 )
-def test_what_can_become_no_head_is_refused_before_it_is_whole(rules: Rules, data: bytes, status: int) -> None:
+def test_what_can_become_no_head_is_refused_before_it_is_whole(
+    rules: Rules, data: bytes, status: int
+) -> None:
     assert check(data, rules) == status
     # however it has come
     assert max(check(data[: end + 1], rules, end) for end in range(len(data))) == status
@@ -528,9 +623,19 @@ def test_a_partial_head_is_refused_as_soon_as_it_is_over_a_limit(parser: str) ->
 def test_a_partial_head_may_have_all_that_a_whole_one_may_have(parser: str) -> None:
     """A line's CR counts for none of its limits, and that of the request line for no field."""
     assert check(b"x" * 40 + b"\r", make_rules(parser, limit_line=40)) == 0
-    assert check(b"GET / HTTP/1.1\r\n" + b"x" * 80, make_rules(parser, limit_line=40, limit_field_size=80)) == 0
+    assert (
+        check(
+            b"GET / HTTP/1.1\r\n" + b"x" * 80,
+            make_rules(parser, limit_line=40, limit_field_size=80),
+        )
+        == 0
+    )
     rules = make_rules(parser, limit_line=40, limit_field_size=30, limit_fields=3)
-    largest = head(b"GET /".ljust(31, b"x") + b" HTTP/1.1", b"Host: ".ljust(28, b"a"), *[b"a: ".ljust(28, b"b")] * 2)
+    largest = head(
+        b"GET /".ljust(31, b"x") + b" HTTP/1.1",
+        b"Host: ".ljust(28, b"a"),
+        *[b"a: ".ljust(28, b"b")] * 2,
+    )
     assert len(largest) == 40 + 2 + 3 * 30 + 2
     assert status_of(largest, rules) == 200
     for end in range(1, len(largest)):
@@ -538,9 +643,15 @@ def test_a_partial_head_may_have_all_that_a_whole_one_may_have(parser: str) -> N
 
 
 @given(st.integers(0, 60), st.lists(st.integers(0, 40), max_size=5))
-def test_a_partial_head_is_never_refused_that_would_be_accepted_whole(target: int, values: list[int]) -> None:
+def test_a_partial_head_is_never_refused_that_would_be_accepted_whole(
+    target: int, values: list[int]
+) -> None:
     rules = make_rules(limit_line=50, limit_field_size=30, limit_fields=4)
-    data = head(b"GET /" + b"x" * target + b" HTTP/1.1", b"Host: a", *(b"a: " + b"x" * value for value in values))
+    data = head(
+        b"GET /" + b"x" * target + b" HTTP/1.1",
+        b"Host: a",
+        *(b"a: " + b"x" * value for value in values),
+    )
     if status_of(data, rules) == 200:
         for end in range(1, len(data)):
             assert check(data[:end], rules, end - 1) == 0

@@ -12,8 +12,12 @@ from gunicorn_asgi.http1.response import LARGE, Response
 DEFAULTS = (b"date: d\r\nserver: s\r\n", b"server: s\r\n", b"date: d\r\n", b"")
 
 
-def begin(response: Response, body: bytes = b"", end: bool = True, version: str = "1.1", **how: Any) -> bytes:
-    head, large = response.begin(version, body, end, how.get("bodyless", False), how.get("keep_alive", True), DEFAULTS)
+def begin(
+    response: Response, body: bytes = b"", end: bool = True, version: str = "1.1", **how: Any
+) -> bytes:
+    head, large = response.begin(
+        version, body, end, how.get("bodyless", False), how.get("keep_alive", True), DEFAULTS
+    )
     return head + large
 
 
@@ -24,9 +28,15 @@ def test_a_response_is_used_again_and_again() -> None:
         assert response.head(200, [(b"a", b"b")]) == -1
         assert not response.begun
         assert begin(response, body) == (
-            b"HTTP/1.1 200 OK\r\na: b\r\ndate: d\r\nserver: s\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+            b"HTTP/1.1 200 OK\r\na: b\r\ndate: d\r\nserver: s\r\ncontent-length: %d\r\n\r\n%b"
+            % (len(body), body)
         )
-        assert (response.begun, response.sent, response.keep_alive, response.status) == (True, len(body), True, 200)
+        assert (response.begun, response.sent, response.keep_alive, response.status) == (
+            True,
+            len(body),
+            True,
+            200,
+        )
         assert not response.is_chunked
 
 
@@ -40,7 +50,9 @@ def test_a_response_is_used_again_and_again() -> None:
         ("1.0", 200, [], False, b"connection: close\r\n"),
     ],
 )
-def test_whether_the_connection_stays_open(version: str, status: int, headers: Any, is_kept: bool, line: bytes | None) -> None:
+def test_whether_the_connection_stays_open(
+    version: str, status: int, headers: Any, is_kept: bool, line: bytes | None
+) -> None:
     """RFC 9112, 9.3."""
     response = Response()
     response.head(status, headers)
@@ -55,7 +67,9 @@ def test_whether_the_connection_stays_open(version: str, status: int, headers: A
 def test_the_bytes_of_the_body_are_counted_without_its_framing() -> None:
     response = Response()
     response.head(200, [])
-    assert begin(response, b"hello", end=False).endswith(b"transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n")
+    assert begin(response, b"hello", end=False).endswith(
+        b"transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n"
+    )
     assert response.is_chunked
     assert response.part(b"abc", False) == b"3\r\nabc\r\n"
     assert response.sent == 8
@@ -113,8 +127,11 @@ def test_a_refusal_takes_the_place_of_a_head_that_is_held(bodyless: bool) -> Non
     response = Response()
     response.head(200, [(b"a", b"b"), (b"content-length", b"5")])
     body = b"" if bodyless else b"why\n"
-    assert response.refuse(RequestError(405, "why", fields=((b"allow", b"GET"),)), bodyless, DEFAULTS[0]) == (
+    assert response.refuse(
+        RequestError(405, "why", fields=((b"allow", b"GET"),)), bodyless, DEFAULTS[0]
+    ) == (
         b"HTTP/1.1 405 Method Not Allowed\r\ndate: d\r\nserver: s\r\nallow: GET\r\n"
-        b"content-type: text/plain; charset=utf-8\r\ncontent-length: 4\r\nconnection: close\r\n\r\n" + body
+        b"content-type: text/plain; charset=utf-8\r\ncontent-length: 4\r\nconnection: close\r\n\r\n"
+        + body
     )
     assert (response.status, response.begun, response.sent) == (405, True, len(body))

@@ -1,4 +1,4 @@
-"""Every setting and option: what is read, from where, and what stops the boot (see `gunicorn_asgi.settings`)."""
+"""Every setting and option: what is read, from where, and what stops the boot (see `gunicorn_asgi.config.settings`)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,24 @@ from gunicorn.config import Config
 from gunicorn.http import message
 from process import SETTINGS, Gunicorn
 
-from gunicorn_asgi import Worker, settings
+from gunicorn_asgi import Worker
+from gunicorn_asgi.config import settings
+from gunicorn_asgi.config.settings import (
+    GUNICORN_DEFAULTS,
+    OPTIONS,
+    Options,
+    Settings,
+    read_options,
+)
 from gunicorn_asgi.errors import ConfigError
 from gunicorn_asgi.http1 import parser
-from gunicorn_asgi.settings import GUNICORN_DEFAULTS, OPTIONS, Options, Settings, read_options
 
 
-def read(configured: dict[str, Any] | None = None, environment: dict[str, str] | None = None, **gunicorn: Any) -> Settings:
+def read(
+    configured: dict[str, Any] | None = None,
+    environment: dict[str, str] | None = None,
+    **gunicorn: Any,
+) -> Settings:
     cfg = Config()
     for name, value in gunicorn.items():
         cfg.set(name, value)
@@ -62,7 +73,9 @@ def test_every_option_has_its_default_unless_it_is_given() -> None:
 
 
 def test_the_typed_options_are_the_documented_options() -> None:
-    assert set(get_type_hints(Options)) == {option.name for option in (*OPTIONS, *settings.STAND_INS)}
+    assert set(get_type_hints(Options)) == {
+        option.name for option in (*OPTIONS, *settings.STAND_INS)
+    }
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
@@ -112,7 +125,9 @@ ALLOWED = [
 
 
 @pytest.mark.parametrize(("name", "given", "text", "expected"), ALLOWED)
-def test_an_option_is_the_same_from_the_configuration_and_from_the_environment(name: str, given: Any, text: str, expected: Any) -> None:
+def test_an_option_is_the_same_from_the_configuration_and_from_the_environment(
+    name: str, given: Any, text: str, expected: Any
+) -> None:
     assert read_options({name: given}, {})[name] == expected
     value = read_options({}, {f"GUNICORN_ASGI_{name.upper()}": text})[name]
     assert value == expected
@@ -165,7 +180,9 @@ REFUSED: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("name", "given", "text"), REFUSED)
-def test_a_value_that_is_not_allowed_is_refused_with_name_value_and_what_is_allowed(name: str, given: Any, text: str) -> None:
+def test_a_value_that_is_not_allowed_is_refused_with_name_value_and_what_is_allowed(
+    name: str, given: Any, text: str
+) -> None:
     allowed = next(option.allowed for option in OPTIONS if option.name == name)
     variable = f"GUNICORN_ASGI_{name.upper()}"
     with pytest.raises(ConfigError) as configured:
@@ -234,12 +251,21 @@ def test_http2_without_tls_begins_in_one_of_four_ways_where_gunicorn_lacks_it(va
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"), [("htp", "http"), ("server_headr", "server_header"), ("header_timeout", "head_timeout"), ("HTTP", "http")]
+    ("name", "nearest"),
+    [
+        ("htp", "http"),
+        ("server_headr", "server_header"),
+        ("header_timeout", "head_timeout"),
+        ("HTTP", "http"),
+    ],
 )
 def test_an_unknown_option_is_refused_with_the_nearest_known_name(name: str, nearest: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_options({name: "x"}, {})
-    assert str(caught.value) == f"Unknown option {name!r} in Worker.configure(); the nearest known name is {nearest}."
+    assert (
+        str(caught.value)
+        == f"Unknown option {name!r} in Worker.configure(); the nearest known name is {nearest}."
+    )
 
 
 @pytest.mark.parametrize("name", ["websocket_max_message_size", "keepalive", "Timeout"])
@@ -267,11 +293,19 @@ def test_who_turns_http2_on_as_elsewhere_is_told_how_it_is_here() -> None:
 def test_an_unknown_variable_with_our_prefix_is_refused_with_the_nearest_known_name() -> None:
     with pytest.raises(ConfigError) as caught:
         read_options({}, {"GUNICORN_ASGI_HTPP": "h11", "GUNICORN_CMD_ARGS": "", "PATH": "/bin"})
-    assert str(caught.value) == "Unknown option GUNICORN_ASGI_HTPP in the environment; the nearest known name is GUNICORN_ASGI_HTTP."
+    assert (
+        str(caught.value)
+        == "Unknown option GUNICORN_ASGI_HTPP in the environment; the nearest known name is GUNICORN_ASGI_HTTP."
+    )
 
 
 def test_the_environment_wins_over_the_configuration() -> None:
-    assert read_options({"http": "httptools", "head_timeout": 1}, {"GUNICORN_ASGI_HTTP": "h11"})["http"] == "h11"
+    assert (
+        read_options({"http": "httptools", "head_timeout": 1}, {"GUNICORN_ASGI_HTTP": "h11"})[
+            "http"
+        ]
+        == "h11"
+    )
 
 
 def test_a_bad_configured_value_is_refused_also_where_the_environment_wins() -> None:
@@ -307,14 +341,27 @@ def test_an_extension_that_is_switched_off_is_told_with_its_option() -> None:
 def test_no_timeout_is_infinity() -> None:
     options = {"head_timeout": 0, "body_timeout": 0, "write_timeout": 0}
     result = read(options)
-    assert (result.head_timeout_s, result.body_timeout_s, result.write_timeout_s) == (math.inf, math.inf, math.inf)
+    assert (result.head_timeout_s, result.body_timeout_s, result.write_timeout_s) == (
+        math.inf,
+        math.inf,
+        math.inf,
+    )
 
 
 @pytest.mark.parametrize(
     ("option", "timeout", "expected"),
-    [("auto", 30, 15), ("auto", 1, 0.5), ("auto", 0, math.inf), (0, 30, math.inf), (5, 30, 5), (5, 0, 5)],
+    [
+        ("auto", 30, 15),
+        ("auto", 1, 0.5),
+        ("auto", 0, math.inf),
+        (0, 30, math.inf),
+        (5, 30, 5),
+        (5, 0, 5),
+    ],
 )
-def test_the_warning_of_a_stall_comes_at_half_of_timeout_unless_it_is_given(option: Any, timeout: int, expected: float) -> None:
+def test_the_warning_of_a_stall_comes_at_half_of_timeout_unless_it_is_given(
+    option: Any, timeout: int, expected: float
+) -> None:
     assert read({"stall_warning": option}, timeout=timeout).stall_warning_s == expected
 
 
@@ -405,18 +452,30 @@ def test_a_script_name_that_no_path_can_begin_with_stops_the_boot(given: str) ->
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [(0, 0), (1, 1), (4094, 4094), (8189, 8189), (8190, message.MAX_REQUEST_LINE), (100000, message.MAX_REQUEST_LINE)],
+    [
+        (0, 0),
+        (1, 1),
+        (4094, 4094),
+        (8189, 8189),
+        (8190, message.MAX_REQUEST_LINE),
+        (100000, message.MAX_REQUEST_LINE),
+    ],
 )
 def test_limit_request_line_has_gunicorns_bound(given: int, expected: int) -> None:
     assert read(limit_request_line=given).limit_request_line == expected
 
 
-@pytest.mark.parametrize(("given", "expected"), [(0, message.MAX_HEADERS), (1, 1), (32768, 32768), (32769, message.MAX_HEADERS)])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(0, message.MAX_HEADERS), (1, 1), (32768, 32768), (32769, message.MAX_HEADERS)],
+)
 def test_limit_request_fields_has_gunicorns_bound(given: int, expected: int) -> None:
     assert read(limit_request_fields=given).limit_request_fields == expected
 
 
-@pytest.mark.parametrize(("given", "expected"), [(0, message.DEFAULT_MAX_HEADERFIELD_SIZE), (1, 1), (100000, 100000)])
+@pytest.mark.parametrize(
+    ("given", "expected"), [(0, message.DEFAULT_MAX_HEADERFIELD_SIZE), (1, 1), (100000, 100000)]
+)
 def test_limit_request_field_size_has_gunicorns_bound(given: int, expected: int) -> None:
     assert read(limit_request_field_size=given).limit_request_field_size == expected
 
@@ -424,7 +483,11 @@ def test_limit_request_field_size_has_gunicorns_bound(given: int, expected: int)
 def without(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     """As if `module` was not installed."""
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == module else find(name, *rest))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == module else find(name, *rest),
+    )
 
 
 @pytest.mark.skipif("asgi_loop" not in SETTINGS, reason="this Gunicorn has no asgi_loop")
@@ -434,7 +497,9 @@ def test_the_loop_is_uvloop_where_it_is_installed(monkeypatch: pytest.MonkeyPatc
     assert read(asgi_loop="asyncio").asgi_loop == "asyncio"
     without(monkeypatch, "uvloop")
     assert read().asgi_loop == "asyncio"
-    with pytest.raises(ConfigError, match="asgi_loop: 'uvloop' is not installed; allowed here are asyncio and auto"):
+    with pytest.raises(
+        ConfigError, match="asgi_loop: 'uvloop' is not installed; allowed here are asyncio and auto"
+    ):
         read(asgi_loop="uvloop")
 
 
@@ -445,12 +510,19 @@ def test_the_parser_is_httptools_where_it_is_installed(monkeypatch: pytest.Monke
     assert read({"http": "httptools"}).http == "httptools"
     monkeypatch.setattr(parser, "available", lambda: "h11")
     assert read().http == "h11"
-    with pytest.raises(ConfigError, match="option http: 'httptools' is not installed; allowed here are h11 and auto"):
+    with pytest.raises(
+        ConfigError,
+        match="option http: 'httptools' is not installed; allowed here are h11 and auto",
+    ):
         read({"http": "httptools"})
 
 
 def test_every_duration_has_its_unit_in_its_name() -> None:
-    names = [field.name for field in fields(Settings) if "timeout" in field.name or "grace" in field.name or "keepalive" in field.name]
+    names = [
+        field.name
+        for field in fields(Settings)
+        if "timeout" in field.name or "grace" in field.name or "keepalive" in field.name
+    ]
     assert names
     assert all(name.endswith("_s") for name in names)
 
@@ -465,7 +537,9 @@ def parser_of(server: Gunicorn) -> str:
 
 
 def test_configure_in_the_configuration_file_reaches_the_worker(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, options={"http": "h11", "server_header": "mine", "date_header": False}) as server:
+    with Gunicorn(
+        tmp_path, options={"http": "h11", "server_header": "mine", "date_header": False}
+    ) as server:
         assert parser_of(server) == "h11"
         headers = server.get("/hello").headers
         assert headers["server"] == "mine"
@@ -480,7 +554,9 @@ def test_an_option_in_the_environment_reaches_the_worker_and_wins(tmp_path: Path
         assert "server" not in server.get("/hello").headers
 
 
-def test_an_option_given_with_env_on_the_command_line_reaches_the_worker_and_wins(tmp_path: Path) -> None:
+def test_an_option_given_with_env_on_the_command_line_reaches_the_worker_and_wins(
+    tmp_path: Path,
+) -> None:
     args = ("--env", "GUNICORN_ASGI_HTTP=h11", "--env", "GUNICORN_ASGI_SERVER_HEADER=theirs")
     env = {"GUNICORN_ASGI_SERVER_HEADER": "ours"}
     with Gunicorn(tmp_path, args=args, env=env, options={"http": "auto"}) as server:
@@ -499,8 +575,14 @@ def test_the_worker_is_found_by_its_name(tmp_path: Path) -> None:
 
 
 STOPS = [
-    ({"options": {"htpp": "h11"}}, "Unknown option 'htpp' in Worker.configure(); the nearest known name is http."),
-    ({"options": {"http": "h12"}}, "Invalid value for option http: 'h12' must be one of auto, httptools, h11."),
+    (
+        {"options": {"htpp": "h11"}},
+        "Unknown option 'htpp' in Worker.configure(); the nearest known name is http.",
+    ),
+    (
+        {"options": {"http": "h12"}},
+        "Invalid value for option http: 'h12' must be one of auto, httptools, h11.",
+    ),
     (
         {"env": {"GUNICORN_ASGI_HEAD_TIME": "1"}},
         "Unknown option GUNICORN_ASGI_HEAD_TIME in the environment; the nearest known name is GUNICORN_ASGI_HEAD_TIMEOUT.",
@@ -516,8 +598,12 @@ STOPS = [
 ]
 
 
-@pytest.mark.parametrize(("given", "sentence"), STOPS, ids=["unknown", "value", "variable", "variable value", "--env"])
-def test_a_bad_option_stops_the_boot_with_one_sentence(tmp_path: Path, given: dict[str, Any], sentence: str) -> None:
+@pytest.mark.parametrize(
+    ("given", "sentence"), STOPS, ids=["unknown", "value", "variable", "variable value", "--env"]
+)
+def test_a_bad_option_stops_the_boot_with_one_sentence(
+    tmp_path: Path, given: dict[str, Any], sentence: str
+) -> None:
     with Gunicorn(tmp_path, wait=False, **given) as server:
         assert server.wait() == 1
         errors = server.lines(r"\[(WARNING|ERROR|CRITICAL)\]")
@@ -527,12 +613,17 @@ def test_a_bad_option_stops_the_boot_with_one_sentence(tmp_path: Path, given: di
         assert server.workers() == []
 
 
-def test_an_option_that_became_bad_before_a_hup_is_said_and_does_not_end_the_master(tmp_path: Path) -> None:
+def test_an_option_that_became_bad_before_a_hup_is_said_and_does_not_end_the_master(
+    tmp_path: Path,
+) -> None:
     # The master checks at boot only: here it is the new worker that finds it.
     with Gunicorn(tmp_path) as server:
         server.configure(raw_env=["GUNICORN_ASGI_HTTP=h12"])
         server.kill(signal.SIGHUP)
-        server.wait_for(r"\[ERROR\] Invalid value for option GUNICORN_ASGI_HTTP: 'h12' must be one of auto, httptools, h11\.$", 2)
+        server.wait_for(
+            r"\[ERROR\] Invalid value for option GUNICORN_ASGI_HTTP: 'h12' must be one of auto, httptools, h11\.$",
+            2,
+        )
         assert server.running
         assert "Traceback" not in server.log + server.output
 

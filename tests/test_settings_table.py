@@ -1,4 +1,4 @@
-"""Every one of Gunicorn's settings is in docs/settings.md, and what is said there to be refused is (see `gunicorn_asgi.checks`)."""
+"""Every one of Gunicorn's settings is in docs/settings.md, and what is said there to be refused is (see `gunicorn_asgi.config.checks`)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def config(**settings: Any) -> Config:
     return cfg
 
 
-def check(caplog: pytest.LogCaptureFixture, cfg: Config, worker: type[Worker] = Worker) -> tuple[object, list[str]]:
+def check(
+    caplog: pytest.LogCaptureFixture, cfg: Config, worker: type[Worker] = Worker
+) -> tuple[object, list[str]]:
     """What the arbiter does before it starts workers: the exit code if it is to stop, and what was logged."""
     code: object = None
     try:
@@ -69,7 +71,9 @@ def test_every_setting_of_this_gunicorn_has_a_row() -> None:
 
 
 def test_every_row_is_a_setting_of_this_gunicorn_or_of_a_newer_one() -> None:
-    assert {row.name for row in ROWS} - SETTINGS == {row.name for row in ROWS if row.since > VERSION}
+    assert {row.name for row in ROWS} - SETTINGS == {
+        row.name for row in ROWS if row.since > VERSION
+    }
 
 
 def test_no_setting_has_two_rows_and_every_row_says_one_of_four_things() -> None:
@@ -85,10 +89,26 @@ TLS = {"certfile": "cert.pem", "keyfile": "key.pem"}
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("backlog", {"backlog": 0}, f"0 {ONE_OR_MORE}"),
     ("cert_reqs", {"cert_reqs": 3, **TLS}, "3 must be 0 (none), 1 (optional) or 2 (required)."),
-    ("cert_reqs", {"cert_reqs": 1}, "1 needs certfile and keyfile: without TLS no client has a certificate."),
-    ("cert_reqs", {"cert_reqs": 2}, "2 needs certfile and keyfile: without TLS no client has a certificate."),
-    ("cert_reqs", {"cert_reqs": 2, **TLS}, "2 needs ca_certs: without them no client's certificate is good."),
-    ("http2_initial_window_size", {"http2_initial_window_size": 0}, "0 must be 1 or more: no request could have a body."),
+    (
+        "cert_reqs",
+        {"cert_reqs": 1},
+        "1 needs certfile and keyfile: without TLS no client has a certificate.",
+    ),
+    (
+        "cert_reqs",
+        {"cert_reqs": 2},
+        "2 needs certfile and keyfile: without TLS no client has a certificate.",
+    ),
+    (
+        "cert_reqs",
+        {"cert_reqs": 2, **TLS},
+        "2 needs ca_certs: without them no client's certificate is good.",
+    ),
+    (
+        "http2_initial_window_size",
+        {"http2_initial_window_size": 0},
+        "0 must be 1 or more: no request could have a body.",
+    ),
     ("keyfile", {"keyfile": "key.pem"}, "'key.pem' needs certfile, the certificate of this key."),
     (
         "permit_obsolete_folding",
@@ -115,7 +135,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         {"strip_header_spaces": True},
         "True must be False: a space before the colon of a header (RFC 9112, 5.1) is never accepted here.",
     ),
-    ("threads", {"threads": 2}, "2 must be 1: one event loop serves all requests of a worker; for more cores, give more workers."),
+    (
+        "threads",
+        {"threads": 2},
+        "2 must be 1: one event loop serves all requests of a worker; for more cores, give more workers.",
+    ),
     ("worker_connections", {"worker_connections": 0}, f"0 {ONE_OR_MORE}"),
 ]
 ELSEWHERE = {"asgi_loop"}
@@ -123,17 +147,29 @@ ELSEWHERE = {"asgi_loop"}
 
 
 def test_every_row_that_speaks_of_refusing_is_tried() -> None:
-    said = {row.name for row in ROWS if row.here == "refused" or "refused" in re.sub("refused with 400|refused ones", "", row.text)}
+    said = {
+        row.name
+        for row in ROWS
+        if row.here == "refused"
+        or "refused" in re.sub("refused with 400|refused ones", "", row.text)
+    }
     assert said == {name for name, _, _ in REFUSED} | ELSEWHERE
 
 
-@pytest.mark.parametrize(("name", "settings", "sentence"), REFUSED, ids=[f"{name}-{given[name]}" for name, given, _ in REFUSED])
+@pytest.mark.parametrize(
+    ("name", "settings", "sentence"),
+    REFUSED,
+    ids=[f"{name}-{given[name]}" for name, given, _ in REFUSED],
+)
 def test_what_cannot_work_stops_the_boot_with_one_sentence(
     name: str, settings: dict[str, Any], sentence: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     if not settings.keys() <= SETTINGS:
         pytest.skip(f"this Gunicorn has no {name}")
-    assert check(caplog, config(**settings)) == (1, [f"ERROR: Invalid value for setting {name}: {sentence}"])
+    assert check(caplog, config(**settings)) == (
+        1,
+        [f"ERROR: Invalid value for setting {name}: {sentence}"],
+    )
 
 
 ACCEPTED: list[dict[str, Any]] = [
@@ -172,15 +208,26 @@ def tls_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the files that ACCEPTED names."""
     directory = tmp_path_factory.mktemp("tls")
     pair = make_authority(directory, "localhost")
-    for name, source in (("cert.pem", pair.certfile), ("key.pem", pair.keyfile), ("ca.pem", pair.certfile)):
+    for name, source in (
+        ("cert.pem", pair.certfile),
+        ("key.pem", pair.keyfile),
+        ("ca.pem", pair.certfile),
+    ):
         (directory / name).write_bytes(Path(source).read_bytes())
-    (directory / "both.pem").write_bytes((directory / "cert.pem").read_bytes() + (directory / "key.pem").read_bytes())
+    (directory / "both.pem").write_bytes(
+        (directory / "cert.pem").read_bytes() + (directory / "key.pem").read_bytes()
+    )
     return directory
 
 
-@pytest.mark.parametrize("settings", ACCEPTED, ids=lambda settings: "-".join(settings) or "defaults")
+@pytest.mark.parametrize(
+    "settings", ACCEPTED, ids=lambda settings: "-".join(settings) or "defaults"
+)
 def test_what_harms_nobody_is_accepted_without_a_word(
-    settings: dict[str, Any], caplog: pytest.LogCaptureFixture, tls_files: Path, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, Any],
+    caplog: pytest.LogCaptureFixture,
+    tls_files: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tls_files)
     if not settings.keys() <= SETTINGS:
@@ -201,10 +248,18 @@ NETWORKS = GUNICORN_VERSION >= (24, 1)
         ("*", "*"),
         ("10.1.2.3", "10.1.2.3"),
         ("127.0.0.1,10.0.0.1,::1,2001:db8::1", "10.0.0.1, 2001:db8::1"),
-        *([("10.0.0.0/8,127.0.0.0/8", "10.0.0.0/8"), ("0.0.0.0/0", "0.0.0.0/0")] if NETWORKS else []),
+        *(
+            [("10.0.0.0/8,127.0.0.0/8", "10.0.0.0/8"), ("0.0.0.0/0", "0.0.0.0/0")]
+            if NETWORKS
+            else []
+        ),
     ],
 )
-@pytest.mark.parametrize("bind", [["0.0.0.0:8000"], ["unix:/tmp/socket", "[::1]:8000"], ["fd://3"]], ids=["TCP", "both", "inherited"])
+@pytest.mark.parametrize(
+    "bind",
+    [["0.0.0.0:8000"], ["unix:/tmp/socket", "[::1]:8000"], ["fd://3"]],
+    ids=["TCP", "both", "inherited"],
+)
 def test_a_short_keepalive_behind_a_load_balancer_is_warned_of(
     trusted: str, named: str, bind: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -229,7 +284,9 @@ def test_a_short_keepalive_behind_a_load_balancer_is_warned_of(
     ],
     ids=repr,
 )
-def test_it_is_not_warned_of_without_one(settings: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_it_is_not_warned_of_without_one(
+    settings: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     assert check(caplog, config(**settings)) == (None, [])
 
 
@@ -286,7 +343,9 @@ def test_a_warning_comes_once_for_all_workers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_setting_that_became_bad_before_a_hup_is_said_and_mended_by_the_next_hup(tmp_path: Path, workers: int) -> None:
+def test_a_setting_that_became_bad_before_a_hup_is_said_and_mended_by_the_next_hup(
+    tmp_path: Path, workers: int
+) -> None:
     """The old workers have gone by then, and the new ones say in turn what keeps them; but the master lives."""
     with Gunicorn(tmp_path, workers=workers) as server:
         server.configure(threads=4)

@@ -20,8 +20,8 @@ import pytest
 from inprocess import GET, Flag, InProcess, request
 from ways import Way, serving
 
-from gunicorn_asgi.accept import SO_ATTACH_FILTER
 from gunicorn_asgi.errors import ClientDisconnected
+from gunicorn_asgi.net.accept import SO_ATTACH_FILTER
 
 PIECE = b"0123456789abcdef" * 1024
 START = {"type": "http.response.start", "status": 200, "headers": []}
@@ -71,7 +71,9 @@ def way(request: pytest.FixtureRequest) -> str:
 
 @pytest.mark.parametrize("pause", [8, 50])
 @pytest.mark.parametrize("start", [START, CLOSE], ids=["kept", "closing"])
-def test_a_pause_costs_nothing_of_a_response_that_is_complete(parser: str, way: str, start: dict[str, Any], pause: int) -> None:
+def test_a_pause_costs_nothing_of_a_response_that_is_complete(
+    parser: str, way: str, start: dict[str, Any], pause: int
+) -> None:
     """``keepalive`` counts from when the client has it all, and a closing connection waits as long."""
     app = Filling(start)
     with filled(app, parser, way, keepalive=2, write_timeout=60.0) as (asked, client):
@@ -79,7 +81,9 @@ def test_a_pause_costs_nothing_of_a_response_that_is_complete(parser: str, way: 
         assert client.read_response().body == PIECE * (app.sent // len(PIECE)) + b"end"
 
 
-def test_a_connection_is_kept_for_a_client_that_gets_on_with_its_response(parser: str, way: str) -> None:
+def test_a_connection_is_kept_for_a_client_that_gets_on_with_its_response(
+    parser: str, way: str
+) -> None:
     app = Filling(START)
     with filled(app, parser, way, keepalive=3, write_timeout=60.0) as (asked, client):
         for _ in range(3):
@@ -91,10 +95,14 @@ def test_a_connection_is_kept_for_a_client_that_gets_on_with_its_response(parser
         assert client.read_response("HEAD").status == 200
 
 
-def test_a_worker_that_is_told_to_stop_waits_for_a_client_that_pauses(parser: str, way: str) -> None:
+def test_a_worker_that_is_told_to_stop_waits_for_a_client_that_pauses(
+    parser: str, way: str
+) -> None:
     app = Filling(START)
     with filled(app, parser, way, keepalive=60, write_timeout=60.0) as (asked, client):
-        drained = asyncio.run_coroutine_threadsafe(asked.server.server.drain(60, 0.5), asked.server.loop)
+        drained = asyncio.run_coroutine_threadsafe(
+            asked.server.server.drain(60, 0.5), asked.server.loop
+        )
         asked.server.settle()
         asked.server.advance(10)
         assert client.read_response().body == PIECE * (app.sent // len(PIECE)) + b"end"
@@ -110,12 +118,20 @@ def test_a_response_that_nobody_takes_is_given_up_in_the_end(parser: str, way: s
 
 
 @pytest.mark.parametrize("fields", [[], [b"Connection: close"]], ids=["kept", "closing"])
-def test_a_large_response_over_tls_has_all_the_time_that_its_client_gets_on(parser: str, fields: list[bytes]) -> None:
+def test_a_large_response_over_tls_has_all_the_time_that_its_client_gets_on(
+    parser: str, fields: list[bytes]
+) -> None:
     """Closing, too: the time that the loop has for that begins when all is still to be sent."""
     size = 6_000_000
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [(b"content-length", b"%d" % size)],
+            }
+        )
         await send({"type": "http.response.body", "body": bytes(size)})
 
     with serving(app, parser, "tls", write_timeout=1.0) as asked:
@@ -131,7 +147,9 @@ def test_a_large_response_over_tls_has_all_the_time_that_its_client_gets_on(pars
 
 
 @pytest.mark.parametrize("way", ["1.1", "tls"])
-def test_a_client_that_sends_a_little_now_and_then_and_reads_nothing_is_given_up(parser: str, way: str) -> None:
+def test_a_client_that_sends_a_little_now_and_then_and_reads_nothing_is_given_up(
+    parser: str, way: str
+) -> None:
     """What comes is no reason to wait longer for what does not go."""
     raised: list[BaseException] = []
 
@@ -164,7 +182,9 @@ def test_a_client_that_sends_a_little_now_and_then_and_reads_nothing_is_given_up
 def deafen(client: Any) -> None:
     """Nothing that is sent to it arrives any more, nor is it acknowledged: a telephone in a tunnel."""
     program = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))
-    client.sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", 1, ctypes.addressof(program)))
+    client.sock.setsockopt(
+        socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", 1, ctypes.addressof(program))
+    )
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has such filters")
@@ -181,9 +201,15 @@ def test_an_idle_client_that_has_vanished_does_not_hold_a_drain(parser: str, way
         assert asked.ask(client).body == b"hello"
         if asked.is_h2:
             client.synchronize()
-        asked.server.wait_until(lambda: all(not connection._outstanding() for connection in asked.server.server.connections))
+        asked.server.wait_until(
+            lambda: all(
+                not connection._outstanding() for connection in asked.server.server.connections
+            )
+        )
         deafen(client)
-        drained = asyncio.run_coroutine_threadsafe(asked.server.server.drain(60, 0.5), asked.server.loop)
+        drained = asyncio.run_coroutine_threadsafe(
+            asked.server.server.drain(60, 0.5), asked.server.loop
+        )
         for _ in range(12):
             time.sleep(0.1)
             asked.server.advance(1)
@@ -203,8 +229,12 @@ def test_one_that_has_vanished_before_its_response_came_does_not_either(parser: 
     with serving(app, parser, "tls", keepalive=1000, write_timeout=60.0) as asked:
         client = asked.connect()
         client.send(GET)
-        asked.server.wait_until(lambda: any(connection._is_silent() for connection in asked.server.server.connections))
-        drained = asyncio.run_coroutine_threadsafe(asked.server.server.drain(60, 0.5), asked.server.loop)
+        asked.server.wait_until(
+            lambda: any(connection._is_silent() for connection in asked.server.server.connections)
+        )
+        drained = asyncio.run_coroutine_threadsafe(
+            asked.server.server.drain(60, 0.5), asked.server.loop
+        )
         for _ in range(12):
             time.sleep(0.1)
             asked.server.advance(1)
@@ -214,14 +244,22 @@ def test_one_that_has_vanished_before_its_response_came_does_not_either(parser: 
 
 @pytest.mark.parametrize("what", ["body", "file"])
 @pytest.mark.parametrize("way", ["1.1", "unix", "tls"])
-def test_a_client_that_reads_all_the_time_is_never_taken_for_stuck(parser: str, way: str, what: str, tmp_path: Path) -> None:
+def test_a_client_that_reads_all_the_time_is_never_taken_for_stuck(
+    parser: str, way: str, what: str, tmp_path: Path
+) -> None:
     """However little: the socket itself has room again only when a large part of what it holds has left."""
     size = 12_000_000
     path = tmp_path / "file"
     path.write_bytes(bytes(size))
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [(b"content-length", b"%d" % size)],
+            }
+        )
         if what == "file":
             await send({"type": "http.response.pathsend", "path": str(path)})
         else:
@@ -230,10 +268,17 @@ def test_a_client_that_reads_all_the_time_is_never_taken_for_stuck(parser: str, 
     with serving(app, parser, way, write_timeout=10.0) as asked:
         client = asked.connect(receive_buffer=65536)
         client.send(GET)
-        asked.server.wait_until(lambda: any(connection._clogged or connection._transfer for connection in asked.server.server.connections))
+        asked.server.wait_until(
+            lambda: any(
+                connection._clogged or connection._transfer
+                for connection in asked.server.server.connections
+            )
+        )
         for _ in range(40):
             before = len(client.buffer)
-            while len(client.buffer) < before + 65536:  # the client's system says so little by little
+            while (
+                len(client.buffer) < before + 65536
+            ):  # the client's system says so little by little
                 client._more()
             asked.server.settle()
             asked.server.advance(3)

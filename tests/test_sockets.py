@@ -55,10 +55,20 @@ os.environ.update(LISTEN_FDS="2", LISTEN_PID=str(os.getpid()))
 """
 
 
-def test_sockets_from_systemd_take_the_place_of_bind_and_outlive_gunicorn(tmp_path: Path, loop: str) -> None:
+def test_sockets_from_systemd_take_the_place_of_bind_and_outlive_gunicorn(
+    tmp_path: Path, loop: str
+) -> None:
     path = tmp_path / "socket"
-    with Gunicorn(tmp_path, launcher=activation(path), asgi_loop=loop, bind=f"unix:{tmp_path}/unused", workers=2) as server:
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://test") as client:
+    with Gunicorn(
+        tmp_path,
+        launcher=activation(path),
+        asgi_loop=loop,
+        bind=f"unix:{tmp_path}/unused",
+        workers=2,
+    ) as server:
+        with httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(path)), base_url="http://test"
+        ) as client:
             assert client.get("/scope").json()["server"] == [str(path), None]
         [(host, port)] = listening_at(server.wait_for("Listening at: ")[0])
         assert httpx.get(f"http://{host}:{port}/scope").json()["server"] == [host, port]
@@ -96,7 +106,9 @@ def queued(port: int) -> int:
     raise AssertionError("nobody listens")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the length of a queue in /proc")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux tells the length of a queue in /proc"
+)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_backlog_is_that_of_the_setting(tmp_path: Path, loop: str, workers: int) -> None:
     """Beginning to listen again, as event loops do, must not reset it."""

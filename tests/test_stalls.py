@@ -1,4 +1,4 @@
-"""A worker whose loop is stuck: the warning while it is, and the report and the exit when the arbiter gives it up (see `gunicorn_asgi.stalls`)."""
+"""A worker whose loop is stuck: the warning while it is, and the report and the exit when the arbiter gives it up (see `gunicorn_asgi.observe.stalls`)."""
 
 from __future__ import annotations
 
@@ -60,12 +60,17 @@ def abort(server: Gunicorn) -> None:
 
 
 @pytest.mark.parametrize("app", ["main:app", "starlette_app:app"])
-def test_a_worker_that_is_idle_at_abrt_shuts_down_and_says_no_more_than_what_it_did(tmp_path: Path, loop: str, app: str) -> None:
+def test_a_worker_that_is_idle_at_abrt_shuts_down_and_says_no_more_than_what_it_did(
+    tmp_path: Path, loop: str, app: str
+) -> None:
     """As for an operator who sends it by hand."""
     with Gunicorn(tmp_path, app, asgi_loop=loop, config=HOOKS) as server:
         [worker] = server.workers()
         server.get("/hello")
-        poll(lambda: Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0] == "S", "the end of all work")
+        poll(
+            lambda: Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0] == "S",
+            "the end of all work",
+        )
         abort(server)
         assert server.lines(rf"Worker \(pid:{worker}\) exited with code 1\.$")
         assert server.events.count("worker_abort") == server.events.count("worker_exit") == 1
@@ -81,12 +86,19 @@ def test_a_worker_is_warned_of_and_then_aborted_with_a_report(tmp_path: Path, lo
         words = ["has not turned", "WORKER TIMEOUT", "Aborted: the event loop"]
         assert sorted(words, key=server.log.index) == words
         for pattern in (LATE, ABORTED):
-            assert "    time.sleep(3600)\nRunning requests: 1\n  GET /sleep for " in record(server, pattern)
+            assert "    time.sleep(3600)\nRunning requests: 1\n  GET /sleep for " in record(
+                server, pattern
+            )
         assert "worker_abort" in server.events
 
 
-def test_the_report_tells_what_holds_the_loop_and_what_waits_for_it(tmp_path: Path, loop: str) -> None:
-    with Gunicorn(tmp_path, "blocking:app", asgi_loop=loop, config=HOOKS, **QUICK) as server, server.connect() as waiting:
+def test_the_report_tells_what_holds_the_loop_and_what_waits_for_it(
+    tmp_path: Path, loop: str
+) -> None:
+    with (
+        Gunicorn(tmp_path, "blocking:app", asgi_loop=loop, config=HOOKS, **QUICK) as server,
+        server.connect() as waiting,
+    ):
         [pid] = server.workers()
         waiting.get("/wait?secret")
         server.wait_for_event("wait begun")
@@ -105,21 +117,32 @@ def test_the_report_tells_what_holds_the_loop_and_what_waits_for_it(tmp_path: Pa
         # The last has not got beyond its first step: all that is known is that the loop has turned before.
         assert ages[0] >= ages[1]
         assert ages[2] >= 1.2
-        held, waits, answered = sorted(requests, key=lambda line: ["/sleep", "/wait", "/answered"].index(line.split()[1]))
+        held, waits, answered = sorted(
+            requests, key=lambda line: ["/sleep", "/wait", "/answered"].index(line.split()[1])
+        )
         assert held.endswith(", which holds the loop")
         assert re.search(r" > blocking:\d+ app > blocking:\d+ wait > blocking:\d+ inner$", waits)
-        assert re.search(r" > blocking:\d+ app > ", answered)  # and what it waits in, which is asyncio's
+        assert re.search(
+            r" > blocking:\d+ app > ", answered
+        )  # and what it waits in, which is asyncio's
         assert re.search(r"^  ledger, in blocking:\d+ keep > ", report, re.MULTILINE)
         assert re.search(r"^  lifespan, in ", report, re.MULTILINE)
-        assert not re.search(r"^  .*gunicorn_asgi\.(worker|server)|^  gunicorn_asgi ", report, re.MULTILINE)  # the worker's own
+        assert not re.search(
+            r"^  .*gunicorn_asgi\.(worker|server)|^  gunicorn_asgi ", report, re.MULTILINE
+        )  # the worker's own
         assert "secret" not in report
         assert server.lines(rf"Worker \(pid:{pid}\) exited with code 1")
-        assert [event for event in server.events if event.startswith("worker_")] == ["worker_abort", "worker_exit"]
+        assert [event for event in server.events if event.startswith("worker_")] == [
+            "worker_abort",
+            "worker_exit",
+        ]
         assert DUMP not in server.log + server.output  # it would only repeat
 
 
 @pytest.mark.parametrize("way", ["python", "lock", "child", "with_thread"])
-def test_whatever_lets_the_interpreter_run_is_warned_of_and_reported(tmp_path: Path, way: str) -> None:
+def test_whatever_lets_the_interpreter_run_is_warned_of_and_reported(
+    tmp_path: Path, way: str
+) -> None:
     with Gunicorn(tmp_path, "blocking:app", config=HOOKS, **QUICK) as server:
         block(server, way)
         server.wait_for(LATE)
@@ -127,7 +150,9 @@ def test_whatever_lets_the_interpreter_run_is_warned_of_and_reported(tmp_path: P
         for pattern in (LATE, ABORTED):
             text = record(server, pattern)
             assert re.search(r", in (work|python|lock|with_thread)$", text, re.MULTILINE)
-            assert re.search(r"^  (work|GET /\w+ for .* s), which holds the loop$", text, re.MULTILINE)
+            assert re.search(
+                r"^  (work|GET /\w+ for .* s), which holds the loop$", text, re.MULTILINE
+            )
             assert ("  behind, in " in text) == (way == "with_thread")
         assert server.lines("exited with code 1")
         assert "worker_abort" in server.events
@@ -165,7 +190,10 @@ def test_c_code_that_never_lets_go_has_its_stack_written_from_c(tmp_path: Path) 
         server.kill(signal.SIGUSR1)
         if sys.platform == "linux":
             fds = Path(f"/proc/{pid}/fd")
-            poll(lambda: old not in [fd.readlink() for fd in fds.iterdir()], "the reopening of the log")
+            poll(
+                lambda: old not in [fd.readlink() for fd in fds.iterdir()],
+                "the reopening of the log",
+            )
         block(server, "c_code")
         os.kill(pid, signal.SIGABRT)
         server.wait_for(r"blocking\.py\b.* in c_code$")
@@ -176,7 +204,11 @@ def test_c_code_that_never_lets_go_has_its_stack_written_from_c(tmp_path: Path) 
 
 
 def test_a_crash_leaves_its_stack_in_the_log(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, "blocking:app", config="import resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0))") as server:
+    with Gunicorn(
+        tmp_path,
+        "blocking:app",
+        config="import resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0))",
+    ) as server:
         os.kill(server.workers()[0], signal.SIGSEGV)
         server.wait_for("on Gunicorn", 2)
         assert server.lines(f"^{DUMP}: Segmentation fault$")
@@ -224,13 +256,23 @@ def test_an_abort_without_the_warning_is_reported_all_the_same(tmp_path: Path) -
 def test_a_stall_is_warned_of_once_and_its_end_told(tmp_path: Path, loop: str) -> None:
     # A heartbeat every second, so whatever takes 1.5 s has to be seen.
     options, env = {"stall_warning": 0.5}, {"TEST_BLOCK_AWHILE": "2.5"}
-    with Gunicorn(tmp_path, "blocking:app", asgi_loop=loop, options=options, env=env, timeout=60) as server:
+    with Gunicorn(
+        tmp_path, "blocking:app", asgi_loop=loop, options=options, env=env, timeout=60
+    ) as server:
         for number in (1, 2):
             assert server.get("/awhile").status_code == 200
-            ends = server.wait_for(r"\[WARNING\] The event loop turns again, after (1\.[6-9]|[2-9]\.\d|\d\d\.\d) s$", number)
-            warnings = server.lines(r"\[WARNING\] The event loop has not turned for \d+\.\d s, in GET /awhile\. ")
+            ends = server.wait_for(
+                r"\[WARNING\] The event loop turns again, after (1\.[6-9]|[2-9]\.\d|\d\d\.\d) s$",
+                number,
+            )
+            warnings = server.lines(
+                r"\[WARNING\] The event loop has not turned for \d+\.\d s, in GET /awhile\. "
+            )
             assert len(warnings) == len(ends) == number
-        assert server.log.count('    time.sleep(float(os.environ.get(f"TEST_BLOCK_{phase}", "0")))') == 2
+        assert (
+            server.log.count('    time.sleep(float(os.environ.get(f"TEST_BLOCK_{phase}", "0")))')
+            == 2
+        )
         assert not server.lines("WORKER TIMEOUT")
 
 
@@ -241,9 +283,13 @@ def test_c_code_that_has_kept_the_interpreter_is_warned_of_when_it_returns(tmp_p
         assert "ctypes.PyDLL(None).usleep(" in record(server, LATE)
 
 
-def test_the_warning_concerns_the_loop_from_startup_to_shutdown_and_not_the_import(tmp_path: Path) -> None:
+def test_the_warning_concerns_the_loop_from_startup_to_shutdown_and_not_the_import(
+    tmp_path: Path,
+) -> None:
     env = {"TEST_BLOCK_IMPORT": "2.5", "TEST_BLOCK_STARTUP": "2.5", "TEST_BLOCK_SHUTDOWN": "2.5"}
-    with Gunicorn(tmp_path, "blocking:app", options={"stall_warning": 0.5}, env=env, timeout=60) as server:
+    with Gunicorn(
+        tmp_path, "blocking:app", options={"stall_warning": 0.5}, env=env, timeout=60
+    ) as server:
         assert len(server.lines(LATE)) == 1
         assert server.stop() == 0
         assert len(server.lines(LATE)) == 2
@@ -253,10 +299,19 @@ def test_the_warning_concerns_the_loop_from_startup_to_shutdown_and_not_the_impo
 
 @pytest.mark.parametrize(
     ("options", "timeout", "watched"),
-    [({}, 30, True), ({"stall_warning": 0}, 30, False), ({}, 0, False), ({"stall_warning": 5}, 0, True)],
+    [
+        ({}, 30, True),
+        ({"stall_warning": 0}, 30, False),
+        ({}, 0, False),
+        ({"stall_warning": 5}, 0, True),
+    ],
 )
-def test_there_is_a_thread_only_where_the_warning_is_on(tmp_path: Path, options: dict[str, float], timeout: int, watched: bool) -> None:
-    with Gunicorn(tmp_path, "blocking:app", options=options, timeout=timeout, preload_app=True) as server:
+def test_there_is_a_thread_only_where_the_warning_is_on(
+    tmp_path: Path, options: dict[str, float], timeout: int, watched: bool
+) -> None:
+    with Gunicorn(
+        tmp_path, "blocking:app", options=options, timeout=timeout, preload_app=True
+    ) as server:
         assert ("gunicorn_asgi stalls" in server.get("/threads").text) == watched
         assert server.stop() == 0
         assert not server.lines("WARNING|ERROR|CRITICAL")

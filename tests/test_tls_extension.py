@@ -15,7 +15,7 @@ from certificates import P256, Pair, client_context, make_authority, sign
 from inprocess import Client, answer, request
 from ways import server_context, serving
 
-from gunicorn_asgi import tls
+from gunicorn_asgi.net import tls_extension as tls
 
 CAN = ["tls", "h2-tls"]
 
@@ -43,7 +43,18 @@ class People:
         extensions.write_text(
             "authorityKeyIdentifier=keyid\nsubjectKeyIdentifier=hash\nbasicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign,cRLSign\n"
         )
-        asking = ["openssl", "req", "-new", *P256, "-subj", f"/CN={name}", "-keyout", pair.keyfile, "-out", str(directory / f"{name}.csr")]
+        asking = [
+            "openssl",
+            "req",
+            "-new",
+            *P256,
+            "-subj",
+            f"/CN={name}",
+            "-keyout",
+            pair.keyfile,
+            "-out",
+            str(directory / f"{name}.csr"),
+        ]
         signing = [
             "openssl",
             "x509",
@@ -58,7 +69,15 @@ class People:
         ]
         subprocess.run(asking, check=True, capture_output=True)
         subprocess.run(
-            [*signing, "-extfile", str(extensions), "-in", str(directory / f"{name}.csr"), "-out", pair.certfile],
+            [
+                *signing,
+                "-extfile",
+                str(extensions),
+                "-in",
+                str(directory / f"{name}.csr"),
+                "-out",
+                pair.certfile,
+            ],
             check=True,
             capture_output=True,
         )
@@ -73,7 +92,9 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> People:
 def pem(path: str) -> str:
     """The first certificate of a file, as Python writes it."""
     text = Path(path).read_text()
-    first = text[: text.index("-----END CERTIFICATE-----") + len("-----END CERTIFICATE-----")] + "\n"
+    first = (
+        text[: text.index("-----END CERTIFICATE-----") + len("-----END CERTIFICATE-----")] + "\n"
+    )
     return ssl.DER_cert_to_PEM_cert(ssl.PEM_cert_to_DER_cert(first[first.index("-----BEGIN") :]))
 
 
@@ -131,7 +152,9 @@ def test_version_and_suite_are_told_by_their_numbers(
 @pytest.mark.parametrize("way", CAN)
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("cert_reqs", [ssl.CERT_OPTIONAL, ssl.CERT_REQUIRED])
-def test_the_certificate_of_a_client_is_told(parser: str, way: str, people: People, cert_reqs: Any, version: Any) -> None:
+def test_the_certificate_of_a_client_is_told(
+    parser: str, way: str, people: People, cert_reqs: Any, version: Any
+) -> None:
     """Statements 139 and 140."""
     context = client_context(people.friend)
     context.maximum_version = version
@@ -150,7 +173,9 @@ def _served(parser: str, way: str, context: ssl.SSLContext) -> Any:
 
 
 @pytest.mark.parametrize("way", CAN)
-def test_a_chain_begins_with_the_clients_and_goes_as_far_as_python_tells(parser: str, way: str, people: People) -> None:
+def test_a_chain_begins_with_the_clients_and_goes_as_far_as_python_tells(
+    parser: str, way: str, people: People
+) -> None:
     """Statement 144: the whole chain since Python 3.13, the client's own before."""
     with _served(parser, way, trusting(people, ssl.CERT_REQUIRED)) as asked:
         told = ask(asked, client_context(people.far))
@@ -210,11 +235,19 @@ def test_a_websocket_has_it_too(parser: str, is_tls: bool) -> None:
 NAMES: list[tuple[Any, str]] = [
     ((), ""),
     (((("commonName", "friend"),),), "CN=friend"),
-    (((("countryName", "DE"),), (("organizationName", "A"),), (("commonName", "b"),)), "CN=b,O=A,C=DE"),
+    (
+        ((("countryName", "DE"),), (("organizationName", "A"),), (("commonName", "b"),)),
+        "CN=b,O=A,C=DE",
+    ),
     (((("commonName", "a"), ("userId", "b")),), "CN=a+UID=b"),
     (((("domainComponent", "org"),), (("domainComponent", "example"),)), "DC=example,DC=org"),
     (
-        ((("stateOrProvinceName", "a"),), (("localityName", "b"),), (("streetAddress", "c"),), (("organizationalUnitName", "d"),)),
+        (
+            (("stateOrProvinceName", "a"),),
+            (("localityName", "b"),),
+            (("streetAddress", "c"),),
+            (("organizationalUnitName", "d"),),
+        ),
         "OU=d,STREET=c,L=b,ST=a",
     ),
     (((("emailAddress", "a@b"),),), "emailAddress=a@b"),

@@ -56,12 +56,26 @@ def is_served(server: Gunicorn, context: ssl.SSLContext) -> bool:
         return answer != b""
 
 
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLS 1.2", "TLS 1.3"])
-@pytest.mark.parametrize(("cert_reqs", "without"), [(ssl.CERT_REQUIRED, False), (ssl.CERT_OPTIONAL, True), (ssl.CERT_NONE, True)])
+@pytest.mark.parametrize(
+    "version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=["TLS 1.2", "TLS 1.3"]
+)
+@pytest.mark.parametrize(
+    ("cert_reqs", "without"),
+    [(ssl.CERT_REQUIRED, False), (ssl.CERT_OPTIONAL, True), (ssl.CERT_NONE, True)],
+)
 def test_a_client_needs_the_certificate_that_cert_reqs_says(
-    tmp_path: Path, loop: str, people: People, cert_reqs: int, without: bool, version: ssl.TLSVersion
+    tmp_path: Path,
+    loop: str,
+    people: People,
+    cert_reqs: int,
+    without: bool,
+    version: ssl.TLSVersion,
 ) -> None:
-    settings = {**people.settings, "ca_certs": people.authority.certfile, "cert_reqs": int(cert_reqs)}
+    settings = {
+        **people.settings,
+        "ca_certs": people.authority.certfile,
+        "cert_reqs": int(cert_reqs),
+    }
 
     def context(pair: Pair | None = None) -> ssl.SSLContext:
         context = client_context(pair)
@@ -79,7 +93,9 @@ def test_a_client_needs_the_certificate_that_cert_reqs_says(
 
 
 def test_a_client_must_offer_one_of_the_ciphers(tmp_path: Path, loop: str, people: People) -> None:
-    with Gunicorn(tmp_path, asgi_loop=loop, ciphers="ECDHE-ECDSA-AES128-GCM-SHA256", **people.settings) as server:
+    with Gunicorn(
+        tmp_path, asgi_loop=loop, ciphers="ECDHE-ECDSA-AES128-GCM-SHA256", **people.settings
+    ) as server:
 
         def offering(cipher: str) -> ssl.SSLContext:
             context = client_context()
@@ -96,11 +112,15 @@ def test_a_client_must_offer_one_of_the_ciphers(tmp_path: Path, loop: str, peopl
 def test_ciphers_that_are_none_stop_the_boot(tmp_path: Path, people: People) -> None:
     with Gunicorn(tmp_path, wait=False, ciphers="NONSENSE", **people.settings) as server:
         assert server.wait() == 1
-        assert server.lines(r"\[ERROR\] Invalid value for setting ciphers: 'NONSENSE' names no cipher that OpenSSL has\.$")
+        assert server.lines(
+            r"\[ERROR\] Invalid value for setting ciphers: 'NONSENSE' names no cipher that OpenSSL has\.$"
+        )
         assert not server.lines("Traceback|Booting worker")
 
 
-def test_the_ssl_context_hook_decides_over_the_version(tmp_path: Path, loop: str, people: People) -> None:
+def test_the_ssl_context_hook_decides_over_the_version(
+    tmp_path: Path, loop: str, people: People
+) -> None:
     config = """
 def ssl_context(config, default):
     import ssl
@@ -130,12 +150,16 @@ def ssl_context(config, default):
 
 def test_certificate_and_key_may_be_one_file(tmp_path: Path, people: People) -> None:
     both = tmp_path / "both.pem"
-    both.write_text(Path(people.server.keyfile).read_text() + Path(people.server.certfile).read_text())
+    both.write_text(
+        Path(people.server.keyfile).read_text() + Path(people.server.certfile).read_text()
+    )
     with Gunicorn(tmp_path, certfile=str(both)) as server:
         assert is_served(server, client_context())
 
 
-def test_http_1_1_is_chosen_whatever_else_a_client_offers(tmp_path: Path, loop: str, people: People) -> None:
+def test_http_1_1_is_chosen_whatever_else_a_client_offers(
+    tmp_path: Path, loop: str, people: People
+) -> None:
     with Gunicorn(tmp_path, asgi_loop=loop, **people.settings) as server:
         context = client_context()
         context.set_alpn_protocols(["h2", "http/1.1"])
@@ -143,8 +167,13 @@ def test_http_1_1_is_chosen_whatever_else_a_client_offers(tmp_path: Path, loop: 
             assert sock.selected_alpn_protocol() == "http/1.1"
 
 
-@pytest.mark.parametrize(("protocols", "chosen"), [("h2,h1", "h2"), ("h1,h2", "http/1.1"), ("h2", "h2"), ("h1", "http/1.1")])
-def test_the_order_of_http_protocols_is_that_of_preference(tmp_path: Path, people: People, protocols: str, chosen: str) -> None:
+@pytest.mark.parametrize(
+    ("protocols", "chosen"),
+    [("h2,h1", "h2"), ("h1,h2", "http/1.1"), ("h2", "h2"), ("h1", "http/1.1")],
+)
+def test_the_order_of_http_protocols_is_that_of_preference(
+    tmp_path: Path, people: People, protocols: str, chosen: str
+) -> None:
     with Gunicorn.with_http2(tmp_path, http_protocols=protocols, **people.settings) as server:
         context = client_context()
         context.set_alpn_protocols(["http/1.1", "h2"])

@@ -16,7 +16,12 @@ from gunicorn_asgi.errors import ApplicationError
 
 TE = b"TE: trailers"
 SUM = (b"x-sum", b"1")
-START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": [(b"trailer", b"x-sum")], "trailers": True}
+START: dict[str, Any] = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"trailer", b"x-sum")],
+    "trailers": True,
+}
 LENGTH: dict[str, Any] = {**START, "headers": [(b"content-length", b"5")]}
 CAN = [way for way in WAYS if way != "1.0"]
 
@@ -48,7 +53,9 @@ def raw(client: Any, method: str = "GET", *fields: bytes) -> bytes:
 @pytest.mark.parametrize("te", [TE, b"te: gzip, Trailers", b"TE:trailers;q=1,deflate"])
 def test_they_stand_behind_the_last_chunk(parser: str, te: bytes) -> None:
     """RFC 9112, 7.1.2, and RFC 9110, 10.1.4: ``trailers`` has no weight."""
-    with serving(sending(START, body(more=True), body(b""), trailers(SUM, (b"x-two", b"2"))), parser, "1.1") as asked:
+    with serving(
+        sending(START, body(more=True), body(b""), trailers(SUM, (b"x-two", b"2"))), parser, "1.1"
+    ) as asked:
         expected = b"" if b";q" in te else b"x-sum: 1\r\nx-two: 2\r\n"
         assert raw(asked.connect(), "GET", te) == b"5\r\nhello\r\n0\r\n" + expected + b"\r\n"
 
@@ -80,7 +87,9 @@ def test_over_http2_they_wait_behind_what_the_window_holds_back(parser: str) -> 
 
 @pytest.mark.parametrize("start", [START, LENGTH], ids=["chunked", "length"])
 @pytest.mark.parametrize("way", WAYS)
-def test_without_te_they_are_swallowed_and_the_response_is_complete(parser: str, way: str, start: Any) -> None:
+def test_without_te_they_are_swallowed_and_the_response_is_complete(
+    parser: str, way: str, start: Any
+) -> None:
     """Statement 150."""
     with serving(sending(start, body(), trailers(SUM), trailers(SUM)), parser, way) as asked:
         client = asked.connect()
@@ -96,7 +105,11 @@ def test_with_a_length_there_is_no_place_for_them(parser: str, way: str) -> None
         client = asked.connect()
         for _ in range(1 if way == "1.0" else 2):
             answer = asked.ask(client, "GET", TE)
-            assert (answer.is_whole, answer.body, answer.values(b"content-length")) == (True, b"hello", [b"5"])
+            assert (answer.is_whole, answer.body, answer.values(b"content-length")) == (
+                True,
+                b"hello",
+                [b"5"],
+            )
 
 
 def test_over_http2_a_length_is_no_hindrance(parser: str) -> None:
@@ -118,7 +131,12 @@ def test_without_a_body_there_are_none(parser: str, way: str, method: str, statu
         client = asked.connect()
         for _ in range(2):
             answer = asked.ask(client, method, TE)
-            assert (answer.status, answer.is_whole, answer.body, answer.trailers) == (status, True, b"", None)
+            assert (answer.status, answer.is_whole, answer.body, answer.trailers) == (
+                status,
+                True,
+                b"",
+                None,
+            )
 
 
 # What the application says.
@@ -127,11 +145,19 @@ def test_without_a_body_there_are_none(parser: str, way: str, method: str, statu
 @pytest.mark.parametrize(("way", "more"), [("1.1", []), ("1.1", [SUM]), ("h2", []), ("h2", [SUM])])
 def test_they_may_come_in_parts(parser: str, way: str, more: Any) -> None:
     """Statement 149."""
-    with serving(sending(START, body(), trailers((b"a", b"1"), more=True), trailers(more=True), trailers(*more)), parser, way) as asked:
+    with serving(
+        sending(
+            START, body(), trailers((b"a", b"1"), more=True), trailers(more=True), trailers(*more)
+        ),
+        parser,
+        way,
+    ) as asked:
         if way == "h2":
             assert asked.fetch("GET", TE).trailers == [(b"a", b"1"), *more]
         else:
-            assert raw(asked.connect(), "GET", TE).endswith(b"0\r\na: 1\r\n" + b"x-sum: 1\r\n" * len(more) + b"\r\n")
+            assert raw(asked.connect(), "GET", TE).endswith(
+                b"0\r\na: 1\r\n" + b"x-sum: 1\r\n" * len(more) + b"\r\n"
+            )
 
 
 @pytest.mark.parametrize("way", CAN)
@@ -166,12 +192,16 @@ def test_a_promise_that_is_not_kept_ends_cleanly(parser: str, way: str, ends: st
         elif asked.is_h2:
             stream = client.begin("GET", "/", (b"te", b"trailers"))
             waiting.wait()
-            asked.server.call(lambda: [connection.hang_up() for connection in asked.server.server.connections])
+            asked.server.call(
+                lambda: [connection.hang_up() for connection in asked.server.server.connections]
+            )
             assert client.read_response(stream).has_ended
         else:
             client.send(request("GET", "/", TE))
             waiting.wait()
-            asked.server.call(lambda: [connection.hang_up() for connection in asked.server.server.connections])
+            asked.server.call(
+                lambda: [connection.hang_up() for connection in asked.server.server.connections]
+            )
             assert client.read_response().body == b"hello"
 
 
@@ -212,7 +242,9 @@ BAD: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("field", "reason"), BAD, ids=[repr(field) for field, _ in BAD])
 @pytest.mark.parametrize("way", ["1.1", "h2"])
-def test_what_may_not_be_one_raises_and_nothing_is_written(parser: str, way: str, field: Any, reason: str) -> None:
+def test_what_may_not_be_one_raises_and_nothing_is_written(
+    parser: str, way: str, field: Any, reason: str
+) -> None:
     """RFC 9110, 6.5.1: a length, a coding or a type comes too late; and no CR or LF gets out. The application may still do better."""
     raised: list[str] = []
 
@@ -235,7 +267,11 @@ def test_what_may_not_be_one_raises_and_nothing_is_written(parser: str, way: str
 
 @pytest.mark.parametrize("headers", [None, 3, b"x"], ids=repr)
 def test_they_are_pairs(parser: str, headers: Any) -> None:
-    with serving(sending(START, body(), {"type": "http.response.trailers", "headers": headers}), parser, "1.1") as asked:
+    with serving(
+        sending(START, body(), {"type": "http.response.trailers", "headers": headers}),
+        parser,
+        "1.1",
+    ) as asked:
         assert not asked.fetch("GET", TE).is_whole
         (line,) = asked.server.log.take("error")
         assert isinstance(line.error, ApplicationError)
@@ -245,7 +281,11 @@ ORDERS: dict[str, list[dict[str, Any]]] = {
     "before the start": [trailers(SUM)],
     "before the body": [START, trailers(SUM)],
     "within the body": [START, body(more=True), trailers(SUM)],
-    "not promised": [{"type": "http.response.start", "status": 200}, body(more=True), trailers(SUM)],
+    "not promised": [
+        {"type": "http.response.start", "status": 200},
+        body(more=True),
+        trailers(SUM),
+    ],
 }
 
 
@@ -257,11 +297,19 @@ def test_at_the_wrong_time_they_raise(parser: str, way: str, order: str) -> None
         answer = asked.fetch("GET", TE)
         assert answer.status == 500 or not answer.is_whole
         (line,) = asked.server.log.take("error")
-        assert str(line.error) == "expected 'http.response.trailers' behind the body of a response that was started with 'trailers' True"
+        assert (
+            str(line.error)
+            == "expected 'http.response.trailers' behind the body of a response that was started with 'trailers' True"
+        )
 
 
 @pytest.mark.parametrize(
-    "message", [body(b"x"), {"type": "http.response.pathsend", "path": "/x"}, {"type": "http.response.zerocopysend", "file": 0}]
+    "message",
+    [
+        body(b"x"),
+        {"type": "http.response.pathsend", "path": "/x"},
+        {"type": "http.response.zerocopysend", "file": 0},
+    ],
 )
 @pytest.mark.parametrize("way", ["1.1", "h2"])
 def test_behind_the_body_only_they_may_come(parser: str, way: str, message: Any) -> None:
@@ -275,7 +323,13 @@ def test_a_file_may_have_some(parser: str, tmp_path: Any) -> None:
     (tmp_path / "file").write_bytes(b"x" * 200_000)
     for way in ("1.1", "h2"):
         with serving(
-            sending(START, {"type": "http.response.pathsend", "path": str(tmp_path / "file")}, trailers(SUM)), parser, way
+            sending(
+                START,
+                {"type": "http.response.pathsend", "path": str(tmp_path / "file")},
+                trailers(SUM),
+            ),
+            parser,
+            way,
         ) as asked:
             if way == "h2":
                 assert asked.fetch("GET", TE).trailers == [SUM]
@@ -283,7 +337,9 @@ def test_a_file_may_have_some(parser: str, tmp_path: Any) -> None:
                 assert raw(asked.connect(), "GET", TE).endswith(b"\r\n0\r\nx-sum: 1\r\n\r\n")
 
 
-def test_until_they_have_come_the_client_is_there_and_then_the_exchange_is_over(parser: str) -> None:
+def test_until_they_have_come_the_client_is_there_and_then_the_exchange_is_over(
+    parser: str,
+) -> None:
     """``receive()`` says ``http.disconnect`` once the response is complete, and not at the end of its body."""
     order: list[str] = []
 
@@ -320,7 +376,9 @@ def test_a_client_that_leaves_before_them_is_no_error(parser: str) -> None:
     for way in ("1.1", "h2"):
         with serving(app, parser, way) as asked:
             client = asked.connect()
-            client.begin("GET", "/", (b"te", b"trailers")) if asked.is_h2 else client.send(request("GET", "/", TE))
+            client.begin("GET", "/", (b"te", b"trailers")) if asked.is_h2 else client.send(
+                request("GET", "/", TE)
+            )
             waiting.wait()
             client.reset()
             asked.server.wait_until(asked.server.is_idle)
@@ -352,5 +410,10 @@ if (module === "http") {
 def test_node_reads_them(parser: str, module: str, way: str) -> None:
     with serving(sending(START, body(), trailers(SUM)), parser, way) as asked:
         host, port = asked.server.address
-        done = subprocess.run(["node", "-e", NODE, module, f"http://{host}:{port}"], capture_output=True, timeout=60, check=True)
+        done = subprocess.run(
+            ["node", "-e", NODE, module, f"http://{host}:{port}"],
+            capture_output=True,
+            timeout=60,
+            check=True,
+        )
         assert json.loads(done.stdout) == ["hello", {"x-sum": "1"}]

@@ -104,7 +104,9 @@ def test_an_object_with_an_asynchronous_call_is_served(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_no_asgi_application_stops_the_boot_with_one_sentence(tmp_path: Path, app: str, sentence: str) -> None:
+def test_what_is_no_asgi_application_stops_the_boot_with_one_sentence(
+    tmp_path: Path, app: str, sentence: str
+) -> None:
     with Gunicorn(tmp_path, f"legacy:{app}", wait=False) as server:
         assert server.wait() == 3
         assert server.lines(rf"\[ERROR\] {sentence}$")
@@ -130,7 +132,10 @@ def test_a_unix_socket_has_no_client_and_its_path_for_the_server(tmp_path: Path,
 
 @pytest.mark.skipif(GUNICORN_VERSION < (25, 0), reason="this Gunicorn has no abstract unix sockets")
 def test_an_abstract_unix_socket_is_served(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, bind=f"unix:\0gunicorn-asgi-test-{os.getpid()}") as server, server.connect() as client:
+    with (
+        Gunicorn(tmp_path, bind=f"unix:\0gunicorn-asgi-test-{os.getpid()}") as server,
+        server.connect() as client,
+    ):
         client.get("/scope")
         scope = json.loads(client.read_response()[2])
         assert (scope["client"], scope["server"]) == (None, [server.address, None])
@@ -193,11 +198,15 @@ def test_workers_with_reuse_port_listen_for_themselves(tmp_path: Path) -> None:
             assert server.stop() == 0
 
 
-def test_a_preloaded_application_runs_on_the_loops_of_the_workers(tmp_path: Path, loop: str) -> None:
+def test_a_preloaded_application_runs_on_the_loops_of_the_workers(
+    tmp_path: Path, loop: str
+) -> None:
     with Gunicorn(tmp_path, preload_app=True, workers=2, asgi_loop=loop) as server:
         pid = int(server.get("/pid").text)
         assert pid in server.workers()
-        assert [event for event in server.events if event.startswith("loaded")] == [f"loaded {server.pid}"]
+        assert [event for event in server.events if event.startswith("loaded")] == [
+            f"loaded {server.pid}"
+        ]
         assert len([event for event in server.events if event.startswith("startup")]) == 2
 
 
@@ -206,7 +215,11 @@ def test_a_preloaded_application_runs_on_the_loops_of_the_workers(tmp_path: Path
 def test_root_path_is_in_the_scope_and_before_the_path(tmp_path: Path, root_path: str) -> None:
     with Gunicorn(tmp_path, root_path=root_path) as server:
         scope = server.get("/a/scope").json()
-        assert (scope["root_path"], scope["path"], scope["raw_path"]) == ("/api", "/api/a/scope", "/api/a/scope")
+        assert (scope["root_path"], scope["path"], scope["raw_path"]) == (
+            "/api",
+            "/api/a/scope",
+            "/api/a/scope",
+        )
 
 
 # TLS.
@@ -216,12 +229,29 @@ def test_root_path_is_in_the_scope_and_before_the_path(tmp_path: Path, root_path
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     directory = tmp_path_factory.mktemp("certificate")
     key, cert = str(directory / "key.pem"), str(directory / "cert.pem")
-    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    subprocess.run([*new, "-subj", "/CN=localhost", "-keyout", key, "-out", cert], check=True, capture_output=True)
+    new = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    subprocess.run(
+        [*new, "-subj", "/CN=localhost", "-keyout", key, "-out", cert],
+        check=True,
+        capture_output=True,
+    )
     return {"keyfile": key, "certfile": cert}
 
 
-def test_tls_is_served_and_its_scheme_is_https(tmp_path: Path, loop: str, certificate: dict[str, str]) -> None:
+def test_tls_is_served_and_its_scheme_is_https(
+    tmp_path: Path, loop: str, certificate: dict[str, str]
+) -> None:
     with Gunicorn(tmp_path, asgi_loop=loop, **certificate) as server:
         assert server.lines("protocols http/1.1 over TLS$")
         with server.client() as client:
@@ -241,11 +271,16 @@ def test_tls_is_served_and_its_scheme_is_https(tmp_path: Path, loop: str, certif
         assert not server.lines("Traceback|ERROR")
 
 
-def test_a_slow_client_gets_all_of_its_response_over_tls(tmp_path: Path, loop: str, certificate: dict[str, str]) -> None:
+def test_a_slow_client_gets_all_of_its_response_over_tls(
+    tmp_path: Path, loop: str, certificate: dict[str, str]
+) -> None:
     """What TLS has encrypted is out of its sight: it must not be taken for sent, nor its connection for idle."""
     size = 6_000_000
     environment = {"GUNICORN_ASGI_WRITE_TIMEOUT": "1"}
-    with Gunicorn(tmp_path, asgi_loop=loop, keepalive=1, env=environment, **certificate) as server, server.connect() as raw:
+    with (
+        Gunicorn(tmp_path, asgi_loop=loop, keepalive=1, env=environment, **certificate) as server,
+        server.connect() as raw,
+    ):
         raw.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         with trusting_context().wrap_socket(raw.sock) as sock:
             Connection(sock).get(f"/large?size={size}")
@@ -258,10 +293,14 @@ def test_a_slow_client_gets_all_of_its_response_over_tls(tmp_path: Path, loop: s
                 time.sleep(max(0.0, received / 1_500_000 - (time.monotonic() - begun)))
 
 
-def test_an_idle_tls_client_does_not_hold_a_drain(tmp_path: Path, loop: str, certificate: dict[str, str]) -> None:
+def test_an_idle_tls_client_does_not_hold_a_drain(
+    tmp_path: Path, loop: str, certificate: dict[str, str]
+) -> None:
     """A pooled connection that nobody looks at does not answer TLS' good-bye."""
     with (
-        Gunicorn(tmp_path, asgi_loop=loop, keepalive=60, graceful_timeout=60, **certificate) as server,
+        Gunicorn(
+            tmp_path, asgi_loop=loop, keepalive=60, graceful_timeout=60, **certificate
+        ) as server,
         server.connect() as raw,
         trusting_context().wrap_socket(raw.sock) as sock,
     ):
@@ -308,7 +347,10 @@ def test_a_client_that_resets_leaves_nothing_on_stderr(
     with Gunicorn(tmp_path, asgi_loop=loop, **(certificate if tls else {})) as server:
         [worker] = server.workers()
         for _ in range(3):
-            with server.connect() as raw, trusting_context().wrap_socket(raw.sock) if tls else raw.sock as sock:
+            with (
+                server.connect() as raw,
+                trusting_context().wrap_socket(raw.sock) if tls else raw.sock as sock,
+            ):
                 client = Connection(sock)
                 client.get("/hello")
                 client.read_response()
@@ -325,7 +367,11 @@ def test_a_client_that_resets_leaves_nothing_on_stderr(
 
 def test_what_was_accepted_before_listening_stops_is_answered(tmp_path: Path, loop: str) -> None:
     """asyncio accepts several at once, and makes connections of them in its next turn."""
-    with Gunicorn(tmp_path, asgi_loop=loop, keepalive=60, max_requests=3) as server, server.connect() as last, server.connect() as blocking:
+    with (
+        Gunicorn(tmp_path, asgi_loop=loop, keepalive=60, max_requests=3) as server,
+        server.connect() as last,
+        server.connect() as blocking,
+    ):
         last.get("/hello")
         last.read_response()
         blocking.get("/block?seconds=0.5")
@@ -339,8 +385,13 @@ def test_what_was_accepted_before_listening_stops_is_answered(tmp_path: Path, lo
             client.sock.close()
 
 
-def test_the_ssl_context_hook_makes_the_context(tmp_path: Path, certificate: dict[str, str]) -> None:
-    config = NOTE + "\ndef ssl_context(config, default):\n    note('ssl_context')\n    return default()\n"
+def test_the_ssl_context_hook_makes_the_context(
+    tmp_path: Path, certificate: dict[str, str]
+) -> None:
+    config = (
+        NOTE
+        + "\ndef ssl_context(config, default):\n    note('ssl_context')\n    return default()\n"
+    )
     with Gunicorn(tmp_path, config=config, **certificate) as server:
         assert server.get("/hello").status_code == 200
         assert "ssl_context" in server.events
@@ -349,7 +400,10 @@ def test_the_ssl_context_hook_makes_the_context(tmp_path: Path, certificate: dic
 @pytest.mark.parametrize(
     ("hook", "sentence"),
     [
-        ("raise ValueError('no context today')", r"The ssl_context hook raised ValueError\('no context today'\)\."),
+        (
+            "raise ValueError('no context today')",
+            r"The ssl_context hook raised ValueError\('no context today'\)\.",
+        ),
         ("pass", r"The ssl_context hook must return an ssl\.SSLContext, not None\."),
     ],
 )
@@ -407,12 +461,22 @@ def test_term_drains(tmp_path: Path, loop: str) -> None:
         running.chunk(b"")
         assert running.read_all() == b"0\r\n\r\n"
         assert server.wait() == 0
-        assert server.events[-5:] == ["duplex end", "shutdown", "shut down", "worker_exit", "atexit"]
+        assert server.events[-5:] == [
+            "duplex end",
+            "shutdown",
+            "shut down",
+            "worker_exit",
+            "atexit",
+        ]
         assert not server.lines(r"was sent|ERROR|WARNING|Traceback")
 
 
 def test_term_without_requests_ends_at_once(tmp_path: Path, loop: str) -> None:
-    with Gunicorn(tmp_path, asgi_loop=loop, keepalive=60, graceful_timeout=60) as server, server.connect() as idle, server.connect():
+    with (
+        Gunicorn(tmp_path, asgi_loop=loop, keepalive=60, graceful_timeout=60) as server,
+        server.connect() as idle,
+        server.connect(),
+    ):
         idle.get("/hello")
         idle.read_response()
         clock = Clock()
@@ -421,8 +485,13 @@ def test_term_without_requests_ends_at_once(tmp_path: Path, loop: str) -> None:
         assert not server.lines("was sent")
 
 
-def test_a_request_that_comes_in_the_lame_duck_time_is_answered_and_told_that_its_connection_ends(tmp_path: Path, loop: str) -> None:
-    with Gunicorn(tmp_path, asgi_loop=loop, keepalive=60, options={"lame_duck": 4}) as server, server.connect() as idle:
+def test_a_request_that_comes_in_the_lame_duck_time_is_answered_and_told_that_its_connection_ends(
+    tmp_path: Path, loop: str
+) -> None:
+    with (
+        Gunicorn(tmp_path, asgi_loop=loop, keepalive=60, options={"lame_duck": 4}) as server,
+        server.connect() as idle,
+    ):
         idle.get("/hello")
         assert idle.read_response()[1]["connection"] is None
         with server.connect() as other:
@@ -461,7 +530,9 @@ def test_term_repeated_is_term_once(tmp_path: Path, loop: str) -> None:
         assert not server.lines("was sent")
 
 
-def test_an_application_that_listens_hears_of_the_end_in_time_and_completes_its_response(tmp_path: Path) -> None:
+def test_an_application_that_listens_hears_of_the_end_in_time_and_completes_its_response(
+    tmp_path: Path,
+) -> None:
     with Gunicorn(tmp_path, graceful_timeout=3) as server, server.connect() as client:
         client.get("/listening")
         client.read_until(b"begun\n\r\n")
@@ -472,8 +543,13 @@ def test_an_application_that_listens_hears_of_the_end_in_time_and_completes_its_
         assert not server.lines("was sent|WARNING|ERROR")
 
 
-def test_a_request_that_never_ends_is_cancelled_before_the_arbiter_kills(tmp_path: Path, loop: str) -> None:
-    with Gunicorn(tmp_path, asgi_loop=loop, config=HOOKS, graceful_timeout=3) as server, server.connect() as client:
+def test_a_request_that_never_ends_is_cancelled_before_the_arbiter_kills(
+    tmp_path: Path, loop: str
+) -> None:
+    with (
+        Gunicorn(tmp_path, asgi_loop=loop, config=HOOKS, graceful_timeout=3) as server,
+        server.connect() as client,
+    ):
         client.get("/stuck")
         client.read_until(b"begun\n\r\n")
         clock = Clock()
@@ -481,17 +557,35 @@ def test_a_request_that_never_ends_is_cancelled_before_the_arbiter_kills(tmp_pat
         assert clock.seconds > 1
         # It does not look whole.
         assert client.read_all() == b""
-        assert server.events[-6:] == ["http.disconnect", "cancelled", "shutdown", "shut down", "worker_exit", "atexit"]
-        assert server.lines(r"\[WARNING\] 1 responses were not complete, and 1 applications running, at the end of graceful_timeout$")
+        assert server.events[-6:] == [
+            "http.disconnect",
+            "cancelled",
+            "shutdown",
+            "shut down",
+            "worker_exit",
+            "atexit",
+        ]
+        assert server.lines(
+            r"\[WARNING\] 1 responses were not complete, and 1 applications running, at the end of graceful_timeout$"
+        )
         assert not server.lines("was sent")
 
 
-def test_an_application_that_refuses_to_be_cancelled_cannot_hold_the_worker(tmp_path: Path, loop: str) -> None:
-    with Gunicorn(tmp_path, asgi_loop=loop, config=HOOKS, graceful_timeout=3) as server, server.connect() as client:
+def test_an_application_that_refuses_to_be_cancelled_cannot_hold_the_worker(
+    tmp_path: Path, loop: str
+) -> None:
+    with (
+        Gunicorn(tmp_path, asgi_loop=loop, config=HOOKS, graceful_timeout=3) as server,
+        server.connect() as client,
+    ):
         client.get("/deaf")
         client.read_until(b"begun\n\r\n")
         assert server.stop() == 0
-        assert [event for event in server.events if event != "cancelled"][-3:] == ["shut down", "worker_exit", "atexit"]
+        assert [event for event in server.events if event != "cancelled"][-3:] == [
+            "shut down",
+            "worker_exit",
+            "atexit",
+        ]
         assert not server.lines("was sent")
 
 
@@ -520,7 +614,9 @@ def test_lifespan_shutdown_comes_after_the_last_response(tmp_path: Path) -> None
 
 
 def test_term_while_the_application_is_imported_is_obeyed_when_it_is(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, "importing:app", env={"TEST_IMPORT_SECONDS": "1"}, config=HOOKS, wait=False) as server:
+    with Gunicorn(
+        tmp_path, "importing:app", env={"TEST_IMPORT_SECONDS": "1"}, config=HOOKS, wait=False
+    ) as server:
         server.wait_for_event("importing")
         assert server.stop() == 0
         assert server.events == ["importing", "worker_exit"]
@@ -531,7 +627,9 @@ def test_term_while_the_application_is_imported_is_obeyed_when_it_is(tmp_path: P
 
 
 def test_quit_while_the_application_is_imported_leaves_at_once(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, "importing:app", env={"TEST_IMPORT_SECONDS": "3600"}, config=HOOKS, wait=False) as server:
+    with Gunicorn(
+        tmp_path, "importing:app", env={"TEST_IMPORT_SECONDS": "3600"}, config=HOOKS, wait=False
+    ) as server:
         server.wait_for_event("importing")
         clock = Clock()
         assert server.stop(signal.SIGQUIT) == 0
@@ -541,10 +639,14 @@ def test_quit_while_the_application_is_imported_leaves_at_once(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGINT])
-def test_quit_and_int_are_obeyed_also_by_an_import_that_lets_nothing_through(tmp_path: Path, number: int) -> None:
+def test_quit_and_int_are_obeyed_also_by_an_import_that_lets_nothing_through(
+    tmp_path: Path, number: int
+) -> None:
     env = {"TEST_IMPORT_SECONDS": "3600", "TEST_IMPORT_SWALLOWS": "1"}
     # Only an end of its own comes in time.
-    with Gunicorn(tmp_path, "importing:app", env=env, config=HOOKS, wait=False, graceful_timeout=600) as server:
+    with Gunicorn(
+        tmp_path, "importing:app", env=env, config=HOOKS, wait=False, graceful_timeout=600
+    ) as server:
         server.wait_for_event("importing")
         [worker] = server.workers()
         os.kill(worker, number)
@@ -555,7 +657,10 @@ def test_quit_and_int_are_obeyed_also_by_an_import_that_lets_nothing_through(tmp
 
 @pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGINT])
 def test_quit_and_int_leave_quickly(tmp_path: Path, loop: str, number: int) -> None:
-    with Gunicorn(tmp_path, asgi_loop=loop, config=HOOKS, graceful_timeout=60) as server, server.connect() as client:
+    with (
+        Gunicorn(tmp_path, asgi_loop=loop, config=HOOKS, graceful_timeout=60) as server,
+        server.connect() as client,
+    ):
         client.get("/stuck")
         client.read_until(b"begun\n\r\n")
         clock = Clock()
@@ -584,7 +689,9 @@ def test_ctrl_c_calls_worker_int_once(tmp_path: Path, loop: str) -> None:
         assert not server.lines("was sent|ERROR|Traceback")
 
 
-def test_a_worker_int_that_raises_is_logged_and_the_worker_shuts_down(tmp_path: Path, loop: str) -> None:
+def test_a_worker_int_that_raises_is_logged_and_the_worker_shuts_down(
+    tmp_path: Path, loop: str
+) -> None:
     config = HOOKS + "\ndef worker_int(worker):\n    raise ValueError('of the hook')\n"
     with Gunicorn(tmp_path, asgi_loop=loop, config=config) as server:
         assert server.stop(signal.SIGQUIT) == 0
@@ -595,7 +702,9 @@ def test_a_worker_int_that_raises_is_logged_and_the_worker_shuts_down(tmp_path: 
 
 
 def test_a_slow_lifespan_shutdown_is_bounded_after_quit(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, config=HOOKS, graceful_timeout=60, env={"TEST_SHUTDOWN_SECONDS": "3600"}) as server:
+    with Gunicorn(
+        tmp_path, config=HOOKS, graceful_timeout=60, env={"TEST_SHUTDOWN_SECONDS": "3600"}
+    ) as server:
         clock = Clock()
         assert server.stop(signal.SIGQUIT) == 0
         assert clock.seconds < SOON
@@ -624,10 +733,18 @@ def test_int_ends_a_drain(tmp_path: Path, loop: str) -> None:
         assert not server.lines("was sent")
 
 
-@pytest.mark.skipif(GUNICORN_VERSION < (25, 0), reason="this Gunicorn does not hear INT while it stops")
-def test_int_to_the_master_ends_a_drain_with_a_slow_shutdown_before_it_kills(tmp_path: Path) -> None:
+@pytest.mark.skipif(
+    GUNICORN_VERSION < (25, 0), reason="this Gunicorn does not hear INT while it stops"
+)
+def test_int_to_the_master_ends_a_drain_with_a_slow_shutdown_before_it_kills(
+    tmp_path: Path,
+) -> None:
     env = {"TEST_SHUTDOWN_SECONDS": "3600"}
-    with Gunicorn(tmp_path, config=HOOKS, graceful_timeout=60, env=env) as server, server.connect() as client, server.connect() as idle:
+    with (
+        Gunicorn(tmp_path, config=HOOKS, graceful_timeout=60, env=env) as server,
+        server.connect() as client,
+        server.connect() as idle,
+    ):
         idle.get("/hello")
         idle.read_response()
         client.get("/stuck")
@@ -664,8 +781,13 @@ def test_a_worker_that_was_told_to_quit_is_replaced(tmp_path: Path) -> None:
 # ABRT and the heartbeat.
 
 
-def test_a_blocked_loop_is_aborted_with_its_hook_and_the_worker_replaced(tmp_path: Path, loop: str) -> None:
-    with Gunicorn(tmp_path, asgi_loop=loop, config=HOOKS, timeout=1) as server, server.connect() as client:
+def test_a_blocked_loop_is_aborted_with_its_hook_and_the_worker_replaced(
+    tmp_path: Path, loop: str
+) -> None:
+    with (
+        Gunicorn(tmp_path, asgi_loop=loop, config=HOOKS, timeout=1) as server,
+        server.connect() as client,
+    ):
         [first] = server.workers()
         client.get("/block?seconds=3600")
         server.wait_for_event("block begun")
@@ -680,9 +802,14 @@ def test_a_blocked_loop_is_aborted_with_its_hook_and_the_worker_replaced(tmp_pat
         assert not server.lines("SIGKILL|SIGABRT")
 
 
-def test_the_heartbeat_goes_on_in_slow_requests_and_in_the_drain_and_the_shutdown(tmp_path: Path, loop: str) -> None:
+def test_the_heartbeat_goes_on_in_slow_requests_and_in_the_drain_and_the_shutdown(
+    tmp_path: Path, loop: str
+) -> None:
     env = {"TEST_SHUTDOWN_SECONDS": "2.5"}
-    with Gunicorn(tmp_path, asgi_loop=loop, timeout=1, env=env) as server, server.connect() as client:
+    with (
+        Gunicorn(tmp_path, asgi_loop=loop, timeout=1, env=env) as server,
+        server.connect() as client,
+    ):
         [first] = server.workers()
         client.get("/slow?seconds=2.5")
         assert client.read_response()[2] == b"slow\n"
@@ -720,7 +847,9 @@ def post_worker_init(worker):
 # What the application does to the loop.
 
 
-def test_an_error_in_a_callback_of_the_application_is_logged_and_harms_no_request(tmp_path: Path, loop: str) -> None:
+def test_an_error_in_a_callback_of_the_application_is_logged_and_harms_no_request(
+    tmp_path: Path, loop: str
+) -> None:
     with Gunicorn(tmp_path, asgi_loop=loop) as server, server.client() as client:
         assert client.get("/callback").text == "called\n"
         server.wait_for(r"\[ERROR\] Exception in callback")
@@ -747,7 +876,11 @@ def test_sys_exit_in_a_request_ends_the_worker_with_its_code(tmp_path: Path, loo
 
 def test_usr1_reopens_the_logs_and_disturbs_no_request(tmp_path: Path, loop: str) -> None:
     access_log = tmp_path / "access.log"
-    with Gunicorn(tmp_path, asgi_loop=loop, accesslog=str(access_log)) as server, server.connect() as running, server.client() as client:
+    with (
+        Gunicorn(tmp_path, asgi_loop=loop, accesslog=str(access_log)) as server,
+        server.connect() as running,
+        server.client() as client,
+    ):
         [worker] = server.workers()
         running.begin_upload("/duplex")
         running.read_until(b"begun\n\r\n")
@@ -772,8 +905,13 @@ def test_usr1_reopens_the_logs_and_disturbs_no_request(tmp_path: Path, loop: str
         assert server.lines(rf"Worker exiting \(pid: {worker}\)")
 
 
-def test_hup_replaces_the_workers_with_new_settings_while_the_old_finish(tmp_path: Path, loop: str) -> None:
-    with Gunicorn(tmp_path, asgi_loop=loop, raw_env=["GREETING=one"]) as server, server.connect() as running:
+def test_hup_replaces_the_workers_with_new_settings_while_the_old_finish(
+    tmp_path: Path, loop: str
+) -> None:
+    with (
+        Gunicorn(tmp_path, asgi_loop=loop, raw_env=["GREETING=one"]) as server,
+        server.connect() as running,
+    ):
         [first] = server.workers()
         assert server.get("/environ?name=GREETING").text == "one"
         running.begin_upload("/duplex")
@@ -799,7 +937,10 @@ def test_hup_replaces_the_workers_with_new_settings_while_the_old_finish(tmp_pat
 
 @pytest.mark.parametrize("what", ["idle", "busy"])
 def test_a_worker_whose_master_is_gone_leaves(tmp_path: Path, loop: str, what: str) -> None:
-    with Gunicorn(tmp_path, asgi_loop=loop, config=HOOKS, graceful_timeout=2) as server, server.connect() as client:
+    with (
+        Gunicorn(tmp_path, asgi_loop=loop, config=HOOKS, graceful_timeout=2) as server,
+        server.connect() as client,
+    ):
         [worker] = server.workers()
         if what == "busy":
             client.get("/stuck")
@@ -815,7 +956,12 @@ def test_a_worker_whose_master_is_gone_leaves(tmp_path: Path, loop: str, what: s
 
 
 def test_max_requests_replaces_the_worker_and_loses_no_request(tmp_path: Path, loop: str) -> None:
-    with Gunicorn(tmp_path, asgi_loop=loop, max_requests=4, max_requests_jitter=3, keepalive=60) as server, server.client() as client:
+    with (
+        Gunicorn(
+            tmp_path, asgi_loop=loop, max_requests=4, max_requests_jitter=3, keepalive=60
+        ) as server,
+        server.client() as client,
+    ):
         pids: list[str] = []
         closed = 0
         for _ in range(60):
@@ -831,8 +977,14 @@ def test_max_requests_replaces_the_worker_and_loses_no_request(tmp_path: Path, l
         assert not server.lines("was sent|ERROR|WARNING")
 
 
-def test_max_requests_is_logged_once_and_what_runs_beside_the_last_request_finishes(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, max_requests=2) as server, server.connect() as running, server.connect() as client:
+def test_max_requests_is_logged_once_and_what_runs_beside_the_last_request_finishes(
+    tmp_path: Path,
+) -> None:
+    with (
+        Gunicorn(tmp_path, max_requests=2) as server,
+        server.connect() as running,
+        server.connect() as client,
+    ):
         running.begin_upload("/duplex")
         running.read_until(b"begun\n\r\n")
         client.send(b"GET /pid HTTP/1.1\r\nHost: test\r\n\r\n" * 3)
@@ -854,7 +1006,9 @@ def test_max_requests_is_logged_once_and_what_runs_beside_the_last_request_finis
 def reloading(tmp_path: Path) -> Iterator[tuple[Gunicorn, Path]]:
     path = tmp_path / "changing.py"
     path.write_text(APP.format(text="one"))
-    with Gunicorn(tmp_path, "changing:app", pythonpath=str(tmp_path), reload=True, reload_engine="poll") as server:
+    with Gunicorn(
+        tmp_path, "changing:app", pythonpath=str(tmp_path), reload=True, reload_engine="poll"
+    ) as server:
         assert server.get("/").text == "one"
         yield server, path
 
@@ -901,7 +1055,12 @@ def test_reload_serves_the_changed_application(reloading: tuple[Gunicorn, Path])
 def test_reload_does_not_wait_for_an_endless_stream(tmp_path: Path) -> None:
     path = tmp_path / "changing.py"
     path.write_text(APP.format(text="one") + "    await __import__('asyncio').Event().wait()\n")
-    settings: dict[str, Any] = {"pythonpath": str(tmp_path), "reload": True, "reload_engine": "poll", "graceful_timeout": 1000}
+    settings: dict[str, Any] = {
+        "pythonpath": str(tmp_path),
+        "reload": True,
+        "reload_engine": "poll",
+        "graceful_timeout": 1000,
+    }
     with Gunicorn(tmp_path, "changing:app", **settings) as server:
         assert server.get("/").text == "one"
         change_until(server, path, APP.format(text="two"), "two")
@@ -923,7 +1082,10 @@ async def app(scope, receive, send):
         ("import helper\nfrom helper import app\n", "ZeroDivisionError"),
         ("import sys\nsys.exit('no licence')\n", "SystemExit: no licence"),
         ("raise BaseException('unusual')\n", "BaseException: unusual"),
-        ("error = ValueError('its own cause')\nraise error from error\n", "ValueError: its own cause"),
+        (
+            "error = ValueError('its own cause')\nraise error from error\n",
+            "ValueError: its own cause",
+        ),
         ("application = None\n", "Failed to find attribute 'app'"),
         ("def app(environ, start_response): ...\n", "looks like a WSGI application"),
         (FAILING_STARTUP, "ASGI lifespan.startup failed: no database"),
@@ -937,7 +1099,10 @@ def test_reload_shows_why_an_application_cannot_be_loaded_until_it_is_mended(
     helper.write_text("1 / 0\n")
     change_until(server, path, source, shown)
     response = server.get("/")
-    assert (response.status_code, response.headers["content-type"]) == (500, "text/plain; charset=utf-8")
+    assert (response.status_code, response.headers["content-type"]) == (
+        500,
+        "text/plain; charset=utf-8",
+    )
     if "helper" in source:  # it is the file that has raised which is mended
         change_until(server, helper, APP.format(text="two"), "two")
     else:
@@ -946,9 +1111,13 @@ def test_reload_shows_why_an_application_cannot_be_loaded_until_it_is_mended(
     assert not server.lines("was sent|Worker failed to boot")
 
 
-def test_an_application_that_cannot_be_loaded_may_be_mended_from_the_first_start_on(tmp_path: Path) -> None:
+def test_an_application_that_cannot_be_loaded_may_be_mended_from_the_first_start_on(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "changing.py"
     path.write_text("import nosuch\n")
-    with Gunicorn(tmp_path, "changing:app", pythonpath=str(tmp_path), reload=True, reload_engine="poll") as server:
+    with Gunicorn(
+        tmp_path, "changing:app", pythonpath=str(tmp_path), reload=True, reload_engine="poll"
+    ) as server:
         assert "No module named 'nosuch'" in server.get("/").text
         change_until(server, path, APP.format(text="two"), "two")

@@ -37,7 +37,10 @@ from ws import (
     text,
 )
 
-has_limit = pytest.mark.skipif("websocket_max_message_size" not in Config().settings, reason="this Gunicorn has no such setting")
+has_limit = pytest.mark.skipif(
+    "websocket_max_message_size" not in Config().settings,
+    reason="this Gunicorn has no such setting",
+)
 
 OFFER = b"Sec-WebSocket-Extensions: permessage-deflate"
 LEAST = 64
@@ -95,11 +98,15 @@ def assert_answers(deflate: Deflate | None, offer: bytes) -> None:
     if SNCT in asked:
         assert SNCT in told, "7.1.1.1: the server accepts by including it"
     if SBITS in asked:
-        assert SBITS in told, "7.1.2.1: the server accepts by including it with the same or a smaller value"
+        assert SBITS in told, (
+            "7.1.2.1: the server accepts by including it with the same or a smaller value"
+        )
         assert int(told[SBITS]) <= int(asked[SBITS])
     if CBITS in told:
         assert CBITS in asked, "7.1.2.2: not if the offer has not"
-        assert int(told[CBITS]) <= int(asked[CBITS] or b"15"), "7.1.2.2: the same or a smaller value"
+        assert int(told[CBITS]) <= int(asked[CBITS] or b"15"), (
+            "7.1.2.2: the same or a smaller value"
+        )
 
 
 def test_every_combination_of_parameters_is_answered(server: InProcess) -> None:
@@ -109,7 +116,10 @@ def test_every_combination_of_parameters_is_answered(server: InProcess) -> None:
 
 @pytest.mark.parametrize("bits", range(9, 16))
 def test_every_number_of_bits_is_accepted(server: InProcess, bits: int) -> None:
-    for offer in (b"permessage-deflate; %b=%d" % (SBITS, bits), b"permessage-deflate; %b=%d" % (CBITS, bits)):
+    for offer in (
+        b"permessage-deflate; %b=%d" % (SBITS, bits),
+        b"permessage-deflate; %b=%d" % (CBITS, bits),
+    ):
         assert_answers(negotiate(server, offer), offer)
 
 
@@ -174,18 +184,30 @@ FALLBACKS = {
         [b"permessage-deflate; foo, permessage-deflate; server_max_window_bits=10"],
         b"permessage-deflate; server_max_window_bits=10",
     ),
-    "the first": ([b"permessage-deflate; server_max_window_bits=9, permessage-deflate"], b"permessage-deflate; server_max_window_bits=9"),
-    "8 bits, then any": ([b"permessage-deflate; server_max_window_bits=8, permessage-deflate"], b"permessage-deflate"),
+    "the first": (
+        [b"permessage-deflate; server_max_window_bits=9, permessage-deflate"],
+        b"permessage-deflate; server_max_window_bits=9",
+    ),
+    "8 bits, then any": (
+        [b"permessage-deflate; server_max_window_bits=8, permessage-deflate"],
+        b"permessage-deflate",
+    ),
     "behind another extension": (
         [b"foo; bar=1, permessage-deflate; client_no_context_takeover"],
         b"permessage-deflate; client_no_context_takeover",
     ),
     "in several lines": (
-        [b"permessage-deflate; server_max_window_bits=16", b"foo", b"permessage-deflate; server_max_window_bits=11"],
+        [
+            b"permessage-deflate; server_max_window_bits=16",
+            b"foo",
+            b"permessage-deflate; server_max_window_bits=11",
+        ],
         b"permessage-deflate; server_max_window_bits=11",
     ),
     "the third": (
-        [b"permessage-deflate; server_no_context_takeover=1, permessage-deflate; x, permessage-deflate; server_no_context_takeover"],
+        [
+            b"permessage-deflate; server_no_context_takeover=1, permessage-deflate; x, permessage-deflate; server_no_context_takeover"
+        ],
         b"permessage-deflate; server_no_context_takeover",
     ),
     "a quoted value": (
@@ -197,7 +219,9 @@ FALLBACKS = {
 
 
 @pytest.mark.parametrize(("offers", "taken"), FALLBACKS.values(), ids=FALLBACKS.keys())
-def test_the_first_acceptable_offer_is_taken(server: InProcess, offers: list[bytes], taken: bytes) -> None:
+def test_the_first_acceptable_offer_is_taken(
+    server: InProcess, offers: list[bytes], taken: bytes
+) -> None:
     """RFC 7692, 5 and 7.1: in the client's order of preference, from all lines (RFC 6455, 11.3.2)."""
     deflate = negotiate(server, *offers)
     assert_answers(deflate, taken)
@@ -266,7 +290,9 @@ SAMPLES: list[str | bytes] = [
 
 
 @pytest.mark.parametrize("offer", list(combinations()))
-def test_messages_go_both_ways_within_the_agreed_windows(server: InProcess, parser: str, offer: bytes) -> None:
+def test_messages_go_both_ways_within_the_agreed_windows(
+    server: InProcess, parser: str, offer: bytes
+) -> None:
     """RFC 7692, 7.1 and 7.2: window bits and takeover of context, both ways."""
     if parser == "httptools" and SBITS in offer and CBITS in offer:
         return  # the loop has no part in it
@@ -370,22 +396,43 @@ def test_a_compressed_message_is_cut_anywhere(parser: str, offer: bytes, read_si
 EXAMPLES: dict[str, tuple[list[bytes], list[str]]] = {
     # payloads of whole messages
     "7.2.3.1: one compressed block": ([bytes.fromhex("f248cdc9c90700")], ["Hello"]),
-    "7.2.3.2: sharing the window": ([bytes.fromhex("f248cdc9c90700"), bytes.fromhex("f200110000")], ["Hello", "Hello"]),
+    "7.2.3.2: sharing the window": (
+        [bytes.fromhex("f248cdc9c90700"), bytes.fromhex("f200110000")],
+        ["Hello", "Hello"],
+    ),
     "7.2.3.3: no compression": ([bytes.fromhex("000500faff48656c6c6f00")], ["Hello"]),
     "7.2.3.4: BFINAL": ([bytes.fromhex("f348cdc9c9070000")], ["Hello"]),
     "7.2.3.4: BFINAL, and messages behind it": (
-        [bytes.fromhex("f348cdc9c9070000"), bytes.fromhex("f248cdc9c90700"), bytes.fromhex("f348cdc9c9070000")],
+        [
+            bytes.fromhex("f348cdc9c9070000"),
+            bytes.fromhex("f248cdc9c90700"),
+            bytes.fromhex("f348cdc9c9070000"),
+        ],
         ["Hello", "Hello", "Hello"],
     ),
-    "7.2.3.5: two blocks": ([bytes.fromhex("f248050000 00ffff cac9c90700".replace(" ", ""))], ["Hello"]),
-    "7.2.3.6: an empty message": ([b"\0", b"\0", bytes.fromhex("f248cdc9c90700")], ["", "", "Hello"]),
-    "7.2.1: blocks behind one with BFINAL": ([bytes.fromhex("f348cdc9c90700f248cdc9c90700")], ["HelloHello"]),
-    "an empty block with BFINAL": ([bytes.fromhex("030000"), bytes.fromhex("f248cdc9c90700")], ["", "Hello"]),
+    "7.2.3.5: two blocks": (
+        [bytes.fromhex("f248050000 00ffff cac9c90700".replace(" ", ""))],
+        ["Hello"],
+    ),
+    "7.2.3.6: an empty message": (
+        [b"\0", b"\0", bytes.fromhex("f248cdc9c90700")],
+        ["", "", "Hello"],
+    ),
+    "7.2.1: blocks behind one with BFINAL": (
+        [bytes.fromhex("f348cdc9c90700f248cdc9c90700")],
+        ["HelloHello"],
+    ),
+    "an empty block with BFINAL": (
+        [bytes.fromhex("030000"), bytes.fromhex("f248cdc9c90700")],
+        ["", "Hello"],
+    ),
 }
 
 
 @pytest.mark.parametrize(("payloads", "expected"), EXAMPLES.values(), ids=EXAMPLES.keys())
-def test_the_examples_of_rfc_7692(server: InProcess, payloads: list[bytes], expected: list[str]) -> None:
+def test_the_examples_of_rfc_7692(
+    server: InProcess, payloads: list[bytes], expected: list[str]
+) -> None:
     """RFC 7692, 7.2.3, also in two frames each, and where no context is kept, for those that need none."""
     for offer in (OFFER, OFFER + b"; client_no_context_takeover"):
         if len(payloads) > 1 and payloads[1].startswith(b"\xf2\0") and offer != OFFER:
@@ -393,7 +440,11 @@ def test_the_examples_of_rfc_7692(server: InProcess, payloads: list[bytes], expe
         for cut in (0, 2, 3, 7):
             ws = connect(server, offer)
             for payload, message in zip(payloads, expected, strict=True):
-                ws.send(fragments(TEXT, [payload[:cut], payload[cut:]], ping(), rsv=RSV1) if cut else text(payload, rsv=RSV1))
+                ws.send(
+                    fragments(TEXT, [payload[:cut], payload[cut:]], ping(), rsv=RSV1)
+                    if cut
+                    else text(payload, rsv=RSV1)
+                )
                 assert ws.read_message() == message
             ws.client.close()
 
@@ -414,27 +465,51 @@ SYNC = b"\0\0\xff\xff"
 """What a sender leaves out at the end of a message (RFC 7692, 7.2.1)."""
 FAILURES: dict[str, tuple[bytes, set[int]]] = {
     # RFC 7692, 6: only the first frame of a message, and no control frame
-    "RSV1 on a continuation": (text(HELLO[:3], rsv=RSV1, fin=False) + cont(HELLO[3:], rsv=RSV1), {1002}),
+    "RSV1 on a continuation": (
+        text(HELLO[:3], rsv=RSV1, fin=False) + cont(HELLO[3:], rsv=RSV1),
+        {1002},
+    ),
     "RSV1 on a continuation only": (text("a", fin=False) + cont(HELLO, rsv=RSV1), {1002}),
     "RSV1 on a ping": (ping(b"x", rsv=RSV1), {1002}),
     "RSV1 on a pong": (pong(b"x", rsv=RSV1), {1002}),
     "RSV1 on a Close": (close(1000, rsv=RSV1), {1002}),
-    "RSV1 on a ping within a message": (text(HELLO[:3], rsv=RSV1, fin=False) + ping(rsv=RSV1), {1002}),
+    "RSV1 on a ping within a message": (
+        text(HELLO[:3], rsv=RSV1, fin=False) + ping(rsv=RSV1),
+        {1002},
+    ),
     "RSV1 and RSV2": (text(HELLO, rsv=RSV1 | RSV2), {1002}),
     "RSV2": (text("a", rsv=RSV2), {1002}),
     "RSV3": (text("a", rsv=RSV3), {1002}),
     "a text within a compressed text": (text(HELLO[:3], rsv=RSV1, fin=False) + text("a"), {1002}),
     # what is no DEFLATE
     "a reserved type of block": (text(b"\x07\x00", rsv=RSV1), {1002, 1007}),
-    "a stored block whose lengths differ": (binary(b"\x00\x05\x00\x00\x00hello", rsv=RSV1), {1002, 1007}),
-    "a distance beyond the beginning": (binary(bytes.fromhex("f200110000"), rsv=RSV1), {1002, 1007}),
+    "a stored block whose lengths differ": (
+        binary(b"\x00\x05\x00\x00\x00hello", rsv=RSV1),
+        {1002, 1007},
+    ),
+    "a distance beyond the beginning": (
+        binary(bytes.fromhex("f200110000"), rsv=RSV1),
+        {1002, 1007},
+    ),
     "a tree that is none": (binary(b"\x04\xff\xff\xff\xff\xff\xff", rsv=RSV1), {1002, 1007}),
-    "bad data in the second frame": (fragments(BINARY, [HELLO + SYNC, b"\x07\x00"], rsv=RSV1), {1002, 1007}),
-    "bad data in a long message": (binary(deflated(NOISE)[:2500] + b"\xff" * 2500, rsv=RSV1), {1002, 1007}),
-    "final blocks without end": (binary(deflated(b"x", final=True)[:-1] * 1000, rsv=RSV1), {1002, 1007}),
+    "bad data in the second frame": (
+        fragments(BINARY, [HELLO + SYNC, b"\x07\x00"], rsv=RSV1),
+        {1002, 1007},
+    ),
+    "bad data in a long message": (
+        binary(deflated(NOISE)[:2500] + b"\xff" * 2500, rsv=RSV1),
+        {1002, 1007},
+    ),
+    "final blocks without end": (
+        binary(deflated(b"x", final=True)[:-1] * 1000, rsv=RSV1),
+        {1002, 1007},
+    ),
     # RFC 6455, 8.1, behind the compression
     "no UTF-8": (text(deflated(b"caf\xe9 au lait"), rsv=RSV1), {1007}),
-    "no UTF-8, in frames": (fragments(TEXT, [b"%c" % byte for byte in deflated(b"caf\xe9 au lait" * 5)], rsv=RSV1), {1007}),
+    "no UTF-8, in frames": (
+        fragments(TEXT, [b"%c" % byte for byte in deflated(b"caf\xe9 au lait" * 5)], rsv=RSV1),
+        {1007},
+    ),
     "a character that is not whole": (text(deflated(b"abc\xe2\x82"), rsv=RSV1), {1007}),
 }
 
@@ -476,7 +551,9 @@ EXACT = {
 @has_limit
 @pytest.mark.parametrize("kind", [name for name in EXACT if name != "short"])
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_a_message_as_large_as_allowed_is_accepted(limited: InProcess, kind: str, count: int) -> None:
+def test_a_message_as_large_as_allowed_is_accepted(
+    limited: InProcess, kind: str, count: int
+) -> None:
     """Whether it compresses or grows, and in any number of frames."""
     data = EXACT[kind]
     assert data is not None
@@ -485,7 +562,14 @@ def test_a_message_as_large_as_allowed_is_accepted(limited: InProcess, kind: str
     for _ in range(2):
         payload = ws.deflate.compress(data)
         step = -(-len(payload) // count)
-        ws.send(fragments(BINARY, [payload[start : start + step] for start in range(0, len(payload), step)], ping(), rsv=RSV1))
+        ws.send(
+            fragments(
+                BINARY,
+                [payload[start : start + step] for start in range(0, len(payload), step)],
+                ping(),
+                rsv=RSV1,
+            )
+        )
         assert ws.read_message() == data
 
 
@@ -493,19 +577,29 @@ def test_a_message_as_large_as_allowed_is_accepted(limited: InProcess, kind: str
 @pytest.mark.parametrize("extra", [1, 100, 50_000])
 @pytest.mark.parametrize("kind", ["zeros", "noise", "words"])
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_a_message_larger_than_allowed_is_refused(limited: InProcess, kind: str, count: int, extra: int) -> None:
+def test_a_message_larger_than_allowed_is_refused(
+    limited: InProcess, kind: str, count: int, extra: int
+) -> None:
     """RFC 7692, 8; statement 102: the decompressed size counts."""
     data = EXACT[kind]
     assert data is not None
     ws = connect(limited, OFFER)
     payload = deflated(data + data[:extra])
     step = -(-len(payload) // count)
-    ws.send(fragments(BINARY, [payload[start : start + step] for start in range(0, len(payload), step)], rsv=RSV1))
+    ws.send(
+        fragments(
+            BINARY,
+            [payload[start : start + step] for start in range(0, len(payload), step)],
+            rsv=RSV1,
+        )
+    )
     assert ws.read_failure() == 1009
 
 
 @has_limit
-def test_frames_that_announce_more_than_a_message_can_be_are_refused_before_their_payload(limited: InProcess) -> None:
+def test_frames_that_announce_more_than_a_message_can_be_are_refused_before_their_payload(
+    limited: InProcess,
+) -> None:
     """No compression makes ten times as much of it."""
     for length in (10 * LIMIT, 1 << 40, (1 << 63) - 1):
         ws = connect(limited, OFFER)
@@ -528,7 +622,13 @@ BOMB = deflated(bytes(50 << 20))
         fragments(BINARY, [b"", BOMB], rsv=RSV1),
         # full to the last byte, so that nothing is left of the limit; in many an implementation, 0 is then "no limit"
         fragments(
-            BINARY, [(zlib_ := zlib.compressobj(9, wbits=-15)).compress(bytes(LIMIT)) + zlib_.flush(zlib.Z_SYNC_FLUSH), BOMB], rsv=RSV1
+            BINARY,
+            [
+                (zlib_ := zlib.compressobj(9, wbits=-15)).compress(bytes(LIMIT))
+                + zlib_.flush(zlib.Z_SYNC_FLUSH),
+                BOMB,
+            ],
+            rsv=RSV1,
         ),
         frame(BINARY, deflated(bytes(LIMIT), final=True)[:-1] + BOMB, rsv=RSV1),
     ],

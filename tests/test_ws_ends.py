@@ -12,7 +12,7 @@ from ws import ACCEPT, CONNECT, WebSocket, accepted2, close, disconnect, handsha
 from ws2 import Client2, Stream2, extended_connect, serve2
 
 from gunicorn_asgi.errors import ClientDisconnected
-from gunicorn_asgi.websocket import FrameReader
+from gunicorn_asgi.websocket.frames import FrameReader
 
 MANY = [f"message {number}" for number in range(100)]
 LARGE = ["x" * 200_000]
@@ -61,8 +61,14 @@ def open2(server: InProcess) -> tuple[Stream2, WebSocket]:
 
 
 @pytest.mark.parametrize("is_slow", [True, False])
-@pytest.mark.parametrize("messages", [MANY[:1], MANY[:33], MANY, LARGE], ids=["one", "one too many", "many", "a large one"])
-def test_the_end_of_a_stream_does_not_overtake_a_close(parser: str, messages: list[str], is_slow: bool) -> None:
+@pytest.mark.parametrize(
+    "messages",
+    [MANY[:1], MANY[:33], MANY, LARGE],
+    ids=["one", "one too many", "many", "a large one"],
+)
+def test_the_end_of_a_stream_does_not_overtake_a_close(
+    parser: str, messages: list[str], is_slow: bool
+) -> None:
     """RFC 6455, 5.5.1: it is answered; RFC 8441, 5: END_STREAM is the end of a TCP connection, behind all that was sent on it."""
     app = Slow()
     if not is_slow:
@@ -117,7 +123,9 @@ def test_an_application_that_never_reads_hears_of_the_end_of_a_stream(parser: st
 
 @pytest.mark.parametrize("way", ["1.1", "tls"])
 @pytest.mark.parametrize("reads", [True, False])
-def test_a_client_that_leaves_behind_messages_nobody_reads_is_noticed(parser: str, way: str, reads: bool) -> None:
+def test_a_client_that_leaves_behind_messages_nobody_reads_is_noticed(
+    parser: str, way: str, reads: bool
+) -> None:
     """asyncio's TLS keeps it to itself while nothing is read. What has come before can still be read, with the client's own code."""
     app = Slow()
     raised: list[BaseException] = []
@@ -128,7 +136,11 @@ def test_a_client_that_leaves_behind_messages_nobody_reads_is_noticed(parser: st
         client.read_head()
         app.accepted.wait()
         client.send(b"".join(map(text, MANY)) + close(1001, "bye"))
-        asked.server.wait_until(lambda: any(connection._reading_paused for connection in asked.server.server.connections))
+        asked.server.wait_until(
+            lambda: any(
+                connection._reading_paused for connection in asked.server.server.connections
+            )
+        )
         client.close()
         for _ in range(2 if reads else 10):
             asked.server.advance(1)
@@ -158,7 +170,9 @@ def test_what_had_come_before_a_worker_leaves_can_still_be_read(parser: str, way
         app.accepted.wait()
         client.send(b"".join(map(text, MANY)))
         server.wait_paused()
-        server.call(lambda: [connection.close_websocket() for connection in list(server.server.connections)])
+        server.call(
+            lambda: [connection.close_websocket() for connection in list(server.server.connections)]
+        )
         app.go.set()
         app.ended.wait()
         assert app.messages == [*map(received, MANY), disconnect(1012)]

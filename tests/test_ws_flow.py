@@ -91,10 +91,21 @@ def test_messages_come_in_their_order_and_with_one_key(parser: str) -> None:
 
     with serves(app, parser) as server:
         ws = connect(server)
-        ws.send(text("a") + binary(b"b") + text("") + binary(b"") + text("é", fin=False) + cont("☃") + binary(b"\xff"))
+        ws.send(
+            text("a")
+            + binary(b"b")
+            + text("")
+            + binary(b"")
+            + text("é", fin=False)
+            + cont("☃")
+            + binary(b"\xff")
+        )
         assert ws.close(4000, "bye") == (4000, ws_reason(ws, "bye"))
         server.wait_until(lambda: told)
-        assert told == [*map(received, ("a", b"b", "", b"", "é☃", b"\xff")), disconnect(4000, "bye")]
+        assert told == [
+            *map(received, ("a", b"b", "", b"", "é☃", b"\xff")),
+            disconnect(4000, "bye"),
+        ]
         assert all(type(message.get("bytes", b"")) is bytes for message in told)
 
 
@@ -231,7 +242,9 @@ def test_receives_at_the_same_time_get_a_message_each(parser: str) -> None:
         ws.send(text("b") + text("c"))
         ws.send(close(4000))
         server.wait_until(lambda: told)
-        assert sorted(map(str, told)) == sorted(map(str, [received("a"), received("b"), received("c"), disconnect(4000)]))
+        assert sorted(map(str, told)) == sorted(
+            map(str, [received("a"), received("b"), received("c"), disconnect(4000)])
+        )
 
 
 def test_all_receives_at_the_same_time_hear_of_the_end(parser: str) -> None:
@@ -315,7 +328,11 @@ def test_a_receive_that_is_cancelled_in_the_turn_of_its_message(parser: str, ord
     with serves(app, parser) as server:
         ws = connect(server)
         waiting.wait()
-        packet = ws.client.connection.packet(ws.client.id, text("a")) if isinstance(ws.client, Stream2) else text("a")
+        packet = (
+            ws.client.connection.packet(ws.client.id, text("a"))
+            if isinstance(ws.client, Stream2)
+            else text("a")
+        )
         server.call(deliver)
         ws.send(text("b"))
         ws.close()
@@ -415,7 +432,15 @@ def test_receive_says_so_at_once_and_send_raises_behind_the_own_close(parser: st
 
 
 @pytest.mark.parametrize(
-    "late", [text("a"), binary(b"b" * 70_000), ping(b"p"), pong(), text("a", fin=False) + cont("b"), text("a", fin=False)]
+    "late",
+    [
+        text("a"),
+        binary(b"b" * 70_000),
+        ping(b"p"),
+        pong(),
+        text("a", fin=False) + cont("b"),
+        text("a", fin=False),
+    ],
 )
 def test_what_comes_while_closing_is_ignored(parser: str, late: bytes) -> None:
     """RFC 6455, 5.5.1 and 1.4: no pong, no message, and the client's Close is still waited for."""
@@ -458,7 +483,18 @@ def test_a_flood_while_closing_is_read_so_that_the_close_behind_it_is_found(pars
         ws.read_end()
 
 
-@pytest.mark.parametrize("answer", [close(4000, "x"), close(), close(1000), close(1005), close(4001, b"\xff"), text("a", mask=None), b""])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        close(4000, "x"),
+        close(),
+        close(1000),
+        close(1005),
+        close(4001, b"\xff"),
+        text("a", mask=None),
+        b"",
+    ],
+)
 def test_any_end_will_do_while_closing(parser: str, answer: bytes) -> None:
     """RFC 6455, 7.1.1 and 7.1.7: one Close has been sent, no other follows; the application's own code stands."""
     told: list[Any] = []
@@ -565,7 +601,9 @@ def test_an_application_that_raises_has_closed_with_1011(parser: str, error: Bas
         assert isinstance(error, asyncio.CancelledError) or line.error is error
 
 
-def test_a_framework_s_word_for_the_end_is_no_error_once_the_application_has_been_told(parser: str) -> None:
+def test_a_framework_s_word_for_the_end_is_no_error_once_the_application_has_been_told(
+    parser: str,
+) -> None:
     """Starlette raises WebSocketDisconnect where it receives ``websocket.disconnect``. Anything else is a fault, and so is that name before."""
 
     class WebSocketDisconnect(Exception):
@@ -619,7 +657,9 @@ def test_an_application_may_return_before_it_has_read_all(parser: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["raises it", "raises another from it", "lets a group raise it"])
-def test_that_the_client_is_gone_is_no_error_when_it_leaves_the_application(parser: str, how: str) -> None:
+def test_that_the_client_is_gone_is_no_error_when_it_leaves_the_application(
+    parser: str, how: str
+) -> None:
     """Statement 99."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -646,8 +686,14 @@ class WebSocketDisconnectError(Exception):
 
 
 @pytest.mark.parametrize("how", ["close", "reset", "half-close"])
-@pytest.mark.parametrize("behind", [b"", text("a", fin=False), text("abc")[:-1]], ids=["a message", "a fragment", "a part of a frame"])
-def test_a_client_that_is_gone_without_a_close_is_1006(parser: str, how: str, behind: bytes) -> None:
+@pytest.mark.parametrize(
+    "behind",
+    [b"", text("a", fin=False), text("abc")[:-1]],
+    ids=["a message", "a fragment", "a part of a frame"],
+)
+def test_a_client_that_is_gone_without_a_close_is_1006(
+    parser: str, how: str, behind: bytes
+) -> None:
     """Statements 95 and 96; RFC 6455, 7.1.5."""
     told: list[Any] = []
 
@@ -698,7 +744,13 @@ def test_messages_before_the_clients_close_can_be_read_behind_it(parser: str, co
         server.wait_lost()
         go.set()
         server.wait_until(lambda: len(told) == 5)
-        assert told == [received("a"), received(b"b"), received("c"), disconnect(code, "bye"), disconnect(code, "bye")]
+        assert told == [
+            received("a"),
+            received(b"b"),
+            received("c"),
+            disconnect(code, "bye"),
+            disconnect(code, "bye"),
+        ]
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
@@ -728,7 +780,9 @@ BROKEN = frame(3)
 
 
 @pytest.mark.parametrize("delivery", ["whole", "bytes"])
-def test_messages_before_a_violation_are_answered_and_nothing_behind_it_is_read(parser: str, delivery: str) -> None:
+def test_messages_before_a_violation_are_answered_and_nothing_behind_it_is_read(
+    parser: str, delivery: str
+) -> None:
     """RFC 6455, 7.1.7: what is behind it is not looked at, though a connection may hand on what was on its way when it was told to stop."""
     go = Flag()
     told: list[Any] = []
@@ -839,7 +893,9 @@ def test_a_close_is_answered_though_the_application_does_not_read(parser: str) -
         go.set()
 
 
-def test_an_application_that_ignores_the_end_is_cancelled_after_the_grace_period(parser: str) -> None:
+def test_an_application_that_ignores_the_end_is_cancelled_after_the_grace_period(
+    parser: str,
+) -> None:
     """Gunicorn's ``asgi_disconnect_grace_period``, as for HTTP; the cancellation is no error."""
     waiting, cancelled = Flag(), Flag()
 
@@ -899,7 +955,9 @@ def test_pings_come_each_interval_also_where_their_timeout_is_longer(parser: str
 
 
 @pytest.mark.parametrize("answer", [b"", None], ids=["nothing", "a part of a frame before"])
-def test_a_client_that_does_not_answer_is_closed_with_1011(parser: str, answer: bytes | None) -> None:
+def test_a_client_that_does_not_answer_is_closed_with_1011(
+    parser: str, answer: bytes | None
+) -> None:
     told: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -944,7 +1002,9 @@ def test_nothing_that_came_before_the_first_ping_answers_it(parser: str, early: 
 
 
 @pytest.mark.parametrize(
-    "sign", [text("a"), pong(b"another"), ping(b"p"), text("abc")[:3], b"\x82"], ids=["a message", "a pong", "a ping", "a part", "a byte"]
+    "sign",
+    [text("a"), pong(b"another"), ping(b"p"), text("abc")[:3], b"\x82"],
+    ids=["a message", "a pong", "a ping", "a part", "a byte"],
 )
 def test_whatever_comes_from_the_client_is_a_sign_of_life(parser: str, sign: bytes) -> None:
     """RFC 6455, 5.5.3, asks for a pong; but a client that sends a large message over a slow line cannot."""
@@ -1183,7 +1243,9 @@ def test_sends_at_the_same_time_keep_their_messages_whole(parser: str) -> None:
     with serves(app, parser) as server:
         ws = connect(server, receive_buffer=8192)
         got = [ws.read_message() for _ in range(10 * count)]
-        assert sorted(got, key=str) == sorted((b"%d" % number * 30_000 for number in range(count) for _ in range(10)), key=str)
+        assert sorted(got, key=str) == sorted(
+            (b"%d" % number * 30_000 for number in range(count) for _ in range(10)), key=str
+        )
         assert ws.answer_close() == (1000, "")
 
 
@@ -1351,12 +1413,17 @@ def test_each_websocket_is_one_call_in_a_task_and_a_context_of_its_own(parser: s
         assert seen == ["unset"] * 3
 
 
-@pytest.mark.skipif("websocket_max_message_size" not in Config().settings, reason="this Gunicorn has no such setting")
+@pytest.mark.skipif(
+    "websocket_max_message_size" not in Config().settings,
+    reason="this Gunicorn has no such setting",
+)
 def test_the_application_hears_the_code_that_the_client_gets(parser: str) -> None:
     """Statement 100: messages before the fault can be read first."""
     app = Recorder()
     with serves(app, parser, websocket_max_message_size=100) as server:
-        for number, (data, code) in enumerate(((text("x" * 101), 1009), (text(b"\xff"), 1007), (text("a", mask=None), 1002))):
+        for number, (data, code) in enumerate(
+            ((text("x" * 101), 1009), (text(b"\xff"), 1007), (text("a", mask=None), 1002))
+        ):
             ws = connect(server, target=f"/{number}")
             ws.send(text("before") + data)
             assert ws.read_failure() == code
@@ -1368,8 +1435,22 @@ def test_the_application_hears_the_code_that_the_client_gets(parser: str) -> Non
 
 @pytest.mark.parametrize(
     "end",
-    [close(1000), text(b"\xff"), ping() + text(b"\xff"), ping() + close(1), text("a") + cont(b"b"), binary(length=1 << 30)],
-    ids=["close", "bad text", "bad text behind a ping", "bad close", "a message and a bad frame", "too big"],
+    [
+        close(1000),
+        text(b"\xff"),
+        ping() + text(b"\xff"),
+        ping() + close(1),
+        text("a") + cont(b"b"),
+        binary(length=1 << 30),
+    ],
+    ids=[
+        "close",
+        "bad text",
+        "bad text behind a ping",
+        "bad close",
+        "a message and a bad frame",
+        "too big",
+    ],
 )
 def test_memory_is_given_back_without_the_garbage_collector(parser: str, end: bytes) -> None:
     """A stream may hold many MiB, and an exception the stream."""
@@ -1476,7 +1557,9 @@ def test_a_client_that_sends_on_and_on_does_not_put_off_write_timeout(parser: st
         ws = connect(server, receive_buffer=4096)
         server.wait_clogged()
         with pytest.raises(OSError):  # a reset, or what follows on one
-            for _ in range(10 * ROUNDS):  # what its kernel takes of its own accord starts the time anew
+            for _ in range(
+                10 * ROUNDS
+            ):  # what its kernel takes of its own accord starts the time anew
                 ws.send(text("x") * 10)
                 server.settle()
                 server.advance(1)
@@ -1488,7 +1571,9 @@ def test_a_client_that_sends_on_and_on_does_not_put_off_write_timeout(parser: st
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-def test_the_end_of_what_the_client_sends_ends_the_sending(parser: str, certificate: ssl.SSLContext, tls: bool) -> None:
+def test_the_end_of_what_the_client_sends_ends_the_sending(
+    parser: str, certificate: ssl.SSLContext, tls: bool
+) -> None:
     """RFC 6455, 7.1.5: without a Close, that is 1006. Nothing that is sent behind it would leave, or wait for room."""
     ended: list[int] = []
 

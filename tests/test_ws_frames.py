@@ -43,7 +43,10 @@ from ws2 import OVER_2, WAYS, serve_way
 
 PROTOCOL_ERROR, INVALID_DATA, TOO_BIG = 1002, 1007, 1009
 
-has_limit = pytest.mark.skipif("websocket_max_message_size" not in Config().settings, reason="this Gunicorn has no such setting")
+has_limit = pytest.mark.skipif(
+    "websocket_max_message_size" not in Config().settings,
+    reason="this Gunicorn has no such setting",
+)
 
 
 class Servers:
@@ -60,7 +63,9 @@ class Servers:
         key = (read_size, *sorted(settings.items()))
         if key not in self._servers:
             app = Recorder()
-            server = serve_way(app, self._parser, read_size=read_size, ws_per_message_deflate=False, **settings)
+            server = serve_way(
+                app, self._parser, read_size=read_size, ws_per_message_deflate=False, **settings
+            )
             self._servers[key] = self._stack.enter_context(server), app
         return self._servers[key]
 
@@ -94,7 +99,9 @@ def good(data: bytes, *messages: str | bytes, pongs: tuple[bytes, ...] = ()) -> 
     return Case(data + close(1000), messages, pongs, 1000, (1000, ""))
 
 
-def bad(data: bytes, *messages: str | bytes, code: int = PROTOCOL_ERROR, pongs: tuple[bytes, ...] = ()) -> Case:
+def bad(
+    data: bytes, *messages: str | bytes, code: int = PROTOCOL_ERROR, pongs: tuple[bytes, ...] = ()
+) -> Case:
     return Case(data, messages, pongs, code)
 
 
@@ -128,7 +135,9 @@ def run(servers: Servers, case: Case, delivery: str, tail: bytes = b"", **settin
 def run_in_every_way(servers: Servers, case: Case, **settings: Any) -> None:
     for delivery in servers.deliveries:
         run(servers, case, delivery, **settings)
-    if case.told is None:  # RFC 6455, 7.1.7: behind an error there is no pong, no message and no second Close
+    if (
+        case.told is None
+    ):  # RFC 6455, 7.1.7: behind an error there is no pong, no message and no second Close
         run(servers, case, "whole", LATE, **settings)
 
 
@@ -167,7 +176,12 @@ HEADER: dict[str, Case] = {
     # 5.3
     "the mask 0": good(text("Hello", mask=bytes(4)), "Hello"),
     "the mask ff": good(text("Hello", mask=b"\xff" * 4), "Hello"),
-    "a mask for each": good(text("a", mask=b"\1\2\3\4") + text("b", mask=b"\5\6\7\x08") + text("c", mask=bytes(4)), "a", "b", "c"),
+    "a mask for each": good(
+        text("a", mask=b"\1\2\3\4") + text("b", mask=b"\5\6\7\x08") + text("c", mask=bytes(4)),
+        "a",
+        "b",
+        "c",
+    ),
     "no mask behind a message": bad(text("a") + text("b", mask=None), "a"),
     "no mask on a continuation": bad(text("a", fin=False) + cont("b", mask=None)),
     "no mask on a Close": bad(close(1000, mask=None)),
@@ -176,14 +190,30 @@ HEADER: dict[str, Case] = {
     **{f"RSV {rsv}": bad(text("a") + text("b", rsv=rsv) + ping(), "a") for rsv in range(1, 8)},
     **{f"RSV {rsv} on a ping": bad(ping(b"a", rsv=rsv)) for rsv in range(1, 8)},
     **{f"RSV {rsv} on a Close": bad(close(1000, rsv=rsv)) for rsv in (1, 2, 4)},
-    **{f"RSV {rsv} on a continuation": bad(text("a", fin=False) + cont("b", rsv=rsv)) for rsv in (1, 2, 4)},
+    **{
+        f"RSV {rsv} on a continuation": bad(text("a", fin=False) + cont("b", rsv=rsv))
+        for rsv in (1, 2, 4)
+    },
     # opcodes
-    **{f"opcode {opcode}": bad(frame(opcode, b"x")) for opcode in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)},
-    **{f"opcode {opcode}, empty": bad(text("a") + frame(opcode) + ping(), "a") for opcode in (3, 7, 11, 15)},
-    **{f"opcode {opcode} within a message": bad(text("a", fin=False) + frame(opcode, b"x")) for opcode in (3, 7, 11, 15)},
+    **{
+        f"opcode {opcode}": bad(frame(opcode, b"x"))
+        for opcode in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)
+    },
+    **{
+        f"opcode {opcode}, empty": bad(text("a") + frame(opcode) + ping(), "a")
+        for opcode in (3, 7, 11, 15)
+    },
+    **{
+        f"opcode {opcode} within a message": bad(text("a", fin=False) + frame(opcode, b"x"))
+        for opcode in (3, 7, 11, 15)
+    },
     # lengths
     **{
-        f"a text of {name}": bad(struct.pack("!BBH" if width == 16 else "!BBQ", 0x81, 0xFE if width == 16 else 0xFF, length))
+        f"a text of {name}": bad(
+            struct.pack(
+                "!BBH" if width == 16 else "!BBQ", 0x81, 0xFE if width == 16 else 0xFF, length
+            )
+        )
         for name, (width, length) in NON_MINIMAL.items()
     },
     **{
@@ -193,11 +223,24 @@ HEADER: dict[str, Case] = {
     "a whole text whose length is too long": bad(text("Hello", width=16)),
     "a whole binary whose length is too long": bad(binary(b"x" * 126, width=64)),
     "a continuation whose length is too long": bad(text("a", fin=False) + cont("b", width=16)),
-    **{f"a text of {name}": bad(struct.pack("!BBQ", 0x81, 0xFF, length)) for name, length in TOP_BIT.items()},
-    **{f"a binary of {name}, no limit": bad(struct.pack("!BBQ", 0x82, 0xFF, length)) for name, length in TOP_BIT.items()},
+    **{
+        f"a text of {name}": bad(struct.pack("!BBQ", 0x81, 0xFF, length))
+        for name, length in TOP_BIT.items()
+    },
+    **{
+        f"a binary of {name}, no limit": bad(struct.pack("!BBQ", 0x82, 0xFF, length))
+        for name, length in TOP_BIT.items()
+    },
     # at once: two bytes are enough to see it
-    **{f"{what} {kind}": bad(data) for what, first in (("text,", 1), ("ping,", 9)) for kind, data in headers_only(first).items()},
-    **{f"opcode {opcode}, two bytes": bad(struct.pack("!BB", 0x80 | opcode, 0x85)) for opcode in (3, 7, 11, 15)},
+    **{
+        f"{what} {kind}": bad(data)
+        for what, first in (("text,", 1), ("ping,", 9))
+        for kind, data in headers_only(first).items()
+    },
+    **{
+        f"opcode {opcode}, two bytes": bad(struct.pack("!BB", 0x80 | opcode, 0x85))
+        for opcode in (3, 7, 11, 15)
+    },
 }
 
 
@@ -212,16 +255,26 @@ LENGTHS = (0, 1, 125, 126, 127, 128, 65535, 65536, 65537, 100_000)
 
 @pytest.mark.parametrize("read_size", [0, 997])
 @pytest.mark.parametrize("length", LENGTHS)
-def test_every_length_comes_and_goes_in_the_fewest_bytes(parser: str, length: int, read_size: int) -> None:
+def test_every_length_comes_and_goes_in_the_fewest_bytes(
+    parser: str, length: int, read_size: int
+) -> None:
     """RFC 6455, 5.2: both ways, text and binary, of one frame and of two."""
     data = (b"0123456789abcdef" * (length // 16 + 1))[:length]
     if OVER_2 in parser and length > 65536:
-        pytest.skip("this client reads nothing before it has sent more than all windows: test_h2_websocket")
-    with serve_way(echo, parser, read_size=read_size if parser == "h11" else 0, ws_per_message_deflate=False) as server:
+        pytest.skip(
+            "this client reads nothing before it has sent more than all windows: test_h2_websocket"
+        )
+    with serve_way(
+        echo, parser, read_size=read_size if parser == "h11" else 0, ws_per_message_deflate=False
+    ) as server:
         ws = connect(server)
         for message in (data, data.decode()):
             opcode = BINARY if isinstance(message, bytes) else TEXT
-            ws.send(frame(opcode, data) + fragments(opcode, [data, b""]) + fragments(opcode, [data[:77], data[77:]], ping(b"p" * 125)))
+            ws.send(
+                frame(opcode, data)
+                + fragments(opcode, [data, b""])
+                + fragments(opcode, [data[:77], data[77:]], ping(b"p" * 125))
+            )
             for _ in range(3):
                 got = ws.read_message()
                 assert type(got) is type(message)
@@ -240,34 +293,53 @@ FRAGMENTS: dict[str, Case] = {
     "two of binary": good(fragments(BINARY, [b"\0\xff", b"\xfe"]), b"\0\xff\xfe"),
     "5.7: a fragmented text": good(text("Hel", fin=False) + cont("lo"), "Hello"),
     "five": good(fragments(TEXT, FIVE), WHOLE),
-    "five and a ping between each": good(fragments(TEXT, FIVE, ping(b"p")), WHOLE, pongs=(b"p",) * 4),
+    "five and a ping between each": good(
+        fragments(TEXT, FIVE, ping(b"p")), WHOLE, pongs=(b"p",) * 4
+    ),
     "five and pongs between": good(fragments(TEXT, FIVE, pong(b"p") + pong()), WHOLE),
     "each byte": good(fragments(TEXT, [b"%c" % byte for byte in b"Hello, world"]), "Hello, world"),
     "empty ones": good(fragments(TEXT, [b"", b"", b""]), ""),
     "empty ones of binary": good(fragments(BINARY, [b"", b"", b""]), b""),
     "the first empty": good(fragments(TEXT, [b"", b"a"]), "a"),
     "the last empty": good(fragments(BINARY, [b"a", b""]), b"a"),
-    "one after the other": good(fragments(TEXT, [b"a", b"b"]) + binary(b"c") + fragments(BINARY, [b"d", b"e"]), "ab", b"c", b"de"),
-    "a mask for each": good(text("a", fin=False, mask=b"\1\2\3\4") + cont("b", mask=b"\5\6\7\x08"), "ab"),
+    "one after the other": good(
+        fragments(TEXT, [b"a", b"b"]) + binary(b"c") + fragments(BINARY, [b"d", b"e"]),
+        "ab",
+        b"c",
+        b"de",
+    ),
+    "a mask for each": good(
+        text("a", fin=False, mask=b"\1\2\3\4") + cont("b", mask=b"\5\6\7\x08"), "ab"
+    ),
     # nothing to continue
     "a continuation first": bad(cont("a")),
     "a continuation first, not the last": bad(cont("a", fin=False) + text("b")),
     "a continuation, two bytes": bad(struct.pack("!BB", 0x80, 0x85)),
     "a continuation behind a message": bad(text("a") + cont("b"), "a"),
-    "a continuation behind fragments": bad(fragments(TEXT, [b"a", b"b"]) + cont("c", fin=False), "ab"),
+    "a continuation behind fragments": bad(
+        fragments(TEXT, [b"a", b"b"]) + cont("c", fin=False), "ab"
+    ),
     "a continuation behind fragments, and a ping": bad(
         fragments(TEXT, [b"a", b"b"], ping()) + ping(b"x") + cont("c"), "ab", pongs=(b"", b"x")
     ),
     # another message within one
     "a text within a text": bad(text("a", fin=False) + text("b")),
-    "a text within a text, not the last": bad(text("a", fin=False) + text("b", fin=False) + cont("c")),
+    "a text within a text, not the last": bad(
+        text("a", fin=False) + text("b", fin=False) + cont("c")
+    ),
     "a text within a binary": bad(binary(b"a", fin=False) + text("b")),
     "a binary within a text": bad(text("a", fin=False) + cont("b", fin=False) + binary(b"c")),
     "a text within a text, two bytes": bad(text("a", fin=False) + struct.pack("!BB", 0x81, 0x85)),
     # 5.4: "Control frames themselves MUST NOT be fragmented", 5.5.1: Close is one of those that may be injected
-    "a Close within a message": Case(text("a", fin=False) + close(1000), close=1000, told=(1000, "")),
-    "a Close with a reason within a message": Case(binary(b"a", fin=False) + close(4321, "so"), close=4321, told=(4321, "so")),
-    "a Close within a character": Case(text(b"\xe2\x82", fin=False) + close(1001), close=1001, told=(1001, "")),
+    "a Close within a message": Case(
+        text("a", fin=False) + close(1000), close=1000, told=(1000, "")
+    ),
+    "a Close with a reason within a message": Case(
+        binary(b"a", fin=False) + close(4321, "so"), close=4321, told=(4321, "so")
+    ),
+    "a Close within a character": Case(
+        text(b"\xe2\x82", fin=False) + close(1001), close=1001, told=(1001, "")
+    ),
 }
 
 
@@ -284,7 +356,10 @@ CONTROL: dict[str, Case] = {
     "a ping": good(ping(b"Hello"), pongs=(b"Hello",)),
     "a ping of bytes": good(ping(b"\0\xff\xfe\xfd"), pongs=(b"\0\xff\xfe\xfd",)),
     "a ping of 125": good(ping(b"\xfe" * 125), pongs=(b"\xfe" * 125,)),
-    "ten pings": good(b"".join(ping(b"%d" % number) for number in range(10)), pongs=tuple(b"%d" % number for number in range(10))),
+    "ten pings": good(
+        b"".join(ping(b"%d" % number) for number in range(10)),
+        pongs=tuple(b"%d" % number for number in range(10)),
+    ),
     "a ping between messages": good(text("a") + ping(b"b") + text("c"), "a", "c", pongs=(b"b",)),
     "an unsolicited pong": good(pong(b"unasked") + text("a"), "a"),
     "an empty pong": good(pong() + pong() + text("a"), "a"),
@@ -323,12 +398,19 @@ REASON_123 = "x" * 123
 CLOSES: dict[str, Case] = {
     "without a code": Case(close(), close=None, told=(1005, "")),
     **{f"{code}": Case(close(code), close=code, told=(code, "")) for code in VALID_CODES},
-    **{f"{code} and a reason": Case(close(code, "bye ☃"), close=code, told=(code, "bye ☃")) for code in (1000, 1011, 3000, 4999)},
+    **{
+        f"{code} and a reason": Case(close(code, "bye ☃"), close=code, told=(code, "bye ☃"))
+        for code in (1000, 1011, 3000, 4999)
+    },
     "a reason of 123": Case(close(1000, REASON_123), close=1000, told=(1000, REASON_123)),
-    "a reason of 122 and more than one byte a character": Case(close(1000, "é" * 61), close=1000, told=(1000, "é" * 61)),
+    "a reason of 122 and more than one byte a character": Case(
+        close(1000, "é" * 61), close=1000, told=(1000, "é" * 61)
+    ),
     "a reason with a NUL": Case(close(1000, "a\0b"), close=1000, told=(1000, "a\0b")),
     "a reason with a line end": Case(close(1000, "a\r\nb"), close=1000, told=(1000, "a\r\nb")),
-    "behind messages": Case(text("a") + binary(b"b") + close(4000, "c"), ("a", b"b"), close=4000, told=(4000, "c")),
+    "behind messages": Case(
+        text("a") + binary(b"b") + close(4000, "c"), ("a", b"b"), close=4000, told=(4000, "c")
+    ),
     # 5.5.1: "If there is a body, the first two bytes of the body MUST be a 2-byte unsigned integer"
     "one byte": bad(frame(CLOSE, b"\x03")),
     # 7.4: codes that must not be sent, and ranges that nobody has defined
@@ -336,7 +418,9 @@ CLOSES: dict[str, Case] = {
     **{f"{code} and a reason": bad(close(code, "x")) for code in (0, 1005, 1006, 5000)},
     # 5.5.1: the reason is UTF-8, and 8.1 says what follows if not
     "a reason that is no UTF-8": bad(close(1000, b"\xff"), code=INVALID_DATA),
-    "a reason that is no UTF-8 in its midst": bad(close(1000, b"caf\xe9 au lait"), code=INVALID_DATA),
+    "a reason that is no UTF-8 in its midst": bad(
+        close(1000, b"caf\xe9 au lait"), code=INVALID_DATA
+    ),
     "a reason with a surrogate": bad(close(1000, b"\xed\xa0\x80"), code=INVALID_DATA),
     "a reason that ends within a character": bad(close(1000, b"\xe2\x82"), code=INVALID_DATA),
 }
@@ -349,12 +433,28 @@ def test_a_close_is_answered_with_its_code_or_refused(servers: Servers, case: Ca
 
 
 @pytest.mark.parametrize(
-    "late", [close(1000), close(1001, "x"), close(1005), text("a"), binary(b"a"), cont("a"), ping(b"a"), pong(), b"\xff" * 50]
+    "late",
+    [
+        close(1000),
+        close(1001, "x"),
+        close(1005),
+        text("a"),
+        binary(b"a"),
+        cont("a"),
+        ping(b"a"),
+        pong(),
+        b"\xff" * 50,
+    ],
 )
 def test_what_follows_a_close_is_ignored(servers: Servers, late: bytes) -> None:
     """RFC 6455, 1.4 and 5.5.1: "the endpoint discards any further data received", be it valid or not."""
     for delivery in servers.deliveries:
-        run(servers, Case(text("a") + close(4000, "c"), ("a",), close=4000, told=(4000, "c")), delivery, late)
+        run(
+            servers,
+            Case(text("a") + close(4000, "c"), ("a",), close=4000, told=(4000, "c")),
+            delivery,
+            late,
+        )
 
 
 def test_a_flood_behind_an_error_is_not_read_for_ever(parser: str) -> None:
@@ -394,7 +494,9 @@ def test_valid_text_is_cut_anywhere(servers: Servers, message: str) -> None:
     data = message.encode()
     cuts = [fragments(TEXT, [data[:cut], data[cut:]], ping()) for cut in range(len(data) + 1)]
     each = fragments(TEXT, [data[position : position + 1] for position in range(len(data))])
-    case = good(text(data) + each + b"".join(cuts), *[message] * (len(cuts) + 2), pongs=(b"",) * len(cuts))
+    case = good(
+        text(data) + each + b"".join(cuts), *[message] * (len(cuts) + 2), pongs=(b"",) * len(cuts)
+    )
     run_in_every_way(servers, case)
 
 
@@ -438,7 +540,9 @@ TRUNCATED_UTF8 = {
 
 
 @pytest.mark.parametrize(("data", "seen"), INVALID_UTF8.values(), ids=INVALID_UTF8.keys())
-def test_invalid_text_is_refused_as_soon_as_it_is_seen(servers: Servers, data: bytes, seen: int) -> None:
+def test_invalid_text_is_refused_as_soon_as_it_is_seen(
+    servers: Servers, data: bytes, seen: int
+) -> None:
     """RFC 6455, 8.1 and 5.6: what is still to come cannot mend it."""
     first, rest = data[: seen - 1], data[seen - 1 :]
     for case in (
@@ -455,7 +559,12 @@ def test_invalid_text_is_refused_as_soon_as_it_is_seen(servers: Servers, data: b
 @pytest.mark.parametrize("data", TRUNCATED_UTF8.values(), ids=TRUNCATED_UTF8.keys())
 def test_text_that_ends_within_a_character_is_refused(servers: Servers, data: bytes) -> None:
     """RFC 6455, 8.1: nor does it go on in the next message."""
-    for case in (text(data), fragments(TEXT, [data, b""]), fragments(TEXT, [b"%c" % byte for byte in data]), text(data) + text(b"\x80")):
+    for case in (
+        text(data),
+        fragments(TEXT, [data, b""]),
+        fragments(TEXT, [b"%c" % byte for byte in data]),
+        text(data) + text(b"\x80"),
+    ):
         run_in_every_way(servers, bad(case, code=INVALID_DATA))
 
 
@@ -473,13 +582,21 @@ def test_binary_may_be_anything(servers: Servers) -> None:
 
 LIMIT = 1000
 LIMITS: dict[str, Case] = {
-    "as large as allowed": good(text("x" * LIMIT) + binary(b"\xff" * LIMIT), "x" * LIMIT, b"\xff" * LIMIT),
+    "as large as allowed": good(
+        text("x" * LIMIT) + binary(b"\xff" * LIMIT), "x" * LIMIT, b"\xff" * LIMIT
+    ),
     "as large as allowed, in two": good(fragments(TEXT, [b"x" * 600, b"x" * 400]), "x" * LIMIT),
-    "as large as allowed, then nothing": good(fragments(BINARY, [b"x" * LIMIT, b"", b""]), b"x" * LIMIT),
+    "as large as allowed, then nothing": good(
+        fragments(BINARY, [b"x" * LIMIT, b"", b""]), b"x" * LIMIT
+    ),
     "as large as allowed, byte by byte": good(fragments(TEXT, [b"x"] * LIMIT), "x" * LIMIT),
     "each message for itself": good(text("x" * 600) * 3, *["x" * 600] * 3),
     "control frames do not count": good(
-        text("x" * LIMIT, fin=False) + ping(b"p" * 125) + pong(b"p" * 125) + cont() + text("x" * LIMIT),
+        text("x" * LIMIT, fin=False)
+        + ping(b"p" * 125)
+        + pong(b"p" * 125)
+        + cont()
+        + text("x" * LIMIT),
         "x" * LIMIT,
         "x" * LIMIT,
         pongs=(b"p" * 125,),
@@ -498,8 +615,12 @@ LIMITS: dict[str, Case] = {
         f"a header that announces {length}": bad(binary(length=length), code=TOO_BIG)
         for length in (LIMIT + 1, 65535, 65536, 1 << 31, 1 << 32, (1 << 63) - 1)
     },
-    "a header that announces too much for the rest": bad(text("x" * 600, fin=False) + cont(length=401), code=TOO_BIG),
-    "a header that announces one more": bad(text("x" * LIMIT, fin=False) + cont(length=1, fin=False), code=TOO_BIG),
+    "a header that announces too much for the rest": bad(
+        text("x" * 600, fin=False) + cont(length=401), code=TOO_BIG
+    ),
+    "a header that announces one more": bad(
+        text("x" * LIMIT, fin=False) + cont(length=1, fin=False), code=TOO_BIG
+    ),
 }
 
 
@@ -525,7 +646,9 @@ def test_a_message_of_16_mib(parser: str) -> None:
 @has_limit
 def test_no_limit_allows_more_and_spends_nothing_on_a_promise(parser: str) -> None:
     """0 is none; memory is for what has come, not for what is announced."""
-    with serve_way(echo, parser, websocket_max_message_size=0, ws_per_message_deflate=False) as server:
+    with serve_way(
+        echo, parser, websocket_max_message_size=0, ws_per_message_deflate=False
+    ) as server:
         ws = connect(server)
         data = bytes(17 << 20)
         ws.send(binary(data, mask=bytes(4)))
@@ -545,7 +668,9 @@ def test_no_limit_allows_more_and_spends_nothing_on_a_promise(parser: str) -> No
 
 
 @pytest.mark.parametrize("part", [b"", b"ab"], ids=["empty", "two bytes"])
-def test_the_memory_for_a_message_is_for_its_bytes_and_not_for_its_frames(parser: str, part: bytes) -> None:
+def test_the_memory_for_a_message_is_for_its_bytes_and_not_for_its_frames(
+    parser: str, part: bytes
+) -> None:
     """RFC 6455, 10.4: fragments are allowed in any number."""
     count = 10_000
     with serve_way(echo, parser, ws_per_message_deflate=False) as server:
@@ -585,7 +710,15 @@ def test_the_end_of_the_connection_within_a_frame_is_no_message(parser: str) -> 
     """RFC 6455, 7.1.5: 1006, for no Close has come; and what was not whole is not passed on."""
     app = Recorder()
     with serve_way(app, parser, ws_per_message_deflate=False) as server:
-        cuts = (text("a", fin=False), text("ab")[:1], text("ab")[:2], text("ab")[:6], text("ab")[:7], close(1000)[:-1], ping(b"x")[:3])
+        cuts = (
+            text("a", fin=False),
+            text("ab")[:1],
+            text("ab")[:2],
+            text("ab")[:6],
+            text("ab")[:7],
+            close(1000)[:-1],
+            ping(b"x")[:3],
+        )
         for number, data in enumerate(cuts):
             ws: WebSocket = connect(server, target=f"/{number}")
             ws.send(text("whole") + data)

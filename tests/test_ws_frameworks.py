@@ -13,7 +13,17 @@ from typing import Any, NamedTuple
 import pytest
 from process import BOOT_LINE, DEADLINE, LOOPS, Gunicorn, poll
 from websockets.exceptions import ConnectionClosed
-from wsclient import CLOSE, TEXT, Frame, RawWebSocket, close_payload, connect, exchange, read_close, read_refusal
+from wsclient import (
+    CLOSE,
+    TEXT,
+    Frame,
+    RawWebSocket,
+    close_payload,
+    connect,
+    exchange,
+    read_close,
+    read_refusal,
+)
 
 
 class Served(NamedTuple):
@@ -39,7 +49,9 @@ def serving(served: Served) -> Callable[[pytest.TempPathFactory], Iterator[Gunic
     @pytest.fixture(scope="module")
     def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gunicorn]:
         pytest.importorskip(served.package)
-        with Gunicorn(tmp_path_factory.mktemp(served.app), f"{served.app}:app", graceful_timeout=3) as server:
+        with Gunicorn(
+            tmp_path_factory.mktemp(served.app), f"{served.app}:app", graceful_timeout=3
+        ) as server:
             yield server
             assert server.stop() == 0
             assert server.lines(r"\[(WARNING|ERROR|CRITICAL)\]") == server.lines(served.expected)
@@ -75,7 +87,9 @@ def test_starlette_iterates_over_messages_until_the_end(starlette: Gunicorn) -> 
     starlette.wait_for_event("iterated")
 
 
-@pytest.mark.parametrize(("offered", "chosen"), [(None, None), (["first"], None), (["first", "second"], "second")])
+@pytest.mark.parametrize(
+    ("offered", "chosen"), [(None, None), (["first"], None), (["first", "second"], "second")]
+)
 def test_starlettes_endpoint_speaks_json_and_chooses_a_subprotocol(
     starlette: Gunicorn, offered: list[str] | None, chosen: str | None
 ) -> None:
@@ -104,7 +118,9 @@ def test_starlette_hears_in_its_send_that_the_client_has_gone(starlette: Gunicor
     starlette.wait_for_event("stream 1006")  # Starlette's own: it asks no further
 
 
-@pytest.mark.parametrize(("code", "reason"), [(1000, ""), (1001, "bye"), (3000, "ü"), (4999, "x" * 123)])
+@pytest.mark.parametrize(
+    ("code", "reason"), [(1000, ""), (1001, "bye"), (3000, "ü"), (4999, "x" * 123)]
+)
 def test_starlette_closes_with_code_and_reason(starlette: Gunicorn, code: int, reason: str) -> None:
     with connect(starlette, f"/ws/close?code={code}&reason={reason}") as ws:
         assert read_close(ws) == (code, reason)
@@ -145,9 +161,14 @@ def test_starlettes_http_exception_before_accept_is_a_denial_response(starlette:
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_starlette_is_told_of_a_drain_and_has_its_lifespan_end_behind_it(tmp_path: Path, loop: str) -> None:
+def test_starlette_is_told_of_a_drain_and_has_its_lifespan_end_behind_it(
+    tmp_path: Path, loop: str
+) -> None:
     pytest.importorskip("starlette")
-    with Gunicorn(tmp_path, "starlette_app:app", asgi_loop=loop) as server, connect(server, "/ws/echo") as ws:
+    with (
+        Gunicorn(tmp_path, "starlette_app:app", asgi_loop=loop) as server,
+        connect(server, "/ws/echo") as ws,
+    ):
         exchange(ws, "hello")
         server.kill(signal.SIGTERM)
         assert read_close(ws)[0] == 1012
@@ -161,11 +182,18 @@ def test_starlette_is_told_of_a_drain_and_has_its_lifespan_end_behind_it(tmp_pat
 # FastAPI.
 
 
-def test_fastapi_checks_parameters_and_messages_and_closes_its_dependencies(fastapi: Gunicorn) -> None:
+def test_fastapi_checks_parameters_and_messages_and_closes_its_dependencies(
+    fastapi: Gunicorn,
+) -> None:
     before = fastapi.events.count("dependency closed")
     with connect(fastapi, "/ws/items/7?token=secret") as ws:
         got = exchange(ws, '{"name": "x", "price": "1.5"}')
-        assert json.loads(got) == {"item": 7, "user": "me", "greeting": "hello", "got": {"name": "x", "price": 1.5}}
+        assert json.loads(got) == {
+            "item": 7,
+            "user": "me",
+            "greeting": "hello",
+            "got": {"name": "x", "price": 1.5},
+        }
         closing(ws, 4002, "done")
     fastapi.wait_for_event("disconnected 4002 done")
     fastapi.wait_for_event("dependency closed", before + 1)
@@ -220,7 +248,9 @@ def test_channels_sends_to_a_group(channels: Gunicorn) -> None:
         for ws, room in ((one, "kitchen"), (two, "kitchen"), (elsewhere, "cellar")):
             assert json.loads(ws.recv(DEADLINE)) == {"joined": room}
         one.send('{"say": "dinner"}')
-        assert json.loads(one.recv(DEADLINE)) == json.loads(two.recv(DEADLINE)) == {"said": "dinner"}
+        assert (
+            json.loads(one.recv(DEADLINE)) == json.loads(two.recv(DEADLINE)) == {"said": "dinner"}
+        )
         assert json.loads(exchange(elsewhere, '{"say": "nobody here"}')) == {"said": "nobody here"}
     channels.wait_for_event("left kitchen 1000", 2)
     channels.wait_for_event("left cellar 1000")
@@ -255,7 +285,10 @@ def test_django_answers_http_beside_channels(channels: Gunicorn) -> None:
 
 def test_channels_is_told_of_a_drain(tmp_path: Path) -> None:
     pytest.importorskip("channels")
-    with Gunicorn(tmp_path, "channels_app:app") as server, connect(server, "/ws/chat/kitchen", origin=ORIGIN) as ws:
+    with (
+        Gunicorn(tmp_path, "channels_app:app") as server,
+        connect(server, "/ws/chat/kitchen", origin=ORIGIN) as ws,
+    ):
         ws.recv(DEADLINE)
         assert json.loads(exchange(ws, '{"say": "dinner"}')) == {"said": "dinner"}
         server.kill(signal.SIGTERM)
@@ -276,10 +309,14 @@ def run(talk: Coroutine[Any, Any, None]) -> None:
 
 
 @asynccontextmanager
-async def talking_to(server: Gunicorn, transports: list[str] | None, **arguments: Any) -> AsyncIterator[Any]:
+async def talking_to(
+    server: Gunicorn, transports: list[str] | None, **arguments: Any
+) -> AsyncIterator[Any]:
     """Its own client, connected, until the end of ``async with``."""
     aiohttp, socketio = pytest.importorskip("aiohttp"), pytest.importorskip("socketio")
-    async with aiohttp.ClientSession() as session:  # which the client would leave open where its server says goodbye
+    async with (
+        aiohttp.ClientSession() as session
+    ):  # which the client would leave open where its server says goodbye
         client = socketio.AsyncClient(http_session=session, **{"reconnection": False, **arguments})
         await client.connect(server.url, transports=transports, wait_timeout=DEADLINE)
         try:
@@ -297,7 +334,9 @@ async def leave(client: Any) -> None:
 
 
 @pytest.mark.parametrize("transports", TRANSPORTS, ids=["upgrade", "websocket", "polling"])
-def test_socketio_talks_in_both_directions_over_every_transport(sio: Gunicorn, transports: list[str] | None) -> None:
+def test_socketio_talks_in_both_directions_over_every_transport(
+    sio: Gunicorn, transports: list[str] | None
+) -> None:
     async def talk() -> None:
         async with talking_to(sio, transports) as client:
             said: asyncio.Queue[str] = asyncio.Queue()
@@ -312,7 +351,9 @@ def test_socketio_talks_in_both_directions_over_every_transport(sio: Gunicorn, t
             for text in ("one", "two", "ü" * 1000):
                 await client.emit("say", text)
                 assert await asyncio.wait_for(said.get(), DEADLINE) == text
-            if transports == ["polling"]:  # a client's own goodbye waits half a minute for the answer to its poll
+            if transports == [
+                "polling"
+            ]:  # a client's own goodbye waits half a minute for the answer to its poll
                 await leave(client)
 
     def ends() -> int:
@@ -344,7 +385,9 @@ def test_socketio_refuses_a_client(sio: Gunicorn, transports: list[str] | None) 
         refused: asyncio.Queue[Any] = asyncio.Queue()
         client.on("connect_error", refused.put)
         with pytest.raises(socketio.exceptions.ConnectionError):
-            await client.connect(sio.url, transports=transports, auth="wrong", wait_timeout=DEADLINE)
+            await client.connect(
+                sio.url, transports=transports, auth="wrong", wait_timeout=DEADLINE
+            )
         assert await asyncio.wait_for(refused.get(), DEADLINE) == {"message": "not you"}
         await client.disconnect()
 
@@ -360,7 +403,9 @@ def test_socketio_is_told_of_a_lost_client(sio: Gunicorn) -> None:
 
 
 @pytest.mark.parametrize("transports", TRANSPORTS[:2], ids=["upgrade", "websocket"])
-def test_socketio_clients_come_back_after_a_hup(tmp_path: Path, transports: list[str] | None) -> None:
+def test_socketio_clients_come_back_after_a_hup(
+    tmp_path: Path, transports: list[str] | None
+) -> None:
     pytest.importorskip("socketio")
 
     async def talk(server: Gunicorn) -> None:
@@ -388,7 +433,10 @@ def test_socketio_by_websocket_alone_needs_no_sticky_sessions(tmp_path: Path) ->
 
     async def talk(server: Gunicorn) -> None:
         async with AsyncExitStack() as stack:
-            clients = [await stack.enter_async_context(talking_to(server, ["websocket"])) for _ in range(12)]
+            clients = [
+                await stack.enter_async_context(talking_to(server, ["websocket"]))
+                for _ in range(12)
+            ]
             for number, client in enumerate(clients):
                 assert await client.call("add", (number, 1), timeout=DEADLINE) == number + 1
 
@@ -401,7 +449,10 @@ def test_socketio_by_websocket_alone_needs_no_sticky_sessions(tmp_path: Path) ->
 
 def test_a_websocket_client_of_socketio_sees_1012_in_a_drain(tmp_path: Path) -> None:
     pytest.importorskip("socketio")
-    with Gunicorn(tmp_path, "socketio_app:app") as server, connect(server, "/socket.io/?EIO=4&transport=websocket") as ws:
+    with (
+        Gunicorn(tmp_path, "socketio_app:app") as server,
+        connect(server, "/socket.io/?EIO=4&transport=websocket") as ws,
+    ):
         assert ws.recv(DEADLINE).startswith("0{")
         assert exchange(ws, "40").startswith("40{")
         server.kill(signal.SIGTERM)

@@ -20,15 +20,36 @@ import httpx
 import pytest
 from certificates import make_authority
 from gunicorn.config import Config
-from process import BOOT_LINE, DEADLINE, LOOPS, NOTE, SETTINGS, Gunicorn, poll, trusting_context, wait_until_gone
+from process import (
+    BOOT_LINE,
+    DEADLINE,
+    LOOPS,
+    NOTE,
+    SETTINGS,
+    Gunicorn,
+    poll,
+    trusting_context,
+    wait_until_gone,
+)
 from test_access_log import FORMAT, Lines
 from test_proxy import NGINX, NGINX_CONF, is_listening
 from turnover import end, read_pid
 from websockets.sync.client import unix_connect
-from wsclient import CLOSE, HANDSHAKE, TEXT, Frame, RawWebSocket, close_payload, connect, exchange, read_close, read_refusal
+from wsclient import (
+    CLOSE,
+    HANDSHAKE,
+    TEXT,
+    Frame,
+    RawWebSocket,
+    close_payload,
+    connect,
+    exchange,
+    read_close,
+    read_refusal,
+)
 
+from gunicorn_asgi.config.settings import OPTIONS, Settings
 from gunicorn_asgi.errors import ConfigError
-from gunicorn_asgi.settings import OPTIONS, Settings
 
 APP = "sockets:app"
 HOOKS = (
@@ -55,7 +76,11 @@ def loop(request: pytest.FixtureRequest) -> str:
 
 def seen(server: Gunicorn) -> list[str]:
     """What was noted of the connections and of the worker's end."""
-    return [event for event in server.events if not event.startswith(("loaded", "lifespan", "startup", "connect "))]
+    return [
+        event
+        for event in server.events
+        if not event.startswith(("loaded", "lifespan", "startup", "connect "))
+    ]
 
 
 # The access log.
@@ -65,7 +90,13 @@ def seen(server: Gunicorn) -> list[str]:
 def lines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lines]:
     directory = tmp_path_factory.mktemp("access")
     options = {"ws_accept_timeout": 1.0}
-    with Gunicorn(directory, APP, accesslog=str(directory / "access.log"), access_log_format=FORMAT, options=options) as server:
+    with Gunicorn(
+        directory,
+        APP,
+        accesslog=str(directory / "access.log"),
+        access_log_format=FORMAT,
+        options=options,
+    ) as server:
         yield Lines(server)
         assert server.stop() == 0
 
@@ -73,7 +104,9 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lines]:
 def test_a_websocket_has_its_line_at_its_end_with_its_duration_and_its_bytes(lines: Lines) -> None:
     server = lines.server
     begun = time.monotonic()
-    with connect(server, "/a%20b/echo?first=1", {"X-One": "1"}, user_agent_header="me/1.0", compression=None) as ws:
+    with connect(
+        server, "/a%20b/echo?first=1", {"X-One": "1"}, user_agent_header="me/1.0", compression=None
+    ) as ws:
         opened = time.monotonic()
         assert exchange(ws, "hello") == "hello"
         assert exchange(ws, bytes(1000)) == bytes(1000)
@@ -120,9 +153,18 @@ def test_a_client_that_is_lost_ends_its_line(lines: Lines) -> None:
 
 @pytest.mark.parametrize(
     ("path", "status"),
-    [("/reject", 403), ("/deny?status=401", 401), ("/deny?status=302", 302), ("/error", 500), ("/nothing", 500), ("/silent", 500)],
+    [
+        ("/reject", 403),
+        ("/deny?status=401", 401),
+        ("/deny?status=302", 302),
+        ("/error", 500),
+        ("/nothing", 500),
+        ("/silent", 500),
+    ],
 )
-def test_a_denied_handshake_has_a_line_with_the_status_that_was_sent(lines: Lines, path: str, status: int) -> None:
+def test_a_denied_handshake_has_a_line_with_the_status_that_was_sent(
+    lines: Lines, path: str, status: int
+) -> None:
     path += ("&" if "?" in path else "?") + f"denied={status}"
     # A client of HTTP: the denial comes in parts, which older ones of WebSocket do not understand. (/silent is ended by ws_accept_timeout.)
     headers = dict(line.split(": ", 1) for line in HANDSHAKE.splitlines())
@@ -147,7 +189,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_a_refused_handshake_has_a_line_and_never_reaches_the_application(lines: Lines, what: str) -> None:
+def test_a_refused_handshake_has_a_line_and_never_reaches_the_application(
+    lines: Lines, what: str
+) -> None:
     path = f"/echo?refused={what.replace(' ', '-')}"
     before = len(lines.server.lines("Invalid request from ip=127.0.0.1: "))
     with lines.server.connect() as client:
@@ -191,7 +235,9 @@ def post_request(worker, req, environ, resp):
 
 
 def test_a_pre_request_that_raises_refuses_the_handshake_with_500(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, APP, config="def pre_request(worker, req):\n    raise ValueError('not today')\n") as server:
+    with Gunicorn(
+        tmp_path, APP, config="def pre_request(worker, req):\n    raise ValueError('not today')\n"
+    ) as server:
         assert read_refusal(server, "/echo").status_code == 500
         assert len(server.lines("Exception in pre_request hook")) == 1
         assert "connect /echo" not in server.events
@@ -214,14 +260,20 @@ def test_statsd_counts_a_websocket_once_at_its_end(tmp_path: Path) -> None:
                 packets.append(statsd.recv(2000).decode())
     counts = [packet.split("|")[0] for packet in packets if ".gunicorn.request" in packet]
     assert counts.count("test.gunicorn.requests:1") == 3
-    assert [counts.count(f"test.gunicorn.request.status.{status}:1") for status in (101, 403, 426)] == [1, 1, 1]
-    assert len([count for count in counts if count.startswith("test.gunicorn.request.duration:")]) == 3
+    assert [
+        counts.count(f"test.gunicorn.request.status.{status}:1") for status in (101, 403, 426)
+    ] == [1, 1, 1]
+    assert (
+        len([count for count in counts if count.startswith("test.gunicorn.request.duration:")]) == 3
+    )
 
 
 # Draining.
 
 
-def test_term_closes_with_1012_and_the_application_may_still_clean_up(tmp_path: Path, loop: str) -> None:
+def test_term_closes_with_1012_and_the_application_may_still_clean_up(
+    tmp_path: Path, loop: str
+) -> None:
     with Gunicorn(tmp_path, APP, asgi_loop=loop, config=HOOKS) as server:
         with connect(server, "/tidy") as ws:
             assert exchange(ws, "hello") == "hello"
@@ -248,7 +300,12 @@ def test_what_was_sent_before_term_is_still_answered(tmp_path: Path) -> None:
 
 
 def test_a_handshake_without_an_answer_is_ended_by_a_drain(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, APP, config=HOOKS, options={"ws_accept_timeout": 0}, graceful_timeout=3) as server, server.connect() as client:
+    with (
+        Gunicorn(
+            tmp_path, APP, config=HOOKS, options={"ws_accept_timeout": 0}, graceful_timeout=3
+        ) as server,
+        server.connect() as client,
+    ):
         client.get("/silent", HANDSHAKE)
         server.wait_for_event("silent begun")
         assert server.stop() == 0
@@ -257,7 +314,9 @@ def test_a_handshake_without_an_answer_is_ended_by_a_drain(tmp_path: Path) -> No
         assert not server.lines("was sent")
 
 
-def test_hup_closes_with_1012_and_clients_come_back_to_a_new_worker(tmp_path: Path, loop: str) -> None:
+def test_hup_closes_with_1012_and_clients_come_back_to_a_new_worker(
+    tmp_path: Path, loop: str
+) -> None:
     with Gunicorn(tmp_path, APP, asgi_loop=loop, config=HOOKS) as server:
         [first] = server.workers()
         with connect(server, "/tidy") as ws, connect(server, "/pid") as other:
@@ -291,7 +350,9 @@ def test_ttou_closes_those_of_the_worker_that_leaves_and_no_others(tmp_path: Pat
         assert not server.lines(TROUBLE)
 
 
-def test_max_requests_counts_websockets_and_closes_those_that_are_open(tmp_path: Path, loop: str) -> None:
+def test_max_requests_counts_websockets_and_closes_those_that_are_open(
+    tmp_path: Path, loop: str
+) -> None:
     with Gunicorn(tmp_path, APP, asgi_loop=loop, config=HOOKS, max_requests=3) as server:
         [first] = server.workers()
         with connect(server, "/tidy") as one, connect(server, "/tidy") as two:
@@ -316,7 +377,9 @@ PROGRAM = "from gunicorn.app.wsgiapp import run; run()"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks processes up in /proc")
-def test_an_upgrade_of_the_master_closes_with_1012_and_clients_come_back_to_the_new_one(tmp_path: Path) -> None:
+def test_an_upgrade_of_the_master_closes_with_1012_and_clients_come_back_to_the_new_one(
+    tmp_path: Path,
+) -> None:
     script, pidfile = tmp_path / "gunicorn", tmp_path / "pid"
     script.write_text(PROGRAM)
     with Gunicorn(tmp_path, APP, program=(str(script),), pidfile=str(pidfile)) as server:
@@ -333,14 +396,27 @@ def test_an_upgrade_of_the_master_closes_with_1012_and_clients_come_back_to_the_
                 assert server.wait() == 0
                 with connect(server, "/pid") as other:
                     assert other.recv(DEADLINE) != str(first)
-                assert seen(server)[:5] == ["disconnect 1012", "tidied", "shutdown", "shut down", "atexit"]
+                assert seen(server)[:5] == [
+                    "disconnect 1012",
+                    "tidied",
+                    "shutdown",
+                    "shut down",
+                    "atexit",
+                ]
                 assert not server.lines(TROUBLE)
             finally:
                 end(new)
 
 
-def test_ws_drain_delay_is_waited_for_and_messages_flow_meanwhile(tmp_path: Path, loop: str) -> None:
-    with Gunicorn(tmp_path, APP, asgi_loop=loop, config=HOOKS, options={"ws_drain_delay": 2.0}) as server, connect(server, "/tidy") as ws:
+def test_ws_drain_delay_is_waited_for_and_messages_flow_meanwhile(
+    tmp_path: Path, loop: str
+) -> None:
+    with (
+        Gunicorn(
+            tmp_path, APP, asgi_loop=loop, config=HOOKS, options={"ws_drain_delay": 2.0}
+        ) as server,
+        connect(server, "/tidy") as ws,
+    ):
         assert exchange(ws, "before") == "before"
         begun = time.monotonic()
         server.kill(signal.SIGTERM)
@@ -353,7 +429,9 @@ def test_ws_drain_delay_is_waited_for_and_messages_flow_meanwhile(tmp_path: Path
 
 
 def test_a_websocket_that_ends_by_itself_in_ws_drain_delay_ends_the_drain(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, APP, config=HOOKS, options={"ws_drain_delay": 3600}, graceful_timeout=3600) as server:
+    with Gunicorn(
+        tmp_path, APP, config=HOOKS, options={"ws_drain_delay": 3600}, graceful_timeout=3600
+    ) as server:
         with connect(server, "/tidy") as ws:
             begun = time.monotonic()
             server.kill(signal.SIGTERM)
@@ -364,8 +442,12 @@ def test_a_websocket_that_ends_by_itself_in_ws_drain_delay_ends_the_drain(tmp_pa
         assert seen(server) == ["disconnect 1000", "tidied", *LEAVING]
 
 
-def test_a_ws_drain_delay_longer_than_graceful_timeout_leaves_time_for_the_end(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, APP, config=HOOKS, options={"ws_drain_delay": 3600}, graceful_timeout=5) as server:
+def test_a_ws_drain_delay_longer_than_graceful_timeout_leaves_time_for_the_end(
+    tmp_path: Path,
+) -> None:
+    with Gunicorn(
+        tmp_path, APP, config=HOOKS, options={"ws_drain_delay": 3600}, graceful_timeout=5
+    ) as server:
         with connect(server, "/tidy?seconds=0") as ws:
             server.kill(signal.SIGTERM)
             assert read_close(ws)[0] == 1012
@@ -375,7 +457,10 @@ def test_a_ws_drain_delay_longer_than_graceful_timeout_leaves_time_for_the_end(t
 
 
 def test_the_heartbeat_goes_on_in_ws_drain_delay(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, APP, timeout=1, options={"ws_drain_delay": 3.0}) as server, connect(server, "/tidy") as ws:
+    with (
+        Gunicorn(tmp_path, APP, timeout=1, options={"ws_drain_delay": 3.0}) as server,
+        connect(server, "/tidy") as ws,
+    ):
         [first] = server.workers()
         # To the worker, for the master does not look at heartbeats while it stops itself.
         os.kill(first, signal.SIGTERM)
@@ -384,9 +469,14 @@ def test_the_heartbeat_goes_on_in_ws_drain_delay(tmp_path: Path) -> None:
         assert not server.lines("WORKER TIMEOUT|was sent")
 
 
-def test_a_client_that_does_not_answer_the_close_holds_a_drain_for_ws_close_timeout_only(tmp_path: Path, loop: str) -> None:
+def test_a_client_that_does_not_answer_the_close_holds_a_drain_for_ws_close_timeout_only(
+    tmp_path: Path, loop: str
+) -> None:
     settings: dict[str, Any] = {"options": {"ws_close_timeout": 1.0}, "graceful_timeout": 60}
-    with Gunicorn(tmp_path, APP, asgi_loop=loop, config=HOOKS, **settings) as server, server.connect() as client:
+    with (
+        Gunicorn(tmp_path, APP, asgi_loop=loop, config=HOOKS, **settings) as server,
+        server.connect() as client,
+    ):
         ws = RawWebSocket(client)
         ws.open("/tidy")
         begun = time.monotonic()
@@ -397,7 +487,9 @@ def test_a_client_that_does_not_answer_the_close_holds_a_drain_for_ws_close_time
         assert seen(server) == ["disconnect 1012", "tidied", *LEAVING]
 
 
-def test_a_client_that_does_not_answer_the_close_cannot_hold_the_worker_beyond_graceful_timeout(tmp_path: Path) -> None:
+def test_a_client_that_does_not_answer_the_close_cannot_hold_the_worker_beyond_graceful_timeout(
+    tmp_path: Path,
+) -> None:
     settings: dict[str, Any] = {"options": {"ws_close_timeout": 3600}, "graceful_timeout": 3}
     with Gunicorn(tmp_path, APP, config=HOOKS, **settings) as server, server.connect() as client:
         ws = RawWebSocket(client)
@@ -410,14 +502,19 @@ def test_a_client_that_does_not_answer_the_close_cannot_hold_the_worker_beyond_g
 
 
 def test_a_client_that_does_not_read_cannot_hold_the_worker(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, APP, config=HOOKS, graceful_timeout=3) as server, server.connect() as client:
+    with (
+        Gunicorn(tmp_path, APP, config=HOOKS, graceful_timeout=3) as server,
+        server.connect() as client,
+    ):
         RawWebSocket(client).open("/send?size=1000000&count=30")
         assert server.stop() == 0
         assert seen(server)[-4:] == LEAVING
         assert not server.lines("was sent")
 
 
-def test_an_application_that_does_not_end_is_cancelled_before_the_arbiter_kills(tmp_path: Path, loop: str) -> None:
+def test_an_application_that_does_not_end_is_cancelled_before_the_arbiter_kills(
+    tmp_path: Path, loop: str
+) -> None:
     with Gunicorn(tmp_path, APP, asgi_loop=loop, config=HOOKS, graceful_timeout=3) as server:
         with connect(server, "/stubborn") as stubborn, connect(server, "/ignorant") as ignorant:
             server.kill(signal.SIGTERM)
@@ -430,7 +527,10 @@ def test_an_application_that_does_not_end_is_cancelled_before_the_arbiter_kills(
 
 
 def test_an_application_that_refuses_to_be_cancelled_cannot_hold_the_worker(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, APP, config=HOOKS, graceful_timeout=3) as server, connect(server, "/deaf") as ws:
+    with (
+        Gunicorn(tmp_path, APP, config=HOOKS, graceful_timeout=3) as server,
+        connect(server, "/deaf") as ws,
+    ):
         server.kill(signal.SIGTERM)
         assert read_close(ws)[0] == 1012
         assert server.wait() == 0
@@ -448,9 +548,14 @@ def test_an_application_that_only_sends_hears_of_the_end_by_an_oserror(tmp_path:
         assert not server.lines(TROUBLE)
 
 
-@pytest.mark.skipif("asgi_disconnect_grace_period" not in SETTINGS, reason="this Gunicorn has no asgi_disconnect_grace_period")
+@pytest.mark.skipif(
+    "asgi_disconnect_grace_period" not in SETTINGS,
+    reason="this Gunicorn has no asgi_disconnect_grace_period",
+)
 @pytest.mark.parametrize("how", ["Close", "lost"])
-def test_an_application_whose_client_has_gone_is_cancelled_after_the_grace_period(tmp_path: Path, how: str) -> None:
+def test_an_application_whose_client_has_gone_is_cancelled_after_the_grace_period(
+    tmp_path: Path, how: str
+) -> None:
     with Gunicorn(tmp_path, APP, asgi_disconnect_grace_period=1) as server:
         with server.connect() as client:
             ws = RawWebSocket(client)
@@ -459,14 +564,23 @@ def test_an_application_whose_client_has_gone_is_cancelled_after_the_grace_perio
                 ws.send(CLOSE, close_payload(4000, "bye"))
                 assert ws.read_close() == (4000, "")
         server.wait_for_event("cancelled")
-        assert seen(server) == ["disconnect 4000 bye" if how == "Close" else "disconnect 1006", "cancelled"]
+        assert seen(server) == [
+            "disconnect 4000 bye" if how == "Close" else "disconnect 1006",
+            "cancelled",
+        ]
         assert not server.lines(TROUBLE)
 
 
 @pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGINT])
 def test_quit_and_int_are_quick(tmp_path: Path, loop: str, number: int) -> None:
-    with Gunicorn(tmp_path, APP, asgi_loop=loop, config=HOOKS, graceful_timeout=60) as server, ExitStack() as stack:
-        clients = [stack.enter_context(connect(server, path)) for path in ("/echo", "/stubborn", "/ignorant")]
+    with (
+        Gunicorn(tmp_path, APP, asgi_loop=loop, config=HOOKS, graceful_timeout=60) as server,
+        ExitStack() as stack,
+    ):
+        clients = [
+            stack.enter_context(connect(server, path))
+            for path in ("/echo", "/stubborn", "/ignorant")
+        ]
         begun = time.monotonic()
         assert server.stop(number) == 0
         assert time.monotonic() - begun < SOON
@@ -479,7 +593,10 @@ def test_quit_and_int_are_quick(tmp_path: Path, loop: str, number: int) -> None:
 
 def test_quit_ends_a_drain_that_waits_for_ws_drain_delay(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"options": {"ws_drain_delay": 3600}, "graceful_timeout": 3600}
-    with Gunicorn(tmp_path, APP, config=HOOKS, **settings) as server, connect(server, "/echo") as ws:
+    with (
+        Gunicorn(tmp_path, APP, config=HOOKS, **settings) as server,
+        connect(server, "/echo") as ws,
+    ):
         [worker] = server.workers()
         server.kill(signal.SIGTERM)
         server.wait_until_refused()
@@ -493,10 +610,18 @@ def test_quit_ends_a_drain_that_waits_for_ws_drain_delay(tmp_path: Path) -> None
 
 def test_a_reload_does_not_wait_for_an_open_websocket(tmp_path: Path) -> None:
     """A browser's tab must not hold new code up. The wait is that of a drain under ``reload``, see RELOAD_SECONDS in `worker`."""
-    settings: dict[str, Any] = {"reload": True, "reload_engine": "poll", "graceful_timeout": 3600, "options": {"ws_drain_delay": 3600}}
+    settings: dict[str, Any] = {
+        "reload": True,
+        "reload_engine": "poll",
+        "graceful_timeout": 3600,
+        "options": {"ws_drain_delay": 3600},
+    }
     watched = tmp_path / "watched.txt"
     watched.write_text("one")
-    with Gunicorn(tmp_path, APP, reload_extra_files=[str(watched)], **settings) as server, connect(server, "/stubborn") as ws:
+    with (
+        Gunicorn(tmp_path, APP, reload_extra_files=[str(watched)], **settings) as server,
+        connect(server, "/stubborn") as ws,
+    ):
         [first] = server.workers()
         changed = 0.0
 
@@ -527,7 +652,9 @@ def test_sys_exit_in_a_websocket_ends_the_worker_with_its_code(tmp_path: Path, l
 # How many.
 
 
-def test_worker_connections_counts_websockets_and_what_is_above_it_waits(tmp_path: Path, loop: str) -> None:
+def test_worker_connections_counts_websockets_and_what_is_above_it_waits(
+    tmp_path: Path, loop: str
+) -> None:
     with (
         Gunicorn(tmp_path, APP, asgi_loop=loop, worker_connections=2) as server,
         connect(server, "/echo") as first,
@@ -547,7 +674,11 @@ def test_limit_concurrency_answers_a_handshake_above_it_with_503(tmp_path: Path)
     with Gunicorn(tmp_path, APP, options={"limit_concurrency": 1}) as server:
         with connect(server, "/tidy?seconds=0") as ws:
             response = read_refusal(server, "/echo")
-            assert (response.status_code, response.headers["retry-after"], response.headers["connection"]) == (503, "1", "close")
+            assert (
+                response.status_code,
+                response.headers["retry-after"],
+                response.headers["connection"],
+            ) == (503, "1", "close")
             assert server.get("/hello").status_code == 503
             assert exchange(ws, "hello") == "hello"
         server.wait_for_event("tidied")
@@ -558,7 +689,10 @@ def test_limit_concurrency_answers_a_handshake_above_it_with_503(tmp_path: Path)
 
 
 def test_many_at_once(tmp_path: Path, loop: str) -> None:
-    with Gunicorn(tmp_path, APP, asgi_loop=loop, workers=2, config=HOOKS) as server, ExitStack() as stack:
+    with (
+        Gunicorn(tmp_path, APP, asgi_loop=loop, workers=2, config=HOOKS) as server,
+        ExitStack() as stack,
+    ):
         clients = [RawWebSocket(stack.enter_context(server.connect())) for _ in range(200)]
         for client in clients:
             client.open("/echo")
@@ -606,7 +740,12 @@ def test_a_websocket_on_a_unix_socket(tmp_path: Path, loop: str) -> None:
     with Gunicorn(tmp_path, APP, bind=f"unix:{path}", asgi_loop=loop) as server:
         scope = read_scope(server)
         assert (scope["client"], scope["server"], scope["scheme"]) == (None, [path, None], "ws")
-        assert read_scope(server, {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.1"})["scheme"] == "wss"
+        assert (
+            read_scope(server, {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.1"})[
+                "scheme"
+            ]
+            == "wss"
+        )
         with connect(server, "/echo") as ws:
             large = os.urandom(900_000)
             assert exchange(ws, large) == large
@@ -623,7 +762,9 @@ def test_a_websocket_on_a_unix_socket(tmp_path: Path, loop: str) -> None:
         ("X-Nothing", "https", "ws"),
     ],
 )
-def test_a_trusted_proxy_says_whether_it_is_wss(tmp_path: Path, header: str, value: str, scheme: str) -> None:
+def test_a_trusted_proxy_says_whether_it_is_wss(
+    tmp_path: Path, header: str, value: str, scheme: str
+) -> None:
     with Gunicorn(tmp_path, APP) as server:
         scope = read_scope(server, {header: value, "X-Forwarded-For": "192.0.2.1"})
         assert (scope["scheme"], scope["client"]) == (scheme, ["192.0.2.1", 0])
@@ -647,9 +788,15 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 @pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
-def test_the_nginx_of_the_documentation_passes_websockets_on_and_requests_as_before(tmp_path: Path) -> None:
-    (location,) = re.findall(r"```nginx\n(location.*?)```", (DOCS / "proxies.md").read_text(), re.DOTALL)
-    table, headers, _ = re.findall(r"```nginx\n(.*?)```", (DOCS / "websocket.md").read_text(), re.DOTALL)
+def test_the_nginx_of_the_documentation_passes_websockets_on_and_requests_as_before(
+    tmp_path: Path,
+) -> None:
+    (location,) = re.findall(
+        r"```nginx\n(location.*?)```", (DOCS / "proxies.md").read_text(), re.DOTALL
+    )
+    table, headers, _ = re.findall(
+        r"```nginx\n(.*?)```", (DOCS / "websocket.md").read_text(), re.DOTALL
+    )
     assert location.count('proxy_set_header Connection "";') == 1
     location = location.replace('proxy_set_header Connection "";', headers)
     pair = make_authority(tmp_path, "localhost")
@@ -657,7 +804,9 @@ def test_the_nginx_of_the_documentation_passes_websockets_on_and_requests_as_bef
     with Gunicorn(tmp_path, APP, config=HOOKS) as server:
         # Over TCP, for nginx is nobody where root starts it, and has no way into this directory.
         conf = NGINX_CONF.format(
-            directory=tmp_path, location=f"ssl_certificate {pair.certfile}; ssl_certificate_key {pair.keyfile}; {location}", below=""
+            directory=tmp_path,
+            location=f"ssl_certificate {pair.certfile}; ssl_certificate_key {pair.keyfile}; {location}",
+            below="",
         )
         conf = (
             conf.replace("http {", f"http {{ {table}", 1)
@@ -665,16 +814,28 @@ def test_the_nginx_of_the_documentation_passes_websockets_on_and_requests_as_bef
             .replace("http://unix:/run/app.sock", server.url)
         )
         (tmp_path / "nginx.conf").write_text(conf)
-        nginx = subprocess.Popen([str(NGINX), "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")], stderr=subprocess.DEVNULL)
+        nginx = subprocess.Popen(
+            [str(NGINX), "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf")],
+            stderr=subprocess.DEVNULL,
+        )
         try:
             poll(lambda: is_listening(socket_path), "nginx")
-            with unix_connect(socket_path, uri="wss://localhost/scope", ssl=trusting_context()) as ws:
+            with unix_connect(
+                socket_path, uri="wss://localhost/scope", ssl=trusting_context()
+            ) as ws:
                 assert json.loads(ws.recv(DEADLINE))["scheme"] == "wss"
-            with httpx.Client(transport=httpx.HTTPTransport(uds=socket_path, verify=trusting_context()), timeout=DEADLINE) as http:
+            with httpx.Client(
+                transport=httpx.HTTPTransport(uds=socket_path, verify=trusting_context()),
+                timeout=DEADLINE,
+            ) as http:
                 assert http.get("https://localhost/hello").text == "hello\n"
                 assert http.get("https://localhost/scope").json()["scheme"] == "https"
-                assert "connection" not in dict(http.get("https://localhost/scope").json()["headers"])
-            with unix_connect(socket_path, uri="wss://localhost/tidy", ssl=trusting_context()) as ws:
+                assert "connection" not in dict(
+                    http.get("https://localhost/scope").json()["headers"]
+                )
+            with unix_connect(
+                socket_path, uri="wss://localhost/tidy", ssl=trusting_context()
+            ) as ws:
                 assert exchange(ws, bytes(100_000)) == bytes(100_000)
                 server.kill(signal.SIGTERM)
                 assert read_close(ws)[0] == 1012
@@ -693,24 +854,40 @@ def test_the_report_of_a_stuck_worker_names_the_websocket(tmp_path: Path) -> Non
         with connect(server, "/echo?secret"), connect(server, "/block?secret") as ws:
             ws.send("now")
             server.wait_for_event("block begun")
-            server.wait_for(r"\[WARNING\] The event loop has not turned for \d+\.\d s, in GET /block\. ")
+            server.wait_for(
+                r"\[WARNING\] The event loop has not turned for \d+\.\d s, in GET /block\. "
+            )
             os.kill(server.workers()[0], signal.SIGABRT)
-            server.wait_for(r"\[CRITICAL\] Aborted: the event loop has not turned for \d+\.\d s, in GET /block\. ")
+            server.wait_for(
+                r"\[CRITICAL\] Aborted: the event loop has not turned for \d+\.\d s, in GET /block\. "
+            )
             server.wait_for(BOOT_LINE, 2)
             assert read_close(ws)[0] in (1006, 1012)
-        assert len(server.lines(r"^  GET /echo for \d+\.\d s, in .*sockets:\d+ echo > sockets:\d+ serve > gunicorn_asgi\.")) == 2
+        assert (
+            len(
+                server.lines(
+                    r"^  GET /echo for \d+\.\d s, in .*sockets:\d+ echo > sockets:\d+ serve > gunicorn_asgi\."
+                )
+            )
+            == 2
+        )
         assert "secret" not in server.log
 
 
 # Settings and options.
 
 
-needs_setting = pytest.mark.skipif("websocket_max_message_size" not in SETTINGS, reason="this Gunicorn has no websocket_max_message_size")
+needs_setting = pytest.mark.skipif(
+    "websocket_max_message_size" not in SETTINGS,
+    reason="this Gunicorn has no websocket_max_message_size",
+)
 
 
 @needs_setting
 @pytest.mark.parametrize("compression", [None, "deflate"])
-def test_a_message_above_websocket_max_message_size_is_1009(tmp_path: Path, loop: str, compression: str | None) -> None:
+def test_a_message_above_websocket_max_message_size_is_1009(
+    tmp_path: Path, loop: str, compression: str | None
+) -> None:
     """Also for a client that reads nothing until it has sent all of it."""
     with Gunicorn(tmp_path, APP, asgi_loop=loop, websocket_max_message_size=1000) as server:
         for size in (1001, 8_000_000):
@@ -719,7 +896,14 @@ def test_a_message_above_websocket_max_message_size_is_1009(tmp_path: Path, loop
                 ws.send(os.urandom(size))
                 assert read_close(ws)[0] == 1009
         server.wait_for_event("disconnect 1009 message too big", 2)
-        assert len(server.lines(r"\[WARNING\] Invalid WebSocket frame from ip=127\.0\.0\.1: message too big$")) == 2
+        assert (
+            len(
+                server.lines(
+                    r"\[WARNING\] Invalid WebSocket frame from ip=127\.0\.0\.1: message too big$"
+                )
+            )
+            == 2
+        )
 
 
 LIMIT = 16 * 1024 * 1024
@@ -740,7 +924,10 @@ def test_the_default_limit_is_16_mib_with_any_gunicorn(tmp_path: Path) -> None:
 
 @needs_setting
 def test_without_a_limit_messages_may_be_larger(tmp_path: Path) -> None:
-    with Gunicorn(tmp_path, APP, websocket_max_message_size=0) as server, connect(server, "/echo", compression=None, max_size=None) as ws:
+    with (
+        Gunicorn(tmp_path, APP, websocket_max_message_size=0) as server,
+        connect(server, "/echo", compression=None, max_size=None) as ws,
+    ):
         assert exchange(ws, bytes(LIMIT + 1)) == bytes(LIMIT + 1)
 
 
@@ -752,14 +939,26 @@ def test_ws_none_is_plain_http(tmp_path: Path) -> None:
             for _ in range(2):
                 client.get("/hello", HANDSHAKE)
                 status, headers, body = client.read_response()
-                assert (status, headers["connection"], headers["upgrade"], body) == (200, None, None, b"hello\n")
+                assert (status, headers["connection"], headers["upgrade"], body) == (
+                    200,
+                    None,
+                    None,
+                    b"hello\n",
+                )
         assert not server.lines(TROUBLE)
 
 
 def test_ws_per_message_deflate_is_a_switch(tmp_path: Path) -> None:
     for value, expected in (("true", "permessage-deflate"), ("false", None)):
-        with Gunicorn(tmp_path / value, APP, env={"GUNICORN_ASGI_WS_PER_MESSAGE_DEFLATE": value}) as server, connect(server, "/echo") as ws:
-            assert (ws.response.headers.get("Sec-WebSocket-Extensions") or "").partition(";")[0] == (expected or "")
+        with (
+            Gunicorn(
+                tmp_path / value, APP, env={"GUNICORN_ASGI_WS_PER_MESSAGE_DEFLATE": value}
+            ) as server,
+            connect(server, "/echo") as ws,
+        ):
+            assert (ws.response.headers.get("Sec-WebSocket-Extensions") or "").partition(";")[
+                0
+            ] == (expected or "")
             assert exchange(ws, "hello " * 100) == "hello " * 100
 
 
@@ -783,23 +982,34 @@ WRONG: list[tuple[str, Any]] = [
 
 
 def test_every_option_of_websockets_is_tried_with_a_wrong_value() -> None:
-    assert {name for name, _ in WRONG} == {option.name for option in OPTIONS if option.name == "ws" or option.name.startswith("ws_")}
+    assert {name for name, _ in WRONG} == {
+        option.name for option in OPTIONS if option.name == "ws" or option.name.startswith("ws_")
+    }
 
 
 @pytest.mark.parametrize(("name", "value"), WRONG, ids=[f"{name}-{value}" for name, value in WRONG])
 def test_a_wrong_value_of_an_option_is_refused_with_one_sentence(name: str, value: Any) -> None:
     option = next(option for option in OPTIONS if option.name == name)
     variable = f"GUNICORN_ASGI_{name.upper()}"
-    for configured, environment, said in (({name: value}, {}, name), ({}, {variable: f"x{value}"}, variable)):
+    for configured, environment, said in (
+        ({name: value}, {}, name),
+        ({}, {variable: f"x{value}"}, variable),
+    ):
         with pytest.raises(ConfigError) as caught:
             Settings.read(Config(), configured, environment)
         given = value if configured else f"x{value}"
-        assert str(caught.value) == f"Invalid value for option {said}: {given!r} must be {option.allowed}."
+        assert (
+            str(caught.value)
+            == f"Invalid value for option {said}: {given!r} must be {option.allowed}."
+        )
 
 
 def test_a_wrong_option_stops_the_boot_with_one_sentence(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, APP, wait=False, options={"ws_ping_interval": "often"}) as server:
         assert server.wait() == 1
         [error] = server.lines(r"\[(WARNING|ERROR|CRITICAL)\]")
-        assert "[ERROR] Invalid value for option ws_ping_interval: 'often' must be a number of seconds, " in error
+        assert (
+            "[ERROR] Invalid value for option ws_ping_interval: 'often' must be a number of seconds, "
+            in error
+        )
         assert "Traceback" not in server.log + server.output

@@ -17,7 +17,19 @@ from typing import Any
 import pytest
 from certificates import make_authority
 from gunicorn.config import Config
-from inprocess import GET, Client, Flag, InProcess, Response, Truncated, answer, mirror, read_body, request, serve
+from inprocess import (
+    GET,
+    Client,
+    Flag,
+    InProcess,
+    Response,
+    Truncated,
+    answer,
+    mirror,
+    read_body,
+    request,
+    serve,
+)
 from ws import (
     ACCEPT,
     CONNECT,
@@ -88,7 +100,9 @@ HANDSHAKES = {
     "upgrade in capitals": handshake(upgrade=b"WebSocket", connection=b"UPGRADE"),
     "connection with other options": handshake(connection=b"keep-alive, Upgrade"),
     "connection in two lines": handshake(b"Connection: keep-alive"),
-    "connection in two lines, the other way": handshake(b"Connection: upgrade", connection=b"keep-alive"),
+    "connection in two lines, the other way": handshake(
+        b"Connection: upgrade", connection=b"keep-alive"
+    ),
     "upgrade among others": handshake(upgrade=b"h2c, websocket"),
     "upgrade in two lines": handshake(b"Upgrade: websocket", upgrade=b"h2c"),
     "empty members": handshake(upgrade=b", websocket ,", connection=b",,upgrade,"),
@@ -117,7 +131,11 @@ def test_the_key_is_answered(server: InProcess) -> None:
     """RFC 6455, 4.2.2, 5.4; the first is the example of 1.3."""
     assert accept_key(KEY) == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
     source = random.Random(6455)
-    for key in (KEY, b"AQIDBAUGBwgJCgsMDQ4PEC==", *(base64.b64encode(source.randbytes(16)) for _ in range(20))):
+    for key in (
+        KEY,
+        b"AQIDBAUGBwgJCgsMDQ4PEC==",
+        *(base64.b64encode(source.randbytes(16)) for _ in range(20)),
+    ):
         client = server.connect()
         client.send(handshake(key=key))
         assert_accepted(client.read_head(), key)
@@ -164,17 +182,27 @@ REFUSED: dict[str, tuple[bytes, int]] = {
     "a subprotocol in quotes": (handshake(b'Sec-WebSocket-Protocol: "a"'), 400),
     "a subprotocol that is no ASCII": (handshake(b"Sec-WebSocket-Protocol: caf\xe9"), 400),
     # 4.1, 2; RFC 9110, 15.5.6
-    **{method: (handshake(method=method), 405) for method in ("POST", "PUT", "HEAD", "OPTIONS", "DELETE", "PATCH", "GETT")},
+    **{
+        method: (handshake(method=method), 405)
+        for method in ("POST", "PUT", "HEAD", "OPTIONS", "DELETE", "PATCH", "GETT")
+    },
     # 4.1: the client speaks frames behind it, so nobody could tell a body from them
     "a body with a length": (handshake(b"Content-Length: 5") + b"hello", 400),
     # RFC 6585, 5: to read them takes microseconds each, in which nobody else is served
     "very many extensions": (handshake(*[b"Sec-WebSocket-Extensions: " + b"a," * 4000] * 3), 431),
     "very many subprotocols": (handshake(*[b"Sec-WebSocket-Protocol: " + b"a," * 4000] * 3), 431),
-    "a body in chunks": (handshake(b"Transfer-Encoding: chunked") + b"5\r\nhello\r\n0\r\n\r\n", 400),
+    "a body in chunks": (
+        handshake(b"Transfer-Encoding: chunked") + b"5\r\nhello\r\n0\r\n\r\n",
+        400,
+    ),
 }
 
 
-@pytest.mark.parametrize("behind", [b"", GET, text("a") + ping(), handshake()], ids=["alone", "a request", "frames", "a handshake"])
+@pytest.mark.parametrize(
+    "behind",
+    [b"", GET, text("a") + ping(), handshake()],
+    ids=["alone", "a request", "frames", "a handshake"],
+)
 @pytest.mark.parametrize(("data", "status"), REFUSED.values(), ids=REFUSED.keys())
 def test_a_handshake_is_refused(server: InProcess, data: bytes, status: int, behind: bytes) -> None:
     """One answer with the exact status, one line in the log, and nothing behind it is taken for a request."""
@@ -214,7 +242,8 @@ NO_HANDSHAKES = {
     "another protocol": handshake(upgrade=b"h2c"),
     "a longer name": handshake(upgrade=b"websockets"),
     "a version of it": handshake(upgrade=b"websocket/13"),
-    "a body and no connection": handshake(b"Content-Length: 5", connection=None, method="POST") + b"hello",
+    "a body and no connection": handshake(b"Content-Length: 5", connection=None, method="POST")
+    + b"hello",
 }
 
 
@@ -273,7 +302,9 @@ def test_the_scope_of_a_websocket(parser: str) -> None:
     """Statements 76 to 81 and 117: no ``method``."""
     app = Scopes()
     with serve(app, parser) as server:
-        ws = connect(server, b"X-Custom: caf\xe9", b"Cookie: a=b", b"X-Custom: 2", target="/caf%C3%A9?a=%20b")
+        ws = connect(
+            server, b"X-Custom: caf\xe9", b"Cookie: a=b", b"X-Custom: 2", target="/caf%C3%A9?a=%20b"
+        )
         (scope,) = app.seen
         assert scope == {
             "type": "websocket",
@@ -299,7 +330,9 @@ def test_the_scope_of_a_websocket(parser: str) -> None:
             "subprotocols": [],
             "extensions": {"websocket.http.response": {}},
         }
-        assert {name: type(scope[name]) for name in ("headers", "client", "server", "subprotocols")} == {
+        assert {
+            name: type(scope[name]) for name in ("headers", "client", "server", "subprotocols")
+        } == {
             "headers": list,
             "client": tuple,
             "server": tuple,
@@ -316,12 +349,17 @@ SUBPROTOCOLS: dict[str, tuple[list[bytes], list[str]]] = {
     "white space": ([b" a\t,\t b "], ["a", "b"]),
     "empty members": ([b", a ,, b,"], ["a", "b"]),
     "case is kept": ([b"Chat, CHAT"], ["Chat", "CHAT"]),
-    "characters of a token": ([b"v10.stomp, graphql-ws, a!#$%&'*+.^_`|~"], ["v10.stomp", "graphql-ws", "a!#$%&'*+.^_`|~"]),
+    "characters of a token": (
+        [b"v10.stomp, graphql-ws, a!#$%&'*+.^_`|~"],
+        ["v10.stomp", "graphql-ws", "a!#$%&'*+.^_`|~"],
+    ),
 }
 
 
 @pytest.mark.parametrize(("lines", "expected"), SUBPROTOCOLS.values(), ids=SUBPROTOCOLS.keys())
-def test_subprotocols_are_a_list_in_the_clients_order(parser: str, lines: list[bytes], expected: list[str]) -> None:
+def test_subprotocols_are_a_list_in_the_clients_order(
+    parser: str, lines: list[bytes], expected: list[str]
+) -> None:
     """Statement 80; RFC 6455, 4.2.1, 8, and 11.3.4: "MAY appear multiple times"."""
     app = Scopes()
     with serve(app, parser) as server:
@@ -333,7 +371,9 @@ def test_the_scheme_is_wss_over_tls(parser: str, tls: ssl.SSLContext) -> None:
     """Statement 78; and messages of every size go through TLS."""
     app = Scopes()
     with serve(app, parser, tls=tls) as server:
-        ws = connect(server, b"Sec-WebSocket-Extensions: permessage-deflate", tls=True, early=text("early"))
+        ws = connect(
+            server, b"Sec-WebSocket-Extensions: permessage-deflate", tls=True, early=text("early")
+        )
         assert app.seen[0]["scheme"] == "wss"
         assert ws.read_message() == "early"
         for size in (0, 1, 126, 65536, 1_000_000):
@@ -342,8 +382,12 @@ def test_the_scheme_is_wss_over_tls(parser: str, tls: ssl.SSLContext) -> None:
         assert ws.close(4000) == (4000, "")
 
 
-@pytest.mark.parametrize(("proto", "scheme"), [(b"https", "wss"), (b"wss", "wss"), (b"http", "ws"), (b"ws", "ws")])
-def test_the_scheme_is_the_one_a_trusted_proxy_tells(parser: str, proto: bytes, scheme: str) -> None:
+@pytest.mark.parametrize(
+    ("proto", "scheme"), [(b"https", "wss"), (b"wss", "wss"), (b"http", "ws"), (b"ws", "ws")]
+)
+def test_the_scheme_is_the_one_a_trusted_proxy_tells(
+    parser: str, proto: bytes, scheme: str
+) -> None:
     app = Scopes()
     with serve(app, parser, forwarded_allow_ips="127.0.0.1") as server:
         scope = app.of(server, b"X-Forwarded-Proto: " + proto, b"X-Forwarded-For: 203.0.113.7")
@@ -359,7 +403,11 @@ def test_root_path_stands_before_the_path(parser: str) -> None:
     app = Scopes()
     with serve(app, parser, root_path="/api") as server:
         scope = app.of(server, target="/chat%20room")
-        assert (scope["root_path"], scope["path"], scope["raw_path"]) == ("/api", "/api/chat room", b"/api/chat%20room")
+        assert (scope["root_path"], scope["path"], scope["raw_path"]) == (
+            "/api",
+            "/api/chat room",
+            b"/api/chat%20room",
+        )
 
 
 def test_the_state_is_a_copy_and_so_is_all_of_the_scope(parser: str) -> None:
@@ -435,7 +483,9 @@ EARLY = {
 
 @pytest.mark.parametrize("slow", [False, True], ids=["accepted at once", "accepted later"])
 @pytest.mark.parametrize(("early", "expected"), EARLY.values(), ids=EARLY.keys())
-def test_frames_in_the_packet_of_the_handshake_are_kept(parser: str, early: bytes, expected: list[Any], slow: bool) -> None:
+def test_frames_in_the_packet_of_the_handshake_are_kept(
+    parser: str, early: bytes, expected: list[Any], slow: bool
+) -> None:
     """Statement 83."""
     go = Flag()
     got: list[Any] = []
@@ -463,7 +513,9 @@ def test_frames_in_the_packet_of_the_handshake_are_kept(parser: str, early: byte
 
 
 @pytest.mark.parametrize("slow", [False, True], ids=["accepted at once", "accepted later"])
-def test_a_close_in_the_packet_of_the_handshake_is_answered_behind_it(parser: str, slow: bool) -> None:
+def test_a_close_in_the_packet_of_the_handshake_is_answered_behind_it(
+    parser: str, slow: bool
+) -> None:
     go = Flag()
     told: list[Any] = []
 
@@ -536,7 +588,12 @@ def test_a_handshake_waits_its_turn_behind_other_requests(parser: str) -> None:
 
     with serve(app, parser) as server:
         client = server.connect()
-        client.send(request("GET", "/a") + request("POST", "/slow", body=b"body") + handshake() + text("early"))
+        client.send(
+            request("GET", "/a")
+            + request("POST", "/slow", body=b"body")
+            + handshake()
+            + text("early")
+        )
         assert client.read_response().body == b"/a"
         server.settle()
         assert not called.is_set()
@@ -592,7 +649,9 @@ def test_headers_of_the_acceptance_are_sent_in_order(parser: str) -> None:
         response = client.read_head()
         assert_accepted(response)
         ours = {b"connection", b"upgrade", b"sec-websocket-accept", b"date", b"server"}
-        assert [field for field in response.headers if field[0].lower() not in ours] == ACCEPTED_HEADERS
+        assert [
+            field for field in response.headers if field[0].lower() not in ours
+        ] == ACCEPTED_HEADERS
 
 
 def test_the_applications_date_and_server_are_the_only_ones(parser: str) -> None:
@@ -613,7 +672,9 @@ def test_the_applications_date_and_server_are_the_only_ones(parser: str) -> None
 FORBIDDEN: dict[str, Any] = {
     "sec-websocket-protocol": {"headers": [(b"sec-websocket-protocol", b"chat")]},
     "sec-websocket-accept": {"headers": [(b"sec-websocket-accept", b"x")]},
-    "sec-websocket-extensions": {"headers": [(b"x", b"y"), (b"Sec-WebSocket-Extensions", b"permessage-deflate")]},
+    "sec-websocket-extensions": {
+        "headers": [(b"x", b"y"), (b"Sec-WebSocket-Extensions", b"permessage-deflate")]
+    },
     "sec-websocket-version": {"headers": [(b"SEC-WEBSOCKET-VERSION", b"13")]},
     "upgrade": {"headers": [(b"Upgrade", b"h2c")]},
     "a line end": {"headers": [(b"x", b"a\r\nb: c")]},
@@ -660,7 +721,11 @@ def test_fields_that_frame_a_message_are_not_in_a_101(parser: str, name: bytes) 
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
-        value = {b"content-length": b"5", b"transfer-encoding": b"chunked", b"connection": b"close"}[name]
+        value = {
+            b"content-length": b"5",
+            b"transfer-encoding": b"chunked",
+            b"connection": b"close",
+        }[name]
         try:
             await send({**ACCEPT, "headers": [(name, value)]})
         except ApplicationError:
@@ -687,7 +752,9 @@ def test_the_chosen_subprotocol_is_told(parser: str, chosen: str | None) -> None
         client.send(handshake(b"Sec-WebSocket-Protocol: a, b", b"Sec-WebSocket-Protocol: c"))
         response = client.read_head()
         assert_accepted(response)
-        assert response.values(b"sec-websocket-protocol") == ([] if chosen is None else [chosen.encode()])
+        assert response.values(b"sec-websocket-protocol") == (
+            [] if chosen is None else [chosen.encode()]
+        )
 
 
 def test_headers_of_the_acceptance_may_be_any_iterable(parser: str) -> None:
@@ -705,7 +772,9 @@ def test_headers_of_the_acceptance_may_be_any_iterable(parser: str) -> None:
 # Denying.
 
 
-@pytest.mark.parametrize("message", [{}, {"code": 4001}, {"code": 1000, "reason": "no"}, {"reason": None}])
+@pytest.mark.parametrize(
+    "message", [{}, {"code": 4001}, {"code": 1000, "reason": "no"}, {"reason": None}]
+)
 def test_a_close_before_the_acceptance_is_a_403(parser: str, message: dict[str, Any]) -> None:
     """Statement 84."""
     told: list[Any] = []
@@ -770,7 +839,9 @@ FAILURES = [
 
 
 @pytest.mark.parametrize("app", FAILURES, ids=lambda app: app.__name__)
-def test_an_application_that_fails_before_it_has_answered_is_a_500(parser: str, app: Callable[..., Any]) -> None:
+def test_an_application_that_fails_before_it_has_answered_is_a_500(
+    parser: str, app: Callable[..., Any]
+) -> None:
     """Statement 93, and one line in the log, with the traceback where there is one."""
     with serve(app, parser) as server:
         client = server.connect()
@@ -795,7 +866,9 @@ def test_a_denial_without_a_body_has_an_end(parser: str, status: int) -> None:
         await send({"type": "websocket.http.response.start", "status": status, "headers": []})
         try:
             while True:
-                await send({"type": "websocket.http.response.body", "body": b"x", "more_body": True})
+                await send(
+                    {"type": "websocket.http.response.body", "body": b"x", "more_body": True}
+                )
                 await asyncio.sleep(0.01)
         except BaseException as error:
             raised.append(error)
@@ -811,7 +884,9 @@ def test_a_denial_without_a_body_has_an_end(parser: str, status: int) -> None:
         assert client.read_rest() == b""
 
 
-@pytest.mark.parametrize("status", [200, 204, 302, 304, 401, 404, 418, 451, 500, 503, 599, 600, 999])
+@pytest.mark.parametrize(
+    "status", [200, 204, 302, 304, 401, 404, 418, 451, 500, 503, 599, 600, 999]
+)
 def test_a_denial_is_an_ordinary_response(parser: str, status: int) -> None:
     """Statements 118, 119 and 64: any status, and the body that it may have."""
     told: list[Any] = []
@@ -819,7 +894,9 @@ def test_a_denial_is_an_ordinary_response(parser: str, status: int) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         assert scope["extensions"]["websocket.http.response"] == {}
         assert await receive() == CONNECT
-        await send({**START, "status": status, "headers": [(b"x-b", b"1"), (b"x-a", b"2"), (b"x-b", b"3")]})
+        await send(
+            {**START, "status": status, "headers": [(b"x-b", b"1"), (b"x-a", b"2"), (b"x-b", b"3")]}
+        )
         await send(body(b"denied \xff"))
         told.extend([await receive(), await receive()])
 
@@ -829,7 +906,11 @@ def test_a_denial_is_an_ordinary_response(parser: str, status: int) -> None:
         response = client.read_response()
         assert response.status == status
         assert response.body == (b"" if status in (204, 304) else b"denied \xff")
-        assert [field for field in response.headers if field[0].startswith(b"x-")] == [(b"x-b", b"1"), (b"x-a", b"2"), (b"x-b", b"3")]
+        assert [field for field in response.headers if field[0].startswith(b"x-")] == [
+            (b"x-b", b"1"),
+            (b"x-a", b"2"),
+            (b"x-b", b"3"),
+        ]
         assert len(response.values(b"date")) == 1
         assert not response.values(b"upgrade")
         assert_last(response, client)
@@ -843,7 +924,9 @@ def test_a_denial_is_streamed(parser: str, has_length: bool) -> None:
     go = Flag()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await send({**START, "status": 403, "headers": [(b"content-length", b"9")] if has_length else []})
+        await send(
+            {**START, "status": 403, "headers": [(b"content-length", b"9")] if has_length else []}
+        )
         await send(body(b"one", True))
         await go.reached()
         await send(body(b"two", True))
@@ -938,7 +1021,9 @@ DENYING: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("messages", DENYING.values(), ids=DENYING.keys())
-def test_a_message_that_is_not_allowed_before_the_answer_raises(parser: str, messages: list[Any]) -> None:
+def test_a_message_that_is_not_allowed_before_the_answer_raises(
+    parser: str, messages: list[Any]
+) -> None:
     """Statements 9 to 11, 62, 63 and 119; what is allowed can still follow."""
     raised: list[BaseException] = []
 
@@ -1001,7 +1086,9 @@ def test_a_large_denial_waits_for_a_client_that_does_not_read(parser: str) -> No
 
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize("early", [b"", text("early")], ids=["nothing", "a message"])
-def test_a_client_that_leaves_before_the_answer_is_1006(parser: str, how: str, early: bytes) -> None:
+def test_a_client_that_leaves_before_the_answer_is_1006(
+    parser: str, how: str, early: bytes
+) -> None:
     """Statements 95, 96 and 99."""
     asked = Flag()
     told: list[Any] = []
@@ -1032,7 +1119,9 @@ def test_a_client_that_leaves_before_the_answer_is_1006(parser: str, how: str, e
 
 @pytest.mark.parametrize("turns", range(5))
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_an_acceptance_in_the_turn_of_the_loss_leaves_nothing_behind(parser: str, tls: ssl.SSLContext, scheme: str, turns: int) -> None:
+def test_an_acceptance_in_the_turn_of_the_loss_leaves_nothing_behind(
+    parser: str, tls: ssl.SSLContext, scheme: str, turns: int
+) -> None:
     """With TLS, the loss is told a turn later, and to the protocol that there was when it happened."""
     waiting, ended = Flag(), Flag()
     answers: list[asyncio.Future[None]] = []
@@ -1188,5 +1277,7 @@ def test_many_at_once_do_not_know_of_each_other(parser: str) -> None:
         for number, ws in enumerate(sockets):
             assert ws.close(4000 + number) == (4000 + number, "")
         server.wait_until(lambda: len(app.ended) == 20)
-        assert app.messages == {f"/{number}": [f"{round_} {number}" for round_ in range(3)] for number in range(20)}
+        assert app.messages == {
+            f"/{number}": [f"{round_} {number}" for round_ in range(3)] for number in range(20)
+        }
         assert app.ended == {f"/{number}": (4000 + number, "") for number in range(20)}

@@ -16,23 +16,51 @@ from typing import Any
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from test_ws_frames import CLOSES, CONTROL, FRAGMENTS, HEADER, INVALID_UTF8, LIMIT, LIMITS, TRUNCATED_UTF8, VALID_UTF8, Case
+from test_ws_frames import (
+    CLOSES,
+    CONTROL,
+    FRAGMENTS,
+    HEADER,
+    INVALID_UTF8,
+    LIMIT,
+    LIMITS,
+    TRUNCATED_UTF8,
+    VALID_UTF8,
+    Case,
+)
 from websockets.exceptions import ProtocolError
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Close as TheirClose
 from websockets.protocol import State
 from websockets.server import ServerProtocol
-from ws import BINARY, CLOSE, CONTINUATION, INVALID_CODES, KEY, MASK, PING, PONG, RSV1, TEXT, VALID_CODES, close, fragments, frame, text
+from ws import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    INVALID_CODES,
+    KEY,
+    MASK,
+    PING,
+    PONG,
+    RSV1,
+    TEXT,
+    VALID_CODES,
+    close,
+    fragments,
+    frame,
+    text,
+)
 
-from gunicorn_asgi.deflate import Deflate
 from gunicorn_asgi.errors import ApplicationError, Violation
-from gunicorn_asgi.negotiation import accept_key, negotiate_deflate
-from gunicorn_asgi.websocket import Close, FrameReader, close_payload
+from gunicorn_asgi.websocket.deflate import Deflate
+from gunicorn_asgi.websocket.frames import Close, FrameReader, close_payload
+from gunicorn_asgi.websocket.negotiation import accept_key, negotiate_deflate
 
 NO_CODE = 1005
 
 has_oracle = pytest.mark.skipif(
-    not hasattr(ServerProtocol(state=State.OPEN), "current_size"), reason="in this version of websockets, what is put right has other names"
+    not hasattr(ServerProtocol(state=State.OPEN), "current_size"),
+    reason="in this version of websockets, what is put right has other names",
 )
 
 
@@ -46,7 +74,9 @@ class Outcome:
     """Of the Close that answers, or of the failure; None while all is well."""
 
 
-def read(pieces: Iterable[bytes], limit: float = math.inf, deflate: Deflate | None = None) -> Outcome:
+def read(
+    pieces: Iterable[bytes], limit: float = math.inf, deflate: Deflate | None = None
+) -> Outcome:
     """What ours makes of it."""
     reader = FrameReader(limit, 1 << 30, deflate)
     outcome = Outcome()
@@ -83,7 +113,9 @@ class Sent:
 
     @property
     def data(self) -> bytes:
-        return frame(self.opcode, self.payload, fin=self.fin, rsv=self.rsv, mask=self.mask, width=self.width)
+        return frame(
+            self.opcode, self.payload, fin=self.fin, rsv=self.rsv, mask=self.mask, width=self.width
+        )
 
     @property
     def is_minimal(self) -> bool:
@@ -150,7 +182,9 @@ class Oracle:
             self.outcome.messages.append((b"" if self._utf8 is None else "").join(self._parts))
 
 
-def ask(frames: Iterable[Sent], limit: float = math.inf, extension: PerMessageDeflate | None = None) -> Outcome:
+def ask(
+    frames: Iterable[Sent], limit: float = math.inf, extension: PerMessageDeflate | None = None
+) -> Outcome:
     oracle = Oracle(limit, extension)
     for sent in frames:
         oracle.feed(sent)
@@ -170,13 +204,17 @@ def cut(data: bytes, cuts: list[int]) -> list[bytes]:
 
 TEXTS = st.one_of(st.text(max_size=20), st.sampled_from(list(VALID_UTF8.values()))).map(str.encode)
 INVALID = st.sampled_from([invalid for invalid, _ in INVALID_UTF8.values()])
-PAYLOADS = st.one_of(TEXTS, INVALID, st.binary(max_size=20), st.sampled_from([124, 125, 126, 127, 300]).map(bytes))
+PAYLOADS = st.one_of(
+    TEXTS, INVALID, st.binary(max_size=20), st.sampled_from([124, 125, 126, 127, 300]).map(bytes)
+)
 MASKS = st.one_of(st.just(MASK), st.binary(min_size=4, max_size=4))
 CODES = st.one_of(st.sampled_from([*VALID_CODES, *INVALID_CODES]), st.integers(0, 65535))
 CLOSE_PAYLOADS = st.one_of(
     st.just(b""),
     st.builds(
-        lambda code, reason: code.to_bytes(2, "big") + reason, CODES, st.one_of(TEXTS, INVALID, st.just(b"x" * 123), st.just(b"x" * 124))
+        lambda code, reason: code.to_bytes(2, "big") + reason,
+        CODES,
+        st.one_of(TEXTS, INVALID, st.just(b"x" * 123), st.just(b"x" * 124)),
     ),
     st.binary(max_size=3),
 )
@@ -190,7 +228,14 @@ def messages(draw: st.DrawFn) -> list[Sent]:
     pieces = cut(data, draw(st.lists(st.integers(0, 8), max_size=4)))
     frames = []
     for number, piece in enumerate(pieces):
-        frames.append(Sent(CONTINUATION if number else opcode, piece, number == len(pieces) - 1, mask=draw(MASKS)))
+        frames.append(
+            Sent(
+                CONTINUATION if number else opcode,
+                piece,
+                number == len(pieces) - 1,
+                mask=draw(MASKS),
+            )
+        )
         if number < len(pieces) - 1:
             frames += draw(st.lists(controls(), max_size=1))
     return frames
@@ -208,13 +253,24 @@ def ends(fits: st.SearchStrategy[int]) -> st.SearchStrategy[Sent]:
         st.builds(Sent, st.just(CLOSE), CLOSE_PAYLOADS, mask=MASKS),
         st.builds(Sent, either, st.just(b""), rsv=st.integers(1, 7)),
         st.builds(Sent, either, st.binary(max_size=125), mask=st.none()),
-        st.builds(Sent, st.sampled_from([3, 4, 5, 6, 7, 11, 12, 13, 14, 15]), st.binary(max_size=5)),
+        st.builds(
+            Sent, st.sampled_from([3, 4, 5, 6, 7, 11, 12, 13, 14, 15]), st.binary(max_size=5)
+        ),
         st.builds(Sent, either, st.binary(max_size=125), width=st.sampled_from([16, 64])),
         st.builds(Sent, fits, st.just(bytes(126)), width=st.just(64)),
         st.builds(Sent, misplaced, PAYLOADS, fin=st.booleans()),
-        st.builds(Sent, st.sampled_from([CLOSE, PING, PONG]), st.binary(max_size=5), fin=st.just(False)),
-        st.builds(Sent, st.sampled_from([CLOSE, PING, PONG]), st.sampled_from([126, 127]).map(bytes)),
-        st.builds(Sent, fits, st.one_of(INVALID, st.sampled_from(list(TRUNCATED_UTF8.values()))), fin=st.booleans()),
+        st.builds(
+            Sent, st.sampled_from([CLOSE, PING, PONG]), st.binary(max_size=5), fin=st.just(False)
+        ),
+        st.builds(
+            Sent, st.sampled_from([CLOSE, PING, PONG]), st.sampled_from([126, 127]).map(bytes)
+        ),
+        st.builds(
+            Sent,
+            fits,
+            st.one_of(INVALID, st.sampled_from(list(TRUNCATED_UTF8.values()))),
+            fin=st.booleans(),
+        ),
         st.builds(Sent, fits, st.sampled_from([9, 29, 31, 124, 126]).map(bytes), fin=st.booleans()),
         frames_of_any_kind(),
     )
@@ -237,11 +293,20 @@ def sequences(draw: st.DrawFn) -> list[Sent]:
     """Messages and control frames in order, perhaps the beginning of another, one frame that is perhaps wrong, and more behind it."""
     frames = [sent for part in draw(st.lists(PARTS, max_size=2)) for sent in part]
     begun = draw(
-        st.sampled_from([None, Sent(TEXT, "é".encode(), fin=False), Sent(TEXT, b"\xc3", fin=False), Sent(BINARY, b"b", fin=False)])
+        st.sampled_from(
+            [
+                None,
+                Sent(TEXT, "é".encode(), fin=False),
+                Sent(TEXT, b"\xc3", fin=False),
+                Sent(BINARY, b"b", fin=False),
+            ]
+        )
     )
     if begun is not None:
         frames += [begun, *draw(st.lists(controls(), max_size=1))]
-    frames.append(draw(ends(st.sampled_from([TEXT, BINARY]) if begun is None else st.just(CONTINUATION))))
+    frames.append(
+        draw(ends(st.sampled_from([TEXT, BINARY]) if begun is None else st.just(CONTINUATION)))
+    )
     return frames + [sent for part in draw(st.lists(PARTS, max_size=1)) for sent in part]
 
 
@@ -258,7 +323,11 @@ LIMITS_OF_SIZE = st.sampled_from([math.inf, math.inf, 1 << 24, 125, 30, 10, 1])
 @example([Sent(TEXT, b"a" * 10, fin=False), Sent(CONTINUATION, b"")], [], 10)
 @example([Sent(BINARY, bytes(65535), width=64)], [], math.inf)
 @example([Sent(PING, bytes(65536))], [], math.inf)
-@example([Sent(BINARY, bytes(65536)), Sent(TEXT, b"x" * 65535), Sent(PING)], [1, 1, 1, 1, 5, 4, 60000], math.inf)
+@example(
+    [Sent(BINARY, bytes(65536)), Sent(TEXT, b"x" * 65535), Sent(PING)],
+    [1, 1, 1, 1, 5, 4, 60000],
+    math.inf,
+)
 def test_the_oracle_understands_the_same(frames: list[Sent], cuts: list[int], limit: float) -> None:
     """RFC 6455, 5 to 8."""
     data = b"".join(sent.data for sent in frames)
@@ -308,7 +377,13 @@ def compressed_sequences(draw: st.DrawFn, offer: bytes) -> list[Sent]:
         pieces = cut(data, draw(st.lists(st.integers(0, 30), max_size=3)))
         for number, piece in enumerate(pieces):
             frames.append(
-                Sent(CONTINUATION if number else opcode, piece, number == len(pieces) - 1, 0 if number else rsv, mask=draw(MASKS))
+                Sent(
+                    CONTINUATION if number else opcode,
+                    piece,
+                    number == len(pieces) - 1,
+                    0 if number else rsv,
+                    mask=draw(MASKS),
+                )
             )
             if number < len(pieces) - 1:
                 frames += draw(st.lists(controls(), max_size=1))
@@ -333,8 +408,14 @@ def test_the_oracle_inflates_the_same(data: st.DataObject, cuts: list[int]) -> N
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.binary(min_size=1, max_size=300), st.integers(-2, 2), st.lists(st.integers(1, 40), max_size=4))
-def test_the_limit_of_a_compressed_message_is_exact(data: bytes, more: int, cuts: list[int]) -> None:
+@given(
+    st.binary(min_size=1, max_size=300),
+    st.integers(-2, 2),
+    st.lists(st.integers(1, 40), max_size=4),
+)
+def test_the_limit_of_a_compressed_message_is_exact(
+    data: bytes, more: int, cuts: list[int]
+) -> None:
     """Statement 102: what counts is what comes out, in however many frames it came in."""
     deflate, _ = agree(OFFERS[0])
     data *= 8
@@ -384,18 +465,34 @@ DIFFERENT = {
 
 
 @pytest.mark.parametrize(
-    ("table", "limit"), [(HEADER, 1 << 24), (FRAGMENTS, 1 << 24), (CONTROL, 1 << 24), (CLOSES, 1 << 24), (LIMITS, LIMIT)]
+    ("table", "limit"),
+    [
+        (HEADER, 1 << 24),
+        (FRAGMENTS, 1 << 24),
+        (CONTROL, 1 << 24),
+        (CLOSES, 1 << 24),
+        (LIMITS, LIMIT),
+    ],
 )
 def test_the_package_agrees_with_the_tables(table: dict[str, Case], limit: int) -> None:
     """But for what is listed."""
     for name, case in table.items():
         outcome = understand(case, limit)
-        expected = Outcome(list(case.messages), list(case.pongs), NO_CODE if case.close is None else case.close)
+        expected = Outcome(
+            list(case.messages), list(case.pongs), NO_CODE if case.close is None else case.close
+        )
         if outcome != expected:
-            assert any(part in name and name in different for part, different in DIFFERENT.items()), (name, outcome)
+            assert any(
+                part in name and name in different for part, different in DIFFERENT.items()
+            ), (name, outcome)
 
 
-@given(CODES, st.one_of(st.text(max_size=130), st.sampled_from(["é" * 61, "é" * 62, "x" * 123, "x" * 124, "\ud800"])))
+@given(
+    CODES,
+    st.one_of(
+        st.text(max_size=130), st.sampled_from(["é" * 61, "é" * 62, "x" * 123, "x" * 124, "\ud800"])
+    ),
+)
 @settings(max_examples=200, deadline=None)
 def test_what_a_close_may_say_is_the_same_both_ways(code: int, reason: str) -> None:
     """RFC 6455, 7.4 and 5.5: what the application may send is what a client may."""

@@ -1,4 +1,4 @@
-"""The reader of a WebSocket's frames, and what is sent, as functions (`gunicorn_asgi.websocket`): the tables of `test_ws_frames`, in any pieces."""
+"""The reader of a WebSocket's frames, and what is sent, as functions (`gunicorn_asgi.websocket.frames`): the tables of `test_ws_frames`, in any pieces."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from test_ws_frames import CLOSES, CONTROL, FRAGMENTS, HEADER, INVALID_UTF8, LIM
 from test_ws_oracle import NO_CODE, Outcome, read
 from ws import BINARY, CLOSE, CONTINUATION, PING, PONG, RSV1, TEXT, close, cont, frame, ping, text
 
-from gunicorn_asgi.deflate import Deflate
 from gunicorn_asgi.errors import ApplicationError, Violation
-from gunicorn_asgi.websocket import (
+from gunicorn_asgi.websocket.deflate import Deflate
+from gunicorn_asgi.websocket.frames import (
     HIGH_WATER,
     LARGE,
     MAX_REASON,
@@ -38,7 +38,9 @@ TABLES: list[tuple[dict[str, Case], int]] = [
     (CLOSES, 1 << 24),
     (LIMITS, LIMIT),
 ]
-CASES = [pytest.param(case, limit, id=name) for table, limit in TABLES for name, case in table.items()]
+CASES = [
+    pytest.param(case, limit, id=name) for table, limit in TABLES for name, case in table.items()
+]
 
 
 def cuts(data: bytes) -> Iterator[list[bytes]]:
@@ -49,7 +51,9 @@ def cuts(data: bytes) -> Iterator[list[bytes]]:
         yield [data[:i], data[i:]]
 
 
-def reader(max_size: float = math.inf, max_queue: int = 1 << 30, deflate: Deflate | None = None) -> FrameReader:
+def reader(
+    max_size: float = math.inf, max_queue: int = 1 << 30, deflate: Deflate | None = None
+) -> FrameReader:
     return FrameReader(max_size, max_queue, deflate)
 
 
@@ -62,13 +66,17 @@ def deflating(client_forgets: bool = False, server_forgets: bool = False) -> Def
 
 @pytest.mark.parametrize(("case", "limit"), CASES)
 def test_the_tables_hold_however_the_bytes_are_cut(case: Case, limit: int) -> None:
-    expected = Outcome(list(case.messages), list(case.pongs), NO_CODE if case.close is None else case.close)
+    expected = Outcome(
+        list(case.messages), list(case.pongs), NO_CODE if case.close is None else case.close
+    )
     for pieces in itertools.islice(cuts(case.data), 20 if len(case.data) > 4096 else None):
         assert read(pieces, limit) == expected
 
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
-@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, LARGE - 1, LARGE, LARGE + 1, 65535, 65536, 65537])
+@pytest.mark.parametrize(
+    "size", [0, 1, 125, 126, 127, LARGE - 1, LARGE, LARGE + 1, 65535, 65536, 65537]
+)
 def test_a_message_of_any_size_is_read_at_its_last_byte(opcode: int, size: int) -> None:
     payload = bytes(number % 91 + 32 for number in range(size))
     message = payload.decode() if opcode == TEXT else payload
@@ -85,8 +93,14 @@ def test_a_message_of_any_size_is_read_at_its_last_byte(opcode: int, size: int) 
 
 @pytest.mark.parametrize("size", [1, 125, 126, 65535, 65536])
 @pytest.mark.parametrize("kind", ["whole", "parts"])
-def test_a_message_of_one_byte_more_than_the_limit_is_refused_with_1009(size: int, kind: str) -> None:
-    whole = frame(BINARY, bytes(size)) if kind == "whole" else frame(BINARY, b"\0", fin=False) + cont(bytes(size - 1))
+def test_a_message_of_one_byte_more_than_the_limit_is_refused_with_1009(
+    size: int, kind: str
+) -> None:
+    whole = (
+        frame(BINARY, bytes(size))
+        if kind == "whole"
+        else frame(BINARY, b"\0", fin=False) + cont(bytes(size - 1))
+    )
     assert read([whole], size) == Outcome([bytes(size)])
     for pieces in ([whole], [whole[:7], whole[7:]]):
         assert read(pieces, size - 1) == Outcome(code=1009)
@@ -105,7 +119,11 @@ def test_enough_messages_are_as_many_as_the_queue_takes() -> None:
 @pytest.mark.parametrize("parts", [1, 2])
 def test_enough_messages_are_more_than_the_high_water_mark(parts: int) -> None:
     def message(size: int) -> bytes:
-        return frame(BINARY, bytes(size)) if parts == 1 else frame(BINARY, bytes(size), fin=False) + cont(b"")
+        return (
+            frame(BINARY, bytes(size))
+            if parts == 1
+            else frame(BINARY, bytes(size), fin=False) + cont(b"")
+        )
 
     full = reader()
     full.read(message(HIGH_WATER - 1) + message(1))
@@ -136,7 +154,9 @@ def test_what_comes_while_there_are_enough_is_read_afterwards_in_its_order() -> 
 
 def test_a_ping_is_returned_before_what_follows_it_is_read() -> None:
     both = reader()
-    assert both.read(ping(b"1") + text("a") + ping(b"2") + frame(PONG, b"x") + text("b") + ping(b"3")[:3]) == Ping(b"1")
+    assert both.read(
+        ping(b"1") + text("a") + ping(b"2") + frame(PONG, b"x") + text("b") + ping(b"3")[:3]
+    ) == Ping(b"1")
     assert not both.messages
     assert both.read() == Ping(b"2")
     assert both.read() is None
@@ -151,9 +171,12 @@ def test_dropped_messages_are_not_kept_and_the_close_is_still_found() -> None:
     dropping.read(text("a") + text("b"))
     assert dropping.is_full
     dropping.drop()
-    assert dropping.read(frame(BINARY, bytes(HIGH_WATER + 1)) + frame(TEXT, b"c", fin=False) + cont(b"d") + close(1001, "bye")) == Close(
-        1001, "bye"
-    )
+    assert dropping.read(
+        frame(BINARY, bytes(HIGH_WATER + 1))
+        + frame(TEXT, b"c", fin=False)
+        + cont(b"d")
+        + close(1001, "bye")
+    ) == Close(1001, "bye")
     assert not dropping.messages
     assert not dropping.is_full
 
@@ -183,7 +206,8 @@ def test_a_compressed_message_in_parts_is_compressed_as_a_whole(count: int) -> N
     size = -(-len(data) // count)
     parts = [data[start : start + size] for start in range(0, len(data), size)]
     frames = b"".join(
-        frame(0 if number else TEXT, part, fin=part is parts[-1], rsv=0 if number else RSV1) + ping(b"%d" % number)
+        frame(0 if number else TEXT, part, fin=part is parts[-1], rsv=0 if number else RSV1)
+        + ping(b"%d" % number)
         for number, part in enumerate(parts)
     )
     for pieces in cuts(frames + text("after")):
@@ -192,12 +216,16 @@ def test_a_compressed_message_in_parts_is_compressed_as_a_whole(count: int) -> N
         assert outcome.code is None
 
 
-@pytest.mark.parametrize("data", [data for data, _ in INVALID_UTF8.values()], ids=INVALID_UTF8.keys())
+@pytest.mark.parametrize(
+    "data", [data for data, _ in INVALID_UTF8.values()], ids=INVALID_UTF8.keys()
+)
 def test_a_text_that_is_not_utf_8_is_refused_with_1007(data: bytes) -> None:
     for frames in (frame(TEXT, data), frame(TEXT, b"", fin=False) + cont(data)):
         for pieces in cuts(text("before") + frames):
             assert read(pieces) == Outcome(["before"], code=1007)
-    assert read([frame(TEXT, compressed(data), rsv=RSV1)], deflate=deflating()) == Outcome(code=1007)
+    assert read([frame(TEXT, compressed(data), rsv=RSV1)], deflate=deflating()) == Outcome(
+        code=1007
+    )
 
 
 @pytest.mark.parametrize("opcode", [CONTINUATION, CLOSE, PING, PONG])
@@ -213,16 +241,25 @@ def test_rsv1_is_for_the_first_frame_of_a_message_only(opcode: int) -> None:
 def test_the_limit_of_a_compressed_message_holds_for_all_its_parts_together(cut: int) -> None:
     payload = bytes(range(256)) * 4
     data = compressed(payload)
-    frames = frame(BINARY, data[: len(data) * cut // 4], fin=False, rsv=RSV1) + cont(data[len(data) * cut // 4 :])
+    frames = frame(BINARY, data[: len(data) * cut // 4], fin=False, rsv=RSV1) + cont(
+        data[len(data) * cut // 4 :]
+    )
     assert read([frames], len(payload), deflating()) == Outcome([payload])
     assert read([frames], len(payload) - 1, deflating()) == Outcome(code=1009)
 
 
 def test_the_limit_of_a_message_concerns_no_control_frame() -> None:
     reason = "a reason" * 15
-    assert read([ping(b"p" * 125) + frame(BINARY, b"ab", fin=False) + ping(b"p" * 125) + cont(b"") + close(1001, reason)], 2) == Outcome(
-        [b"ab"], [b"p" * 125] * 2, 1001
-    )
+    assert read(
+        [
+            ping(b"p" * 125)
+            + frame(BINARY, b"ab", fin=False)
+            + ping(b"p" * 125)
+            + cont(b"")
+            + close(1001, reason)
+        ],
+        2,
+    ) == Outcome([b"ab"], [b"p" * 125] * 2, 1001)
     assert reader(0).read(close(1001, reason)) == Close(1001, reason)
 
 
@@ -243,12 +280,16 @@ def test_what_looks_like_a_frame_within_the_payload_of_another_is_not_read_as_on
 def test_a_short_length_is_not_read_from_the_bytes_that_follow(size: int) -> None:
     """Which would be as good a length of 64 bits, and all that it tells of is here."""
     first, second = b"\0\1\0\1".ljust(size, b"x"), bytes(70_000)
-    assert read([frame(BINARY, first, mask=ZEROS) + frame(BINARY, second)]) == Outcome([first, second])
+    assert read([frame(BINARY, first, mask=ZEROS) + frame(BINARY, second)]) == Outcome(
+        [first, second]
+    )
 
 
 def test_a_length_of_16_bits_is_not_read_from_the_bytes_before_it() -> None:
     first, second = b"x\1\0", bytes(300)
-    assert read([frame(BINARY, first, mask=ZEROS) + frame(BINARY, second)]) == Outcome([first, second])
+    assert read([frame(BINARY, first, mask=ZEROS) + frame(BINARY, second)]) == Outcome(
+        [first, second]
+    )
 
 
 # What is sent.
@@ -277,13 +318,21 @@ def test_a_frame_has_the_shortest_length(size: int, head: bytes) -> None:
 @pytest.mark.parametrize("is_text", [False, True])
 def test_short_messages_are_not_compressed(is_text: bool) -> None:
     def sent(size: int) -> bytes:
-        return data_frame(None, "x" * size, deflating()) if is_text else data_frame(b"x" * size, None, deflating())
+        return (
+            data_frame(None, "x" * size, deflating())
+            if is_text
+            else data_frame(b"x" * size, None, deflating())
+        )
 
     opcode = TEXT if is_text else BINARY
-    assert sent(MIN_DEFLATE - 1) == bytes((0x80 | opcode, MIN_DEFLATE - 1)) + b"x" * (MIN_DEFLATE - 1)
+    assert sent(MIN_DEFLATE - 1) == bytes((0x80 | opcode, MIN_DEFLATE - 1)) + b"x" * (
+        MIN_DEFLATE - 1
+    )
     whole = sent(MIN_DEFLATE)
     assert whole[:2] == bytes((0xC0 | opcode, len(whole) - 2))
-    assert zlib.decompressobj(wbits=-15).decompress(whole[2:] + b"\0\0\xff\xff") == b"x" * MIN_DEFLATE
+    assert (
+        zlib.decompressobj(wbits=-15).decompress(whole[2:] + b"\0\0\xff\xff") == b"x" * MIN_DEFLATE
+    )
 
 
 @pytest.mark.parametrize("data", [bytearray(b"ab"), memoryview(b"ab")])

@@ -37,7 +37,13 @@ def keep_alive(request: pytest.FixtureRequest) -> bool:
 
 
 def serving(directory: Path, **arguments: Any) -> Gunicorn:
-    settings = {"workers": 2, "keepalive": 60, "graceful_timeout": 60, "options": {"lame_duck": 10.0}, **arguments}
+    settings = {
+        "workers": 2,
+        "keepalive": 60,
+        "graceful_timeout": 60,
+        "options": {"lame_duck": 10.0},
+        **arguments,
+    }
     return Gunicorn(directory, "answering:app", **settings)
 
 
@@ -59,8 +65,23 @@ def test_no_request_is_lost_at_max_requests(tmp_path: Path, loop: str, keep_aliv
 
 def test_no_request_is_lost_at_max_requests_over_tls(tmp_path: Path, loop: str) -> None:
     key, cert = str(tmp_path / "key.pem"), str(tmp_path / "cert.pem")
-    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-    subprocess.run([*new, "-subj", "/CN=localhost", "-keyout", key, "-out", cert], check=True, capture_output=True)
+    new = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]
+    subprocess.run(
+        [*new, "-subj", "/CN=localhost", "-keyout", key, "-out", cert],
+        check=True,
+        capture_output=True,
+    )
     with serving(tmp_path, asgi_loop=loop, keyfile=key, certfile=cert, **RECYCLE) as server:
         with Load(server.address, requests=600, tls=trusting_context()) as load:
             tally = load.wait(SECONDS)
@@ -83,7 +104,9 @@ def test_no_request_is_lost_at_ttin_and_ttou(tmp_path: Path, loop: str, keep_ali
         check(server, tally, 2)
 
 
-def test_no_request_is_lost_in_an_upgrade_of_the_master(tmp_path: Path, loop: str, keep_alive: bool) -> None:
+def test_no_request_is_lost_in_an_upgrade_of_the_master(
+    tmp_path: Path, loop: str, keep_alive: bool
+) -> None:
     script, pidfile = tmp_path / "gunicorn", tmp_path / "pid"
     # USR2 runs what was run before, by its path: of `python -m gunicorn` that would be a module in whose folder `http` is Gunicorn's own.
     script.write_text(PROGRAM)

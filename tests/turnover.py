@@ -90,7 +90,9 @@ def resize(master: int, load: Load, by: int, times: int) -> None:
 
 
 def _await_count(master: int, count: int) -> None:
-    await_true(lambda: len(children(master)) == count, f"the count of {count} workers of {master}", SECONDS)
+    await_true(
+        lambda: len(children(master)) == count, f"the count of {count} workers of {master}", SECONDS
+    )
 
 
 def upgrade(pidfile: Path, load: Load) -> int:
@@ -126,7 +128,9 @@ def end(master: int) -> None:
 
 def read_pid(pidfile: Path) -> int:
     """The pid in `pidfile`; 0 if there is none."""
-    with suppress(FileNotFoundError, ValueError):  # it is written as another file and renamed, but not in every version
+    with suppress(
+        FileNotFoundError, ValueError
+    ):  # it is written as another file and renamed, but not in every version
         return int(pidfile.read_text())
     return 0
 

@@ -23,7 +23,10 @@ from inprocess import HTTP2, InProcess, Truncated, request, serve
 
 WAYS = ["1.1", "1.0", "unix", "tls", "h2", "h2-tls"]
 WINDOW = 1 << 24
-OPEN_WIDE: dict[str, Any] = {"settings": {SettingCodes.INITIAL_WINDOW_SIZE: WINDOW}, "connection_window": WINDOW}
+OPEN_WIDE: dict[str, Any] = {
+    "settings": {SettingCodes.INITIAL_WINDOW_SIZE: WINDOW},
+    "connection_window": WINDOW,
+}
 SHUT: dict[str, Any] = {"settings": {SettingCodes.INITIAL_WINDOW_SIZE: 1000}}
 """For `Way.connect` over HTTP/2: a client that takes what it gets, and one that takes little, where nothing reads."""
 
@@ -78,9 +81,19 @@ class Way:
     def ask(self, client: Any, method: str = "GET", *fields: bytes, path: str = "/") -> Answer:
         """One exchange on the connection."""
         if self.is_h2:
-            pairs = [(name.lower(), value.strip()) for name, value in (line.split(b":", 1) for line in fields)]
+            pairs = [
+                (name.lower(), value.strip())
+                for name, value in (line.split(b":", 1) for line in fields)
+            ]
             stream = client.get(method, path, *pairs)
-            return Answer(stream.status, stream.headers, stream.body, stream.informed, stream.trailers, stream.has_ended)
+            return Answer(
+                stream.status,
+                stream.headers,
+                stream.body,
+                stream.informed,
+                stream.trailers,
+                stream.has_ended,
+            )
         client.send(request(method, path, *fields, version=self.version))
         answer = Answer()
         try:
@@ -93,7 +106,11 @@ class Way:
             response = error.response
         except ConnectionResetError:
             return answer
-        answer.status, answer.headers, answer.body = response.status, response.headers, response.body
+        answer.status, answer.headers, answer.body = (
+            response.status,
+            response.headers,
+            response.body,
+        )
         return answer
 
     def fetch(self, method: str = "GET", *fields: bytes, path: str = "/") -> Answer:

@@ -29,7 +29,24 @@ GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 RSV1, RSV2, RSV3 = 4, 2, 1
 
-VALID_CODES = (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999)
+VALID_CODES = (
+    1000,
+    1001,
+    1002,
+    1003,
+    1007,
+    1008,
+    1009,
+    1010,
+    1011,
+    1012,
+    1013,
+    1014,
+    3000,
+    3999,
+    4000,
+    4999,
+)
 """Close codes that may be on the wire: RFC 6455, 7.4.1, IANA's registry (1012 to 1014), and 7.4.2."""
 INVALID_CODES = (0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535)
 
@@ -42,7 +59,9 @@ def masked(data: bytes, mask: bytes) -> bytes:
     if mask == b"\0\0\0\0":
         return data
     repeated = (mask * (len(data) // 4 + 1))[: len(data)]
-    return (int.from_bytes(data, "big") ^ int.from_bytes(repeated, "big")).to_bytes(len(data), "big")
+    return (int.from_bytes(data, "big") ^ int.from_bytes(repeated, "big")).to_bytes(
+        len(data), "big"
+    )
 
 
 def frame(
@@ -106,7 +125,10 @@ def fragments(opcode: int, parts: Iterable[bytes], between: bytes = b"", rsv: in
     parts = list(parts)
     last = len(parts) - 1
     return between.join(
-        frame(CONTINUATION if number else opcode, part, fin=number == last, rsv=0 if number else rsv) for number, part in enumerate(parts)
+        frame(
+            CONTINUATION if number else opcode, part, fin=number == last, rsv=0 if number else rsv
+        )
+        for number, part in enumerate(parts)
     )
 
 
@@ -124,9 +146,16 @@ def handshake(
     version: bytes | None = b"13",
 ) -> bytes:
     """An opening handshake (RFC 6455, 4.1). What is None is left out, `fields` are added."""
-    parts = ((b"Connection", connection), (b"Upgrade", upgrade), (b"Sec-WebSocket-Key", key), (b"Sec-WebSocket-Version", version))
+    parts = (
+        (b"Connection", connection),
+        (b"Upgrade", upgrade),
+        (b"Sec-WebSocket-Key", key),
+        (b"Sec-WebSocket-Version", version),
+    )
     lines = [b"%b: %b" % (name, value) for name, value in parts if value is not None]
-    return b"\r\n".join([f"{method} {target} HTTP/{http}".encode(), b"Host: a", *lines, *fields, b"", b""])
+    return b"\r\n".join(
+        [f"{method} {target} HTTP/{http}".encode(), b"Host: a", *lines, *fields, b"", b""]
+    )
 
 
 def accept_key(key: bytes) -> bytes:
@@ -247,7 +276,9 @@ class WebSocket:
         elif length == 127:
             (length,) = struct.unpack("!Q", self._read(8))
             assert 65535 < length < 1 << 63, "5.2: the fewest bytes must be used"
-        assert opcode in (CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG), f"5.2: opcode {opcode} is reserved"
+        assert opcode in (CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG), (
+            f"5.2: opcode {opcode} is reserved"
+        )
         assert not self._closed, "5.5.1: nothing may follow a Close"
         if opcode >= CLOSE:
             assert fin, "5.5: a control frame must not be fragmented"
@@ -255,7 +286,9 @@ class WebSocket:
             assert not rsv, "5.2: no extension uses this bit here"
             self._closed = opcode == CLOSE
         else:
-            assert (opcode == CONTINUATION) == self._within_message, "5.4: fragments follow each other"
+            assert (opcode == CONTINUATION) == self._within_message, (
+                "5.4: fragments follow each other"
+            )
             self._within_message = not fin
             assert rsv in (0, RSV1), "5.2: no extension uses these bits"
             assert not rsv or (self.deflate is not None and opcode != CONTINUATION), "RFC 7692, 6.1"
@@ -358,7 +391,12 @@ class WebSocket:
 
 
 def connect(
-    server: InProcess, *fields: bytes, target: str = "/", early: bytes = b"", receive_buffer: int = 0, tls: bool = False
+    server: InProcess,
+    *fields: bytes,
+    target: str = "/",
+    early: bytes = b"",
+    receive_buffer: int = 0,
+    tls: bool = False,
 ) -> WebSocket:
     """A client whose handshake was accepted, over HTTP/2 where that is served. `early`: frames in the handshake's packet."""
     if server.server.settings.http2:

@@ -40,10 +40,20 @@ def serve2(app: Any, parser: str, **settings: Any) -> Iterator[InProcess]:
 
 
 def extended_connect(
-    target: bytes = b"/", fields: Iterable[Header] = (), *, version: bytes | None = b"13", protocol: bytes = b"websocket"
+    target: bytes = b"/",
+    fields: Iterable[Header] = (),
+    *,
+    version: bytes | None = b"13",
+    protocol: bytes = b"websocket",
 ) -> list[Header]:
     """RFC 8441, 4 and 5."""
-    own = [(b":method", b"CONNECT"), (b":protocol", protocol), (b":scheme", b"http"), (b":path", target), (b":authority", b"a")]
+    own = [
+        (b":method", b"CONNECT"),
+        (b":protocol", protocol),
+        (b":scheme", b"http"),
+        (b":path", target),
+        (b":authority", b"a"),
+    ]
     return [*own, *([] if version is None else [(b"sec-websocket-version", version)]), *fields]
 
 
@@ -51,10 +61,18 @@ class Client2:
     """A connection. What comes on a stream stays uncredited until the stream is read."""
 
     def __init__(
-        self, server: InProcess, receive_buffer: int = 0, *, tls: bool = False, window: int = 65535, is_strict: bool = True
+        self,
+        server: InProcess,
+        receive_buffer: int = 0,
+        *,
+        tls: bool = False,
+        window: int = 65535,
+        is_strict: bool = True,
     ) -> None:
         """`window`: of each stream of the client's. Not `is_strict`: whatever header fields are sent, legal or not."""
-        self.tcp: Any = server.connect(receive_buffer) if isinstance(server, InProcess) else server.connect()
+        self.tcp: Any = (
+            server.connect(receive_buffer) if isinstance(server, InProcess) else server.connect()
+        )
         if tls:
             context = client_context()
             context.set_alpn_protocols(["h2"])
@@ -69,7 +87,10 @@ class Client2:
         )
         self.h2.local_settings = h2.settings.Settings(
             client=True,
-            initial_values={h2.settings.SettingCodes.ENABLE_PUSH: 0, h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window},
+            initial_values={
+                h2.settings.SettingCodes.ENABLE_PUSH: 0,
+                h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window,
+            },
         )
         self.streams: dict[int, Stream2] = {}
         self.settings: list[dict[int, int]] = []
@@ -101,7 +122,9 @@ class Client2:
             self.has_ended = True
             return False
         self._rest += data
-        while len(self._rest) >= 9 and len(self._rest) >= (size := 9 + int.from_bytes(self._rest[:3], "big")):
+        while len(self._rest) >= 9 and len(self._rest) >= (
+            size := 9 + int.from_bytes(self._rest[:3], "big")
+        ):
             frame, self._rest = self._rest[:size], self._rest[size:]
             for event in self.h2.receive_data(frame):
                 self._take(event)
@@ -110,7 +133,9 @@ class Client2:
 
     def _take(self, event: Any) -> None:
         if isinstance(event, h2.events.RemoteSettingsChanged):
-            self.settings.append({code: change.new_value for code, change in event.changed_settings.items()})
+            self.settings.append(
+                {code: change.new_value for code, change in event.changed_settings.items()}
+            )
         elif isinstance(event, h2.events.ConnectionTerminated):
             self.goaways.append(int(event.error_code))
             self.last_stream_ids.append(event.last_stream_id)
@@ -135,7 +160,15 @@ class Client2:
         return stream
 
     def get(self, target: bytes = b"/") -> Stream2:
-        return self.open([(b":method", b"GET"), (b":scheme", b"http"), (b":path", target), (b":authority", b"a")], end=True)
+        return self.open(
+            [
+                (b":method", b"GET"),
+                (b":scheme", b"http"),
+                (b":path", target),
+                (b":authority", b"a"),
+            ],
+            end=True,
+        )
 
     def round_trip(self) -> None:
         """Until the server has seen all that was sent, and the client all that this has brought up at once."""
@@ -190,7 +223,9 @@ class Stream2:
         """Send all of it, within the windows, which may take until the server opens them."""
         state, view = self.connection.h2, memoryview(data)
         while view:
-            room = min(state.local_flow_control_window(self.id), state.max_outbound_frame_size, len(view))
+            room = min(
+                state.local_flow_control_window(self.id), state.max_outbound_frame_size, len(view)
+            )
             if room:
                 state.send_data(self.id, bytes(view[:room]))
                 view = view[room:]
@@ -309,7 +344,14 @@ class Stream2:
 def assert_accepted2(response: Response) -> None:
     """RFC 8441, 5, and RFC 9110, 9.3.6: what a 200 to the handshake must and must not have."""
     assert response.status == 200, response
-    for name in (b"sec-websocket-accept", b"upgrade", b"connection", b"content-length", b"transfer-encoding", b"sec-websocket-version"):
+    for name in (
+        b"sec-websocket-accept",
+        b"upgrade",
+        b"connection",
+        b"content-length",
+        b"transfer-encoding",
+        b"sec-websocket-version",
+    ):
         assert not response.values(name), response
     assert len(response.values(b"date")) == 1
     assert len(response.values(b"server")) == 1

@@ -19,7 +19,9 @@ HANDSHAKE = f"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
 
-def connect(server: Gunicorn, path: str, headers: dict[str, str] | None = None, **arguments: Any) -> AbstractContextManager[Any]:
+def connect(
+    server: Gunicorn, path: str, headers: dict[str, str] | None = None, **arguments: Any
+) -> AbstractContextManager[Any]:
     """Connect as a browser would; to be used by ``with``, whose end closes. `arguments` are those of ``websockets.sync.client.connect``."""
     sock = server.connect().sock
     sock.settimeout(None)  # the client's thread reads for as long as it is open
@@ -52,7 +54,9 @@ def read_close(ws: Any) -> tuple[int, str]:
             return (1006, "") if error.rcvd is None else (error.rcvd.code, error.rcvd.reason)
 
 
-def read_refusal(server: Gunicorn, path: str, headers: dict[str, str] | None = None, **arguments: Any) -> Any:
+def read_refusal(
+    server: Gunicorn, path: str, headers: dict[str, str] | None = None, **arguments: Any
+) -> Any:
     """Connect, and return the response that denies it: `status_code`, `headers` and `body`."""
     with pytest.raises(InvalidStatus) as caught, connect(server, path, headers, **arguments):
         pass

@@ -16,7 +16,19 @@ OPENAT2 = 437
 AT_FDCWD = -100
 RESOLVE_CACHED = 0x20
 """Linux 5.12: fail with EAGAIN unless all of the path is in the cache of names."""
-LOCAL = frozenset({0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0x794C7630, 0x2FC12FC1, 0xF2F52010, 0x73717368, 0x858458F6})
+LOCAL = frozenset(
+    {
+        0xEF53,
+        0x58465342,
+        0x9123683E,
+        0x01021994,
+        0x794C7630,
+        0x2FC12FC1,
+        0xF2F52010,
+        0x73717368,
+        0x858458F6,
+    }
+)
 """ext2 to ext4, XFS, Btrfs, tmpfs, overlayfs, ZFS, F2FS, squashfs, ramfs (statfs(2)). On others, opening may ask somebody over a network."""
 MAX_FOLDERS = 1024
 

@@ -17,13 +17,22 @@ def single_callable(app: Any) -> Application:
     Raises ConfigError for what is no application, or a WSGI one.
     """
     if not callable(app):
-        raise ConfigError(f"The application must be an ASGI application, not {type(app).__name__} {app!r}.")
+        raise ConfigError(
+            f"The application must be an ASGI application, not {type(app).__name__} {app!r}."
+        )
     try:
         # Of what is called, and not of what that says it stands for: a bridge may carry the name of the WSGI application behind it.
         signature = inspect.signature(app, follow_wrapped=False)
-        if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
+        if any(
+            parameter.kind is parameter.VAR_POSITIONAL
+            for parameter in signature.parameters.values()
+        ):
             signature = inspect.signature(app)  # a decorator's (*args, **kwargs)
-    except (TypeError, ValueError, NameError):  # some extension types have none: they get the benefit of the doubt
+    except (
+        TypeError,
+        ValueError,
+        NameError,
+    ):  # some extension types have none: they get the benefit of the doubt
         return cast(Application, app)
     is_wsgi = list(signature.parameters)[:2] == ["environ", "start_response"]
     if _takes(signature, 3) and not is_wsgi:

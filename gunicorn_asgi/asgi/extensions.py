@@ -7,10 +7,20 @@ import os
 from collections.abc import Iterable
 
 from ..errors import ApplicationError, ClientDisconnected
-from ..fields import read_trailers
+from ..http.fields import read_trailers
 from . import files
 from .files import File
-from .http import COMPLETE, PARTS_PER_TURN, SENDING, STARTED, STREAMING, TRAILING, UNKNOWN, HTTPStream, Phase
+from .http import (
+    COMPLETE,
+    PARTS_PER_TURN,
+    SENDING,
+    STARTED,
+    STREAMING,
+    TRAILING,
+    UNKNOWN,
+    HTTPStream,
+    Phase,
+)
 from .scope import Message
 
 
@@ -45,7 +55,9 @@ class ExtendedStream(HTTPStream):
             await self._send_file(file, not message.get("more_body", False))
             files.move_on(message, file)
             if self._phase is STREAMING:
-                await asyncio.sleep(0)  # a client that reads fast enough never makes it wait; others want their turn
+                await asyncio.sleep(
+                    0
+                )  # a client that reads fast enough never makes it wait; others want their turn
         else:
             await super()._send_extension(kind, message, phase)
 
@@ -77,7 +89,9 @@ class ExtendedStream(HTTPStream):
 
     def _send_trailers(self, message: Message, phase: Phase) -> None:
         if phase is not TRAILING or self._trailers is None:
-            raise ApplicationError("expected 'http.response.trailers' behind the body of a response that was started with 'trailers' True")
+            raise ApplicationError(
+                "expected 'http.response.trailers' behind the body of a response that was started with 'trailers' True"
+            )
         trailers = [*self._trailers, *read_trailers(message.get("headers", ()))]
         if message.get("more_trailers", False):
             self._trailers = trailers
@@ -90,7 +104,9 @@ class ExtendedStream(HTTPStream):
         try:
             self._check_client()
             if self._phase is not STARTED:
-                raise ApplicationError("the response was sent while the file of 'http.response.pathsend' was opened")
+                raise ApplicationError(
+                    "the response was sent while the file of 'http.response.pathsend' was opened"
+                )
             await self._send_file(self._within(file), True)
         finally:
             os.close(file.descriptor)
@@ -107,11 +123,20 @@ class ExtendedStream(HTTPStream):
         elif data is None and count < files.LARGE:
             data = await self._read(file.descriptor, file.offset, count)
         if end and count < self._due:
-            raise ApplicationError(f"the file is {self._due - count} bytes shorter than its content-length")
+            raise ApplicationError(
+                f"the file is {self._due - count} bytes shorter than its content-length"
+            )
         if count > self._due >= 0:
-            raise ApplicationError(f"the body is {count - self._due} bytes longer than its content-length")
+            raise ApplicationError(
+                f"the body is {count - self._due} bytes longer than its content-length"
+            )
         # From here on to the first byte nothing is waited for: an application that gives up before it may still answer otherwise.
-        if self._phase is STARTED and end and self._trailers is None and (not self._bodyless or self.method == "HEAD"):
+        if (
+            self._phase is STARTED
+            and end
+            and self._trailers is None
+            and (not self._bodyless or self.method == "HEAD")
+        ):
             self._wire.declare(self, count)
             self._due = UNKNOWN if self._bodyless else count
         if data is not None:
@@ -161,7 +186,9 @@ class ExtendedStream(HTTPStream):
             raise ApplicationError(f"the file cannot be read: {error}") from error
         self._check_open()
         if len(piece) < size:
-            raise ApplicationError(f"the file is {size - len(piece)} bytes or more shorter than it was")
+            raise ApplicationError(
+                f"the file is {size - len(piece)} bytes or more shorter than it was"
+            )
         return piece
 
     def _check_open(self) -> None:

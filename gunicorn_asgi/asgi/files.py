@@ -63,7 +63,9 @@ async def open_file(loop: asyncio.AbstractEventLoop, path: str) -> File:
         return opening.result()
     except (OSError, ValueError) as error:
         # Not as it is: for a framework, an OSError out of send() says that the client is gone.
-        raise ApplicationError(f"the file of 'http.response.pathsend' cannot be sent: {path!r}: {error}") from error
+        raise ApplicationError(
+            f"the file of 'http.response.pathsend' cannot be sent: {path!r}: {error}"
+        ) from error
 
 
 def _open(path: str) -> File:
@@ -107,7 +109,9 @@ def describe(message: Mapping[str, Any]) -> File:
     file: Any = message.get("file")
     offset, count = message.get("offset"), message.get("count")
     for name, number in (("offset", offset), ("count", count)):
-        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 0):
+        if number is not None and (
+            not isinstance(number, int) or isinstance(number, bool) or number < 0
+        ):
             raise ApplicationError(f"{name!r} must be a number of bytes or None, not {number!r}")
     try:
         descriptor = file if isinstance(file, int) and not isinstance(file, bool) else file.fileno()
@@ -116,9 +120,19 @@ def describe(message: Mapping[str, Any]) -> File:
             raise TypeError
         if offset is None and stat.S_ISREG(status.st_mode):
             # A buffer in front of the descriptor has read ahead of what the application has.
-            offset = int(file.tell()) if hasattr(file, "tell") else os.lseek(descriptor, 0, os.SEEK_CUR)
-    except (AttributeError, TypeError, ValueError, OSError, OverflowError) as error:  # io.UnsupportedOperation is two of them
-        raise ApplicationError(f"'file' must be an open binary file with a descriptor, not {file!r}") from error
+            offset = (
+                int(file.tell()) if hasattr(file, "tell") else os.lseek(descriptor, 0, os.SEEK_CUR)
+            )
+    except (
+        AttributeError,
+        TypeError,
+        ValueError,
+        OSError,
+        OverflowError,
+    ) as error:  # io.UnsupportedOperation is two of them
+        raise ApplicationError(
+            f"'file' must be an open binary file with a descriptor, not {file!r}"
+        ) from error
     if not stat.S_ISREG(status.st_mode):
         raise ApplicationError(f"'file' must be a regular file, not {file!r}")
     assert isinstance(offset, int)
@@ -126,7 +140,9 @@ def describe(message: Mapping[str, Any]) -> File:
     if count is None:
         count = left
     elif count > left:
-        raise ApplicationError(f"'count' is {count}, and behind offset {offset} the file has {left} bytes")
+        raise ApplicationError(
+            f"'count' is {count}, and behind offset {offset} the file has {left} bytes"
+        )
     return File(descriptor, offset, count, b"" if count == 0 else None)
 
 
@@ -140,7 +156,9 @@ def move_on(message: Mapping[str, Any], file: File) -> None:
             os.lseek(file.descriptor, end, os.SEEK_SET)
 
 
-async def read_piece(loop: asyncio.AbstractEventLoop, descriptor: int, offset: int, size: int) -> bytes:
+async def read_piece(
+    loop: asyncio.AbstractEventLoop, descriptor: int, offset: int, size: int
+) -> bytes:
     """The next `size` bytes; fewer where the file ends before. In a thread, unless they are in the system's cache. Raises OSError."""
     found = b""
     if NOWAIT:
@@ -156,7 +174,9 @@ async def read_piece(loop: asyncio.AbstractEventLoop, descriptor: int, offset: i
             found = bytes(buffer[:count])
     # Of its own: whoever is cancelled meanwhile closes the file, and the number might soon be another one's.
     duplicate = os.dup(descriptor)
-    reading = loop.run_in_executor(None, os.pread, duplicate, size - len(found), offset + len(found))
+    reading = loop.run_in_executor(
+        None, os.pread, duplicate, size - len(found), offset + len(found)
+    )
 
     def release(_: object) -> None:
         os.close(duplicate)

@@ -8,9 +8,9 @@ from enum import IntEnum
 from typing import Any, NoReturn, Protocol
 
 from ..errors import ApplicationError, ClientDisconnected, is_disconnect
-from ..fields import as_list
-from ..printable import printable
-from ..wire import NEVER, Header, Wire
+from ..http.contract import NEVER, Header, Wire
+from ..http.fields import as_list
+from ..observe.printable import printable
 from .scope import Application, Message, Scope
 
 UNKNOWN = -1
@@ -109,7 +109,9 @@ class HTTPStream:
     may_be_followed = True
     """The connection may be kept for another exchange."""
 
-    def __init__(self, wire: Wire, scope: Scope, has_body: bool, expects_continue: bool, host: Host) -> None:
+    def __init__(
+        self, wire: Wire, scope: Scope, has_body: bool, expects_continue: bool, host: Host
+    ) -> None:
         # Set once.
         self._wire = wire
         self._host = host
@@ -252,7 +254,9 @@ class HTTPStream:
             try:
                 kind = message["type"]
             except (TypeError, KeyError):
-                raise ApplicationError(f"a message must be a dict with a 'type', not {message!r}") from None
+                raise ApplicationError(
+                    f"a message must be a dict with a 'type', not {message!r}"
+                ) from None
             if kind == "http.response.body":
                 if phase is not STARTED and phase is not STREAMING:
                     self._refuse_body(kind, phase)
@@ -266,7 +270,9 @@ class HTTPStream:
                         await asyncio.sleep(0)
             elif kind == "http.response.start":
                 if phase is not WAITING:
-                    raise ApplicationError("'http.response.start' was sent before; expected 'http.response.body'")
+                    raise ApplicationError(
+                        "'http.response.start' was sent before; expected 'http.response.body'"
+                    )
                 self._send_start(message)
             else:
                 await self._send_extension(kind, message, phase)
@@ -290,7 +296,10 @@ class HTTPStream:
     def _join(self) -> None:
         """Of many small parts make few large ones: each takes some fifty bytes of memory besides its content, which may be a single one."""
         chunks = self._chunks
-        start = next((position for position, chunk in enumerate(chunks) if len(chunk) < CHUNK_SIZE), len(chunks))
+        start = next(
+            (position for position, chunk in enumerate(chunks) if len(chunk) < CHUNK_SIZE),
+            len(chunks),
+        )
         if len(chunks) - start > 1:
             chunks[start:] = [b"".join(chunks[start:])]
 
@@ -348,14 +357,20 @@ class HTTPStream:
         if phase is SENDING:
             raise ApplicationError(f"a file is being sent: expected {kind!r} behind it")
         expected = "http.response.start" if phase is WAITING else "http.response.trailers"
-        raise ApplicationError(f"expected {expected!r} before {kind!r}" if phase is WAITING else f"expected {expected!r}, not {kind!r}")
+        raise ApplicationError(
+            f"expected {expected!r} before {kind!r}"
+            if phase is WAITING
+            else f"expected {expected!r}, not {kind!r}"
+        )
 
     def _promise_trailers(self) -> None:
         """Trailers are to follow: see `extensions`. A denied WebSocket has none."""
 
     async def _send_extension(self, kind: str, _message: Message, _phase: Phase) -> None:
         """Send what is neither the start nor a part of the body: see `extensions`."""
-        raise ApplicationError(f"expected 'http.response.start' or 'http.response.body', not {kind!r}")
+        raise ApplicationError(
+            f"expected 'http.response.start' or 'http.response.body', not {kind!r}"
+        )
 
     def _take(self) -> Message:
         chunks, self._chunks = self._chunks, []
@@ -411,7 +426,11 @@ class HTTPStream:
             return
         if self._phase < STREAMING:
             body = b"Internal Server Error"
-            self._wire.head(self, 500, [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")])
+            self._wire.head(
+                self,
+                500,
+                [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")],
+            )
             self._wire.respond(self, body, True, self.method == "HEAD")
         else:
             self._wire.abort(self)
@@ -429,7 +448,9 @@ class HTTPStream:
 def _refuse_status(status: object) -> NoReturn:
     # RFC 9110, 15.2: a 1xx is followed by the final response, and is no end of the wait for it.
     hint = " (an early hint is sent with 'http.response.early_hint')" if status == 103 else ""
-    raise ApplicationError(f"'status' must be an int from 200 to 999, that of a final response, not {status!r}{hint}")
+    raise ApplicationError(
+        f"'status' must be an int from 200 to 999, that of a final response, not {status!r}{hint}"
+    )
 
 
 def _as_bytes(body: Any) -> bytes:

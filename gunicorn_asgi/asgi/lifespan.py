@@ -16,7 +16,9 @@ class Log(Protocol):
 
     def info(self, message: str, *args: object) -> None: ...
 
-    def warning(self, message: str, *args: object, exc_info: BaseException | None = None) -> None: ...
+    def warning(
+        self, message: str, *args: object, exc_info: BaseException | None = None
+    ) -> None: ...
 
     def error(self, message: str, *args: object, exc_info: BaseException | None = None) -> None: ...
 
@@ -156,7 +158,10 @@ class Lifespan:
                 self._log.error("ASGI lifespan.startup failed", exc_info=error)
             elif self._received:
                 # ASGI has the server go on without lifespan. More likely than that meaning is a fault in the startup.
-                self._log.warning("ASGI lifespan.startup raised; serving without lifespan (asgi_lifespan = auto)", exc_info=error)
+                self._log.warning(
+                    "ASGI lifespan.startup raised; serving without lifespan (asgi_lifespan = auto)",
+                    exc_info=error,
+                )
             else:
                 self._log.info("ASGI lifespan is not supported by the application")
         elif self._failure is None:
@@ -165,7 +170,9 @@ class Lifespan:
     def _returned(self) -> None:
         if self._phase in (Phase.NEW, Phase.STARTING):
             if self._mode == "on":
-                self._failure = "the application returned from its lifespan before lifespan.startup.complete"
+                self._failure = (
+                    "the application returned from its lifespan before lifespan.startup.complete"
+                )
             else:
                 self._log.info("ASGI lifespan is not supported by the application")
 
@@ -190,13 +197,17 @@ class Lifespan:
                 self._started = True
             else:
                 self._phase = Phase.OVER
-                self._failure = "ASGI lifespan.startup failed: " + (message.get("message") or "no reason given")
+                self._failure = "ASGI lifespan.startup failed: " + (
+                    message.get("message") or "no reason given"
+                )
         elif kind in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
             if self._phase is not Phase.STOPPING:
                 raise ApplicationError(f"{kind!r} was not expected: there was no lifespan.shutdown")
             self._phase = Phase.OVER
             if kind == "lifespan.shutdown.failed":
-                self._log.error("ASGI lifespan.shutdown failed: %s", message.get("message") or "no reason given")
+                self._log.error(
+                    "ASGI lifespan.shutdown failed: %s", message.get("message") or "no reason given"
+                )
         else:
             raise ApplicationError(f"expected a lifespan message, not {kind!r}")
         self._answered.set()

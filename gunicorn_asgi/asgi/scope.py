@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
-from ..wire import Header
+from ..http.contract import Header
 
 Scope = dict[str, Any]
 Message = dict[str, Any]
@@ -60,7 +60,10 @@ def http_scope(
         },
     }
     if http_version == "1.0":
-        del scope["extensions"]["http.response.early_hint"], scope["extensions"]["http.response.trailers"]
+        del (
+            scope["extensions"]["http.response.early_hint"],
+            scope["extensions"]["http.response.trailers"],
+        )
     for name in switched_off:
         scope["extensions"].pop(name, None)
     if tls is not None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from ..deflate import Deflate
 from ..errors import ApplicationError, ClientDisconnected, RequestError, Violation, is_disconnect
-from ..negotiation import negotiate_deflate, read_headers, read_subprotocols
-from ..printable import printable
-from ..websocket import (
+from ..http.contract import NEVER, Header, Pipe, Wire
+from ..observe.printable import printable
+from ..websocket.deflate import Deflate
+from ..websocket.frames import (
     ABNORMAL_CLOSURE,
     CLOSE,
     GOING_AWAY,
@@ -28,7 +28,7 @@ from ..websocket import (
     data_frame,
     echo_payload,
 )
-from ..wire import NEVER, Header, Pipe, Wire
+from ..websocket.negotiation import negotiate_deflate, read_headers, read_subprotocols
 from .http import COMPLETE, PARTS_PER_TURN, STREAMING, WAITING, Host, HTTPStream
 from .scope import Message, Scope, websocket_scope
 
@@ -77,7 +77,9 @@ class WebSocketStream(HTTPStream):
         self._create_future = host.loop.create_future
         self._limits = limits
         self._subprotocols = read_subprotocols(scope["headers"])
-        self._deflate: Deflate | None = negotiate_deflate(scope["headers"]) if limits.deflate else None
+        self._deflate: Deflate | None = (
+            negotiate_deflate(scope["headers"]) if limits.deflate else None
+        )
         self._scope = websocket_scope(scope, self._subprotocols.copy())
         # How far it is.
         self._state: State = CONNECTING
@@ -197,7 +199,11 @@ class WebSocketStream(HTTPStream):
                 await self._wait()
         message = messages.popleft()
         self._reader.unread -= len(message)
-        if self._held and len(messages) <= self._limits.max_queue // 2 and self._reader.unread <= HIGH_WATER // 2:
+        if (
+            self._held
+            and len(messages) <= self._limits.max_queue // 2
+            and self._reader.unread <= HIGH_WATER // 2
+        ):
             self._let_go()
         if type(message) is str:
             return {"type": "websocket.receive", "text": message}
@@ -213,16 +219,24 @@ class WebSocketStream(HTTPStream):
             try:
                 kind = message["type"]
             except (TypeError, KeyError):
-                raise ApplicationError(f"a message must be a dict with a 'type', not {message!r}") from None
+                raise ApplicationError(
+                    f"a message must be a dict with a 'type', not {message!r}"
+                ) from None
             if self._state is OPEN:
                 if kind == "websocket.send":
-                    self._pipe.write(data_frame(message.get("bytes"), message.get("text"), self._deflate))
+                    self._pipe.write(
+                        data_frame(message.get("bytes"), message.get("text"), self._deflate)
+                    )
                 elif kind == "websocket.close":
-                    self._start_close(message.get("code", NORMAL_CLOSURE), message.get("reason") or "")
+                    self._start_close(
+                        message.get("code", NORMAL_CLOSURE), message.get("reason") or ""
+                    )
                     self._messages.clear()
                     return
                 else:
-                    raise ApplicationError(f"expected 'websocket.send' or 'websocket.close', not {kind!r}")
+                    raise ApplicationError(
+                        f"expected 'websocket.send' or 'websocket.close', not {kind!r}"
+                    )
             elif self._gone:
                 raise ClientDisconnected("the WebSocket is closed")
             else:
@@ -256,7 +270,9 @@ class WebSocketStream(HTTPStream):
             self._send_start(message)
             self.deadline = NEVER
         else:
-            raise ApplicationError(f"expected 'websocket.accept', 'websocket.close' or 'websocket.http.response.start', not {kind!r}")
+            raise ApplicationError(
+                f"expected 'websocket.accept', 'websocket.close' or 'websocket.http.response.start', not {kind!r}"
+            )
 
     def _accept(self, message: Message) -> None:
         headers: list[Header] = []
@@ -356,7 +372,9 @@ class WebSocketStream(HTTPStream):
         if now >= self._pong_due:
             self._pong_due = NEVER
         if now >= self._ping_at:
-            if self._pong_due == NEVER and not self._clogged:  # one at a time, and where it gets through
+            if (
+                self._pong_due == NEVER and not self._clogged
+            ):  # one at a time, and where it gets through
                 self._pipe.write(control_frame(PING, b""))
                 self._pong_due = now + limits.ping_timeout_s
             self._ping_at = now + limits.ping_interval_s
@@ -390,7 +408,9 @@ class WebSocketStream(HTTPStream):
         if not self._gone or self._learns:
             self._learns = False
             self._closing = code, reason
-            self._host.log.debug("WebSocket %s is over: %d %r", printable(self.raw_path), code, reason)
+            self._host.log.debug(
+                "WebSocket %s is over: %d %r", printable(self.raw_path), code, reason
+            )
         self._state = state
         self._gone = True
         self._clogged = False
@@ -436,13 +456,18 @@ class WebSocketStream(HTTPStream):
             # The worker leaves, or the client has closed its side: told so, the application has answered nothing.
             self._deny(500, b"Internal Server Error")
         elif self._phase is WAITING:
-            self._fail("ASGI application returned without accepting or denying the WebSocket of %s %s", None)
+            self._fail(
+                "ASGI application returned without accepting or denying the WebSocket of %s %s",
+                None,
+            )
         else:
             super()._unfinished()
 
     def _fail(self, what: str, error: BaseException | None) -> None:
         if self._state is OPEN:
-            self._host.log.error(what, printable(self.method), printable(self.raw_path), exc_info=error)
+            self._host.log.error(
+                what, printable(self.method), printable(self.raw_path), exc_info=error
+            )
             self._start_close(INTERNAL_ERROR, "")  # statement 93
         elif not (self._is_told and error is not None and is_disconnect(error, is_told=True)):
             super()._fail(what, error)

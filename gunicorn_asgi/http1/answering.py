@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from ..asgi.http import HTTPStream
 from ..asgi.websocket import WebSocketStream
-from ..connection import CLOSED, LINGER, Connection, Ending
 from ..errors import ClientDisconnected, RequestError
-from ..fields import copied
-from ..request import Fields, takes_trailers
-from ..wire import CLIENT_CLOSED_REQUEST, NEVER, Header
+from ..http.contract import CLIENT_CLOSED_REQUEST, NEVER, Header
+from ..http.fields import copied
+from ..http.request import Fields, takes_trailers
+from ..net.connection import CLOSED, LINGER, Connection, Ending
 from .body import Framing
 from .encode import informational
 from .inbox import Inbox
@@ -22,9 +22,9 @@ from .upgrade import switching_protocols
 from .upgraded import UpgradedConnection
 
 if TYPE_CHECKING:
-    from ..accept import Listener
-    from ..access import Record
     from ..asgi.scope import Address
+    from ..net.accept import Listener
+    from ..observe.access_log import Record
     from ..server import Server
 
 
@@ -80,7 +80,15 @@ class Answering(Connection):
             self._record.response_headers = copied(headers)
         return declared
 
-    def respond(self, stream: HTTPStream, body: bytes, end: bool, bodyless: bool, is_held: bool = False, is_whole: bool = False) -> bytes:
+    def respond(
+        self,
+        stream: HTTPStream,
+        body: bytes,
+        end: bool,
+        bodyless: bool,
+        is_held: bool = False,
+        is_whole: bool = False,
+    ) -> bytes:
         """`is_held`: return it all instead of writing it; `is_whole`: what is not among it follows at once."""
         fields = self._fields
         assert fields is not None
@@ -92,7 +100,9 @@ class Answering(Connection):
             and not (self._reading is BODY and (end or is_whole) and not self._is_drainable())
             and not (self._half_closed and not self._more and not self._inbox.data)
         )
-        data, large = self._response.begin(fields.version, body, end, bodyless, keep_alive, server.default_fields)
+        data, large = self._response.begin(
+            fields.version, body, end, bodyless, keep_alive, server.default_fields
+        )
         if is_held:
             return data
         self._transport.write(data)
@@ -113,14 +123,28 @@ class Answering(Connection):
     def may_have_trailers(self, stream: HTTPStream) -> bool:
         fields = self._fields
         assert fields is not None
-        return fields.version == "1.1" and self._response.may_be_chunked and takes_trailers(fields.headers)
+        return (
+            fields.version == "1.1"
+            and self._response.may_be_chunked
+            and takes_trailers(fields.headers)
+        )
 
     def trailers(self, stream: HTTPStream, headers: Iterable[Header]) -> None:
         self._write(self._response.trailers(headers))
 
-    def start_file(self, stream: HTTPStream, descriptor: int, offset: int, count: int, end: bool) -> bool:
-        head = b"" if self._response.begun else self.respond(stream, b"", False, False, is_held=True, is_whole=end)
-        may_send = self._server.settings.sendfile and self._listener.scheme == "http" and not self._response.is_chunked
+    def start_file(
+        self, stream: HTTPStream, descriptor: int, offset: int, count: int, end: bool
+    ) -> bool:
+        head = (
+            b""
+            if self._response.begun
+            else self.respond(stream, b"", False, False, is_held=True, is_whole=end)
+        )
+        may_send = (
+            self._server.settings.sendfile
+            and self._listener.scheme == "http"
+            and not self._response.is_chunked
+        )
         if may_send and self._start_transfer(head, descriptor, offset, count):
             self._response.sent += count
             return True
@@ -158,9 +182,15 @@ class Answering(Connection):
         else:
             self._shut()
 
-    def accept(self, stream: WebSocketStream, headers: Iterable[Header]) -> tuple[UpgradedConnection, bytes]:
+    def accept(
+        self, stream: WebSocketStream, headers: Iterable[Header]
+    ) -> tuple[UpgradedConnection, bytes]:
         # TLS tells the protocol that it had before of a loss. In Python 3.10, it only shows by the lack of a socket that it is closing.
-        if self._half_closed or self._is_closing() or self._transport.get_extra_info("socket") is None:
+        if (
+            self._half_closed
+            or self._is_closing()
+            or self._transport.get_extra_info("socket") is None
+        ):
             raise ClientDisconnected("the client is gone")
         assert self._fields is not None
         self._write(switching_protocols(self._fields.headers, headers, self._server.default_fields))
@@ -219,12 +249,16 @@ class Answering(Connection):
 
     def _is_drainable(self) -> bool:
         """Whether the rest of a body that nobody reads is likely to be short, and certain to be sent."""
-        return self._framing is not None and self._framing.left <= MAX_DRAIN and not self._awaits_100
+        return (
+            self._framing is not None and self._framing.left <= MAX_DRAIN and not self._awaits_100
+        )
 
     def _close(self) -> None:
         """Close behind what is written, whatever else the client has sent or still sends."""
         self._inbox.data.clear()
-        expected = self._reading is DONE and self._fields is not None and not self._fields.keep_alive
+        expected = (
+            self._reading is DONE and self._fields is not None and not self._fields.keep_alive
+        )
         if expected or self._half_closed:
             self._shut()
         else:
@@ -258,7 +292,15 @@ class Answering(Connection):
             self._record_end()
         elif server.access is not None:
             seconds = max(0.0, server.loop.time() - since)
-            server.access.refused(head, error.status, response.sent, self._listener.scheme, self._client, self._server_address, seconds)
+            server.access.refused(
+                head,
+                error.status,
+                response.sent,
+                self._listener.scheme,
+                self._client,
+                self._server_address,
+                seconds,
+            )
         if stream is not None:
             # For the application the client is gone; it is waited for as if the connection were lost.
             stream.lost()
@@ -271,7 +313,11 @@ class Answering(Connection):
         if record is not None and access is not None:
             if not self._response.begun:
                 record.response_headers = ()  # they were held, and did not go out
-            access.end(record, self._response.status if self._response.begun else CLIENT_CLOSED_REQUEST, self._response.sent)
+            access.end(
+                record,
+                self._response.status if self._response.begun else CLIENT_CLOSED_REQUEST,
+                self._response.sent,
+            )
 
     @abstractmethod
     def _serve_buffered(self) -> None:

@@ -10,7 +10,7 @@ import re
 from enum import Enum
 
 from ..errors import RequestError
-from ..grammar import TOKEN_PATTERN
+from ..http.grammar import TOKEN_PATTERN
 
 Part = tuple[bytes, bool, bytes]
 """(content, whether the body is complete, the data behind it)."""
@@ -22,7 +22,13 @@ MAX_CHUNK_LINE = 1024
 # a quoted string; "bad" white space may stand around ";" and "=" only, and not where it could hide in the size.
 QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
 CHUNK_LINE = re.compile(
-    rb"([0-9A-Fa-f]{1,15})((?:[ \t]*;[ \t]*" + TOKEN_PATTERN + rb"(?:[ \t]*=[ \t]*(?:" + TOKEN_PATTERN + rb"|" + QUOTED + rb"))?)*)"
+    rb"([0-9A-Fa-f]{1,15})((?:[ \t]*;[ \t]*"
+    + TOKEN_PATTERN
+    + rb"(?:[ \t]*=[ \t]*(?:"
+    + TOKEN_PATTERN
+    + rb"|"
+    + QUOTED
+    + rb"))?)*)"
 )
 TRAILER_LINE = re.compile(TOKEN_PATTERN + rb":[\t \x21-\x7e\x80-\xff]*")
 
@@ -92,12 +98,19 @@ class ChunkedFraming:
 
     def _line_end(self, data: bytes, start: int) -> int:
         """Where the line that begins at `start` ends, or -1 if that is not here yet."""
-        limit = {_Expected.SIZE: MAX_CHUNK_LINE, _Expected.END: 0}.get(self._expected, self._max_trailer_line)
+        limit = {_Expected.SIZE: MAX_CHUNK_LINE, _Expected.END: 0}.get(
+            self._expected, self._max_trailer_line
+        )
         end = data.find(b"\r\n", start, start + limit + 2)
         if end < 0:
             rest = data[start : start + limit + 2]
             # RFC 9112, 2.2: a bare LF ends no line here, so waiting for more would be waiting for ever.
-            if len(rest) == limit + 2 or b"\n" in rest or (b"\r" in rest[:-1]) or (limit == 0 and rest not in (b"", b"\r")):
+            if (
+                len(rest) == limit + 2
+                or b"\n" in rest
+                or (b"\r" in rest[:-1])
+                or (limit == 0 and rest not in (b"", b"\r"))
+            ):
                 raise self._error()
         return end
 

@@ -6,10 +6,10 @@ from ..asgi.extensions import ExtendedStream
 from ..asgi.http import HTTPStream
 from ..asgi.scope import http_scope
 from ..asgi.websocket import WebSocketStream
-from ..connection import CLOSED, LINGER, LINGER_SECONDS
 from ..errors import RequestError
-from ..request import Fields, Request
-from ..wire import NEVER
+from ..http.contract import NEVER
+from ..http.request import Fields, Request
+from ..net.connection import CLOSED, LINGER, LINGER_SECONDS
 from .answering import Answering
 from .body import ChunkedFraming, LengthFraming
 from .request import read_head
@@ -48,7 +48,11 @@ class H1Connection(Answering):
             self._drop(len(data))
 
     def eof_received(self) -> bool:
-        is_handshake = self._stream is not None and not self._stream.may_be_followed and not self._response.begun
+        is_handshake = (
+            self._stream is not None
+            and not self._stream.may_be_followed
+            and not self._response.begun
+        )
         may_read = self._reading is DONE and self._listener.scheme == "http" and not is_handshake
         if not may_read or self._server.settings.half_close == "disconnect":
             return super().eof_received()
@@ -116,16 +120,42 @@ class H1Connection(Answering):
         scheme = fields.scheme or listener.scheme
         if server.access is not None:
             self._record = server.access.begin(
-                method, raw_path, query, fields.version, scheme, fields.headers, self._client, self._server_address, fields.script_name
+                method,
+                raw_path,
+                query,
+                fields.version,
+                scheme,
+                fields.headers,
+                self._client,
+                self._server_address,
+                fields.script_name,
             )
         root_path = fields.root_path
         if root_path is None:
             root_path = listener.root_path
             if root_path and path != "*":
                 path, raw_path = root_path + path, listener.raw_root_path + raw_path
-        version, headers, client = fields.version, fields.headers.copy(), fields.client or self._client
+        version, headers, client = (
+            fields.version,
+            fields.headers.copy(),
+            fields.client or self._client,
+        )
         address, state, off = self._server_address, server.state, server.switched_off
-        scope = http_scope(version, method, scheme, path, raw_path, query, root_path, headers, client, address, state, self._tls, off)
+        scope = http_scope(
+            version,
+            method,
+            scheme,
+            path,
+            raw_path,
+            query,
+            root_path,
+            headers,
+            client,
+            address,
+            state,
+            self._tls,
+            off,
+        )
         response = self._response
         response.begun = response.keep_alive = False
         response.sent = 0
@@ -145,7 +175,9 @@ class H1Connection(Answering):
             self._reading = DONE
             self.deadline = NEVER
         else:
-            self._stream = stream = ExtendedStream(self, scope, True, fields.expect_continue, server)
+            self._stream = stream = ExtendedStream(
+                self, scope, True, fields.expect_continue, server
+            )
             data = self._begin_body(fields, data)
             if self._half_closed and self._reading is BODY:
                 self._stream = None
@@ -160,7 +192,11 @@ class H1Connection(Answering):
         self._reading = BODY
         self._awaits_100 = fields.expect_continue
         length, rules = fields.length, self._rules
-        self._framing = LengthFraming(length) if length > 0 else ChunkedFraming(rules.limit_fields, rules.limit_field_size)
+        self._framing = (
+            LengthFraming(length)
+            if length > 0
+            else ChunkedFraming(rules.limit_fields, rules.limit_field_size)
+        )
         self._set_deadline()
         return self._read_body(data) if data else data
 
@@ -209,7 +245,11 @@ class H1Connection(Answering):
         if not inbox.data:
             server = self._server
             # Of one that dribbles, a worker that leaves does not wait for the whole: as `drain` has it, which has been here already.
-            patience = min(LINGER_SECONDS, server.settings.head_timeout_s) if server.is_draining else server.settings.head_timeout_s
+            patience = (
+                min(LINGER_SECONDS, server.settings.head_timeout_s)
+                if server.is_draining
+                else server.settings.head_timeout_s
+            )
             self.deadline = server.now + patience
             inbox.began = self._server.loop.time()
         try:
@@ -238,8 +278,12 @@ class H1Connection(Answering):
         patience = NEVER
         if self._reading is BODY and not self._reading_paused and not self._awaits_100:
             patience = self._server.settings.body_timeout_s
-        elif (self._reading is BODY and self._reading_paused and self._listener.scheme == "https") or (
-            self._reading is DONE and stream is not None and (self._half_closed or self._reading_paused)
+        elif (
+            self._reading is BODY and self._reading_paused and self._listener.scheme == "https"
+        ) or (
+            self._reading is DONE
+            and stream is not None
+            and (self._half_closed or self._reading_paused)
         ):
             patience = HANG_UP_SECONDS
         return patience if stream is None else min(patience, stream.deadline - self._server.now)
@@ -248,7 +292,11 @@ class H1Connection(Answering):
         reading = self._reading
         stream = self._stream
         if reading is HEAD and self._inbox.data:
-            self.refuse(RequestError(408, "The head of the request did not arrive in time"), bytes(self._inbox.data), self._inbox.began)
+            self.refuse(
+                RequestError(408, "The head of the request did not arrive in time"),
+                bytes(self._inbox.data),
+                self._inbox.began,
+            )
         elif stream is not None and stream.deadline <= self._server.now:
             stream.expired()
             if self._stream is stream and self._reading is reading:
@@ -261,7 +309,12 @@ class H1Connection(Answering):
                 return
             stream.hang_up()
             self.deadline = stream.deadline
-        elif reading is BODY and self._reading_paused and self._listener.scheme == "https" and self._is_gone():
+        elif (
+            reading is BODY
+            and self._reading_paused
+            and self._listener.scheme == "https"
+            and self._is_gone()
+        ):
             self._resume_reading()  # asyncio's TLS keeps the end to itself until it is to read on, and drops what is written
         elif reading is DONE or (reading is BODY and stream is not None):
             self._set_deadline()  # it is the application that takes its time
@@ -290,7 +343,9 @@ class H1Connection(Answering):
 
     def drain(self) -> None:
         if self._reading is HEAD:
-            if self._inbox.data:  # a request is on its way, but that of a client that dribbles is not waited for
+            if (
+                self._inbox.data
+            ):  # a request is on its way, but that of a client that dribbles is not waited for
                 self.deadline = min(self.deadline, self._server.now + LINGER_SECONDS)
             else:
                 self._shut_idle()

@@ -6,12 +6,27 @@ from collections.abc import Iterable
 from http import HTTPStatus
 
 from ..errors import RequestError
-from ..fields import CLOSE, CODING, CONNECTION, LENGTH, NAMES, VISIBLE, check_name, explain, read_length
-from ..wire import Header
+from ..http.contract import Header
+from ..http.fields import (
+    CLOSE,
+    CODING,
+    CONNECTION,
+    LENGTH,
+    NAMES,
+    VISIBLE,
+    check_name,
+    explain,
+    read_length,
+)
 
 STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(100, 1000)}
 """RFC 9112, 4: the space stays where there is no reason phrase."""
-STATUS_LINES.update({status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus})
+STATUS_LINES.update(
+    {
+        status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
+        for status in HTTPStatus
+    }
+)
 
 Head = tuple[bytes, int, int]
 """(field lines without those of the framing, ``content-length`` or -1, bit mask)."""
@@ -60,7 +75,9 @@ def _read_connection(value: bytes, found: int) -> tuple[bytes, int]:
     options = [option.strip(b" \t") for option in b"".join((value,)).split(b",")]
     if any(option.lower() == b"close" for option in options):
         found |= CLOSE
-    return b", ".join(option for option in options if option.lower() not in (b"close", b"keep-alive", b"")), found
+    return b", ".join(
+        option for option in options if option.lower() not in (b"close", b"keep-alive", b"")
+    ), found
 
 
 def chunk(data: bytes, end: bool) -> bytes:
@@ -70,7 +87,9 @@ def chunk(data: bytes, end: bool) -> bytes:
     return b"%x\r\n%b\r\n%b" % (len(data), data, b"0\r\n\r\n" if end else b"")
 
 
-def frame(version: str, status: int, declared: int, size: int, bodyless: bool) -> tuple[bytes, bool, bool]:
+def frame(
+    version: str, status: int, declared: int, size: int, bodyless: bool
+) -> tuple[bytes, bool, bool]:
     """How the body of a response is delimited (RFC 9112, 6).
 
     `declared` is the application's content-length or -1, `size` the length of the whole body where it is known, or -1. Returns the
@@ -84,7 +103,11 @@ def frame(version: str, status: int, declared: int, size: int, bodyless: bool) -
         # What GET would have had, as far as that is known (RFC 9110, 9.3.2). A 304 says nothing of it.
         if status == 304 or size == 0 or (size < 0 and version == "1.0"):
             return b"", False, False
-        return (b"content-length: %d\r\n" % size if size > 0 else b"transfer-encoding: chunked\r\n"), False, False
+        return (
+            (b"content-length: %d\r\n" % size if size > 0 else b"transfer-encoding: chunked\r\n"),
+            False,
+            False,
+        )
     if size >= 0:
         return b"content-length: %d\r\n" % size, False, False
     if version == "1.0":
@@ -100,7 +123,10 @@ def informational(status: int, headers: Iterable[Header]) -> bytes:
 def refusal(error: RequestError, head_only: bool, default_fields: bytes) -> tuple[bytes, int]:
     """A whole response that refuses a request and announces the end of the connection, and the length of its body."""
     body = str(error).encode() + b"\n"
-    fields = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+    fields = (
+        b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        % len(body)
+    )
     own = b"".join(b"%b: %b\r\n" % field for field in error.fields)
     if head_only:
         body = b""

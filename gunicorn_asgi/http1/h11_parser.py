@@ -7,7 +7,7 @@ import re
 import h11
 
 from ..errors import RequestError
-from ..wire import Header
+from ..http.contract import Header
 
 # h11 merges, refuses or requires some fields (Content-Length, Transfer-Encoding, Host), which `request` does for every parser. So h11
 # is shown every name with a mark before it, and recognizes none.

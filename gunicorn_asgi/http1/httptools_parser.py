@@ -5,7 +5,7 @@ from __future__ import annotations
 import httptools
 
 from ..errors import RequestError
-from ..wire import Header
+from ..http.contract import Header
 
 REQUEST = b"GET / "
 """Stands before the fields in place of the real method and target: llhttp knows too few of them."""
@@ -17,7 +17,9 @@ class _Fields:
     __slots__ = ("complete", "fields")
 
     # What llhttp offers besides, and httptools looks up each time: not to find it would take longer.
-    on_message_begin = on_url = on_body = on_message_complete = on_chunk_header = on_chunk_complete = on_status = None
+    on_message_begin = on_url = on_body = on_message_complete = on_chunk_header = (
+        on_chunk_complete
+    ) = on_status = None
 
     def __init__(self) -> None:
         self.fields: list[Header] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..request import Rules
+from ..http.request import Rules
 from .request import check_partial_head
 from .states import HIGH_WATER, MAX_EMPTY_LINES
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from ..errors import RequestError
-from ..grammar import CONTENT_LENGTH
-from ..request import (
+from ..http.grammar import CONTENT_LENGTH
+from ..http.request import (
     METHODS,
     UNDERSCORE,
     UNKNOWN,
@@ -28,7 +28,9 @@ from ..request import (
 )
 from .upgrade import asks_for_websocket, read_h2c
 
-TOKEN_BYTES = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+TOKEN_BYTES = frozenset(
+    b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+)
 VERSION = re.compile(rb"HTTP/\d\.\d")
 ABSOLUTE_FORM = re.compile(rb"(?i:https?)://([^/?#]*)([^?#]*)(\?[^#]*)?")
 
@@ -42,7 +44,9 @@ def read_head(head: bytes, last: Fields | None, rules: Rules) -> Request:
     try:
         verb, target, section = head.split(b" ", 2)
     except ValueError:
-        raise RequestError(400, "Invalid request line: not a method, a target and a version") from None
+        raise RequestError(
+            400, "Invalid request line: not a method, a target and a version"
+        ) from None
     if len(verb) + len(target) + len(b"  HTTP/1.1") > rules.limit_line:
         raise RequestError(414, f"Request line is longer than {rules.limit_line} bytes")
     if last is None or section != last.section:
@@ -123,7 +127,9 @@ def read_fields(section: bytes, rules: Rules) -> Fields:
         elif name in proxy_names:
             is_proxied = True
     _check_host(values.get(b"host", ()), version)
-    fields.length = _read_framing(values.get(b"content-length", ()), values.get(b"transfer-encoding", ()), version)
+    fields.length = _read_framing(
+        values.get(b"content-length", ()), values.get(b"transfer-encoding", ()), version
+    )
     fields.keep_alive = _read_connection(values.get(b"connection", ()), version)
     if b"expect" in values:
         read_expect(values[b"expect"])
@@ -146,7 +152,9 @@ def _read_upgrade(fields: Fields, values: Mapping[bytes, Sequence[bytes]], rules
 
 
 VERSIONS = {b"HTTP/1.1\r\n": "1.1", b"HTTP/1.0\r\n": "1.0"}
-MEANINGFUL = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"})
+MEANINGFUL = frozenset(
+    {b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"}
+)
 
 PREFACE_REASON = "Invalid HTTP Version 'HTTP/2.0': HTTP/2 begins by ALPN, or without TLS as http2_cleartext says and for peers in forwarded_allow_ips only"
 """For the preface of HTTP/2, most likely, from a peer that it is not served to: the operator may have overlooked a setting."""
@@ -157,7 +165,9 @@ def _refuse_version(section: bytes) -> NoReturn:
     if line == b"HTTP/2.0":
         raise RequestError(505, PREFACE_REASON)
     if VERSION.fullmatch(line):
-        raise RequestError(505, f"Invalid HTTP Version {line.decode()!r}: only 1.0 and 1.1 are served")
+        raise RequestError(
+            505, f"Invalid HTTP Version {line.decode()!r}: only 1.0 and 1.1 are served"
+        )
     if b" " in line:
         raise RequestError(400, "Invalid request line: more than a method, a target and a version")
     raise RequestError(400, "Invalid request line: no HTTP version at its end")

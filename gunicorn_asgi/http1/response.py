@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..errors import RequestError
-from ..fields import CLOSE
-from ..wire import Header
+from ..http.contract import Header
+from ..http.fields import CLOSE
 from .encode import STATUS_LINES, chunk, encode_fields, frame, refusal
 
 LARGE = 16384
@@ -16,7 +16,17 @@ LARGE = 16384
 class Response:
     """The response to the current request. A connection has one, and uses it again and again."""
 
-    __slots__ = ("_chunked", "_declared", "_found", "_lines", "begun", "delimited", "keep_alive", "sent", "status")
+    __slots__ = (
+        "_chunked",
+        "_declared",
+        "_found",
+        "_lines",
+        "begun",
+        "delimited",
+        "keep_alive",
+        "sent",
+        "status",
+    )
 
     def __init__(self) -> None:
         # The head that the application sent, held until there is a body.
@@ -42,7 +52,13 @@ class Response:
         return self._declared
 
     def begin(
-        self, version: str, body: bytes, end: bool, bodyless: bool, keep_alive: bool, default_fields: tuple[bytes, ...]
+        self,
+        version: str,
+        body: bytes,
+        end: bool,
+        bodyless: bool,
+        keep_alive: bool,
+        default_fields: tuple[bytes, ...],
     ) -> tuple[bytes, bytes]:
         """The held head and the first part of the body, the whole of it if `end`: as one piece, and a second one if that is too large to copy.
 
@@ -51,7 +67,9 @@ class Response:
         """
         status = self.status
         found = self._found
-        framing, self._chunked, self.delimited = frame(version, status, self._declared, len(body) if end else -1, bodyless)
+        framing, self._chunked, self.delimited = frame(
+            version, status, self._declared, len(body) if end else -1, bodyless
+        )
         self.keep_alive = keep_alive = keep_alive and not (found & CLOSE or self.delimited)
         # RFC 9112, 9.3: what is not said means close to HTTP/1.0, and keep-alive to HTTP/1.1.
         if not keep_alive:
@@ -68,7 +86,9 @@ class Response:
         large = b""
         if len(body) >= LARGE:
             body, large = b"", body
-        return b"".join((STATUS_LINES[status], self._lines, default_fields[found & 3], framing, b"\r\n", body)), large
+        return b"".join(
+            (STATUS_LINES[status], self._lines, default_fields[found & 3], framing, b"\r\n", body)
+        ), large
 
     @property
     def is_chunked(self) -> bool:

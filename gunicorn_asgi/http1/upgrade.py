@@ -7,27 +7,40 @@ import binascii
 from collections.abc import Iterable, Sequence
 
 from ..errors import RequestError
-from ..fields import DATE, SERVER
-from ..negotiation import accept_key
-from ..wire import Header
+from ..http.contract import Header
+from ..http.fields import DATE, SERVER
+from ..websocket.negotiation import accept_key
 from .encode import encode_fields
 
 VERSION = b"13"
 KEY_SIZE = 16
 
 
-def asks_for_websocket(upgrades: Sequence[bytes], connections: Sequence[bytes], version: str) -> bool:
+def asks_for_websocket(
+    upgrades: Sequence[bytes], connections: Sequence[bytes], version: str
+) -> bool:
     """Whether a request with these values of Upgrade and Connection is a handshake.
 
     RFC 9110, 7.8: it is ignored in HTTP/1.0, and without the connection option (whoever passed it on did not mean it).
     """
-    return version == "1.1" and b"websocket" in _members(upgrades) and b"upgrade" in _members(connections)
+    return (
+        version == "1.1"
+        and b"websocket" in _members(upgrades)
+        and b"upgrade" in _members(connections)
+    )
 
 
-def read_h2c(upgrades: Sequence[bytes], connections: Sequence[bytes], version: str, headers: Sequence[Header]) -> bytes | None:
+def read_h2c(
+    upgrades: Sequence[bytes], connections: Sequence[bytes], version: str, headers: Sequence[Header]
+) -> bytes | None:
     """The SETTINGS of a request that asks for HTTP/2, or None for one that does not, or not as it should (RFC 7540, 3.2.1: then it is ignored)."""
     options = _members(connections)
-    if version != "1.1" or b"h2c" not in _members(upgrades) or b"upgrade" not in options or b"http2-settings" not in options:
+    if (
+        version != "1.1"
+        or b"h2c" not in _members(upgrades)
+        or b"upgrade" not in options
+        or b"http2-settings" not in options
+    ):
         return None
     values = [value for name, value in headers if name == b"http2-settings"]
     if len(values) != 1:
@@ -45,22 +58,36 @@ def _members(values: Sequence[bytes]) -> list[bytes]:
 def check_handshake(method: str, headers: Sequence[Header], has_body: bool) -> None:
     """Raises RequestError unless the handshake is in order (RFC 6455, 4.2.1 and 4.4)."""
     if method != "GET":
-        raise RequestError(405, "Invalid WebSocket handshake: the method is not GET", fields=((b"allow", b"GET"),))
+        raise RequestError(
+            405, "Invalid WebSocket handshake: the method is not GET", fields=((b"allow", b"GET"),)
+        )
     if has_body:
         raise RequestError(400, "Invalid WebSocket handshake: it has a body")
     versions = [value for name, value in headers if name == b"sec-websocket-version"]
     if versions != [VERSION]:
-        raise RequestError(426, "Invalid WebSocket handshake: Sec-WebSocket-Version is not 13", fields=UPGRADE_REQUIRED)
+        raise RequestError(
+            426,
+            "Invalid WebSocket handshake: Sec-WebSocket-Version is not 13",
+            fields=UPGRADE_REQUIRED,
+        )
     keys = _keys(headers)
     if not keys:
         raise RequestError(400, "Invalid WebSocket handshake: Sec-WebSocket-Key is missing")
     if len(keys) > 1:
-        raise RequestError(400, "Invalid WebSocket handshake: Sec-WebSocket-Key is there more than once")
+        raise RequestError(
+            400, "Invalid WebSocket handshake: Sec-WebSocket-Key is there more than once"
+        )
     if not _is_key(keys[0]):
-        raise RequestError(400, "Invalid WebSocket handshake: Sec-WebSocket-Key is not 16 bytes in base64")
+        raise RequestError(
+            400, "Invalid WebSocket handshake: Sec-WebSocket-Key is not 16 bytes in base64"
+        )
 
 
-UPGRADE_REQUIRED = ((b"upgrade", b"websocket"), (b"connection", b"upgrade"), (b"sec-websocket-version", VERSION))
+UPGRADE_REQUIRED = (
+    (b"upgrade", b"websocket"),
+    (b"connection", b"upgrade"),
+    (b"sec-websocket-version", VERSION),
+)
 """RFC 9110, 15.5.22 and RFC 6455, 4.4."""
 
 
@@ -75,11 +102,20 @@ def _is_key(value: bytes) -> bool:
         return False
 
 
-def switching_protocols(handshake: Sequence[Header], headers: Iterable[Header], default_fields: Sequence[bytes]) -> bytes:
+def switching_protocols(
+    handshake: Sequence[Header], headers: Iterable[Header], default_fields: Sequence[bytes]
+) -> bytes:
     """The answer that completes a `handshake` in order, with the application's `headers`. Raises ApplicationError.
 
     `default_fields` are indexed by what of DATE | SERVER the application brings itself.
     """
     lines, _, found = encode_fields(headers)
     own = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: %b\r\n"
-    return b"".join((own % accept_key(*_keys(handshake)), lines, default_fields[found & (DATE | SERVER)], b"\r\n"))
+    return b"".join(
+        (
+            own % accept_key(*_keys(handshake)),
+            lines,
+            default_fields[found & (DATE | SERVER)],
+            b"\r\n",
+        )
+    )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from ..connection import CLOSED, LINGER, TCP_CLOSE, TCP_CLOSE_WAIT, Connection, Ending
+from ..net.connection import CLOSED, LINGER, TCP_CLOSE, TCP_CLOSE_WAIT, Connection, Ending
 
 if TYPE_CHECKING:
-    from ..access import Record
     from ..asgi.websocket import WebSocketStream
     from ..errors import RequestError
+    from ..observe.access_log import Record
 
 LOOK_SECONDS = 10.0
 """Between two looks at whether the client of a connection that is not read has gone."""

@@ -9,8 +9,8 @@ from ..asgi.extensions import ExtendedStream
 from ..asgi.scope import Scope, http_scope
 from ..asgi.websocket import WebSocketStream
 from ..errors import RequestError
-from ..request import Request
-from ..wire import NEVER, Header
+from ..http.contract import NEVER, Header
+from ..http.request import Request
 from .budget import REFUSED
 from .exchange import Exchange
 from .protocol import Protocol
@@ -20,9 +20,9 @@ from .streams import CLOSED, Limits, Stream
 from .tunnel import Tunnel
 
 if TYPE_CHECKING:
-    from ..accept import Listener
-    from ..access import Access, Record
     from ..asgi.scope import Address
+    from ..net.accept import Listener
+    from ..observe.access_log import Access, Record
     from ..server import Server
 
 LOGGED_VERSION = "2.0"
@@ -52,9 +52,13 @@ class Admission(Sender):
             max_header_list=settings.http2_max_header_list_size,
             has_websocket=has_websocket,
         )
-        return Protocol(limits, RequestReader(self._rules, limits.max_header_list, has_websocket).read)
+        return Protocol(
+            limits, RequestReader(self._rules, limits.max_header_list, has_websocket).read
+        )
 
-    def _open(self, stream: Stream, request: Request, has_ended: bool, record: Record | None = None) -> Exchange:
+    def _open(
+        self, stream: Stream, request: Request, has_ended: bool, record: Record | None = None
+    ) -> Exchange:
         """There is a request; nothing of it is run yet."""
         method, path, raw_path, query, fields = request
         server, listener = self._server, self._listener
@@ -70,7 +74,10 @@ class Admission(Sender):
                 exchange.record = self._record(server.access, request, scheme)
             except RequestError as error:
                 self.protocol.charge(REFUSED)
-                pseudo = [(b":method", method.encode()), (b":path", raw_path + b"?" + query if query else raw_path)]
+                pseudo = [
+                    (b":method", method.encode()),
+                    (b":path", raw_path + b"?" + query if query else raw_path),
+                ]
                 self._log_refused([*pseudo, *fields.headers], error, method == "HEAD")
                 exchange.refuse(error, method == "HEAD")
                 return exchange
@@ -80,14 +87,25 @@ class Admission(Sender):
             if root_path and path != "*":
                 path, raw_path = root_path + path, listener.raw_root_path + raw_path
         scope = http_scope(
-            *(fields.version, method, scheme, path, raw_path, query, root_path, fields.headers.copy()),
+            *(
+                fields.version,
+                method,
+                scheme,
+                path,
+                raw_path,
+                query,
+                root_path,
+                fields.headers.copy(),
+            ),
             *(fields.client or self._client, self._server_address, server.state, self._tls),
             server.switched_off,
         )
         if fields.upgrade:
             self._open_websocket(exchange, scope, has_ended)
         else:
-            exchange.stream = ExtendedStream(exchange, scope, not has_ended, fields.expect_continue, server)
+            exchange.stream = ExtendedStream(
+                exchange, scope, not has_ended, fields.expect_continue, server
+            )
             if not has_ended:
                 exchange.expect_body(fields.expect_continue)
         return exchange
@@ -95,7 +113,17 @@ class Admission(Sender):
     def _record(self, access: Access, request: Request, scheme: str) -> Record:
         method, _, raw_path, query, fields = request
         return access.begin(
-            *(method, raw_path, query, LOGGED_VERSION, scheme, fields.headers, self._client, self._server_address, fields.script_name)
+            *(
+                method,
+                raw_path,
+                query,
+                LOGGED_VERSION,
+                scheme,
+                fields.headers,
+                self._client,
+                self._server_address,
+                fields.script_name,
+            )
         )
 
     def _open_websocket(self, exchange: Exchange, scope: Scope, has_ended: bool) -> None:
@@ -133,7 +161,14 @@ class Admission(Sender):
         if access is not None:
             sent = 0 if bodyless else len(str(error)) + 1
             fields = join_cookies(fields)
-            access.refused_fields(fields, error.status, sent, self._listener.scheme, self._client, self._server_address)
+            access.refused_fields(
+                fields,
+                error.status,
+                sent,
+                self._listener.scheme,
+                self._client,
+                self._server_address,
+            )
 
     @abstractmethod
     def forget(self, exchange: Exchange) -> None:

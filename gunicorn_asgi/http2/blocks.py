@@ -15,13 +15,24 @@ from hpack import HPACKError
 from hpack.table import HeaderTable
 
 from ..errors import ApplicationError
-from ..fields import CODING, CONNECTION, DATE, LENGTH, SERVER, VISIBLE, check_name, contradict, explain, read_length
-from ..wire import Header
+from ..http.contract import Header
+from ..http.fields import (
+    CODING,
+    CONNECTION,
+    DATE,
+    LENGTH,
+    SERVER,
+    VISIBLE,
+    check_name,
+    contradict,
+    explain,
+    read_length,
+)
 from . import huffman
 from .frames import Code, ConnectionFailure
 
 if TYPE_CHECKING:
-    from ..request import Request
+    from ..http.request import Request
 
 ENTRY_SIZE = 32
 """What each field counts besides its bytes in the size of a list (RFC 9113, 6.5.2; RFC 7541, 4.1)."""
@@ -55,7 +66,11 @@ class Block:
         if like is None:
             self.place = _place_of_path(fields)
             """Of the first ``:path`` among the pseudo-header fields; -1 where there is none."""
-            self.others = (*fields[: self.place], *fields[self.place + 1 :]) if self.place >= 0 else tuple(fields)
+            self.others = (
+                (*fields[: self.place], *fields[self.place + 1 :])
+                if self.place >= 0
+                else tuple(fields)
+            )
             """All fields but that one."""
         else:
             self.place, self.others = like.place, like.others
@@ -140,7 +155,9 @@ class BlockReader:
             read = self._read_alike(block) or self._decode(block)
         except (HPACKError, IndexError) as error:
             # 4.3: "A decoding error in a field block MUST be treated as a connection error of type COMPRESSION_ERROR."
-            raise ConnectionFailure(Code.COMPRESSION_ERROR, f"a field block that cannot be read: {error}") from None
+            raise ConnectionFailure(
+                Code.COMPRESSION_ERROR, f"a field block that cannot be read: {error}"
+            ) from None
         if self._table.changes != changes:
             self._memo.clear()
             self._alike.clear()
@@ -255,10 +272,16 @@ def _read_string(block: bytes, position: int) -> tuple[bytes, int]:
 TABLE_SIZE_0 = b"\x20"
 """Begins the first block of a connection: no dynamic table is used, so that none has ever to be made smaller (RFC 7541, 4.2)."""
 NAMES = {name: index for index, (name, _) in reversed(list(enumerate(HeaderTable.STATIC_TABLE, 1)))}
-STATUSES = {int(value): index for index, (name, value) in enumerate(HeaderTable.STATIC_TABLE, 1) if name == b":status"}
+STATUSES = {
+    int(value): index
+    for index, (name, value) in enumerate(HeaderTable.STATIC_TABLE, 1)
+    if name == b":status"
+}
 NEVER_INDEXED = frozenset({b"set-cookie", b"authorization", b"proxy-authorization"})
 """What nobody on the way may put into a table that others can probe (RFC 7541, 7.1.3)."""
-CONNECTION_SPECIFIC = frozenset({b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"})
+CONNECTION_SPECIFIC = frozenset(
+    {b"connection", b"proxy-connection", b"keep-alive", b"transfer-encoding", b"upgrade"}
+)
 """RFC 9113, 8.2.2."""
 
 Head = tuple[bytes, int, int]
@@ -292,12 +315,19 @@ def _literal(name: bytes, value: bytes) -> bytes:
     """A field that nobody puts into a table (RFC 7541, 6.2.2 and 6.2.3)."""
     pattern = 0x10 if name in NEVER_INDEXED else 0
     index = NAMES.get(name)
-    start = _integer(index, 4, pattern) if index else bytes((pattern,)) + _integer(len(name), 7, 0) + name
+    start = (
+        _integer(index, 4, pattern)
+        if index
+        else bytes((pattern,)) + _integer(len(name), 7, 0) + name
+    )
     return start + _integer(len(value), 7, 0) + value
 
 
 STATUS_FIELDS = {
-    status: bytes((0x80 | STATUSES[status],)) if status in STATUSES else _literal(b":status", b"%d" % status) for status in range(100, 1000)
+    status: bytes((0x80 | STATUSES[status],))
+    if status in STATUSES
+    else _literal(b":status", b"%d" % status)
+    for status in range(100, 1000)
 }
 
 
@@ -315,7 +345,9 @@ def encode_fields(headers: Iterable[Header]) -> Head:
             try:
                 known = _FIELDS.get(field) or _check(field)
             except (TypeError, ValueError):
-                known = _check(field)  # a list, or a view of bytes that may change: what has no hash
+                known = _check(
+                    field
+                )  # a list, or a view of bytes that may change: what has no hash
             literal, declared, kind = known
             if declared != -1:
                 if declared != _OMITTED:

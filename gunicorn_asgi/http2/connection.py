@@ -8,20 +8,31 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..asgi.http import HTTPStream
-from ..connection import CLOSED, LINGER, Connection
 from ..errors import RequestError
-from ..request import Request
-from ..wire import NEVER
+from ..http.contract import NEVER
+from ..http.request import Request
+from ..net.connection import CLOSED, LINGER, Connection
 from .admission import LOGGED_VERSION, Admission
-from .events import Acknowledged, Event, Failed, Leaving, Malformed, Opened, Received, Refused, Reset, Seen
+from .events import (
+    Acknowledged,
+    Event,
+    Failed,
+    Leaving,
+    Malformed,
+    Opened,
+    Received,
+    Refused,
+    Reset,
+    Seen,
+)
 from .exchange import Exchange
 from .frames import Code
 from .sender import FRAMES
 
 if TYPE_CHECKING:
-    from ..accept import Listener
-    from ..access import Record
     from ..asgi.scope import Address
+    from ..net.accept import Listener
+    from ..observe.access_log import Record
     from ..server import Server
 
 GOAWAY_SECONDS = 0.5
@@ -43,7 +54,9 @@ class H2Connection(Admission):
         """When it ends, unless there is an exchange."""
 
     def __repr__(self) -> str:
-        return f"<H2Connection {self._client} {self._reading.name} {len(self._exchanges)} exchanges>"
+        return (
+            f"<H2Connection {self._client} {self._reading.name} {len(self._exchanges)} exchanges>"
+        )
 
     def begin(self, origin: Connection, data: bytes) -> None:
         """Go on in place of `origin`, which has received `data` and nothing else."""
@@ -52,7 +65,14 @@ class H2Connection(Admission):
         self.protocol.start()
         self._begin(data)
 
-    def begin_upgraded(self, origin: Connection, request: Request, settings: bytes, data: bytes, record: Record | None) -> None:
+    def begin_upgraded(
+        self,
+        origin: Connection,
+        request: Request,
+        settings: bytes,
+        data: bytes,
+        record: Record | None,
+    ) -> None:
         """The same behind ``Upgrade: h2c``: `request`, whose response is sent as that of stream 1, had those `settings`.
 
         `record` is what the log has of it. Raises ConnectionFailure where they are none; then nothing has happened.
@@ -107,7 +127,9 @@ class H2Connection(Admission):
         awaited = protocol.awaited
         if awaited is not self._awaited:
             self._awaited = awaited
-            self._more_until = NEVER if awaited is None else self._server.now + self.settings.head_timeout_s
+            self._more_until = (
+                NEVER if awaited is None else self._server.now + self.settings.head_timeout_s
+            )
             self.watch(self._more_until)
         self._flush()
 
@@ -258,7 +280,14 @@ class H2Connection(Admission):
 
     def _next_deadline(self) -> float:
         idle = NEVER if self._exchanges or self._lost else self._idle_until
-        return min([self._more_until, self._stuck_at, idle, *[exchange.deadline for exchange in self._exchanges]])
+        return min(
+            [
+                self._more_until,
+                self._stuck_at,
+                idle,
+                *[exchange.deadline for exchange in self._exchanges],
+            ]
+        )
 
     def expired(self) -> None:
         now = self._server.now
@@ -285,7 +314,11 @@ class H2Connection(Admission):
     # For the base, and through it for the server.
 
     def _streams(self) -> tuple[HTTPStream, ...]:
-        return tuple(exchange.stream for exchange in self._exchanges if exchange.stream is not None and not exchange.has_ended)
+        return tuple(
+            exchange.stream
+            for exchange in self._exchanges
+            if exchange.stream is not None and not exchange.has_ended
+        )
 
     def refuse(self, error: RequestError) -> None:
         self._reset()  # there is no stream to answer on
@@ -313,4 +346,6 @@ class H2Connection(Admission):
             exchange.record_end()
 
 
-SWITCHING_PROTOCOLS = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
+SWITCHING_PROTOCOLS = (
+    b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
+)

@@ -102,7 +102,9 @@ class Control(Streams):
             raise ConnectionFailure(Code.PROTOCOL_ERROR, "SETTINGS on a stream")  # 6.5
         if flags & ACK:
             if payload:
-                raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "SETTINGS that acknowledge, and set something")  # 6.5
+                raise ConnectionFailure(
+                    Code.FRAME_SIZE_ERROR, "SETTINGS that acknowledge, and set something"
+                )  # 6.5
             if not self._is_settled:
                 raise ConnectionFailure(Code.PROTOCOL_ERROR, "the first frame is not SETTINGS")
             self._acknowledged()
@@ -129,24 +131,32 @@ class Control(Streams):
     def _apply(self, payload: bytes) -> None:
         """Take the client's SETTINGS (6.5.2). Raises ConnectionFailure."""
         if len(payload) % 6:
-            raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "SETTINGS of a size that is no multiple of 6")
+            raise ConnectionFailure(
+                Code.FRAME_SIZE_ERROR, "SETTINGS of a size that is no multiple of 6"
+            )
         outbox = self.outbox
         for setting, value in frames.read_settings(payload):
             if setting == frames.INITIAL_WINDOW_SIZE:
                 if value > MAX_WINDOW:
-                    raise ConnectionFailure(Code.FLOW_CONTROL_ERROR, f"SETTINGS_INITIAL_WINDOW_SIZE of {value}")
+                    raise ConnectionFailure(
+                        Code.FLOW_CONTROL_ERROR, f"SETTINGS_INITIAL_WINDOW_SIZE of {value}"
+                    )
                 change, outbox.initial_window = value - outbox.initial_window, value
                 # 6.9.2: of the streams that there are, too.
                 if not all(outbox.open(stream, change) for stream in self.streams.values()):
                     raise ConnectionFailure(Code.FLOW_CONTROL_ERROR, "a window above 2^31-1")
             elif setting == frames.MAX_FRAME_SIZE:
                 if not frames.LEAST_MAX_FRAME_SIZE <= value < 2**24:
-                    raise ConnectionFailure(Code.PROTOCOL_ERROR, f"SETTINGS_MAX_FRAME_SIZE of {value}")
+                    raise ConnectionFailure(
+                        Code.PROTOCOL_ERROR, f"SETTINGS_MAX_FRAME_SIZE of {value}"
+                    )
                 outbox.max_frame = min(value, MAX_SENT_FRAME)
             elif setting in (frames.ENABLE_PUSH, frames.ENABLE_CONNECT_PROTOCOL) and value > 1:
                 raise ConnectionFailure(Code.PROTOCOL_ERROR, f"a setting of {value} that is 0 or 1")
 
-    def _on_push_promise(self, _flags: int, _id: int, _payload: bytes, _events: list[Event]) -> None:
+    def _on_push_promise(
+        self, _flags: int, _id: int, _payload: bytes, _events: list[Event]
+    ) -> None:
         raise ConnectionFailure(Code.PROTOCOL_ERROR, "PUSH_PROMISE from a client")  # 8.4
 
     def _on_ping(self, flags: int, id_: int, payload: bytes, events: list[Event]) -> None:

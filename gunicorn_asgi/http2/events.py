@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..errors import RequestError
-from ..request import Request
+from ..http.request import Request
 from .blocks import Block
 from .frames import Code
 from .streams import Stream

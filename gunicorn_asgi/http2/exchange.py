@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from ..asgi.http import HTTPStream
 from ..asgi.websocket import WebSocketStream
-from ..connection import LINGER_SECONDS, MAX_LINGER
 from ..errors import ClientDisconnected, RequestError
-from ..fields import DATE, SERVER, copied
-from ..request import UNKNOWN, Fields, takes_trailers
-from ..wire import CLIENT_CLOSED_REQUEST, NEVER, Header
+from ..http.contract import CLIENT_CLOSED_REQUEST, NEVER, Header
+from ..http.fields import DATE, SERVER, copied
+from ..http.request import UNKNOWN, Fields, takes_trailers
+from ..net.connection import LINGER_SECONDS, MAX_LINGER
 from .blocks import STATUS_FIELDS, encode_defaults, encode_fields, encode_length
 from .frames import Code
 from .outbox import HIGH_WATER
@@ -19,7 +19,7 @@ from .streams import CLOSED, HALF_CLOSED_LOCAL, OPEN, Stream
 from .tunnel import Tunnel
 
 if TYPE_CHECKING:
-    from ..access import Record
+    from ..observe.access_log import Record
     from .admission import Admission
 
 MAX_DROPPED = 33554432
@@ -113,7 +113,9 @@ class Exchange:
                 # curl 7.88 ends its side, and looks at its stream only when something comes.
                 self.connection.protocol.wake_client()
                 self.connection.flush_soon()
-            if self.lane.state is CLOSED or (self.lane.state is HALF_CLOSED_LOCAL and not self._may_end()):
+            if self.lane.state is CLOSED or (
+                self.lane.state is HALF_CLOSED_LOCAL and not self._may_end()
+            ):
                 self._settle()
             return
         if data:
@@ -123,7 +125,9 @@ class Exchange:
         elif end:
             stream.feed_eof()
         self._body_until = self.connection.now + self.connection.settings.body_timeout_s
-        if not self.lane.is_waiting:  # otherwise it is the response that is waited for, whatever comes
+        if (
+            not self.lane.is_waiting
+        ):  # otherwise it is the response that is waited for, whatever comes
             self._watch()
 
     def lost(self) -> None:
@@ -204,7 +208,12 @@ class Exchange:
 
     def _is_body_overdue(self) -> bool:
         lane = self.lane
-        return lane.state is OPEN and not lane.is_waiting and not self._awaits_100 and self._body_until <= self.connection.now
+        return (
+            lane.state is OPEN
+            and not lane.is_waiting
+            and not self._awaits_100
+            and self._body_until <= self.connection.now
+        )
 
     def _watch(self) -> None:
         """Set the deadline of what is waited for now."""
@@ -231,7 +240,11 @@ class Exchange:
 
     def respond(self, stream: HTTPStream, body: bytes, end: bool, bodyless: bool) -> None:
         status, connection = self.status, self.connection
-        block = STATUS_FIELDS[status] + self._block + encode_defaults(connection.server.default_headers[self._found])
+        block = (
+            STATUS_FIELDS[status]
+            + self._block
+            + encode_defaults(connection.server.default_headers[self._found])
+        )
         # RFC 9110, 8.6: a 204 has none; a 304, and the answer to HEAD, only where GET would have had it.
         if status == 204:
             pass
@@ -287,7 +300,9 @@ class Exchange:
         self.connection.protocol.send_trailers(self.lane, block)
         self.connection.flush_soon()
 
-    def start_file(self, stream: HTTPStream, descriptor: int, offset: int, count: int, end: bool) -> bool:
+    def start_file(
+        self, stream: HTTPStream, descriptor: int, offset: int, count: int, end: bool
+    ) -> bool:
         if not self.lane.is_answered:
             self.respond(stream, b"", False, False)
         return False  # it has to be cut into frames
@@ -323,7 +338,9 @@ class Exchange:
         assert tunnel is not None
         if self.lane.state is CLOSED:
             raise ClientDisconnected("the client is gone")
-        block, _, found = encode_fields(headers)  # RFC 9110, 9.3.6: without a length, which is left out there
+        block, _, found = encode_fields(
+            headers
+        )  # RFC 9110, 9.3.6: without a length, which is left out there
         if self.record is not None:
             self.record.response_headers = copied(headers)
         block += encode_defaults(self.connection.server.default_headers[found & (DATE | SERVER)])
@@ -360,7 +377,9 @@ class Exchange:
         elif lane.state is HALF_CLOSED_LOCAL and (self._is_stopping or not self._may_end()):
             self._stop_body()
         elif not lane.has_ended:
-            self.reset(Code.INTERNAL_ERROR)  # without a whole response: sys.exit() in the midst of it
+            self.reset(
+                Code.INTERNAL_ERROR
+            )  # without a whole response: sys.exit() in the midst of it
         else:
             # The rest of the response is on its way, or that of a request which is short: to be dropped.
             self.connection.protocol.consume(lane, lane.unread)
@@ -386,7 +405,11 @@ class Exchange:
     def _may_end(self) -> bool:
         """Whether the client can send all that is left of its body without being given more room."""
         lane = self.lane
-        return not self._awaits_100 and (lane.receive_window > 0 if lane.expected == UNKNOWN else lane.expected <= lane.receive_window)
+        return not self._awaits_100 and (
+            lane.receive_window > 0
+            if lane.expected == UNKNOWN
+            else lane.expected <= lane.receive_window
+        )
 
     def _stop_body(self) -> None:
         """The response is complete, and more of the body than the client may send is missing.
@@ -426,8 +449,12 @@ class Exchange:
             self.status, self.lane.is_answered = error.status, True
             if self.record is not None:
                 self.record.response_headers = ()  # of the head that may have been held
-            block = STATUS_FIELDS[error.status] + encode_defaults(connection.server.default_headers[0])
-            block += encode_fields([*error.fields, (b"content-type", b"text/plain; charset=utf-8")])[0] + encode_length(len(body))
+            block = STATUS_FIELDS[error.status] + encode_defaults(
+                connection.server.default_headers[0]
+            )
+            block += encode_fields(
+                [*error.fields, (b"content-type", b"text/plain; charset=utf-8")]
+            )[0] + encode_length(len(body))
             if bodyless or (self.stream is not None and self.stream.method == "HEAD"):
                 body = b""
             connection.protocol.send_head(self.lane, block, not body)
@@ -444,4 +471,6 @@ class Exchange:
         if record is not None and access is not None:
             if not self.lane.is_answered:
                 record.response_headers = ()  # they were held, and did not go out
-            access.end(record, self.status if self.lane.is_answered else CLIENT_CLOSED_REQUEST, self.sent)
+            access.end(
+                record, self.status if self.lane.is_answered else CLIENT_CLOSED_REQUEST, self.sent
+            )

@@ -9,7 +9,18 @@ from enum import IntEnum
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 """What a client begins with (RFC 9113, 3.4)."""
 
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
+(
+    DATA,
+    HEADERS,
+    PRIORITY,
+    RST_STREAM,
+    SETTINGS,
+    PUSH_PROMISE,
+    PING,
+    GOAWAY,
+    WINDOW_UPDATE,
+    CONTINUATION,
+) = range(10)
 """Types of frames."""
 
 # Flags.
@@ -19,7 +30,14 @@ PADDED = 0x8
 HAS_PRIORITY = 0x20
 
 # Settings (RFC 9113, 6.5.2; RFC 8441, 3).
-HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = range(1, 7)
+(
+    HEADER_TABLE_SIZE,
+    ENABLE_PUSH,
+    MAX_CONCURRENT_STREAMS,
+    INITIAL_WINDOW_SIZE,
+    MAX_FRAME_SIZE,
+    MAX_HEADER_LIST_SIZE,
+) = range(1, 7)
 ENABLE_CONNECT_PROTOCOL = 8
 
 MAX_WINDOW = 2**31 - 1
@@ -115,12 +133,23 @@ def headers(stream: int, block: bytes, end: bool, max_size: int) -> list[bytes]:
     """A field block of any length as one HEADERS frame and as many CONTINUATION frames as it takes (RFC 9113, 4.3)."""
     flags = END_STREAM if end else 0
     if len(block) <= max_size:
-        return [_HEADER.pack(len(block) >> 8, len(block) & 0xFF, HEADERS, flags | END_HEADERS, stream), block]
+        return [
+            _HEADER.pack(len(block) >> 8, len(block) & 0xFF, HEADERS, flags | END_HEADERS, stream),
+            block,
+        ]
     pieces = []
     for start in range(0, len(block), max_size):
         piece = block[start : start + max_size]
         kind, own = (CONTINUATION, 0) if start else (HEADERS, flags)
-        pieces += [header(len(piece), kind, own | (END_HEADERS if start + max_size >= len(block) else 0), stream), piece]
+        pieces += [
+            header(
+                len(piece),
+                kind,
+                own | (END_HEADERS if start + max_size >= len(block) else 0),
+                stream,
+            ),
+            piece,
+        ]
     return pieces
 
 

@@ -20,7 +20,9 @@ def _whole_bytes() -> tuple[list[int], list[bytes], frozenset[int]]:
 
     A state is 256 times its number, so that state and byte together are an index.
     """
-    states = [state * 256 for state in range(STATES)]  # shared by all entries: a table of other numbers would take four times the memory
+    states = [
+        state * 256 for state in range(STATES)
+    ]  # shared by all entries: a table of other numbers would take four times the memory
     following: list[int] = []
     symbols: list[bytes] = []
     ends = {0}

@@ -110,7 +110,9 @@ class Outbox(Generic[L]):
         is_open = size <= lane.window and size <= self.window and size <= self.max_frame
         # 6.9.1: an end without data needs no window.
         # Not past those that stand in line, who may be waiting for the window of the connection.
-        if not lane.queued and (not size or (is_open and self.size < MAX_READY and not self.is_held and not self._line)):
+        if not lane.queued and (
+            not size or (is_open and self.size < MAX_READY and not self.is_held and not self._line)
+        ):
             lane.window -= size
             self.window -= size
             self.size += size
@@ -187,7 +189,11 @@ class Outbox(Generic[L]):
                 freed.append(lane)
 
     def _send(self, lane: L, size: int, end: bool) -> None:
-        self.points += SMALL_FRAME if size < LEAST_FRAME and size < lane.queued else -(ANSWERS + size // ANSWER_SIZE)
+        self.points += (
+            SMALL_FRAME
+            if size < LEAST_FRAME and size < lane.queued
+            else -(ANSWERS + size // ANSWER_SIZE)
+        )
         self.frames.append(frames.header(size, DATA, END_STREAM if end else 0, lane.id))
         self.frames += lane.take(size)
         lane.window -= size

@@ -8,20 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ..errors import RequestError
-from ..request import UNKNOWN, Request
+from ..http.request import UNKNOWN, Request
 from . import budget, frames
 from .blocks import TOLERANCE, Block, BlockReader
 from .control import Control
 from .events import Event, Failed, Malformed, Opened, Received, Refused, Reset
-from .frames import (
-    END_HEADERS,
-    END_STREAM,
-    HAS_PRIORITY,
-    PADDED,
-    PREFACE,
-    Code,
-    ConnectionFailure,
-)
+from .frames import END_HEADERS, END_STREAM, HAS_PRIORITY, PADDED, PREFACE, Code, ConnectionFailure
 from .request import MalformedError, check_trailers
 from .streams import BY_CLIENT, HALF_CLOSED_REMOTE, MAX_SKIPPED, OPEN, Limits, Stream
 
@@ -65,11 +57,15 @@ class Protocol(Control):
             except ConnectionFailure as error:
                 failure = error  # what came before it is in order
             for kind, flags, stream, payload in found:
-                if self._held is not None and not (kind == frames.CONTINUATION and stream == self._held[0]):
+                if self._held is not None and not (
+                    kind == frames.CONTINUATION and stream == self._held[0]
+                ):
                     # 6.2 and 6.10: nothing may stand between the frames of a field block.
                     raise ConnectionFailure(Code.PROTOCOL_ERROR, "a frame within a field block")
                 if not self._is_settled and kind != frames.SETTINGS:
-                    raise ConnectionFailure(Code.PROTOCOL_ERROR, "the first frame is not SETTINGS")  # 3.4
+                    raise ConnectionFailure(
+                        Code.PROTOCOL_ERROR, "the first frame is not SETTINGS"
+                    )  # 3.4
                 handler = HANDLERS.get(kind)
                 if handler is None:
                     self._spend(budget.IDLE_FRAME)  # 4.1 and 5.5: unknown types are ignored
@@ -98,7 +94,9 @@ class Protocol(Control):
         depends_on_itself = False
         if flags & HAS_PRIORITY:
             if len(payload) < 5:
-                raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "HEADERS without room for their priority")
+                raise ConnectionFailure(
+                    Code.FRAME_SIZE_ERROR, "HEADERS without room for their priority"
+                )
             depends_on_itself = frames.read_number(payload) == id_
             payload = payload[5:]
         end = bool(flags & END_STREAM)
@@ -125,7 +123,9 @@ class Protocol(Control):
         if len(block) > self._limits.max_header_list * TOLERANCE:
             raise ConnectionFailure(Code.ENHANCE_YOUR_CALM, "a field block that is far too long")
 
-    def _take_block(self, id_: int, end: bool, depends_on_itself: bool, data: bytes, events: list[Event]) -> None:
+    def _take_block(
+        self, id_: int, end: bool, depends_on_itself: bool, data: bytes, events: list[Event]
+    ) -> None:
         # 4.3: read whatever becomes of it, for the tables of both sides have to stay the same.
         block = self._blocks.read(data)
         stream = self.streams.get(id_)
@@ -137,13 +137,19 @@ class Protocol(Control):
             self._spend(budget.IDLE_FRAME)
             self._on_closed(id_, 0)
 
-    def _open(self, id_: int, end: bool, depends_on_itself: bool, block: Block, events: list[Event]) -> None:
+    def _open(
+        self, id_: int, end: bool, depends_on_itself: bool, block: Block, events: list[Event]
+    ) -> None:
         if id_ > self.last_id + 2:
             self._skipped.append(range((self.last_id + 1) | 1, id_, 2))
             del self._skipped[:-MAX_SKIPPED]
         self.last_id = id_
         limit = self._limits.max_streams
-        if self._is_refusing or len(self.streams) >= limit or len(self.streams) + self.abandoned >= 2 * limit:
+        if (
+            self._is_refusing
+            or len(self.streams) >= limit
+            or len(self.streams) + self.abandoned >= 2 * limit
+        ):
             # 5.1.2 and 8.7: the client may try again.
             self._spend(budget.IDLE_FRAME)
             self._reset(id_, Code.REFUSED_STREAM, self._new_window)
@@ -174,11 +180,19 @@ class Protocol(Control):
         events.append(Opened(stream, request, end))
 
     def _make(self, id_: int, end: bool, expected: int) -> Stream:
-        return Stream(id_, self.outbox.initial_window, self._new_window, HALF_CLOSED_REMOTE if end else OPEN, expected)
+        return Stream(
+            id_,
+            self.outbox.initial_window,
+            self._new_window,
+            HALF_CLOSED_REMOTE if end else OPEN,
+            expected,
+        )
 
     def _take_trailers(self, stream: Stream, end: bool, block: Block, events: list[Event]) -> None:
         if stream.state is HALF_CLOSED_REMOTE:
-            self._break(stream, Code.STREAM_CLOSED, "HEADERS behind the end of the stream", events)  # 5.1
+            self._break(
+                stream, Code.STREAM_CLOSED, "HEADERS behind the end of the stream", events
+            )  # 5.1
             return
         try:
             if stream.is_connected:
@@ -195,9 +209,13 @@ class Protocol(Control):
         """HEADERS, or DATA of `size`, have come on a stream that is no more."""
         left = self._resets.get(id_)
         if left is None and any(id_ in skipped for skipped in self._skipped):
-            raise ConnectionFailure(Code.PROTOCOL_ERROR, f"stream {id_} behind stream {self.last_id}")  # 5.1.1
+            raise ConnectionFailure(
+                Code.PROTOCOL_ERROR, f"stream {id_} behind stream {self.last_id}"
+            )  # 5.1.1
         if left is None:
-            raise ConnectionFailure(Code.STREAM_CLOSED, f"a frame on stream {id_} behind its end")  # 5.1
+            raise ConnectionFailure(
+                Code.STREAM_CLOSED, f"a frame on stream {id_} behind its end"
+            )  # 5.1
         if left == BY_CLIENT:
             self._spend(budget.RESET)
             self.outbox.add([frames.rst_stream(id_, Code.STREAM_CLOSED)])
@@ -211,7 +229,9 @@ class Protocol(Control):
         size = len(payload)
         self._window -= size
         if self._window < 0:
-            raise ConnectionFailure(Code.FLOW_CONTROL_ERROR, "more than the window of the connection")  # 6.9.1
+            raise ConnectionFailure(
+                Code.FLOW_CONTROL_ERROR, "more than the window of the connection"
+            )  # 6.9.1
         if flags & PADDED:
             payload = _unpad(payload)
         stream = self.streams.get(id_)
@@ -224,13 +244,17 @@ class Protocol(Control):
             return
         if stream.state is HALF_CLOSED_REMOTE:
             self._give_back(size)
-            self._break(stream, Code.STREAM_CLOSED, "DATA behind the end of the stream", events)  # 5.1
+            self._break(
+                stream, Code.STREAM_CLOSED, "DATA behind the end of the stream", events
+            )  # 5.1
             return
         stream.receive_window -= size
         stream.unread += size
         # An end without data may come whatever the window is, which our SETTINGS can have made smaller than nothing (6.9.2).
         if stream.receive_window < 0 and size:
-            self._break(stream, Code.FLOW_CONTROL_ERROR, "more than the window of the stream", events)  # 6.9.1
+            self._break(
+                stream, Code.FLOW_CONTROL_ERROR, "more than the window of the stream", events
+            )  # 6.9.1
             return
         end = bool(flags & END_STREAM)
         if not payload and not end:
@@ -246,7 +270,12 @@ class Protocol(Control):
             # application is told that the body is not whole, and the response goes on.
             is_too_early = stream.state is OPEN and not stream.is_answered
             if stream.expected < 0 or (end and stream.expected and is_too_early):
-                self._break(stream, Code.PROTOCOL_ERROR, "content of another length than its content-length", events)  # 8.1.1
+                self._break(
+                    stream,
+                    Code.PROTOCOL_ERROR,
+                    "content of another length than its content-length",
+                    events,
+                )  # 8.1.1
                 return
         if end:
             if stream.state is OPEN:
@@ -278,13 +307,17 @@ class Protocol(Control):
 
     def _on_rst_stream(self, _flags: int, id_: int, payload: bytes, events: list[Event]) -> None:
         if len(payload) != 4:
-            raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "RST_STREAM of another size than 4")  # 6.4
+            raise ConnectionFailure(
+                Code.FRAME_SIZE_ERROR, "RST_STREAM of another size than 4"
+            )  # 6.4
         stream = self.streams.get(id_)
         if stream is None:
             self._check_not_idle(id_, "RST_STREAM")
             self._spend(budget.IDLE_FRAME)
             if id_ in self._resets:
-                self._resets[id_] = BY_CLIENT  # it has crossed ours: what comes behind it was not on its way (5.1)
+                self._resets[id_] = (
+                    BY_CLIENT  # it has crossed ours: what comes behind it was not on its way (5.1)
+                )
             return
         self._spend(budget.RESET)
         self._remember(id_, BY_CLIENT)
@@ -295,7 +328,9 @@ class Protocol(Control):
 
     def _on_window_update(self, _flags: int, id_: int, payload: bytes, events: list[Event]) -> None:
         if len(payload) != 4:
-            raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "WINDOW_UPDATE of another size than 4")  # 6.9
+            raise ConnectionFailure(
+                Code.FRAME_SIZE_ERROR, "WINDOW_UPDATE of another size than 4"
+            )  # 6.9
         self._answer()
         increment = frames.read_number(payload)
         if id_ == 0:

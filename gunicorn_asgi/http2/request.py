@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 
 from ..errors import RequestError
-from ..fields import VISIBLE
-from ..grammar import CONTENT_LENGTH, TOKEN
-from ..request import (
+from ..http.contract import Header
+from ..http.fields import VISIBLE
+from ..http.grammar import CONTENT_LENGTH, TOKEN
+from ..http.request import (
     METHODS,
     UNDERSCORE,
     UNKNOWN,
@@ -23,7 +24,6 @@ from ..request import (
     read_method,
     read_proxied,
 )
-from ..wire import Header
 from .blocks import CONNECTION_SPECIFIC, Block
 
 VERSION = "2"
@@ -169,7 +169,13 @@ def _check_values(values: Sequence[bytes]) -> None:
 PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority", b":protocol"})
 
 
-def _check_sizes(block: Block, pseudo: Mapping[bytes, bytes], headers: Sequence[Header], rules: Rules, max_list: int) -> None:
+def _check_sizes(
+    block: Block,
+    pseudo: Mapping[bytes, bytes],
+    headers: Sequence[Header],
+    rules: Rules,
+    max_list: int,
+) -> None:
     """The same limits as in HTTP/1.1, where they are those of lines, and the one of the list. Raises RequestError.
 
     A cookie that the client has split is one field to both limits of fields, as it is over HTTP/1.1:
@@ -198,7 +204,9 @@ def _check_list(block: Block, max_list: int) -> None:
         raise RequestError(431, f"The header fields are longer than {max_list} bytes")
 
 
-def _read_names(headers: Sequence[Header], rules: Rules) -> tuple[Mapping[bytes, list[bytes]], bool, bool]:
+def _read_names(
+    headers: Sequence[Header], rules: Rules
+) -> tuple[Mapping[bytes, list[bytes]], bool, bool]:
     """The values of the fields that mean something, whether a name has an underscore, and whether one is a proxy's. Raises MalformedError."""
     values: dict[bytes, list[bytes]] = {}
     has_underscore = is_proxied = False
@@ -228,7 +236,9 @@ def _kind(name: bytes) -> int:
     if UPPER_CASE.search(name):
         raise MalformedError("a header name that is not in lower case")
     if name in CONNECTION_SPECIFIC:
-        raise MalformedError(f"{name.decode()}, which is a header of HTTP/1.1's connections")  # 8.2.2
+        raise MalformedError(
+            f"{name.decode()}, which is a header of HTTP/1.1's connections"
+        )  # 8.2.2
     kind = _MEANINGFUL if name in MEANINGFUL else _UNDERSCORE if UNDERSCORE in name else _PLAIN
     if len(name) <= _MAX_NAME:
         if len(_NAMES) >= _MAX_NAMES:
@@ -237,7 +247,9 @@ def _kind(name: bytes) -> int:
     return kind
 
 
-def _read_target(pseudo: Mapping[bytes, bytes], fields: Fields, has_websocket: bool) -> tuple[bytes, str, bytes, bytes]:
+def _read_target(
+    pseudo: Mapping[bytes, bytes], fields: Fields, has_websocket: bool
+) -> tuple[bytes, str, bytes, bytes]:
     """(method, path, raw_path, query_string). Raises MalformedError or RequestError."""
     method = pseudo.get(b":method")
     if not method:
@@ -245,9 +257,13 @@ def _read_target(pseudo: Mapping[bytes, bytes], fields: Fields, has_websocket: b
     protocol = pseudo.get(b":protocol")
     if protocol is not None:
         if method != b"CONNECT" or not has_websocket:
-            raise MalformedError(":protocol without an extended CONNECT that was offered")  # RFC 8441, 3 and 4
+            raise MalformedError(
+                ":protocol without an extended CONNECT that was offered"
+            )  # RFC 8441, 3 and 4
         if protocol.lower() != b"websocket":
-            raise RequestError(501, "An extended CONNECT to something else than a WebSocket is not implemented")
+            raise RequestError(
+                501, "An extended CONNECT to something else than a WebSocket is not implemented"
+            )
         fields.upgrade = "websocket"
     elif method == b"CONNECT":
         if b":scheme" in pseudo or b":path" in pseudo or b":authority" not in pseudo:
@@ -288,11 +304,18 @@ def _read_host(authority: bytes | None, hosts: Sequence[bytes], fields: Fields) 
     if authority is not None:
         fields.headers.insert(0, (b"host", authority))
         if hosts:
-            fields.headers = [fields.headers[0], *(field for field in fields.headers[1:] if field[0] != b"host")]
+            fields.headers = [
+                fields.headers[0],
+                *(field for field in fields.headers[1:] if field[0] != b"host"),
+            ]
 
 
 def _check_handshake(values: Mapping[bytes, Sequence[bytes]]) -> None:
     """RFC 8441, 5: as in RFC 6455, 4.2.1 and 4.4, without what is HTTP/1.1's. Raises RequestError."""
     if list(values.get(b"sec-websocket-version", ())) != [b"13"]:
         # Not 426, which would have to name another protocol for the connection (RFC 9110, 15.5.22).
-        raise RequestError(400, "Invalid WebSocket handshake: Sec-WebSocket-Version is not 13", fields=((b"sec-websocket-version", b"13"),))
+        raise RequestError(
+            400,
+            "Invalid WebSocket handshake: Sec-WebSocket-Version is not 13",
+            fields=((b"sec-websocket-version", b"13"),),
+        )

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from ..connection import CLOSED, LINGER, Connection, Ending
-from ..wire import NEVER
+from ..http.contract import NEVER
+from ..net.connection import CLOSED, LINGER, Connection, Ending
 from .events import Event
 from .protocol import Protocol
 from .streams import Owner
 
 if TYPE_CHECKING:
-    from ..accept import Listener
     from ..asgi.scope import Address
+    from ..net.accept import Listener
     from ..server import Server
 
 FLUSH_SIZE = 65536
@@ -36,7 +36,15 @@ FRAMES = Reading.FRAMES
 class Sender(Connection):
     """A transport, and a `Protocol` whose outbox is emptied to it."""
 
-    __slots__ = ("_backlog", "_held_back", "_is_flushing", "_stuck_at", "protocol", "server", "settings")
+    __slots__ = (
+        "_backlog",
+        "_held_back",
+        "_is_flushing",
+        "_stuck_at",
+        "protocol",
+        "server",
+        "settings",
+    )
 
     protocol: Protocol
     _reading: Reading | Ending

@@ -53,9 +53,20 @@ class Owner(Protocol):
 class Stream(Lane):
     """One request and its response."""
 
-    __slots__ = ("credit", "exchange", "expected", "is_answered", "is_connected", "receive_window", "state", "unread")
+    __slots__ = (
+        "credit",
+        "exchange",
+        "expected",
+        "is_answered",
+        "is_connected",
+        "receive_window",
+        "state",
+        "unread",
+    )
 
-    def __init__(self, id_: int, window: int, receive_window: int, state: State, expected: int) -> None:
+    def __init__(
+        self, id_: int, window: int, receive_window: int, state: State, expected: int
+    ) -> None:
         super().__init__(id_, window)
         self.state = state
         self.expected = expected
@@ -206,7 +217,9 @@ class Streams:
     def send_head(self, stream: Stream, block: bytes, end: bool) -> None:
         """Send a field block, the last of the stream if `end`. Nothing may be queued on it."""
         start, self._start_of_block = self._start_of_block, b""
-        self.outbox.add(frames.headers(stream.id, start + block if start else block, end, self.outbox.max_frame))
+        self.outbox.add(
+            frames.headers(stream.id, start + block if start else block, end, self.outbox.max_frame)
+        )
         if end:
             stream.has_ended = True
             self._end_local(stream)

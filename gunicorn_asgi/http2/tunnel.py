@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..connection import LINGER_SECONDS
-from ..wire import NEVER
+from ..http.contract import NEVER
+from ..net.connection import LINGER_SECONDS
 from .budget import REFUSED, RESET
 from .frames import Code
 from .streams import CLOSED
@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 class Tunnel:
     """Passes bytes both ways, and sees to the end. The stream's window is what holds the client back."""
 
-    __slots__ = ("_early", "_end_until", "_exchange", "_is_held", "_is_open", "_stream", "_stuck_at", "is_accepted")
+    __slots__ = (
+        "_early",
+        "_end_until",
+        "_exchange",
+        "_is_held",
+        "_is_open",
+        "_stream",
+        "_stuck_at",
+        "is_accepted",
+    )
 
     def __init__(self, exchange: Exchange, stream: WebSocketStream) -> None:
         self._exchange = exchange

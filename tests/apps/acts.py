@@ -42,7 +42,10 @@ def interrupts():
     raise KeyboardInterrupt
 
 
-ACTS = {act.__name__: act for act in (returns, raises, is_cancelled, raises_unusual, raises_group, exits, interrupts)}
+ACTS = {
+    act.__name__: act
+    for act in (returns, raises, is_cancelled, raises_unusual, raises_group, exits, interrupts)
+}
 
 
 def act(phase):

@@ -132,5 +132,20 @@ def log():
 
 WAYS = {
     way.__name__: way
-    for way in (answered, awhile, c_code, child, digest, held, lock, log, python, regex, sleep, threads, wait, with_thread)
+    for way in (
+        answered,
+        awhile,
+        c_code,
+        child,
+        digest,
+        held,
+        lock,
+        log,
+        python,
+        regex,
+        sleep,
+        threads,
+        wait,
+        with_thread,
+    )
 }

@@ -17,7 +17,11 @@ from django.core.asgi import get_asgi_application  # noqa: E402 # the settings c
 # Sets Django up, which has to be before anything else of it is imported.
 django_app = get_asgi_application()
 
-from channels.generic.websocket import AsyncJsonWebsocketConsumer, AsyncWebsocketConsumer, WebsocketConsumer  # noqa: E402 # Django has to be set up before
+from channels.generic.websocket import (  # noqa: E402 # Django has to be set up before
+    AsyncJsonWebsocketConsumer,
+    AsyncWebsocketConsumer,
+    WebsocketConsumer,
+)
 from channels.routing import ProtocolTypeRouter, URLRouter  # noqa: E402 # Django has to be set up before
 from channels.security.websocket import OriginValidator  # noqa: E402 # Django has to be set up before
 from django.http import JsonResponse  # noqa: E402 # Django has to be set up before
@@ -57,7 +61,9 @@ class Chat(AsyncJsonWebsocketConsumer):
         await self.send_json({"joined": self.room})
 
     async def receive_json(self, content, **kwargs):
-        await self.channel_layer.group_send(self.room, {"type": "chat.said", "text": content["say"]})
+        await self.channel_layer.group_send(
+            self.room, {"type": "chat.said", "text": content["say"]}
+        )
 
     async def chat_said(self, event):
         await self.send_json({"said": event["text"]})

@@ -21,7 +21,9 @@ from events import note  # noqa: E402
 
 
 async def json(request):
-    return JsonResponse({"greeting": "hello", "query": request.GET.dict(), "client": request.META["REMOTE_ADDR"]})
+    return JsonResponse(
+        {"greeting": "hello", "query": request.GET.dict(), "client": request.META["REMOTE_ADDR"]}
+    )
 
 
 async def cookies(request):
@@ -58,7 +60,14 @@ def upload(request):
     # Synchronous: Django runs it in a thread.
     file = request.FILES["file"]
     content = file.read()
-    return JsonResponse({"name": file.name, "size": len(content), "last": content[-1:].decode(), "field": request.POST["field"]})
+    return JsonResponse(
+        {
+            "name": file.name,
+            "size": len(content),
+            "last": content[-1:].decode(),
+            "field": request.POST["field"],
+        }
+    )
 
 
 async def slow(request):

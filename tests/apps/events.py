@@ -5,5 +5,7 @@ from pathlib import Path
 
 
 def note(*words: object) -> None:
-    with Path(os.environ["TEST_EVENTS"]).open("a") as file:  # one write of a short line: whole even from several processes
+    with Path(os.environ["TEST_EVENTS"]).open(
+        "a"
+    ) as file:  # one write of a short line: whole even from several processes
         file.write(" ".join(map(str, words)) + "\n")

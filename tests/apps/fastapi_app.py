@@ -40,7 +40,11 @@ class Item(BaseModel):
 
 @app.get("/json")
 async def json(request: Request):
-    return {"greeting": request.state.greeting, "query": dict(request.query_params), "client": request.client.host}
+    return {
+        "greeting": request.state.greeting,
+        "query": dict(request.query_params),
+        "client": request.client.host,
+    }
 
 
 @app.post("/items")
@@ -78,7 +82,12 @@ async def endless(dependency: Annotated[str, Depends(connection)]):
 @app.post("/upload")
 async def upload(file: UploadFile, field: Annotated[str, Form()]):
     content = await file.read()
-    return {"name": file.filename, "size": len(content), "last": content[-1:].decode(), "field": field}
+    return {
+        "name": file.filename,
+        "size": len(content),
+        "last": content[-1:].decode(),
+        "field": field,
+    }
 
 
 @app.get("/background", status_code=202)
@@ -115,11 +124,23 @@ async def user(token: str = ""):
 
 
 @app.websocket("/ws/items/{item}")
-async def ws_items(websocket: WebSocket, item: int, user: Annotated[str, Depends(user)], dependency: Annotated[str, Depends(connection)]):
+async def ws_items(
+    websocket: WebSocket,
+    item: int,
+    user: Annotated[str, Depends(user)],
+    dependency: Annotated[str, Depends(connection)],
+):
     await websocket.accept()
     try:
         while True:
             got = Item(**await websocket.receive_json())
-            await websocket.send_json({"item": item, "user": user, "greeting": websocket.state.greeting, "got": got.model_dump()})
+            await websocket.send_json(
+                {
+                    "item": item,
+                    "user": user,
+                    "greeting": websocket.state.greeting,
+                    "got": got.model_dump(),
+                }
+            )
     except WebSocketDisconnect as gone:
         note("disconnected", gone.code, gone.reason)

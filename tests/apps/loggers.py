@@ -13,9 +13,20 @@ class OwnAccess(Logger):
 
     def access(self, resp, req, environ, request_time):
         seconds = request_time.total_seconds()
-        note("access", resp.status, resp.sent, environ["REQUEST_METHOD"], environ["RAW_URI"], environ["REMOTE_ADDR"], 0 <= seconds < 60)
+        note(
+            "access",
+            resp.status,
+            resp.sent,
+            environ["REQUEST_METHOD"],
+            environ["RAW_URI"],
+            environ["REMOTE_ADDR"],
+            0 <= seconds < 60,
+        )
         assert req.method == environ["REQUEST_METHOD"]
-        assert all(isinstance(name, str) and isinstance(value, str) for name, value in [*req.headers, *resp.headers])
+        assert all(
+            isinstance(name, str) and isinstance(value, str)
+            for name, value in [*req.headers, *resp.headers]
+        )
 
 
 class OwnAtoms(Logger):

@@ -25,7 +25,12 @@ async def app(scope, receive, send):
     route = ROUTES[scope["path"].rpartition("/")[2] or "hello"]
     query = parse_qs(scope["query_string"].decode("latin-1"))
     wanted = inspect.signature(route).parameters
-    await route(scope, receive, send, **{name: values[0] for name, values in query.items() if name in wanted})
+    await route(
+        scope,
+        receive,
+        send,
+        **{name: values[0] for name, values in query.items() if name in wanted},
+    )
 
 
 async def lifespan(scope, receive, send):
@@ -45,7 +50,13 @@ async def lifespan(scope, receive, send):
 async def respond(send, body, status=200, headers=(), more=False):
     if isinstance(body, str):
         body = body.encode()
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain"), *headers]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [(b"content-type", b"text/plain"), *headers],
+        }
+    )
     await send({"type": "http.response.body", "body": body, "more_body": more})
 
 

@@ -20,7 +20,12 @@ async def app(scope, receive, send):
     route = ROUTES[scope["path"].rpartition("/")[2]]
     query = parse_qs(scope["query_string"].decode("latin-1"))
     wanted = inspect.signature(route).parameters
-    await route(scope, receive, send, **{name: values[0] for name, values in query.items() if name in wanted})
+    await route(
+        scope,
+        receive,
+        send,
+        **{name: values[0] for name, values in query.items() if name in wanted},
+    )
 
 
 async def accept(send, **more):
@@ -56,7 +61,19 @@ async def pid(scope, receive, send):
 
 async def show_scope(scope, receive, send):
     await accept(send)
-    shown = {name: scope[name] for name in ("type", "scheme", "path", "http_version", "client", "server", "root_path", "subprotocols")}
+    shown = {
+        name: scope[name]
+        for name in (
+            "type",
+            "scheme",
+            "path",
+            "http_version",
+            "client",
+            "server",
+            "root_path",
+            "subprotocols",
+        )
+    }
     await send({"type": "websocket.send", "text": json.dumps(shown)})
     await serve(receive, send)
 

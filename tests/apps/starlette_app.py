@@ -23,7 +23,13 @@ async def lifespan(app):
 
 
 async def json(request):
-    return JSONResponse({"greeting": request.state.greeting, "query": dict(request.query_params), "client": request.client.host})
+    return JSONResponse(
+        {
+            "greeting": request.state.greeting,
+            "query": dict(request.query_params),
+            "client": request.client.host,
+        }
+    )
 
 
 async def cookies(request):
@@ -56,7 +62,14 @@ async def upload(request):
     async with request.form() as form:
         file = form["file"]
         content = await file.read()
-        return JSONResponse({"name": file.filename, "size": len(content), "last": content[-1:].decode(), "field": form["field"]})
+        return JSONResponse(
+            {
+                "name": file.filename,
+                "size": len(content),
+                "last": content[-1:].decode(),
+                "field": form["field"],
+            }
+        )
 
 
 async def background(request):
@@ -84,7 +97,9 @@ async def ws_echo(websocket):
     await websocket.accept()
     try:
         while True:
-            await websocket.send_json({"greeting": websocket.state.greeting, "text": await websocket.receive_text()})
+            await websocket.send_json(
+                {"greeting": websocket.state.greeting, "text": await websocket.receive_text()}
+            )
     except WebSocketDisconnect as gone:
         note("disconnected", gone.code, gone.reason)
 
@@ -136,7 +151,9 @@ async def ws_reject(websocket):
 
 
 async def ws_deny(websocket):
-    await websocket.send_denial_response(JSONResponse({"detail": "who are you?"}, 401, {"www-authenticate": "Bearer"}))
+    await websocket.send_denial_response(
+        JSONResponse({"detail": "who are you?"}, 401, {"www-authenticate": "Bearer"})
+    )
 
 
 async def ws_deny_with_file(websocket):

@@ -5,6 +5,14 @@ import json
 
 def app(environ, start_response):
     names = ("PATH_INFO", "SCRIPT_NAME", "REMOTE_ADDR", "wsgi.url_scheme")
-    body = json.dumps({name: value for name, value in environ.items() if name.startswith("HTTP_") or name in names}).encode()
-    start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    body = json.dumps(
+        {
+            name: value
+            for name, value in environ.items()
+            if name.startswith("HTTP_") or name in names
+        }
+    ).encode()
+    start_response(
+        "200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
+    )
     return [body]

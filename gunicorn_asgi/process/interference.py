@@ -13,11 +13,21 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Protocol, TextIO
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 PATCHERS = (
-    ("gevent.monkey", "is_module_patched", "gevent.monkey.patch_all()", ("thread", "socket", "select")),
-    ("eventlet.patcher", "is_monkey_patched", "eventlet.monkey_patch()", ("thread", "socket", "select")),
+    (
+        "gevent.monkey",
+        "is_module_patched",
+        "gevent.monkey.patch_all()",
+        ("thread", "socket", "select"),
+    ),
+    (
+        "eventlet.patcher",
+        "is_monkey_patched",
+        "eventlet.monkey_patch()",
+        ("thread", "socket", "select"),
+    ),
 )
 """A module that patches the standard library, its function that tells so, the usual call, and patches that an event loop cannot run with."""
 
@@ -47,7 +57,9 @@ def refuse_patches() -> None:
 class Watch:
     """Warns once for each signal handler that is displaced, and once for each logger that is disabled."""
 
-    def __init__(self, handlers: Mapping[int, Callable[..., Any]], log: Log, stderr: TextIO | None) -> None:
+    def __init__(
+        self, handlers: Mapping[int, Callable[..., Any]], log: Log, stderr: TextIO | None
+    ) -> None:
         """`handlers` are the worker's own, by signal number.
 
         `stderr` is told of disabled loggers: the log itself is silent then.
@@ -79,6 +91,8 @@ class Watch:
 
     def _write(self, line: str) -> None:
         if self._stderr is not None:
-            with suppress(OSError, ValueError):  # closed, or nobody reads it: no reason for the heartbeat to end
+            with suppress(
+                OSError, ValueError
+            ):  # closed, or nobody reads it: no reason for the heartbeat to end
                 self._stderr.write(line)
                 self._stderr.flush()

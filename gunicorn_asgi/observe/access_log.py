@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 from gunicorn import SERVER_SOFTWARE
 from gunicorn.glogging import Logger, SafeAtoms
 
-from .asgi.scope import Address
-from .errors import RequestError
-from .grammar import TOKEN
-from .http1.encode import STATUS_LINES
+from ..asgi.scope import Address
+from ..errors import RequestError
+from ..http.contract import Header
+from ..http.grammar import TOKEN
+from ..http.request import decode_path
+from ..http1.encode import STATUS_LINES
 from .printable import printable
-from .request import decode_path
-from .wire import Header
 
 if TYPE_CHECKING:
     from gunicorn.workers.base import Worker
@@ -123,7 +123,9 @@ class Access:
         # (`access_log_enabled` is a property of Gunicorn 25.2 and later.)
         stock = type(log).access is Logger.access
         self._logs = not stock or _writes_access_log(log)
-        self._stock_atoms = stock and type(log).atoms is Logger.atoms and log.atoms_wrapper_class is SafeAtoms
+        self._stock_atoms = (
+            stock and type(log).atoms is Logger.atoms and log.atoms_wrapper_class is SafeAtoms
+        )
         # The default pre_request only writes a debug line.
         default = self._pre_request is settings["pre_request"].default
         self._calls_pre = not (default and stock) or log.error_log.isEnabledFor(10)
@@ -143,7 +145,9 @@ class Access:
         script_name: bytes | None,
     ) -> Record:
         """A request is to be passed on. Raises RequestError(500) if the ``pre_request`` hook raises."""
-        record = Record(method, raw_path, query, version, scheme, headers, client, server, script_name)
+        record = Record(
+            method, raw_path, query, version, scheme, headers, client, server, script_name
+        )
         if self._calls_pre:
             try:
                 self._pre_request(self._worker, record)
@@ -164,22 +168,42 @@ class Access:
                 self._log.exception("Exception in post_request hook")
 
     def refused_fields(
-        self, fields: Sequence[Header], status: int, sent: int, scheme: str, client: Address | None, server: Address | None
+        self,
+        fields: Sequence[Header],
+        status: int,
+        sent: int,
+        scheme: str,
+        client: Address | None,
+        server: Address | None,
     ) -> None:
         """The same for HTTP/2, where the `fields` are whole, and need not be in order."""
         if not self._logs:
             return
-        pseudo = {name: printable(value[:MAX_LOGGED_LINE]) for name, value in fields if name[:1] == b":"}
-        found = [(b"host" if name == b":authority" else name, value[:MAX_LOGGED_LINE]) for name, value in fields]
+        pseudo = {
+            name: printable(value[:MAX_LOGGED_LINE]) for name, value in fields if name[:1] == b":"
+        }
+        found = [
+            (b"host" if name == b":authority" else name, value[:MAX_LOGGED_LINE])
+            for name, value in fields
+        ]
         headers = [(name, value) for name, value in found if _is_harmless(name)][:MAX_LOGGED_FIELDS]
         uri = pseudo.get(b":path") or "-"
-        record = Record(pseudo.get(b":method") or "-", b"", b"", "2.0", scheme, headers, client, server)
+        record = Record(
+            pseudo.get(b":method") or "-", b"", b"", "2.0", scheme, headers, client, server
+        )
         record.uri = uri
         record.path, _, record.query = uri.partition("?")
         self._write(record, Response(status, [], sent), timedelta())
 
     def refused(
-        self, head: bytes, status: int, sent: int, scheme: str, client: Address | None, server: Address | None, seconds: float
+        self,
+        head: bytes,
+        status: int,
+        sent: int,
+        scheme: str,
+        client: Address | None,
+        server: Address | None,
+        seconds: float,
     ) -> None:
         """A request was refused before it was passed on: log what can be read of its `head`, which may be incomplete, or no head at all.
 
@@ -200,10 +224,14 @@ class Access:
         try:
             if self._stock_atoms:
                 # What Logger.access does, without making 40 atoms for the nine of the usual format.
-                log.access_log.info(log.cfg.access_log_format, Atoms(log, record, response, duration))
+                log.access_log.info(
+                    log.cfg.access_log_format, Atoms(log, record, response, duration)
+                )
             else:
                 log.access(response, record, make_environ(record), duration)
-        except Exception:  # as Logger.access: a format that cannot be filled in must not end the exchange
+        except (
+            Exception
+        ):  # as Logger.access: a format that cannot be filled in must not end the exchange
             log.exception("Error writing the access log")
 
 
@@ -248,8 +276,12 @@ class Atoms(dict[str, Any]):
     Whoever looks at the mapping as a whole (a JSON formatter) or changes it (a filter) finds all of them.
     """
 
-    def __init__(self, log: Logger, record: Record, response: Response, duration: timedelta) -> None:
-        super().__init__(l="-")  # not empty: json looks at a dict's own size before it asks for the items
+    def __init__(
+        self, log: Logger, record: Record, response: Response, duration: timedelta
+    ) -> None:
+        super().__init__(
+            l="-"
+        )  # not empty: json looks at a dict's own size before it asks for the items
         self.log = log
         self.record = record
         self.response = response
@@ -260,7 +292,9 @@ class Atoms(dict[str, Any]):
         """Make all of them, Gunicorn's way."""
         if not self._is_filled:
             self._is_filled = True
-            atoms = SafeAtoms(self.log.atoms(self.response, self.record, make_environ(self.record), self.duration))
+            atoms = SafeAtoms(
+                self.log.atoms(self.response, self.record, make_environ(self.record), self.duration)
+            )
             dict.update(self, {**atoms, "u": printable(atoms["u"])})
 
     def __getitem__(self, key: str) -> Any:
@@ -327,7 +361,10 @@ def _user(atoms: Atoms) -> str:
 def _request_header(atoms: Atoms, name: str) -> str | None:
     # The last of several, as in Gunicorn, whose environ alone joins them.
     key = name.encode()
-    return next((printable(value) for other, value in reversed(atoms.record.raw_headers) if other == key), None)
+    return next(
+        (printable(value) for other, value in reversed(atoms.record.raw_headers) if other == key),
+        None,
+    )
 
 
 ATOMS: dict[str, Callable[[Atoms], Any]] = {
@@ -355,8 +392,12 @@ ATOMS: dict[str, Callable[[Atoms], Any]] = {
 
 NAMED_ATOMS: dict[str, Callable[[Atoms, str], Any]] = {
     "}i": _request_header,
-    "}o": lambda atoms, name: {other.lower(): value for other, value in atoms.response.headers}.get(name),
-    "}e": lambda atoms, name: {key.lower(): value for key, value in make_environ(atoms.record).items()}.get(name),
+    "}o": lambda atoms, name: {other.lower(): value for other, value in atoms.response.headers}.get(
+        name
+    ),
+    "}e": lambda atoms, name: {
+        key.lower(): value for key, value in make_environ(atoms.record).items()
+    }.get(name),
 }
 
 

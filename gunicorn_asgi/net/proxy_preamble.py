@@ -7,14 +7,14 @@ import math
 import socket
 from typing import TYPE_CHECKING, NamedTuple
 
-from .errors import RequestError
-from .forwarded import Node
-from .printable import printable
+from ..errors import RequestError
+from ..http.forwarded import Node
+from ..observe.printable import printable
 from .proxy_protocol import MAX_V2, NO_HEADER, ProxyHeader, read_proxy_header
 
 if TYPE_CHECKING:
-    from .asgi.scope import Address
-    from .server import Server
+    from ..asgi.scope import Address
+    from ..server import Server
 
 
 class Introduction(NamedTuple):
@@ -29,7 +29,9 @@ class Introduction(NamedTuple):
     """Why it is refused."""
 
 
-async def read_introduction(sock: socket.socket, peer: Address | None, server: Server, is_tls: bool) -> Introduction:
+async def read_introduction(
+    sock: socket.socket, peer: Address | None, server: Server, is_tls: bool
+) -> Introduction:
     """Wait for the header that `sock` begins with, if it begins with one, within the time for a request's head.
 
     As in Gunicorn, both with and without it are served (``proxy_protocol``: "Allow using HTTP and PROXY together"), but a malformed one and
@@ -38,7 +40,9 @@ async def read_introduction(sock: socket.socket, peer: Address | None, server: S
     header, data, error = NO_HEADER, b"", None
     timeout = server.settings.head_timeout_s
     try:
-        header, data = await asyncio.wait_for(_read_header(sock, server), None if timeout == math.inf else timeout)
+        header, data = await asyncio.wait_for(
+            _read_header(sock, server), None if timeout == math.inf else timeout
+        )
     except asyncio.TimeoutError:
         sock.close()
         raise TimeoutError("nothing that could be a PROXY protocol header came in time") from None
@@ -55,7 +59,11 @@ async def read_introduction(sock: socket.socket, peer: Address | None, server: S
         reason = printable(str(error)) if error else "neither TLS nor the PROXY protocol"
         server.log.warning("Invalid request from ip=%s: %s", peer[0] if peer else "", reason)
         raise ConnectionAbortedError(str(error))
-    return Introduction(None, None, b"", error) if error else Introduction(header.client, header.server, data, None)
+    return (
+        Introduction(None, None, b"", error)
+        if error
+        else Introduction(header.client, header.server, data, None)
+    )
 
 
 async def _read_header(sock: socket.socket, server: Server) -> tuple[ProxyHeader, bytes]:

@@ -10,7 +10,7 @@ import struct
 from ipaddress import IPv4Address, IPv6Address
 from typing import Literal, NamedTuple
 
-from .forwarded import Node, canonical
+from ..http.forwarded import Node, canonical
 
 Mode = Literal["auto", "v1", "v2"]
 
@@ -41,8 +41,24 @@ MAX_V2 = V2_FIXED + 4096
 """Bytes of the longest header of version 2 that is taken. Behind at most 216 of addresses there are extensions, such as a client's certificate."""
 LOCAL, PROXY = 0x20, 0x21
 """Version and command."""
-UNSPEC, TCP4, UDP4, TCP6, UDP6, UNIX_STREAM, UNIX_DATAGRAM = 0x00, 0x11, 0x12, 0x21, 0x22, 0x31, 0x32
-ADDRESS_SIZES = {UNSPEC: 0, TCP4: 12, UDP4: 12, TCP6: 36, UDP6: 36, UNIX_STREAM: 216, UNIX_DATAGRAM: 216}
+UNSPEC, TCP4, UDP4, TCP6, UDP6, UNIX_STREAM, UNIX_DATAGRAM = (
+    0x00,
+    0x11,
+    0x12,
+    0x21,
+    0x22,
+    0x31,
+    0x32,
+)
+ADDRESS_SIZES = {
+    UNSPEC: 0,
+    TCP4: 12,
+    UDP4: 12,
+    TCP6: 36,
+    UDP6: 36,
+    UNIX_STREAM: 216,
+    UNIX_DATAGRAM: 216,
+}
 """Family and protocol, and how many bytes its addresses take. All others are invalid."""
 
 
@@ -112,7 +128,9 @@ def _read_v2(data: bytes) -> ProxyHeader | None:
         if family not in ADDRESS_SIZES:
             raise ValueError(f"PROXY protocol: invalid family and protocol 0x{family:02x}")
         if size < ADDRESS_SIZES[family]:
-            raise ValueError(f"PROXY protocol: {size} bytes are too short for addresses of family and protocol 0x{family:02x}")
+            raise ValueError(
+                f"PROXY protocol: {size} bytes are too short for addresses of family and protocol 0x{family:02x}"
+            )
     if len(data) < length:
         return None
     if command == LOCAL:
@@ -128,7 +146,9 @@ def _v2_addresses(family: int, data: bytes) -> tuple[Node | None, Node | None]:
         first, second, source_port, destination_port = struct.unpack_from(">4s4sHH", data, V2_FIXED)
         source, destination = IPv4Address(first), IPv4Address(second)
     elif family == TCP6:
-        first, second, source_port, destination_port = struct.unpack_from(">16s16sHH", data, V2_FIXED)
+        first, second, source_port, destination_port = struct.unpack_from(
+            ">16s16sHH", data, V2_FIXED
+        )
         source, destination = IPv6Address(first), IPv6Address(second)
     else:
         return None, None

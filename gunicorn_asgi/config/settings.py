@@ -18,16 +18,19 @@ from urllib.parse import quote
 
 from gunicorn.config import KNOWN_SETTINGS
 
+from ..errors import ConfigError
+from ..http1 import parser
+from ..websocket.frames import Limits
 from . import checks
-from .errors import ConfigError
-from .http1 import parser
-from .websocket import Limits
 
 if TYPE_CHECKING:
     from gunicorn.config import Config
 
 ENVIRONMENT_PREFIX = "GUNICORN_ASGI_"
-KUBERNETES = re.compile(ENVIRONMENT_PREFIX + r"(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
+KUBERNETES = re.compile(
+    ENVIRONMENT_PREFIX
+    + r"(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+)
 """What Kubernetes puts into the environment for a Service that is called gunicorn-asgi: no options of ours."""
 
 
@@ -52,7 +55,16 @@ class Option:
 
 def _parse_bool(text: str) -> bool:
     try:
-        return {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}[text.lower()]
+        return {
+            "1": True,
+            "true": True,
+            "yes": True,
+            "on": True,
+            "0": False,
+            "false": False,
+            "no": False,
+            "off": False,
+        }[text.lower()]
     except KeyError:
         raise ValueError(text) from None
 
@@ -62,7 +74,12 @@ def _parse_auto_or_seconds(text: str) -> float | str:
 
 
 def _is_seconds(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and value >= 0
+    )
 
 
 def _is_count(value: object) -> bool:
@@ -70,11 +87,18 @@ def _is_count(value: object) -> bool:
 
 
 def _is_header_value(value: object) -> bool:
-    return isinstance(value, str) and value.isascii() and (value == "" or value.isprintable()) and value == value.strip()
+    return (
+        isinstance(value, str)
+        and value.isascii()
+        and (value == "" or value.isprintable())
+        and value == value.strip()
+    )
 
 
 def _choice(name: str, default: str, choices: tuple[str, ...], help_: str) -> Option:
-    return Option(name, default, str, "one of " + ", ".join(choices), lambda value: value in choices, help_)
+    return Option(
+        name, default, str, "one of " + ", ".join(choices), lambda value: value in choices, help_
+    )
 
 
 def _seconds(name: str, default: float, help_: str, zero: str = ", 0 for no limit") -> Option:
@@ -82,12 +106,23 @@ def _seconds(name: str, default: float, help_: str, zero: str = ", 0 for no limi
 
 
 def _count(name: str, default: int, help_: str, least: int = 0, most: float = math.inf) -> Option:
-    allowed = f"an integer, {least} or more" if most == math.inf else f"an integer, {least} to {most}"
-    return Option(name, default, int, allowed, lambda value: _is_count(value) and least <= value <= most, help_)
+    allowed = (
+        f"an integer, {least} or more" if most == math.inf else f"an integer, {least} to {most}"
+    )
+    return Option(
+        name,
+        default,
+        int,
+        allowed,
+        lambda value: _is_count(value) and least <= value <= most,
+        help_,
+    )
 
 
 def _switch(name: str, default: bool, help_: str) -> Option:
-    return Option(name, default, _parse_bool, "true or false", lambda value: isinstance(value, bool), help_)
+    return Option(
+        name, default, _parse_bool, "true or false", lambda value: isinstance(value, bool), help_
+    )
 
 
 RESPONSE_EXTENSIONS = {
@@ -131,7 +166,11 @@ OPTIONS = (
         ("x-forwarded", "forwarded", "off"),
         "What of a trusted proxy tells the client's address: `x-forwarded` is `X-Forwarded-For`; `forwarded` is `Forwarded` (RFC 7239), which also tells the scheme. With `off`, that stays the connection's peer, and a `SCRIPT_NAME` header is no `root_path`.",
     ),
-    _switch("date_header", True, "Whether responses that do not bring their own get a `date` header (RFC 9110, 6.6.1)."),
+    _switch(
+        "date_header",
+        True,
+        "Whether responses that do not bring their own get a `date` header (RFC 9110, 6.6.1).",
+    ),
     _seconds(
         "lame_duck",
         0.3,
@@ -159,7 +198,9 @@ OPTIONS = (
         "Seconds without a byte of a request's body while the application waits for it. Then 408, or an abort if the response has begun.",
     ),
     _seconds(
-        "write_timeout", 60.0, "Seconds without any progress while the client does not read its response. Then the connection is reset."
+        "write_timeout",
+        60.0,
+        "Seconds without any progress while the client does not read its response. Then the connection is reset.",
     ),
     _choice(
         "half_close",
@@ -231,7 +272,12 @@ OPTIONS = (
 def _protocols(text: object) -> tuple[str, ...]:
     """The versions of HTTP in ``http_protocols``, in their order; empty for what is none."""
     names = [name.strip() for name in text.split(",")] if isinstance(text, str) else text
-    if not isinstance(names, (list, tuple)) or not names or not all(name in ("h1", "h2") for name in names) or len(set(names)) < len(names):
+    if (
+        not isinstance(names, (list, tuple))
+        or not names
+        or not all(name in ("h1", "h2") for name in names)
+        or len(set(names)) < len(names)
+    ):
         return ()
     return tuple(names)
 
@@ -254,7 +300,13 @@ STAND_INS = (
         ("off", "prior-knowledge", "upgrade", "both"),
         "How HTTP/2 may begin without TLS, for peers in `forwarded_allow_ips`.",
     ),
-    _count("http2_max_concurrent_streams", 100, "Requests at once on a connection of HTTP/2.", least=1, most=MAX_SETTING),
+    _count(
+        "http2_max_concurrent_streams",
+        100,
+        "Requests at once on a connection of HTTP/2.",
+        least=1,
+        most=MAX_SETTING,
+    ),
     _count(
         "http2_initial_window_size",
         65535,
@@ -262,8 +314,19 @@ STAND_INS = (
         least=1,
         most=MAX_WINDOW,
     ),
-    _count("http2_max_frame_size", 16384, "Bytes of the longest frame that is taken.", least=16384, most=MAX_FRAME),
-    _count("http2_max_header_list_size", 65536, "Bytes of all header fields of a request.", most=MAX_SETTING),
+    _count(
+        "http2_max_frame_size",
+        16384,
+        "Bytes of the longest frame that is taken.",
+        least=16384,
+        most=MAX_FRAME,
+    ),
+    _count(
+        "http2_max_header_list_size",
+        65536,
+        "Bytes of all header fields of a request.",
+        most=MAX_SETTING,
+    ),
 )
 """Settings of newer Gunicorns, as options on one that lacks them: without these, there would be no HTTP/2."""
 
@@ -305,7 +368,11 @@ class Options(TypedDict, total=False):
     http2_max_header_list_size: int
 
 
-def read_options(configured: Mapping[str, Any], environment: Mapping[str, str], options: Sequence[Option] = OPTIONS) -> dict[str, Any]:
+def read_options(
+    configured: Mapping[str, Any],
+    environment: Mapping[str, str],
+    options: Sequence[Option] = OPTIONS,
+) -> dict[str, Any]:
     """All `options` with their values: the default, or what was configured, or what the environment says.
 
     Raises ConfigError for a name that is none, and for a value that is not allowed.
@@ -315,13 +382,17 @@ def read_options(configured: Mapping[str, Any], environment: Mapping[str, str], 
     values: dict[str, Any] = {option.name: option.default for option in options}
     for name, value in configured.items():
         if name not in known:
-            raise ConfigError(f"Unknown option {name!r} in Worker.configure(){_nearest(name, known)}.")
+            raise ConfigError(
+                f"Unknown option {name!r} in Worker.configure(){_nearest(name, known)}."
+            )
         values[name] = _checked(known[name], value, name)
     for variable, text in environment.items():
         if not variable.startswith(ENVIRONMENT_PREFIX) or KUBERNETES.fullmatch(variable):
             continue
         if variable not in variables:
-            raise ConfigError(f"Unknown option {variable} in the environment{_nearest(variable, variables)}.")
+            raise ConfigError(
+                f"Unknown option {variable} in the environment{_nearest(variable, variables)}."
+            )
         option = variables[variable]
         try:
             value = option.parse(text)
@@ -338,7 +409,9 @@ def _nearest(name: str, known: Mapping[str, object]) -> str:
     by_case = {other.lower(): other for other in known}
     if setting == "http2":
         return "; HTTP/2 is turned on by http_protocols (docs/http2.md)"
-    near = difflib.get_close_matches(name.lower(), by_case, n=1, cutoff=0.7 if name.startswith(ENVIRONMENT_PREFIX) else 0.4)
+    near = difflib.get_close_matches(
+        name.lower(), by_case, n=1, cutoff=0.7 if name.startswith(ENVIRONMENT_PREFIX) else 0.4
+    )
     if near:
         return f"; the nearest known name is {by_case[near[0]]}"
     return "; known are " + ", ".join(known)
@@ -428,7 +501,9 @@ class Settings:
         return "h2" in self.http_protocols
 
     @classmethod
-    def read(cls, cfg: Config, configured: Mapping[str, Any], environment: Mapping[str, str]) -> Settings:
+    def read(
+        cls, cfg: Config, configured: Mapping[str, Any], environment: Mapping[str, str]
+    ) -> Settings:
         """Read Gunicorn's `cfg` and the options. Raises ConfigError."""
 
         stand_ins = [option for option in STAND_INS if option.name not in cfg.settings]
@@ -440,14 +515,20 @@ class Settings:
             return options[name] if name in options else GUNICORN_DEFAULTS[name]
 
         checks.refuse(cfg)
-        field_size, fields, line = cfg.limit_request_field_size, cfg.limit_request_fields, cfg.limit_request_line
+        field_size, fields, line = (
+            cfg.limit_request_field_size,
+            cfg.limit_request_fields,
+            cfg.limit_request_line,
+        )
         return cls(
             asgi_loop=_choose_loop(get("asgi_loop")),
             asgi_lifespan=get("asgi_lifespan"),
             backlog=cfg.backlog,
             disconnect_grace_s=get("asgi_disconnect_grace_period"),
             forwarded_allow_ips=_as_tuple(cfg.forwarded_allow_ips),
-            forwarder_headers=frozenset(name.lower().encode("latin-1") for name in cfg.forwarder_headers),
+            forwarder_headers=frozenset(
+                name.lower().encode("latin-1") for name in cfg.forwarder_headers
+            ),
             graceful_timeout_s=cfg.graceful_timeout,
             header_map=cfg.header_map,
             http_protocols=_choose_protocols(get("http_protocols")),
@@ -455,7 +536,8 @@ class Settings:
             http2_initial_window_size=_window(get("http2_initial_window_size")),
             http2_max_concurrent_streams=_sendable("http2_max_concurrent_streams", get),
             http2_max_frame_size=get("http2_max_frame_size"),
-            http2_max_header_list_size=_sendable("http2_max_header_list_size", get) or MAX_HEADER_LIST,
+            http2_max_header_list_size=_sendable("http2_max_header_list_size", get)
+            or MAX_HEADER_LIST,
             keepalive_s=cfg.keepalive,
             limit_request_field_size=field_size if field_size > 0 else DEFAULT_FIELD_SIZE,
             limit_request_fields=fields if 0 < fields <= MAX_REQUEST_FIELDS else MAX_REQUEST_FIELDS,
@@ -467,10 +549,15 @@ class Settings:
             root_path=_root_path(get("root_path") or ""),
             script_name=_script_name(environment.get("SCRIPT_NAME", "")),
             secure_scheme_headers={
-                name.lower().encode("latin-1"): value.encode("latin-1") for name, value in cfg.secure_scheme_headers.items()
+                name.lower().encode("latin-1"): value.encode("latin-1")
+                for name, value in cfg.secure_scheme_headers.items()
             },
             # Gunicorn's own reading takes True for False.
-            sendfile=bool(cfg.sendfile if cfg.settings["sendfile"].get() is None else cfg.settings["sendfile"].get()),
+            sendfile=bool(
+                cfg.sendfile
+                if cfg.settings["sendfile"].get() is None
+                else cfg.settings["sendfile"].get()
+            ),
             workers=cfg.workers,
             worker_connections=cfg.worker_connections,
             body_timeout_s=_limit(options["body_timeout"]),
@@ -484,7 +571,9 @@ class Settings:
             server_header=options["server_header"],
             tls_handshake_timeout_s=_limit(options["tls_handshake_timeout"]),
             switched_off=_switched_off(options),
-            stall_warning_s=_limit(cfg.timeout / 2 if options["stall_warning"] == "auto" else options["stall_warning"]),
+            stall_warning_s=_limit(
+                cfg.timeout / 2 if options["stall_warning"] == "auto" else options["stall_warning"]
+            ),
             websocket=_websocket_limits(options, get("websocket_max_message_size")),
             write_timeout_s=_limit(options["write_timeout"]),
             ws_drain_delay_s=options["ws_drain_delay"],
@@ -518,13 +607,17 @@ def _choose_protocols(value: object) -> tuple[str, ...]:
     protocols = _protocols(value)
     if "h2" in protocols and importlib.util.find_spec("hpack") is None:
         # Newer Gunicorns look for themselves, and for the h2 package, which brings it.
-        raise ConfigError("Invalid value for setting http_protocols: h2 needs the hpack package; install gunicorn-asgi[http2].")
+        raise ConfigError(
+            "Invalid value for setting http_protocols: h2 needs the hpack package; install gunicorn-asgi[http2]."
+        )
     return protocols
 
 
 def _window(size: int) -> int:
     if size < 1:
-        raise ConfigError(f"Invalid value for setting http2_initial_window_size: {size} must be 1 or more: no request could have a body.")
+        raise ConfigError(
+            f"Invalid value for setting http2_initial_window_size: {size} must be 1 or more: no request could have a body."
+        )
     return size
 
 
@@ -532,7 +625,9 @@ def _sendable(name: str, get: Callable[[str], Any]) -> int:
     """The value of a setting that Gunicorn sets no bound to."""
     value = get(name)
     if value > MAX_SETTING:
-        raise ConfigError(f"Invalid value for setting {name}: {value} must be {MAX_SETTING} or less: a client could not be told of it.")
+        raise ConfigError(
+            f"Invalid value for setting {name}: {value} must be {MAX_SETTING} or less: a client could not be told of it."
+        )
     return int(value)
 
 
@@ -567,13 +662,17 @@ def _with_slash(path: str) -> str:
 
 
 def _as_tuple(value: str | list[str]) -> tuple[str, ...]:
-    return tuple(item.strip() for item in value.split(",")) if isinstance(value, str) else tuple(value)
+    return (
+        tuple(item.strip() for item in value.split(",")) if isinstance(value, str) else tuple(value)
+    )
 
 
 def _choose_loop(name: str) -> Literal["asyncio", "uvloop"]:
     installed = importlib.util.find_spec("uvloop") is not None
     if name == "uvloop" and not installed:
-        raise ConfigError("Invalid value for setting asgi_loop: 'uvloop' is not installed; allowed here are asyncio and auto.")
+        raise ConfigError(
+            "Invalid value for setting asgi_loop: 'uvloop' is not installed; allowed here are asyncio and auto."
+        )
     if name == "asyncio" or not installed or platform.python_implementation() != "CPython":
         return "asyncio"
     return "uvloop"
@@ -583,5 +682,7 @@ def _choose_parser(name: str) -> Literal["httptools", "h11"]:
     if name == "auto":
         name = parser.available()
     elif name == "httptools" and parser.available() != "httptools":
-        raise ConfigError("Invalid value for option http: 'httptools' is not installed; allowed here are h11 and auto.")
+        raise ConfigError(
+            "Invalid value for option http: 'httptools' is not installed; allowed here are h11 and auto."
+        )
     return "httptools" if name == "httptools" else "h11"

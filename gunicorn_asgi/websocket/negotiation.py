@@ -9,14 +9,16 @@ from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFact
 from websockets.headers import build_extension, parse_extension, parse_subprotocol
 from websockets.utils import accept_key as _accept_key
 
+from ..errors import ApplicationError, RequestError
+from ..http.contract import Header
+from ..http.fields import as_list
 from .deflate import WINDOW_BITS, Deflate
-from .errors import ApplicationError, RequestError
-from .fields import as_list
-from .wire import Header
 
 MAX_OFFER = 16384
 """Bytes of all values of one field of the handshake: they are read in Python, about 4 MB in a second, while nobody else is served."""
-FACTORY = ServerPerMessageDeflateFactory(server_max_window_bits=WINDOW_BITS, client_max_window_bits=WINDOW_BITS)
+FACTORY = ServerPerMessageDeflateFactory(
+    server_max_window_bits=WINDOW_BITS, client_max_window_bits=WINDOW_BITS
+)
 
 
 def accept_key(key: bytes) -> bytes:
@@ -39,7 +41,9 @@ def negotiate_deflate(headers: Iterable[Header]) -> Deflate | None:
     try:
         offers = [offer for value in values for offer in parse_extension(value)]
     except InvalidHeader as error:
-        raise RequestError(400, "Invalid Sec-WebSocket-Extensions: not a list of extensions") from error
+        raise RequestError(
+            400, "Invalid Sec-WebSocket-Extensions: not a list of extensions"
+        ) from error
     for name, parameters in offers:
         if name == FACTORY.name:
             try:
@@ -64,9 +68,15 @@ def read_headers(headers: object) -> list[Header]:
         return []
     fields = as_list(headers)
     for field in fields:
-        name = field[0].lower() if isinstance(field, (tuple, list)) and field and isinstance(field[0], bytes) else b""
+        name = (
+            field[0].lower()
+            if isinstance(field, (tuple, list)) and field and isinstance(field[0], bytes)
+            else b""
+        )
         if name == b"upgrade" or name.startswith(b"sec-websocket-"):
-            raise ApplicationError(f"the header {field[0]!r} of 'websocket.accept' is the server's to send")
+            raise ApplicationError(
+                f"the header {field[0]!r} of 'websocket.accept' is the server's to send"
+            )
     return fields
 
 
@@ -74,5 +84,7 @@ def _values(headers: Iterable[Header], name: bytes) -> list[str]:
     """Raises RequestError if they are too long."""
     values = [value.decode("latin-1") for other, value in headers if other == name]
     if sum(map(len, values)) > MAX_OFFER:
-        raise RequestError(431, f"Invalid WebSocket handshake: {name.decode()} is longer than {MAX_OFFER} bytes")
+        raise RequestError(
+            431, f"Invalid WebSocket handshake: {name.decode()} is longer than {MAX_OFFER} bytes"
+        )
     return values

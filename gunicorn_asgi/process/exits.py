@@ -17,8 +17,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn, Protocol
 
-from . import stalls
-from .printable import printable
+from ..observe import stalls
+from ..observe.printable import printable
 
 BOOT_ERRORS = frozenset({3, 4})
 """Exit codes at which Gunicorn's arbiter halts (WORKER_BOOT_ERROR, APP_LOAD_ERROR)."""
@@ -62,7 +62,11 @@ def read_exit_code(error: SystemExit | KeyboardInterrupt, log: Log) -> int:
         return 1
     status = code & 0xFF  # what the operating system keeps of it
     if status in BOOT_ERRORS:
-        log.warning("The application has called sys.exit(%d): the worker exits with 1, since %d would stop Gunicorn", code, status)
+        log.warning(
+            "The application has called sys.exit(%d): the worker exits with 1, since %d would stop Gunicorn",
+            code,
+            status,
+        )
         return 1
     return status
 
@@ -146,7 +150,9 @@ class ThreadLimit:
         signal.signal(signal.SIGALRM, self._on_alarm)
         for number in HURRYING:
             signal.signal(number, self._hurry)
-        signal.signal(signal.SIGABRT, self._abort)  # its usual handler reports on the loop, which has ended
+        signal.signal(
+            signal.SIGABRT, self._abort
+        )  # its usual handler reports on the loop, which has ended
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGALRM, *HURRYING))
         signal.setitimer(signal.ITIMER_REAL, POLL_SECONDS, POLL_SECONDS)
 
@@ -206,8 +212,12 @@ class ThreadLimit:
 
 def _name_threads() -> str:
     main = threading.main_thread()
-    threads = [thread for thread in threading.enumerate() if thread is not main and not thread.daemon]
+    threads = [
+        thread for thread in threading.enumerate() if thread is not main and not thread.daemon
+    ]
     named = [stalls.describe_thread(thread) for thread in threads[:MAX_NAMED]]
     if len(threads) > MAX_NAMED:
         named.append(f"and {len(threads) - MAX_NAMED} more")
-    return f"Threads of the application that did not end in time: {len(threads)} ({'; '.join(named)})"
+    return (
+        f"Threads of the application that did not end in time: {len(threads)} ({'; '.join(named)})"
+    )

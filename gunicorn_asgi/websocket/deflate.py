@@ -6,7 +6,7 @@ import math
 import zlib
 from typing import Any
 
-from .errors import Violation
+from ..errors import Violation
 
 WINDOW_BITS, MEM_LEVEL = 12, 5
 """Of permessage-deflate: 38 KiB for what is sent and 11 for what is received, where zlib's own choice takes 264 and 44.
@@ -27,9 +27,24 @@ class Deflate:
     It is asked directly, not by the package's extension: that makes two frames of each, and says nothing of blocks with BFINAL.
     """
 
-    __slots__ = ("_client_bits", "_client_forgets", "_compressor", "_decompressor", "_server_bits", "_server_forgets", "header")
+    __slots__ = (
+        "_client_bits",
+        "_client_forgets",
+        "_compressor",
+        "_decompressor",
+        "_server_bits",
+        "_server_forgets",
+        "header",
+    )
 
-    def __init__(self, header: bytes, client_bits: int, server_bits: int, client_forgets: bool, server_forgets: bool) -> None:
+    def __init__(
+        self,
+        header: bytes,
+        client_bits: int,
+        server_bits: int,
+        client_forgets: bool,
+        server_forgets: bool,
+    ) -> None:
         """`header` is ``Sec-WebSocket-Extensions`` of the answer. Each side has a window of 2 ** bits; one that `forgets` takes no context
         over from one message to the next.
         """
@@ -43,7 +58,9 @@ class Deflate:
 
     def compress(self, payload: bytes) -> bytes:
         """The payload of the one frame of a message."""
-        compressor = self._compressor or zlib.compressobj(wbits=-self._server_bits, memLevel=MEM_LEVEL)
+        compressor = self._compressor or zlib.compressobj(
+            wbits=-self._server_bits, memLevel=MEM_LEVEL
+        )
         if not self._server_forgets:
             self._compressor = compressor
         data: bytes = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
@@ -66,7 +83,9 @@ class Deflate:
                 if streams > MAX_STREAMS:
                     raise Violation(1002, "too many final blocks")
                 rest = decompressor.unused_data
-                decompressor = zlib.decompressobj(wbits=-self._client_bits, zdict=data[-MAX_WINDOW:])
+                decompressor = zlib.decompressobj(
+                    wbits=-self._client_bits, zdict=data[-MAX_WINDOW:]
+                )
                 data += decompressor.decompress(rest, limit and limit - len(data))
         except zlib.error as error:
             raise Violation(1002, "decompression failed") from error

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 
-from .asgi.scope import Address
-from .errors import ConfigError
+from ..asgi.scope import Address
+from ..config.settings import Settings
+from ..errors import ConfigError
 from .forwarded import READERS
 from .request import Rules
-from .settings import Settings
 
 IsTrustedPeer = Callable[[str | None], bool]
 """From a peer's address (None: a unix socket)."""
@@ -34,7 +34,9 @@ def trusted_peers(allowed: Sequence[str], setting: str) -> IsTrustedPeer:
             return True
         peer = ipaddress.ip_address(address.partition("%")[0])
         mapped = peer.ipv4_mapped if isinstance(peer, ipaddress.IPv6Address) else None
-        return any(peer in network or (mapped is not None and mapped in network) for network in networks)
+        return any(
+            peer in network or (mapped is not None and mapped in network) for network in networks
+        )
 
     return is_trusted
 
@@ -70,4 +72,6 @@ def _network(text: str, setting: str) -> ipaddress.IPv4Network | ipaddress.IPv6N
     try:
         return ipaddress.ip_network(text, strict=False)
     except ValueError:
-        raise ConfigError(f"Invalid value for setting {setting}: {text!r} must be an address, a network or *.") from None
+        raise ConfigError(
+            f"Invalid value for setting {setting}: {text!r} must be an address, a network or *."
+        ) from None

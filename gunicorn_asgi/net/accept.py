@@ -19,18 +19,18 @@ from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from ..http.request import decode_path
 from .connection import address
-from .proxy_header import read_introduction
-from .request import decode_path
+from .proxy_preamble import read_introduction
 
 if TYPE_CHECKING:
     from gunicorn.sock import BaseSocket
 
-    from .asgi.scope import Address
+    from ..asgi.scope import Address
+    from ..config.settings import Settings
+    from ..server import Server
     from .balance import Share
     from .connection import Connection
-    from .server import Server
-    from .settings import Settings
 
 LONG_SECONDS = 86400.0
 """Stands for no limit where a loop wants a number."""
@@ -81,7 +81,10 @@ def _tls_arguments(settings: Settings, context: ssl.SSLContext | None) -> dict[s
     """What connect_accepted_socket takes for TLS. A shutdown flushes what was written."""
     if context is None:
         return {}
-    arguments: dict[str, Any] = {"ssl": context, "ssl_handshake_timeout": min(settings.tls_handshake_timeout_s, LONG_SECONDS)}
+    arguments: dict[str, Any] = {
+        "ssl": context,
+        "ssl_handshake_timeout": min(settings.tls_handshake_timeout_s, LONG_SECONDS),
+    }
     if sys.version_info >= (3, 11) or settings.asgi_loop == "uvloop":
         # Of the whole closing, with all that is still to be sent before it. `Connection.expired` gives up a client that takes nothing.
         arguments["ssl_shutdown_timeout"] = LONG_SECONDS
@@ -115,7 +118,10 @@ class Acceptors:
         settings = self._server.settings
         tls = _tls_arguments(settings, ssl_context)
         scheme = "http" if ssl_context is None else "https"
-        self._open = [Acceptor(self._server, Listener(sock, scheme, settings.root_path), tls) for sock in sockets]
+        self._open = [
+            Acceptor(self._server, Listener(sock, scheme, settings.root_path), tls)
+            for sock in sockets
+        ]
         self.attend()
         self.balance()
 
@@ -123,7 +129,9 @@ class Acceptors:
     def is_ahead(self) -> bool:
         """Whether other workers should go first."""
         return (
-            self._share is not None and not self._has_own_queue and self._share.is_ahead(len(self._server.connections) + len(self.pending))
+            self._share is not None
+            and not self._has_own_queue
+            and self._share.is_ahead(len(self._server.connections) + len(self.pending))
         )
 
     def attend(self) -> None:
@@ -201,7 +209,12 @@ class Acceptors:
 
     async def close(self, seconds: float) -> None:
         """Accept no more, within so many `seconds`."""
-        if self._open and self._has_own_queue and self._share is not None and self._share.is_outdated:
+        if (
+            self._open
+            and self._has_own_queue
+            and self._share is not None
+            and self._share.is_outdated
+        ):
             # The kernel goes on to give it connections until those that are to replace it listen.
             await asyncio.sleep(min(OVERLAP_SECONDS, seconds))
         self.stop()
@@ -307,7 +320,9 @@ class Acceptor:
             descriptor, peer = self._sock._accept()  # type: ignore[attr-defined]  # typeshed leaves it out
         except OSError as error:
             if error.errno not in EXHAUSTED:
-                return False  # there is none any more; or it has failed already, which Linux says here
+                return (
+                    False  # there is none any more; or it has failed already, which Linux says here
+                )
             if self._loop.time() - self._complained > COMPLAINT_SECONDS:
                 self._complained = self._loop.time()
                 self._server.log.error("Cannot accept connections: %s", error)  # noqa: TRY400 # the system's fault: no traceback
@@ -323,11 +338,15 @@ class Acceptor:
             acceptors.pending[connection] = task
         return True
 
-    async def _serve(self, sock: socket.socket, client: Address | None, connection: Connection) -> None:
+    async def _serve(
+        self, sock: socket.socket, client: Address | None, connection: Connection
+    ) -> None:
         server = self._server
         try:
             if server.settings.proxy_protocol != "off":
-                connection.introduction = await read_introduction(sock, client, server, bool(self._tls))
+                connection.introduction = await read_introduction(
+                    sock, client, server, bool(self._tls)
+                )
             await self._loop.connect_accepted_socket(lambda: connection, sock, **self._tls)
         except OSError as error:  # ssl.SSLError is one: mostly a failed handshake
             server.log.debug("A connection from %s could not be made: %r", client, error)
@@ -339,7 +358,9 @@ ACCEPT_TASK = "gunicorn_asgi accept"
 """By its name, the report on a stuck loop leaves it out."""
 
 
-def _start(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+def _start(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]
+) -> asyncio.Task[None]:
     if sys.version_info >= (3, 12):
         return asyncio.Task(coroutine, loop=loop, name=ACCEPT_TASK, eager_start=True)
     return loop.create_task(coroutine, name=ACCEPT_TASK)
@@ -369,4 +390,8 @@ def _ignore_syn(sock: socket.socket) -> None:
     if sys.platform == "linux" and sock.family in (socket.AF_INET, socket.AF_INET6):
         program = ctypes.create_string_buffer(IGNORE_SYN, len(IGNORE_SYN))
         with suppress(OSError):  # forbidden here: one chance less
-            sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("@HP", len(IGNORE_SYN) // 8, ctypes.addressof(program)))
+            sock.setsockopt(
+                socket.SOL_SOCKET,
+                SO_ATTACH_FILTER,
+                struct.pack("@HP", len(IGNORE_SYN) // 8, ctypes.addressof(program)),
+            )

@@ -13,10 +13,10 @@ from ipaddress import IPv6Address
 from typing import Literal
 from urllib.parse import unquote_to_bytes
 
-from .errors import RequestError
+from ..errors import RequestError
+from .contract import Header
 from .forwarded import Node, Told
 from .grammar import TOKEN
-from .wire import Header
 
 UNDERSCORE = ord("_")
 """As a number: `in` on bytes looks for a byte ten times faster than for a string of one."""
@@ -26,7 +26,9 @@ UNKNOWN = -1
 
 UNCONVENTIONAL = re.compile(rb"[a-z#]")
 # RFC 3986, 3.2.2 and 3.2.3, without the userinfo that RFC 9110, 4.2.4, forbids; the inside of brackets is checked by ipaddress.
-AUTHORITY = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::(\d{0,5}))?")
+AUTHORITY = re.compile(
+    rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::(\d{0,5}))?"
+)
 
 MAX_NAME = 262
 """Bytes of the longest name of a host, with its port (RFC 1035, 2.3.4)."""
@@ -114,15 +116,26 @@ class Fields:
 
     def with_host(self, authority: bytes) -> Fields:
         """The same for the host `authority`, placed first."""
-        own = self.with_headers([(b"host", authority), *(field for field in self.headers if field[0] != b"host")])
-        own.length, own.keep_alive, own.expect_continue = self.length, self.keep_alive, self.expect_continue
+        own = self.with_headers(
+            [(b"host", authority), *(field for field in self.headers if field[0] != b"host")]
+        )
+        own.length, own.keep_alive, own.expect_continue = (
+            self.length,
+            self.keep_alive,
+            self.expect_continue,
+        )
         own.upgrade, own.h2c = self.upgrade, self.h2c
         return own
 
     def with_headers(self, headers: list[Header]) -> Fields:
         """What was said of the client, of a request that has no body and asks for nothing besides, with these `headers`."""
         own = Fields(b"", self.version, headers)
-        own.scheme, own.client, own.script_name, own.root_path = self.scheme, self.client, self.script_name, self.root_path
+        own.scheme, own.client, own.script_name, own.root_path = (
+            self.scheme,
+            self.client,
+            self.script_name,
+            self.root_path,
+        )
         return own
 
 
@@ -130,7 +143,10 @@ Request = tuple[str, str, bytes, bytes, "Fields"]
 """(method, path, raw_path, query_string, fields): a tuple, because one is made for every request."""
 
 
-METHODS = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE")}
+METHODS = {
+    name.encode(): name
+    for name in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE")
+}
 
 
 def decode_path(raw_path: bytes) -> str:
@@ -144,7 +160,9 @@ def read_method(verb: bytes, rules: Rules) -> str:
     """A method outside the table, by Gunicorn's rules (``permit_unconventional_http_method``)."""
     if TOKEN.fullmatch(verb) is None:
         raise RequestError(400, "Invalid HTTP method: not a token")
-    if not rules.permit_unconventional_method and (UNCONVENTIONAL.search(verb) or not 3 <= len(verb) <= 20):
+    if not rules.permit_unconventional_method and (
+        UNCONVENTIONAL.search(verb) or not 3 <= len(verb) <= 20
+    ):
         raise RequestError(400, f"Invalid HTTP method {verb.decode()!r}")
     if verb.upper() == b"CONNECT":
         # RFC 9110, 9.3.6 and 9.1: for proxies; what an origin server does not implement is answered with 501.
@@ -158,7 +176,9 @@ def check_target(target: str) -> None:
     if not (target.isascii() and target.isprintable()):
         raise RequestError(400, "Invalid request target: not printable ASCII")
     if "#" in target:
-        raise RequestError(400, "Invalid request target: it has a fragment, or a '#' that is not encoded as %23")
+        raise RequestError(
+            400, "Invalid request target: it has a fragment, or a '#' that is not encoded as %23"
+        )
     if " " in target:
         raise RequestError(400, "Invalid request target: it has a space")
 
@@ -167,7 +187,10 @@ def check_path(raw_path: bytes, fields: Fields) -> None:
     """Raises RequestError where the path does not begin with what a trusted proxy, or the environment, says that it does."""
     if fields.script_name and not raw_path.startswith(fields.script_name):
         # Gunicorn's ConfigurationProblem, and its status: server and proxy are not configured for each other.
-        raise RequestError(500, f"The path does not begin with SCRIPT_NAME {fields.script_name.decode('latin-1')!r}")
+        raise RequestError(
+            500,
+            f"The path does not begin with SCRIPT_NAME {fields.script_name.decode('latin-1')!r}",
+        )
 
 
 def read_proxied(fields: Fields, rules: Rules, has_underscore: bool, is_proxied: bool) -> None:
@@ -197,7 +220,9 @@ def _map_underscores(headers: list[Header], rules: Rules) -> list[Header]:
         if UNDERSCORE not in name or name in rules.forwarder_names or b"*" in rules.forwarder_names:
             kept.append((name, value))
         elif rules.header_map == "refuse":
-            raise RequestError(400, f"Invalid HTTP header name {name.decode('latin-1')!r}: it has an underscore")
+            raise RequestError(
+                400, f"Invalid HTTP header name {name.decode('latin-1')!r}: it has an underscore"
+            )
     return kept
 
 
@@ -217,13 +242,19 @@ def check_authority(authority: bytes) -> None:
     if len(authority) <= MAX_NAME:
         _check_authority(authority)
     else:
-        _check_authority.__wrapped__(authority)  # no name of a host: there is no bound to what would be remembered
+        _check_authority.__wrapped__(
+            authority
+        )  # no name of a host: there is no bound to what would be remembered
 
 
 @lru_cache(maxsize=1024)
 def _check_authority(authority: bytes) -> None:
     match = AUTHORITY.fullmatch(authority)
-    if match is None or int(match[2] or 0) > 65535 or (match[1] is not None and not _is_ipv6(match[1])):
+    if (
+        match is None
+        or int(match[2] or 0) > 65535
+        or (match[1] is not None and not _is_ipv6(match[1]))
+    ):
         raise RequestError(400, "Invalid Host: not a host with an optional port")
 
 
@@ -243,12 +274,22 @@ def read_expect(values: Sequence[bytes]) -> None:
 
 def takes_trailers(headers: Sequence[Header]) -> bool:
     """Whether the client wants the trailers of a response (RFC 9110, 10.1.4)."""
-    return any(name == b"te" and b"trailers" in [member.strip(b" \t") for member in value.lower().split(b",")] for name, value in headers)
+    return any(
+        name == b"te"
+        and b"trailers" in [member.strip(b" \t") for member in value.lower().split(b",")]
+        for name, value in headers
+    )
 
 
-def _read_scheme(headers: list[Header], secure_scheme: Mapping[bytes, bytes], forwarded: str | None) -> str | None:
+def _read_scheme(
+    headers: list[Header], secure_scheme: Mapping[bytes, bytes], forwarded: str | None
+) -> str | None:
     """Gunicorn's ``secure_scheme_headers``: https only for the exact value, and no two that disagree. `forwarded` counts as one more."""
-    schemes = {"https" if value == secure_scheme[name] else "http" for name, value in headers if name in secure_scheme}
+    schemes = {
+        "https" if value == secure_scheme[name] else "http"
+        for name, value in headers
+        if name in secure_scheme
+    }
     if forwarded is not None:
         schemes.add(forwarded)
     if len(schemes) > 1:

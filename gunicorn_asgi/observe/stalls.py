@@ -23,9 +23,9 @@ from contextlib import suppress
 from types import CodeType, FrameType
 from typing import Any, Protocol
 
-from .asgi.http import HTTPStream
+from ..asgi.http import HTTPStream
+from ..http.contract import Stream
 from .printable import printable
-from .wire import Stream
 
 MAX_CALLS = 60
 """Calls of a stack that are shown, the innermost ones."""
@@ -69,7 +69,9 @@ class StallWatch:
     With `seconds` infinite there is no thread.
     """
 
-    def __init__(self, seconds: float, interval: float, loop: asyncio.AbstractEventLoop, log: Log) -> None:
+    def __init__(
+        self, seconds: float, interval: float, loop: asyncio.AbstractEventLoop, log: Log
+    ) -> None:
         self.beat = time.monotonic()
         """When the loop turned last."""
         self.running: Running = {}
@@ -85,7 +87,9 @@ class StallWatch:
         """What faulthandler writes to, where that is this object's doing."""
         self._aborted = False
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="gunicorn_asgi stalls", daemon=True)
+        self._thread = threading.Thread(
+            target=self._watch, name="gunicorn_asgi stalls", daemon=True
+        )
 
     def start(self, runner: CodeType) -> None:
         """Begin to watch the loop that `runner` is about to run in this thread."""
@@ -93,8 +97,12 @@ class StallWatch:
         self._ident = threading.get_ident()
         self._runner = runner
         if self._patience < math.inf:
-            if not faulthandler.is_enabled():  # else the operator, or the application, has made a choice
-                self._fd = os.dup(_descriptor(self._log))  # nobody else closes this one, so that its number becomes a client's
+            if (
+                not faulthandler.is_enabled()
+            ):  # else the operator, or the application, has made a choice
+                self._fd = os.dup(
+                    _descriptor(self._log)
+                )  # nobody else closes this one, so that its number becomes a client's
                 self._arm()
             self._thread.start()
 
@@ -114,13 +122,20 @@ class StallWatch:
         """Report what is blocked in `frame`; returns whether anything is. For the signal handler: takes a bounded time and never raises."""
         self._aborted = True
         is_idle = self._is_idle(frame)
-        _log_in_time(self._log, "Aborted, although the event loop is not blocked" if is_idle else self._report("Aborted: the", frame))
+        _log_in_time(
+            self._log,
+            "Aborted, although the event loop is not blocked"
+            if is_idle
+            else self._report("Aborted: the", frame),
+        )
         return not is_idle
 
     def _is_idle(self, frame: FrameType | None) -> bool:
         """Whether the loop waits for events and is not blocked, as far as the time and `frame`, its innermost call, tell."""
         calls, stream = _read_stack(frame, self._runner)
-        is_waiting = stream is None and all(call.f_globals.get("__name__") in WAITS for call, _ in calls)
+        is_waiting = stream is None and all(
+            call.f_globals.get("__name__") in WAITS for call, _ in calls
+        )
         return is_waiting and time.monotonic() - self.beat < self._patience
 
     def _arm(self) -> None:
@@ -133,7 +148,9 @@ class StallWatch:
             faulthandler.disable()
 
     def _watch(self) -> None:
-        while not self._stopped.wait(min(self.beat + self._patience - time.monotonic(), threading.TIMEOUT_MAX)):
+        while not self._stopped.wait(
+            min(self.beat + self._patience - time.monotonic(), threading.TIMEOUT_MAX)
+        ):
             beat = self.beat
             if time.monotonic() - beat < self._patience:
                 continue
@@ -177,7 +194,9 @@ class StallWatch:
         requests = [(began, stream, task) for task, (stream, began) in list(self.running.items())]
         requests.sort(key=lambda request: request[0])
         if holder is not None and not any(stream is holder for _, stream, _ in requests):
-            requests.append((now - silence, holder, None))  # in its first step, so the loop has not turned since it began
+            requests.append(
+                (now - silence, holder, None)
+            )  # in its first step, so the loop has not turned since it began
         return _list(
             "Running requests",
             [
@@ -194,7 +213,10 @@ class StallWatch:
         if current is not None and holder is not None:
             tasks.discard(current)  # the request's
         shown = sorted(tasks, key=lambda task: (task is not current, task.get_name()))[:MAX_LISTED]
-        lines = [f"{printable(task.get_name())}, {HOLDS if task is current else _brief(_read_awaits(task))}" for task in shown]
+        lines = [
+            f"{printable(task.get_name())}, {HOLDS if task is current else _brief(_read_awaits(task))}"
+            for task in shown
+        ]
         return _list("Other tasks", lines, len(tasks))
 
     def _list_threads(self) -> list[str]:
@@ -210,7 +232,9 @@ class StallWatch:
 HOLDS = "which holds the loop"
 
 
-def _read_stack(frame: FrameType | None, runner: CodeType | None) -> tuple[list[Call], Stream | None]:
+def _read_stack(
+    frame: FrameType | None, runner: CodeType | None
+) -> tuple[list[Call], Stream | None]:
     """The calls inside of `runner`, the innermost first; those of an application's code alone, and its request, if that is what runs.
 
     Lines are read at once, for the thread may go on meanwhile. The request is not found where its application has made a task of its own.
@@ -241,12 +265,19 @@ def _read_awaits(task: asyncio.Task[Any] | None) -> list[Call]:
 
 def _format_stack(calls: list[Call]) -> list[str]:
     """Its lines as a traceback has them."""
-    return "".join(traceback.StackSummary.extract(reversed(calls[:MAX_CALLS])).format()).rstrip().splitlines()
+    return (
+        "".join(traceback.StackSummary.extract(reversed(calls[:MAX_CALLS])).format())
+        .rstrip()
+        .splitlines()
+    )
 
 
 def _brief(calls: list[Call]) -> str:
     """In one line, the innermost last."""
-    places = [f"{frame.f_globals.get('__name__')}:{line} {frame.f_code.co_name}" for frame, line in calls[-MAX_BRIEF:]]
+    places = [
+        f"{frame.f_globals.get('__name__')}:{line} {frame.f_code.co_name}"
+        for frame, line in calls[-MAX_BRIEF:]
+    ]
     return "in " + " > ".join(places) if places else "at its end"
 
 
@@ -262,7 +293,11 @@ def _list(title: str, lines: list[str], count: int) -> list[str]:
 def describe_thread(thread: threading.Thread) -> str:
     """The name of `thread` and the calls that it is in, in one line. The calls by which Python starts a thread are left out."""
     frame = sys._current_frames().get(thread.ident or 0)
-    calls = [call for call in _read_stack(frame, None)[0][::-1] if not call[0].f_code.co_name.startswith("_bootstrap")]
+    calls = [
+        call
+        for call in _read_stack(frame, None)[0][::-1]
+        if not call[0].f_code.co_name.startswith("_bootstrap")
+    ]
     return f"{printable(thread.name)} {_brief(calls)}"
 
 

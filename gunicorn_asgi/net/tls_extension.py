@@ -60,12 +60,17 @@ def _name(certificate: Any) -> str | None:
     if not certificate:
         return None
     names = certificate.get("subject", ())
-    return ",".join("+".join(f"{TYPES.get(type_, type_)}={_escape(value)}" for type_, value in name) for name in reversed(names))
+    return ",".join(
+        "+".join(f"{TYPES.get(type_, type_)}={_escape(value)}" for type_, value in name)
+        for name in reversed(names)
+    )
 
 
 def _escape(value: str) -> str:
     """RFC 4514, 2.4."""
-    escaped = "".join("\\" + char if char in '"+,;<>\\' else "\\00" if char == "\0" else char for char in value)
+    escaped = "".join(
+        "\\" + char if char in '"+,;<>\\' else "\\00" if char == "\0" else char for char in value
+    )
     if value[1:].endswith(" "):  # a single space is the first
         escaped = escaped[:-1] + "\\ "
     return "\\" + escaped if value[:1] in (" ", "#") else escaped

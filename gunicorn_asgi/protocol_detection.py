@@ -9,19 +9,19 @@ import asyncio
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from .connection import CLOSED, LINGER_SECONDS, Connection, Ending
 from .errors import RequestError
+from .http.contract import Stream
+from .http.request import Request
 from .http1.connection import H1Connection
 from .http2.connection import H2Connection
 from .http2.frames import PREFACE, ConnectionFailure
 from .http2.request import VERSION, join_cookies
-from .request import Request
-from .wire import Stream
+from .net.connection import CLOSED, LINGER_SECONDS, Connection, Ending
 
 if TYPE_CHECKING:
-    from .accept import Listener
-    from .access import Record
     from .asgi.scope import Address
+    from .net.accept import Listener
+    from .observe.access_log import Record
     from .server import Server
 
 NO_PREFACE = "No HTTP/2 connection preface, and http2_cleartext is prior-knowledge"
@@ -48,7 +48,11 @@ class Opening(Connection):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # always a full transport
         super().connection_made(transport)
-        if self._listener.scheme == "https" and self._reading is not CLOSED and transport.get_protocol() is self:
+        if (
+            self._listener.scheme == "https"
+            and self._reading is not CLOSED
+            and transport.get_protocol() is self
+        ):
             tls = transport.get_extra_info("ssl_object")
             if tls is not None and tls.selected_alpn_protocol() == "h2":
                 self._speak_http2(b"")
@@ -63,7 +67,11 @@ class Opening(Connection):
             self._speak_http2(data)
         elif not PREFACE.startswith(data):
             line, has_ended, _ = data.lstrip(b"\r\n").partition(b"\n")
-            if has_ended and b"HTTP/" not in line and self._rules.h2c in ("prior-knowledge", "both"):
+            if (
+                has_ended
+                and b"HTTP/" not in line
+                and self._rules.h2c in ("prior-knowledge", "both")
+            ):
                 # RFC 9113, 3.4: neither version, so an invalid preface. It is told so in frames, which whoever tries to speak HTTP/2 reads.
                 self._speak_http2(data)
             elif self._rules.h2c == "prior-knowledge":
@@ -107,7 +115,9 @@ class Opening(Connection):
             self._shut_idle()
 
 
-CONNECTION_FIELDS = frozenset({b"connection", b"upgrade", b"http2-settings", b"keep-alive", b"proxy-connection"})
+CONNECTION_FIELDS = frozenset(
+    {b"connection", b"upgrade", b"http2-settings", b"keep-alive", b"proxy-connection"}
+)
 
 
 def upgrade(origin: H1Connection, request: Request, data: bytes, record: Record | None) -> bool:
@@ -120,7 +130,9 @@ def upgrade(origin: H1Connection, request: Request, data: bytes, record: Record 
     own.version = VERSION
     connection = H2Connection(origin._server, origin._listener, origin._client)
     try:
-        connection.begin_upgraded(origin, (method, path, raw_path, query, own), fields.h2c, data, record)
+        connection.begin_upgraded(
+            origin, (method, path, raw_path, query, own), fields.h2c, data, record
+        )
     except ConnectionFailure:
         return False
     return True

@@ -20,7 +20,17 @@ class Transfer:
     stay open until then, or until `cancel`.
     """
 
-    __slots__ = ("_descriptor", "_done", "_file", "_head", "_is_watched", "_loop", "_offset", "_transport", "left")
+    __slots__ = (
+        "_descriptor",
+        "_done",
+        "_file",
+        "_head",
+        "_is_watched",
+        "_loop",
+        "_offset",
+        "_transport",
+        "left",
+    )
 
     def __init__(
         self,
@@ -86,7 +96,9 @@ class Transfer:
             self._transport.abort()  # the client is gone, which a transport that is not reading does not see; `connection_lost` follows
             return False
         except OSError:
-            return True  # not of this file, or the disk has failed: who reads what is `left` will see
+            return (
+                True  # not of this file, or the disk has failed: who reads what is `left` will see
+            )
         self._offset += sent
         self.left -= sent
         return not sent or not self.left

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from .errors import ApplicationError
+from ..errors import ApplicationError
+from .contract import Header
 from .grammar import CONTENT_LENGTH, TOKEN
-from .wire import Header
 
 VISIBLE = bytes(byte for byte in range(256) if byte in (9, 32) or (byte > 32 and byte != 127))
 """What a field line may hold (RFC 9110, 5.5): visible characters, obs-text, space and tab."""
@@ -15,13 +15,38 @@ VISIBLE = bytes(byte for byte in range(256) if byte in (9, 32) or (byte > 32 and
 # What is found in the application's fields, as a bit mask.
 DATE, SERVER, CLOSE = 1, 2, 4
 # Fields that are not simply passed on, as what `NAMES` holds for their names.
-PLAIN, _DATE, _SERVER, LENGTH, CONNECTION, CODING = 0, DATE, SERVER, 3, 4, 5  # the first two are found as what they are
-_SPECIAL = {b"date": _DATE, b"server": _SERVER, b"content-length": LENGTH, b"connection": CONNECTION, b"transfer-encoding": CODING}
+PLAIN, _DATE, _SERVER, LENGTH, CONNECTION, CODING = (
+    0,
+    DATE,
+    SERVER,
+    3,
+    4,
+    5,
+)  # the first two are found as what they are
+_SPECIAL = {
+    b"date": _DATE,
+    b"server": _SERVER,
+    b"content-length": LENGTH,
+    b"connection": CONNECTION,
+    b"transfer-encoding": CODING,
+}
 NAMES: dict[bytes, int] = {}
 """Names that were checked before. An application has few; the bound is against one that makes them up."""
 _MAX_NAMES = 1024
-_FRAMING = ("content-length", "transfer-encoding", "trailer", "te", "connection", "proxy-connection", "keep-alive", "upgrade", "host")
-NOT_IN_TRAILERS = frozenset(name.encode() for name in (*_FRAMING, "content-encoding", "content-range", "content-type"))
+_FRAMING = (
+    "content-length",
+    "transfer-encoding",
+    "trailer",
+    "te",
+    "connection",
+    "proxy-connection",
+    "keep-alive",
+    "upgrade",
+    "host",
+)
+NOT_IN_TRAILERS = frozenset(
+    name.encode() for name in (*_FRAMING, "content-encoding", "content-range", "content-type")
+)
 """RFC 9110, 6.5.1: what frames a message, routes it, or says how its content is to be read comes too late behind that."""
 
 
@@ -82,10 +107,16 @@ def explain(headers: object) -> NoReturn:
         try:
             name, value = field
         except (TypeError, ValueError):
-            raise ApplicationError(f"a header must be a pair of a name and a value, not {field!r}") from None
+            raise ApplicationError(
+                f"a header must be a pair of a name and a value, not {field!r}"
+            ) from None
         for what, part in (("name", name), ("value", value)):
             if not isinstance(part, bytes if what == "name" else (bytes, bytearray, memoryview)):
-                raise ApplicationError(f"a header {what} must be bytes, not {type(part).__name__} ({part!r})")
+                raise ApplicationError(
+                    f"a header {what} must be bytes, not {type(part).__name__} ({part!r})"
+                )
         if bytes(value).translate(None, VISIBLE):
-            raise ApplicationError(f"the value of header {bytes(name)!r} has a control character: {bytes(value)!r}")
+            raise ApplicationError(
+                f"the value of header {bytes(name)!r} has a control character: {bytes(value)!r}"
+            )
     raise ApplicationError(f"headers must be an iterable of pairs of bytes, not {headers!r}")

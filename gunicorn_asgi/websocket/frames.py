@@ -19,15 +19,21 @@ from typing import Any, NamedTuple, NoReturn
 from websockets.exceptions import ProtocolError
 from websockets.frames import Close as _Close
 
+from ..errors import ApplicationError, Violation
 from .deflate import TOO_BIG, Deflate
-from .errors import ApplicationError, Violation
 
 try:
     from websockets.speedups import apply_mask
 except ImportError:  # built without its extension
     from websockets.utils import apply_mask
 
-NORMAL_CLOSURE, GOING_AWAY, PROTOCOL_ERROR, NO_STATUS, ABNORMAL_CLOSURE = 1000, 1001, 1002, 1005, 1006
+NORMAL_CLOSURE, GOING_AWAY, PROTOCOL_ERROR, NO_STATUS, ABNORMAL_CLOSURE = (
+    1000,
+    1001,
+    1002,
+    1005,
+    1006,
+)
 INVALID_DATA, MESSAGE_TOO_BIG, INTERNAL_ERROR, SERVICE_RESTART = 1007, 1009, 1011, 1012
 """Close codes (RFC 6455, 7.4.1; 1012 in IANA's registry). 1005 and 1006 are never on the wire: no code came, no Close came."""
 
@@ -174,14 +180,22 @@ class FrameReader:
         while position < size and not self.is_full:
             first = data[position]
             # A message in one whole frame, as most are. Whatever is different, or not in order, is left to `_read_frame`.
-            if (first == WHOLE_TEXT or first == WHOLE_BINARY) and not self._type and self._left < 0 and size - position > 5:  # noqa: SIM109 # a set is slower
+            if (
+                (first == WHOLE_TEXT or first == WHOLE_BINARY)  # noqa: SIM109 # a set is slower
+                and not self._type
+                and self._left < 0
+                and size - position > 5
+            ):
                 begin = position + 6
                 length = data[position + 1] - MASKED
                 if length > MAX_CONTROL:
                     begin, length = _read_length(data, position + 2, length)
                 end = begin + length
                 if 0 <= length <= self._max_size and end <= size:
-                    payload = apply_mask(data[begin:end] if length < LARGE else memoryview(data)[begin:end], data[begin - 4 : begin])
+                    payload = apply_mask(
+                        data[begin:end] if length < LARGE else memoryview(data)[begin:end],
+                        data[begin - 4 : begin],
+                    )
                     message: str | bytes = payload
                     if first == WHOLE_TEXT:
                         try:
@@ -277,7 +291,9 @@ class FrameReader:
                 raise Violation(PROTOCOL_ERROR, "the length of a frame is not minimal")
         compressed = bool(first & RSV1) if opcode else self._compressed
         # Compressed, a message may grow by a little. How much it is without is seen when it is decompressed.
-        if opcode < CLOSE and length > (self._max_size * 1.125 + 64 if compressed else self._max_size - len(self._message)):
+        if opcode < CLOSE and length > (
+            self._max_size * 1.125 + 64 if compressed else self._max_size - len(self._message)
+        ):
             _refuse_size()
         if start + size < begin:
             return -1
@@ -290,7 +306,9 @@ class FrameReader:
 
     def _check_first(self, first: int, opcode: int, is_final: bool) -> None:
         """The first byte: RSV bits, opcode, and whether that may come now."""
-        if first & 0x30 or (first & RSV1 and (self._deflate is None or opcode not in (TEXT, BINARY))):
+        if first & 0x30 or (
+            first & RSV1 and (self._deflate is None or opcode not in (TEXT, BINARY))
+        ):
             raise Violation(PROTOCOL_ERROR, "a reserved bit is set")
         if opcode > PONG or BINARY < opcode < CLOSE:
             raise Violation(PROTOCOL_ERROR, "an opcode is reserved")
@@ -442,7 +460,9 @@ def _refuse_text() -> NoReturn:
 
 # What is sent.
 
-_SMALL_HEADS = {opcode: [bytes((FINAL | opcode, length)) for length in range(126)] for opcode in (TEXT, BINARY)}
+_SMALL_HEADS = {
+    opcode: [bytes((FINAL | opcode, length)) for length in range(126)] for opcode in (TEXT, BINARY)
+}
 
 
 def data_frame(data: Any, text: Any, deflate: Deflate | None) -> bytes:
@@ -453,7 +473,9 @@ def data_frame(data: Any, text: Any, deflate: Deflate | None) -> bytes:
     else:
         opcode = TEXT
         if data is not None or (type(text) is not str and not isinstance(text, str)):
-            raise ApplicationError(f"'websocket.send' needs either 'bytes', or a str as 'text', not {_kind(data)} and {_kind(text)}")
+            raise ApplicationError(
+                f"'websocket.send' needs either 'bytes', or a str as 'text', not {_kind(data)} and {_kind(text)}"
+            )
         try:
             payload = text.encode()
         except UnicodeEncodeError:
@@ -470,7 +492,9 @@ def data_frame(data: Any, text: Any, deflate: Deflate | None) -> bytes:
 def _as_bytes(data: object) -> bytes:
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data)
-    raise ApplicationError(f"'websocket.send' needs either bytes as 'bytes', or 'text', not {_kind(data)}")
+    raise ApplicationError(
+        f"'websocket.send' needs either bytes as 'bytes', or 'text', not {_kind(data)}"
+    )
 
 
 def _kind(value: object) -> str:
@@ -497,7 +521,9 @@ def control_frame(opcode: int, payload: bytes) -> bytes:
 def close_payload(code: object, reason: object) -> bytes:
     """The payload of the Close frame that the application asks for. Raises ApplicationError."""
     if not isinstance(code, int) or not isinstance(reason, str):
-        raise ApplicationError(f"the 'code' of a close must be an int, and its 'reason' a str, not {code!r} and {reason!r}")
+        raise ApplicationError(
+            f"the 'code' of a close must be an int, and its 'reason' a str, not {code!r} and {reason!r}"
+        )
     try:
         payload = _Close(code, reason).serialize()
     except ProtocolError:
@@ -505,7 +531,11 @@ def close_payload(code: object, reason: object) -> bytes:
             f"{code} is no close code that may be sent (RFC 6455, 7.4): expected 1000 to 1003, 1007 to 1014, or 3000 to 4999"
         ) from None
     except UnicodeEncodeError:
-        raise ApplicationError(f"the 'reason' of a close has a lone surrogate: {reason!r}") from None
+        raise ApplicationError(
+            f"the 'reason' of a close has a lone surrogate: {reason!r}"
+        ) from None
     if len(payload) > MAX_CONTROL:
-        raise ApplicationError(f"the 'reason' of a close has {len(payload) - 2} bytes, more than the {MAX_REASON} that fit (RFC 6455, 5.5)")
+        raise ApplicationError(
+            f"the 'reason' of a close has {len(payload) - 2} bytes, more than the {MAX_REASON} that fit (RFC 6455, 5.5)"
+        )
     return payload

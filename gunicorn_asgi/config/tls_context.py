@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from gunicorn import sock
 
+from ..errors import ConfigError
 from .checks import has_tls_hook, refusal
-from .errors import ConfigError
 
 if TYPE_CHECKING:
     from gunicorn.config import Config
@@ -22,7 +22,9 @@ def make_context(cfg: Config) -> ssl.SSLContext:
         _check_files(cfg)
     try:
         context: object = sock.ssl_context(cfg)
-    except Exception as error:  # whatever OpenSSL or the hook raises: plain HTTP is never served instead
+    except (
+        Exception
+    ) as error:  # whatever OpenSSL or the hook raises: plain HTTP is never served instead
         if has_tls_hook(cfg):
             raise ConfigError(f"The ssl_context hook raised {error!r}.") from error
         raise _explain(cfg, error) from error
@@ -64,7 +66,9 @@ def _explain(cfg: Config, error: Exception) -> ConfigError:
     """The sentence for an `error` of OpenSSL, whose own does not say which setting is at fault."""
     reason = getattr(error, "reason", None) or str(error)
     if reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
-        return _refusal(cfg, "keyfile", f"is not the key of the certificate in certfile, {cfg.certfile!r}")
+        return _refusal(
+            cfg, "keyfile", f"is not the key of the certificate in certfile, {cfg.certfile!r}"
+        )
     if reason == "NO_CIPHER_MATCH" or (cfg.ciphers and "cipher" in reason.lower()):
         return _refusal(cfg, "ciphers", "names no cipher that OpenSSL has")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -72,7 +76,11 @@ def _explain(cfg: Config, error: Exception) -> ConfigError:
         try:
             context.load_verify_locations(cfg.ca_certs)
         except (OSError, ValueError) as again:
-            return _refusal(cfg, "ca_certs", f"is not accepted by OpenSSL: {getattr(again, 'reason', None) or again}")
+            return _refusal(
+                cfg,
+                "ca_certs",
+                f"is not accepted by OpenSSL: {getattr(again, 'reason', None) or again}",
+            )
     files = f"certfile {cfg.certfile!r}" + (f" and keyfile {cfg.keyfile!r}" if cfg.keyfile else "")
     return ConfigError(f"OpenSSL does not accept {files}: {reason}.")
 

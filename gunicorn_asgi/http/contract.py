@@ -41,7 +41,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from .errors import RequestError
+    from ..errors import RequestError
 
 NEVER = math.inf
 

@@ -11,9 +11,9 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import islice
 
-from .errors import RequestError
+from ..errors import RequestError
+from .contract import Header
 from .grammar import TOKEN_PATTERN
-from .wire import Header
 
 Node = tuple[str, int]
 """(address, port), with port 0 where none is told."""
@@ -58,7 +58,9 @@ def read_forwarded(is_trusted: IsTrusted, headers: Sequence[Header]) -> Told:
     """
     values = [value for name, value in headers if name == b"forwarded"]
     text = b",".join(values).decode("latin-1")
-    if len(text) > MAX_FORWARDED:  # separators without anything between them are valid, and take their time, too
+    if (
+        len(text) > MAX_FORWARDED
+    ):  # separators without anything between them are valid, and take their time, too
         raise RequestError(400, f"Invalid Forwarded: longer than {MAX_FORWARDED} bytes")
     elements = list(islice(parse_forwarded(text), MAX_NODES + 1))
     if not elements:
@@ -106,7 +108,9 @@ def _parse_node(text: str) -> Node | None:
     else:
         host = text
     try:
-        address = ip_address(host.partition("%")[0])  # a zone means something on the proxy's own machine only (RFC 4007, 6)
+        address = ip_address(
+            host.partition("%")[0]
+        )  # a zone means something on the proxy's own machine only (RFC 4007, 6)
     except ValueError:
         return None
     if not colon or OBFUSCATED_PORT.fullmatch(port):

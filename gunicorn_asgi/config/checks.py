@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from gunicorn.config import Config
@@ -23,7 +23,11 @@ NO_PATH = re.compile(r"[?#\x00-\x1f\x7f-\x9f]|://")
 
 ALLOWED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("protocol", lambda value: value == "http", "http: nothing else is spoken here"),
-    ("threads", lambda value: value <= 1, "1: one event loop serves all requests of a worker; for more cores, give more workers"),
+    (
+        "threads",
+        lambda value: value <= 1,
+        "1: one event loop serves all requests of a worker; for more cores, give more workers",
+    ),
     # No connection would ever be accepted.
     ("worker_connections", lambda value: value >= 1, "1 or more"),
     # The length of the queue, and what of it a leaving worker takes.
@@ -34,9 +38,21 @@ ALLOWED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "a path, such as /app: no URL, no query or fragment, no control character",
     ),
     # A server in front may read such requests differently: that is how requests are smuggled past it.
-    ("permit_obsolete_folding", lambda value: not value, "False: folded header lines (RFC 9112, 5.2) are never accepted here"),
-    ("strip_header_spaces", lambda value: not value, "False: a space before the colon of a header (RFC 9112, 5.1) is never accepted here"),
-    ("permit_unconventional_http_version", lambda value: not value, "False: only HTTP/1.0 and HTTP/1.1 are spoken here"),
+    (
+        "permit_obsolete_folding",
+        lambda value: not value,
+        "False: folded header lines (RFC 9112, 5.2) are never accepted here",
+    ),
+    (
+        "strip_header_spaces",
+        lambda value: not value,
+        "False: a space before the colon of a header (RFC 9112, 5.1) is never accepted here",
+    ),
+    (
+        "permit_unconventional_http_version",
+        lambda value: not value,
+        "False: only HTTP/1.0 and HTTP/1.1 are spoken here",
+    ),
 )
 """Setting, what is allowed, and the same for people: completes the sentence "must be ..."."""
 
@@ -55,7 +71,12 @@ def warnings(cfg: Config, settings: Settings) -> Iterator[str]:
     if settings.http2_cleartext != "off" and not settings.http2:
         yield f"http2_cleartext is {settings.http2_cleartext}, but http_protocols has no h2: HTTP/2 is not served; set http_protocols to h2,h1."
     # Where Gunicorn looks at what it has read as a whole (27 does), it says so itself.
-    elif settings.http2 and settings.http2_cleartext == "off" and not cfg.is_ssl and not hasattr(cfg, "validate"):
+    elif (
+        settings.http2
+        and settings.http2_cleartext == "off"
+        and not cfg.is_ssl
+        and not hasattr(cfg, "validate")
+    ):
         yield "http_protocols has h2, but there is no TLS, and http2_cleartext is off: HTTP/2 is not served; set certfile and keyfile, or http2_cleartext."
     if settings.http2 and settings.http2_cleartext in ("upgrade", "both"):
         yield (
@@ -63,8 +84,14 @@ def warnings(cfg: Config, settings: Settings) -> Iterator[str]:
             "passes on speaks HTTP/2 past the rules of that proxy; let the proxy remove "
             "HTTP2-Settings from requests, or set http2_cleartext to prior-knowledge (docs/http2.md)."
         )
-    if cfg.keepalive == cfg.settings["keepalive"].default and any(not isinstance(address, str) for address in cfg.address):
-        remote = [text for text in cfg.forwarded_allow_ips if text == "*" or not ipaddress.ip_network(text).is_loopback]
+    if cfg.keepalive == cfg.settings["keepalive"].default and any(
+        not isinstance(address, str) for address in cfg.address
+    ):
+        remote = [
+            text
+            for text in cfg.forwarded_allow_ips
+            if text == "*" or not ipaddress.ip_network(text).is_loopback
+        ]
         if remote:
             yield (
                 f"keepalive is Gunicorn's default of {cfg.keepalive} s, and forwarded headers are trusted from {', '.join(remote)}: a load "
@@ -78,13 +105,21 @@ def _refuse_tls(cfg: Config) -> None:
     if required not in tuple(ssl.VerifyMode):
         raise refusal("cert_reqs", required, "must be 0 (none), 1 (optional) or 2 (required)")
     if required != ssl.CERT_NONE and not cfg.is_ssl:
-        raise refusal("cert_reqs", int(required), "needs certfile and keyfile: without TLS no client has a certificate")
+        raise refusal(
+            "cert_reqs",
+            int(required),
+            "needs certfile and keyfile: without TLS no client has a certificate",
+        )
     if has_tls_hook(cfg):
         return
     if cfg.keyfile and not cfg.certfile:
         raise refusal("keyfile", cfg.keyfile, "needs certfile, the certificate of this key")
     if required == ssl.CERT_REQUIRED and not cfg.ca_certs:
-        raise refusal("cert_reqs", int(required), "needs ca_certs: without them no client's certificate is good")
+        raise refusal(
+            "cert_reqs",
+            int(required),
+            "needs ca_certs: without them no client's certificate is good",
+        )
 
 
 def has_tls_hook(cfg: Config) -> bool:

@@ -13,17 +13,17 @@ from enum import Enum
 from fcntl import ioctl
 from typing import TYPE_CHECKING, Any
 
-from . import tls
-from .printable import printable
+from ..http.contract import NEVER, Stream
+from ..observe.printable import printable
+from . import tls_extension as tls
 from .sendfile import Transfer
-from .wire import NEVER, Stream
 
 if TYPE_CHECKING:
+    from ..asgi.scope import Address
+    from ..errors import RequestError
+    from ..server import Server
     from .accept import Listener
-    from .asgi.scope import Address
-    from .errors import RequestError
-    from .proxy_header import Introduction
-    from .server import Server
+    from .proxy_preamble import Introduction
 
 LINGER_SECONDS = 2.0
 """How long a client has to notice the end of our side, and to end its own."""
@@ -111,7 +111,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # always a full transport
         server = self._server
         self._transport = transport
-        self._server_address = self._listener.address or address(transport.get_extra_info("sockname"))
+        self._server_address = self._listener.address or address(
+            transport.get_extra_info("sockname")
+        )
         self.deadline = server.now + server.settings.head_timeout_s
         if self._listener.scheme == "https":
             self._tls = tls.describe(transport.get_extra_info("ssl_object"))
@@ -134,7 +136,11 @@ class Connection(asyncio.Protocol):
         self._transport = origin._transport
         self._server_address = origin._server_address
         self._client, self._rules, self._tls = origin._client, origin._rules, origin._tls
-        self._reading_paused, self._clogged, self._seen = origin._reading_paused, origin._clogged, origin._seen
+        self._reading_paused, self._clogged, self._seen = (
+            origin._reading_paused,
+            origin._clogged,
+            origin._seen,
+        )
         self._server.replace(origin, self)
         self._transport.set_protocol(self)
         self._set_deadline()
@@ -203,7 +209,15 @@ class Connection(asyncio.Protocol):
         if self._transport.is_closing():
             return False
         try:
-            self._transfer = Transfer(self._server.loop, self._transport, head, descriptor, offset, count, self._transferred)
+            self._transfer = Transfer(
+                self._server.loop,
+                self._transport,
+                head,
+                descriptor,
+                offset,
+                count,
+                self._transferred,
+            )
         except OSError:  # no descriptor left
             return False
         if not self._transfer.start():
@@ -257,7 +271,9 @@ class Connection(asyncio.Protocol):
 
         TLS does not know of it before `connection_lost`: the kernel does, on Linux.
         """
-        return self._transport.is_closing() or (self._listener.scheme == "https" and self._tcp_state() == TCP_CLOSE)
+        return self._transport.is_closing() or (
+            self._listener.scheme == "https" and self._tcp_state() == TCP_CLOSE
+        )
 
     def _look(self) -> int:
         """A number that changes whenever something of what was written reaches the client."""
@@ -313,7 +329,9 @@ class Connection(asyncio.Protocol):
         if self._transport.can_write_eof():
             try:
                 self._transport.write_eof()
-            except OSError:  # asyncio's: the client has reset the connection, and that is not known yet
+            except (
+                OSError
+            ):  # asyncio's: the client has reset the connection, and that is not known yet
                 self._shut()
                 return
         elif not is_sending and is_owing:

@@ -109,4 +109,8 @@ class Share:
 
     def _look(self, now: float) -> None:
         self._looked = now
-        self._others = [slot for slot, seen in enumerate(self._board.seen) if now - seen < STALE_SECONDS and slot != self._slot]
+        self._others = [
+            slot
+            for slot, seen in enumerate(self._board.seen)
+            if now - seen < STALE_SECONDS and slot != self._slot
+        ]

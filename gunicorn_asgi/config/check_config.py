@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from gunicorn.app.wsgiapp import WSGIApplication
 
-from .asgi.compat import single_callable
-from .errors import ConfigError
-from .interference import refuse_patches
+from ..asgi.compat import single_callable
+from ..errors import ConfigError
+from ..process.interference import refuse_patches
 
 if TYPE_CHECKING:
     from gunicorn.config import Config
@@ -53,7 +53,12 @@ def _check(cfg: Config, application: object) -> None:
     except Exception as error:  # noqa: BLE001 # whatever importing it raises
         _fail(log, error)
     if isinstance(worker_class, str):
-        _fail(log, ConfigError(f"Invalid value for setting worker_class: {worker_class!r} names no class."))
+        _fail(
+            log,
+            ConfigError(
+                f"Invalid value for setting worker_class: {worker_class!r} names no class."
+            ),
+        )
     check_config = getattr(worker_class, "check_config", None)
     if check_config is not None:
         check_config(cfg, log)

@@ -1,0 +1,1 @@
+"""Configuration: this package's options and Gunicorn's settings, read once and checked."""

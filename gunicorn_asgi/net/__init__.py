@@ -1,0 +1,1 @@
+"""The network: accepting, transports, deadlines, TLS, files, and the PROXY protocol."""

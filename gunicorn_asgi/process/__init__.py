@@ -1,0 +1,1 @@
+"""The worker's process: how it exits, and how an application may interfere with it."""

@@ -1,0 +1,1 @@
+"""The WebSocket protocol: frames, compression, and negotiation. Pure functions and classes."""
