@@ -10,7 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from .errors import RequestError
-from .http.contract import Stream
+from .http.contract import ASGIStream
 from .http.request import Request
 from .http1.connection import H1Connection
 from .http2.connection import H2Connection
@@ -91,7 +91,7 @@ class Opening(Connection):
 
     # For the base, and through it for the server.
 
-    def _streams(self) -> tuple[Stream, ...]:
+    def _streams(self) -> tuple[ASGIStream, ...]:
         return ()
 
     def _patience(self) -> float:

@@ -64,7 +64,7 @@ class ExtendedStream(HTTPStream):
     def _promise_trailers(self) -> None:
         if "http.response.trailers" in self._host.switched_off:
             raise self._refusal("http.response.trailers")
-        if self._wire.may_have_trailers(self):
+        if self._writer.allows_trailers():
             self._trailers = []
 
     def _refusal(self, extension: str) -> ApplicationError:
@@ -85,7 +85,7 @@ class ExtendedStream(HTTPStream):
             raise ApplicationError(f"'links' must be an iterable of bytes, not {links!r}")
         headers = [(b"link", link) for link in links]
         if headers and phase < STREAMING:  # statement 146: behind the head it would be none
-            self._wire.inform(self, 103, headers)
+            self._writer.write_informational(103, headers)
 
     def _send_trailers(self, message: Message, phase: Phase) -> None:
         if phase is not TRAILING or self._trailers is None:
@@ -96,7 +96,7 @@ class ExtendedStream(HTTPStream):
         if message.get("more_trailers", False):
             self._trailers = trailers
         else:
-            self._wire.trailers(self, trailers)
+            self._writer.write_trailers(trailers)
             self._end()
 
     async def _send_path(self, message: Message) -> None:
@@ -137,7 +137,7 @@ class ExtendedStream(HTTPStream):
             and self._trailers is None
             and (not self._bodyless or self.method == "HEAD")
         ):
-            self._wire.declare(self, count)
+            self._writer.set_length(count)
             self._due = UNKNOWN if self._bodyless else count
         if data is not None:
             self._send_body({"body": data[:count], "more_body": not end}, self._phase)
@@ -145,7 +145,7 @@ class ExtendedStream(HTTPStream):
         self._phase = SENDING
         try:
             left = count
-            if self._wire.start_file(self, file.descriptor, file.offset, count, end):
+            if self._writer.start_file(file.descriptor, file.offset, count, end):
                 left = await self._await_file(count)
             if left:
                 await self._send_pieces(file.descriptor, file.offset + count - left, left, end)
@@ -162,7 +162,7 @@ class ExtendedStream(HTTPStream):
             while self._clogged:
                 await self._wait()
         finally:
-            left = self._wire.end_file(self)
+            left = self._writer.stop_file()
             if self._due >= 0:
                 self._due -= count - left
         self._check_open()

@@ -8,7 +8,7 @@ from enum import IntEnum
 from typing import Any, NoReturn, Protocol
 
 from ..errors import ApplicationError, ClientDisconnected, is_disconnect
-from ..http.contract import NEVER, Header, Wire
+from ..http.contract import NEVER, Header, ResponseWriter
 from ..http.fields import as_list
 from ..observe.printable import printable
 from .scope import Application, Message, Scope
@@ -79,7 +79,7 @@ class Host(Protocol):
 
 
 class HTTPStream:
-    """One request and its response, for whatever version of HTTP is below (see `wire`)."""
+    """One request and its response, for whatever version of HTTP is below (see `http.contract`)."""
 
     __slots__ = (
         "_body_ended",
@@ -98,7 +98,7 @@ class HTTPStream:
         "_told",
         "_trailers",
         "_waiters",
-        "_wire",
+        "_writer",
         "deadline",
         "method",
         "raw_path",
@@ -110,10 +110,15 @@ class HTTPStream:
     """The connection may be kept for another exchange."""
 
     def __init__(
-        self, wire: Wire, scope: Scope, has_body: bool, expects_continue: bool, host: Host
+        self,
+        writer: ResponseWriter,
+        scope: Scope,
+        has_body: bool,
+        expects_continue: bool,
+        host: Host,
     ) -> None:
         # Set once.
-        self._wire = wire
+        self._writer = writer
         self._host = host
         self._scope = scope
         # Kept because the application may change its scope.
@@ -153,7 +158,7 @@ class HTTPStream:
 
     # From the connection.
 
-    def feed(self, data: bytes) -> None:
+    def feed_data(self, data: bytes) -> None:
         self._chunks.append(data)
         self.unread += len(data)
         if len(self._chunks) >= MAX_CHUNKS:
@@ -164,31 +169,31 @@ class HTTPStream:
         self._body_ended = True
         self._wake()
 
-    def hang_up(self) -> None:
+    def ask_to_end(self) -> None:
         self._hung_up = True
         self._wake()
 
-    def pause(self) -> None:
+    def pause_writing(self) -> None:
         self._clogged = True
 
-    def resume(self) -> None:
+    def resume_writing(self) -> None:
         self._clogged = False
         self._wake()
 
-    def lost(self) -> None:
+    def connection_lost(self) -> None:
         self._gone = True
         self._clogged = False
         self._chunks.clear()
         self._wake()
 
-    def expired(self) -> None:
+    def deadline_passed(self) -> None:
         """The client has had all of its response for a while, which has no body, and the application goes on: as if the client had gone."""
         if self._gone:
             self.deadline = NEVER
             self.cancel()
         else:
             self.deadline = self._host.now + self._host.grace_s
-            self.lost()
+            self.connection_lost()
 
     def cancel(self) -> None:
         self._gone = True
@@ -233,7 +238,7 @@ class HTTPStream:
                 # RFC 9110, 10.1.1: only now that the content is wanted, and not behind a final status.
                 self._expects_continue = False
                 if self._phase < STREAMING and not self._body_ended:
-                    self._wire.inform(self, 100, ())
+                    self._writer.write_informational(100, ())
             await self._wait()
         await self._tell()
         return {"type": DISCONNECT}
@@ -313,7 +318,7 @@ class HTTPStream:
         headers = message.get("headers", ())
         if type(headers) is not list:
             headers = as_list(headers)
-        self._due = self._wire.head(self, status, headers)
+        self._due = self._writer.start(status, headers)
         if message.get("trailers"):
             self._promise_trailers()
         # RFC 9110, 6.4.1.
@@ -339,13 +344,13 @@ class HTTPStream:
             self._phase = STREAMING
             if self._bodyless and not end:
                 self.deadline = self._host.now + self._host.grace_s
-            self._wire.respond(self, body, is_last, self._bodyless)
+            self._writer.respond(body, is_last, self._bodyless)
         elif not self._bodyless:
-            self._wire.write(self, body, is_last)
+            self._writer.write(body, is_last)
         if end:
             if due > 0:
                 # Nobody may take it for whole: it ends short of the announced length, and without an end of its own (RFC 9112, 8; RFC 9113, 8.1).
-                self._wire.abort(self)
+                self._writer.abort()
                 self._end()
                 raise ApplicationError(f"the body is {due} bytes shorter than its content-length")
             if is_last:
@@ -379,7 +384,7 @@ class HTTPStream:
         if self._body_ended:
             self._body_taken = True
             return {"type": "http.request", "body": body, "more_body": False}
-        self._wire.credit(self)
+        self._writer.resume_body()
         return {"type": "http.request", "body": body, "more_body": True}
 
     async def _wait(self) -> None:
@@ -411,9 +416,9 @@ class HTTPStream:
     def _unfinished(self) -> None:
         """The application has returned, and its response is not complete."""
         if self._phase is TRAILING:
-            self._wire.write(self, b"", True)  # statement 152: the body was whole
+            self._writer.write(b"", True)  # statement 152: the body was whole
         elif self._hung_up:  # it was told http.disconnect, and has drawn the consequence
-            self._wire.abort(self)
+            self._writer.abort()
         elif self._phase >= STREAMING:
             self._fail("ASGI application returned without completing its response to %s %s", None)
         else:
@@ -426,20 +431,19 @@ class HTTPStream:
             return
         if self._phase < STREAMING:
             body = b"Internal Server Error"
-            self._wire.head(
-                self,
+            self._writer.start(
                 500,
                 [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")],
             )
-            self._wire.respond(self, body, True, self.method == "HEAD")
+            self._writer.respond(body, True, self.method == "HEAD")
         else:
-            self._wire.abort(self)
+            self._writer.abort()
 
     def _end(self) -> None:
         self._phase = COMPLETE
         if self._chunks:
             self._chunks.clear()
-        self._wire.finish(self)
+        self._writer.finish()
         if self._waiters:
             self._clogged = False  # what nobody sends any more need not be waited for
             self._wake()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from ..errors import ApplicationError, ClientDisconnected, RequestError, Violation, is_disconnect
-from ..http.contract import NEVER, Header, Pipe, Wire
+from ..http.contract import NEVER, Header, ResponseWriter, WebSocketTransport
 from ..observe.printable import printable
 from ..websocket.deflate import Deflate
 from ..websocket.frames import (
@@ -36,7 +36,7 @@ CONNECTING, OPEN, CLOSING, CLOSED = State
 
 
 class WebSocketStream(HTTPStream):
-    """A WebSocket, for whatever version of HTTP is below (see `wire`).
+    """A WebSocket, for whatever version of HTTP is below (see `http.contract`).
 
     Until it is accepted this is an exchange whose response denies it (statements 84 and 117 to 120), and all of that is HTTPStream's.
     """
@@ -55,24 +55,24 @@ class WebSocketStream(HTTPStream):
         "_messages",
         "_owed_pong",
         "_ping_at",
-        "_pipe",
         "_pong_due",
         "_reader",
         "_receiver",
         "_state",
         "_subprotocols",
+        "_transport",
         "_violation",
     )
 
     may_be_followed = False
     """What the client has sent behind its handshake are frames, and must never be taken for a request."""
 
-    _pipe: Pipe
+    _transport: WebSocketTransport
     """Since the handshake."""
 
-    def __init__(self, wire: Wire, scope: Scope, host: Host, limits: Limits) -> None:
+    def __init__(self, writer: ResponseWriter, scope: Scope, host: Host, limits: Limits) -> None:
         """`scope` is that of the handshake's request. Raises RequestError."""
-        super().__init__(wire, scope, False, False, host)
+        super().__init__(writer, scope, False, False, host)
         # Set once.
         self._create_future = host.loop.create_future
         self._limits = limits
@@ -112,7 +112,7 @@ class WebSocketStream(HTTPStream):
 
     # From the connection.
 
-    def feed(self, data: bytes) -> None:
+    def feed_data(self, data: bytes) -> None:
         self._pong_due = NEVER
         try:
             control = self._reader.read(data)
@@ -131,40 +131,40 @@ class WebSocketStream(HTTPStream):
     def feed_eof(self) -> None:
         if self._state is not CLOSED:
             self._lose()
-            self._pipe.close(is_clean=False)
+            self._transport.close(is_clean=False)
 
     def has_closed(self, data: bytes = b"") -> bool:
         """Whether the client's Close frame has been received, in `data` or before.
 
-        To be asked once no frame is read any more: from `Pipe.close` or `Pipe.fail` on.
+        To be asked once no frame is read any more: from `WebSocketTransport.close` or `WebSocketTransport.fail` on.
         """
         return self._reader.find_close(data)
 
-    def hang_up(self) -> None:
+    def ask_to_end(self) -> None:
         if self._state is OPEN:
             self._start_close(SERVICE_RESTART, "", keep=True)
         elif self._state is CONNECTING:
-            super().hang_up()
+            super().ask_to_end()
 
-    def resume(self) -> None:
-        super().resume()
+    def resume_writing(self) -> None:
+        super().resume_writing()
         if self._owed_pong is not None:
             if self._state is OPEN:
-                self._pipe.write(control_frame(PONG, self._owed_pong.payload))
+                self._transport.write(control_frame(PONG, self._owed_pong.payload))
             self._owed_pong = None
 
-    def lost(self) -> None:
+    def connection_lost(self) -> None:
         self._lose()
-        super().lost()
+        super().connection_lost()
 
-    def expired(self) -> None:
+    def deadline_passed(self) -> None:
         if self._state is CONNECTING and self._phase is not WAITING:
-            super().expired()  # a denial is a response like any other
+            super().deadline_passed()  # a denial is a response like any other
         elif self._state is CONNECTING:
             self._expire_handshake()
         elif self._state is CLOSING:
             self._over(ABNORMAL_CLOSURE, "")
-            self._pipe.abort()
+            self._transport.abort()
         elif self._state is OPEN and self._violation is not None:
             self._fail_connection(self._violation)
         elif self._state is OPEN:
@@ -224,7 +224,7 @@ class WebSocketStream(HTTPStream):
                 ) from None
             if self._state is OPEN:
                 if kind == "websocket.send":
-                    self._pipe.write(
+                    self._transport.write(
                         data_frame(message.get("bytes"), message.get("text"), self._deflate)
                     )
                 elif kind == "websocket.close":
@@ -288,7 +288,7 @@ class WebSocketStream(HTTPStream):
             headers.append((b"sec-websocket-extensions", self._deflate.header))
         headers += read_headers(message.get("headers"))
         try:
-            self._pipe, data = self._wire.accept(self, headers)
+            self._transport, data = self._writer.accept(headers)
         except ClientDisconnected:
             self._gone = True
             raise
@@ -298,13 +298,13 @@ class WebSocketStream(HTTPStream):
         self._ping_at = self._host.now + self._limits.ping_interval_s
         self._keep_alive(self._host.now)
         if data:
-            self.feed(data)
+            self.feed_data(data)
         if not self._held:
-            self._pipe.credit()
+            self._transport.resume_reading()
 
     def _deny(self, status: int, body: bytes) -> None:
-        self._wire.head(self, status, ())
-        self._wire.respond(self, body, True, False)
+        self._writer.start(status, ())
+        self._writer.respond(body, True, False)
         self._end()
 
     def _expire_handshake(self) -> None:
@@ -314,7 +314,7 @@ class WebSocketStream(HTTPStream):
             printable(self.raw_path),
             self._limits.accept_timeout_s,
         )
-        self._wire.fail(self, RequestError(500, "Internal Server Error", is_logged=True))
+        self._writer.refuse(RequestError(500, "Internal Server Error", is_logged=True))
 
     # Inside: what goes, and what comes.
 
@@ -333,31 +333,31 @@ class WebSocketStream(HTTPStream):
             violation = Close(error.code, str(error))
         self._wake()
         if pongs:
-            self._pipe.write(bytes(pongs))
+            self._transport.write(bytes(pongs))
         if violation is not None:
             self._violation = violation
             if self._messages and self._state is OPEN:
                 # They were in order, so the application may still answer them: `receive` fails the connection once it has taken them all.
                 # No message after the violation is read (RFC 6455, 7.1.7).
                 self._held = self._reader.is_full = True
-                self._pipe.hold()
+                self._transport.pause_reading()
                 self.deadline = self._host.now + self._limits.close_timeout_s
-                self._pipe.reschedule()
+                self._transport.deadline_changed()
             else:
                 self._fail_connection(violation)
         elif isinstance(control, Close):
             self._closed_by_client(control)
         elif reader.is_full and not self._held:
             self._held = True
-            self._pipe.hold()
+            self._transport.pause_reading()
 
     def _let_go(self) -> None:
         """Go on reading: first what is here."""
         if self._held and self._violation is None:
             self._held = self._reader.is_full = False
-            self.feed(b"")  # what is here already
+            self.feed_data(b"")  # what is here already
             if not self._held and self._state is not CLOSED:
-                self._pipe.credit()
+                self._transport.resume_reading()
 
     def _keep_alive(self, now: float) -> None:
         """Ping, look for an answer, or end a life that was long enough; and say when to be asked again."""
@@ -367,7 +367,7 @@ class WebSocketStream(HTTPStream):
             return
         if now >= self._pong_due and not (self._held or self._clogged):
             self._give_up(INTERNAL_ERROR, "keepalive ping timeout")
-            self._pipe.close(is_clean=False)
+            self._transport.close(is_clean=False)
             return
         if now >= self._pong_due:
             self._pong_due = NEVER
@@ -375,11 +375,11 @@ class WebSocketStream(HTTPStream):
             if (
                 self._pong_due == NEVER and not self._clogged
             ):  # one at a time, and where it gets through
-                self._pipe.write(control_frame(PING, b""))
+                self._transport.write(control_frame(PING, b""))
                 self._pong_due = now + limits.ping_timeout_s
             self._ping_at = now + limits.ping_interval_s
         self.deadline = min(self._ends_at, self._pong_due, self._ping_at)
-        self._pipe.reschedule()
+        self._transport.deadline_changed()
 
     # Inside: the end.
 
@@ -391,16 +391,18 @@ class WebSocketStream(HTTPStream):
         payload = close_payload(code, reason)
         assert isinstance(code, int)
         assert isinstance(reason, str)
-        self._pipe.write(control_frame(CLOSE, payload))
+        self._transport.write(control_frame(CLOSE, payload))
         if self._violation is not None:
             self._over(code, reason)
-            self._pipe.fail(self._violation.reason)  # nothing that comes behind it is waited for
+            self._transport.fail(
+                self._violation.reason
+            )  # nothing that comes behind it is waited for
             return
         self._over(code, reason, CLOSING)
         if not keep:
             self._reader.drop()
         self.deadline = self._host.now + self._limits.close_timeout_s
-        self._pipe.reschedule()
+        self._transport.deadline_changed()
         self._let_go()
 
     def _over(self, code: int, reason: str, state: State = CLOSED) -> None:
@@ -426,18 +428,18 @@ class WebSocketStream(HTTPStream):
 
     def _closed_by_client(self, close: Close) -> None:
         if self._state is OPEN:
-            self._pipe.write(control_frame(CLOSE, echo_payload(close)))
+            self._transport.write(control_frame(CLOSE, echo_payload(close)))
         self._over(close.code, close.reason)
-        self._pipe.close(is_clean=True)
+        self._transport.close(is_clean=True)
 
     def _fail_connection(self, violation: Close) -> None:
         self._give_up(violation.code, violation.reason)
-        self._pipe.fail(violation.reason)
+        self._transport.fail(violation.reason)
 
     def _give_up(self, code: int, reason: str) -> None:
         """RFC 6455, 7.1.7: say why, and wait for nothing."""
         if self._state is OPEN:
-            self._pipe.write(control_frame(CLOSE, close_payload(code, reason)))
+            self._transport.write(control_frame(CLOSE, close_payload(code, reason)))
         self._over(code, reason)
 
     def _wake(self) -> None:
@@ -476,7 +478,7 @@ class WebSocketStream(HTTPStream):
         if self._accepted:
             self._phase = COMPLETE
             self._messages.clear()
-            self._pipe.finish()
+            self._transport.finish()
             self._wake()
         else:
             self._gone = True  # statement 99: there is nobody to send to behind a denial

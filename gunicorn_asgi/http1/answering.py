@@ -1,4 +1,4 @@
-"""The answering half of an HTTP/1.x connection: the Wire of its current exchange, and what comes after that."""
+"""The answering half of an HTTP/1.x connection: the `ResponseWriter` of its current exchange, and what comes after that."""
 
 from __future__ import annotations
 
@@ -72,17 +72,16 @@ class Answering(Connection):
     def _streams(self) -> tuple[HTTPStream, ...]:
         return () if self._stream is None else (self._stream,)
 
-    # For the stream (see `wire`).
+    # For the stream (see `http.contract`).
 
-    def head(self, stream: HTTPStream, status: int, headers: Iterable[Header]) -> int:
-        declared = self._response.head(status, headers)
+    def start(self, status: int, headers: Iterable[Header]) -> int:
+        declared = self._response.start(status, headers)
         if self._record is not None:
             self._record.response_headers = copied(headers)
         return declared
 
     def respond(
         self,
-        stream: HTTPStream,
         body: bytes,
         end: bool,
         bodyless: bool,
@@ -90,8 +89,9 @@ class Answering(Connection):
         is_whole: bool = False,
     ) -> bytes:
         """`is_held`: return it all instead of writing it; `is_whole`: what is not among it follows at once."""
-        fields = self._fields
+        fields, stream = self._fields, self._stream
         assert fields is not None
+        assert stream is not None
         server = self._server
         keep_alive = (
             fields.keep_alive
@@ -112,15 +112,15 @@ class Answering(Connection):
             self._set_deadline()  # that of the stream
         return b""
 
-    def write(self, stream: HTTPStream, data: bytes, end: bool) -> None:
+    def write(self, data: bytes, end: bool) -> None:
         data = self._response.part(data, end)
         if data:
             self._write(data)
 
-    def declare(self, stream: HTTPStream, length: int) -> None:
-        self._response.declare(length)
+    def set_length(self, length: int) -> None:
+        self._response.set_length(length)
 
-    def may_have_trailers(self, stream: HTTPStream) -> bool:
+    def allows_trailers(self) -> bool:
         fields = self._fields
         assert fields is not None
         return (
@@ -129,16 +129,14 @@ class Answering(Connection):
             and takes_trailers(fields.headers)
         )
 
-    def trailers(self, stream: HTTPStream, headers: Iterable[Header]) -> None:
-        self._write(self._response.trailers(headers))
+    def write_trailers(self, headers: Iterable[Header]) -> None:
+        self._write(self._response.write_trailers(headers))
 
-    def start_file(
-        self, stream: HTTPStream, descriptor: int, offset: int, count: int, end: bool
-    ) -> bool:
+    def start_file(self, descriptor: int, offset: int, count: int, end: bool) -> bool:
         head = (
             b""
             if self._response.begun
-            else self.respond(stream, b"", False, False, is_held=True, is_whole=end)
+            else self.respond(b"", False, False, is_held=True, is_whole=end)
         )
         may_send = (
             self._server.settings.sendfile
@@ -151,7 +149,7 @@ class Answering(Connection):
         self._write(head)
         return False
 
-    def end_file(self, stream: HTTPStream) -> int:
+    def stop_file(self) -> int:
         return self._end_transfer()
 
     def _end_transfer(self) -> int:
@@ -159,7 +157,7 @@ class Answering(Connection):
         self._response.sent -= left
         return left
 
-    def inform(self, stream: HTTPStream, status: int, headers: Iterable[Header]) -> None:
+    def write_informational(self, status: int, headers: Iterable[Header]) -> None:
         if status == 100:
             if not self._awaits_100:
                 return  # the body is on its way
@@ -168,12 +166,12 @@ class Answering(Connection):
         if self._fields is not None and self._fields.version != "1.0":
             self._write(informational(status, headers))
 
-    def credit(self, stream: HTTPStream) -> None:
+    def resume_body(self) -> None:
         if self._reading_paused and self._reading is BODY:
             self._resume_reading()
             self._wait_anew()
 
-    def abort(self, stream: HTTPStream) -> None:
+    def abort(self) -> None:
         self._response.keep_alive = False
         if self._reading is CLOSED:
             return
@@ -182,9 +180,7 @@ class Answering(Connection):
         else:
             self._shut()
 
-    def accept(
-        self, stream: WebSocketStream, headers: Iterable[Header]
-    ) -> tuple[UpgradedConnection, bytes]:
+    def accept(self, headers: Iterable[Header]) -> tuple[UpgradedConnection, bytes]:
         # TLS tells the protocol that it had before of a loss. In Python 3.10, it only shows by the lack of a socket that it is closing.
         if (
             self._half_closed
@@ -197,14 +193,13 @@ class Answering(Connection):
         if self._record is not None:
             self._record.response_headers = copied(headers)
         record, self._record = self._record, None
+        stream = self._stream
+        assert isinstance(stream, WebSocketStream)
         self._stream, self._reading = None, CLOSED
         return UpgradedConnection(self, stream, record), self._inbox.take()
 
-    def fail(self, stream: HTTPStream, error: RequestError) -> None:
-        self.refuse(error)
-
-    def finish(self, stream: HTTPStream) -> None:
-        if stream is not self._stream:
+    def finish(self) -> None:
+        if self._stream is None:
             return
         self._stream = None
         if self._record is not None:
@@ -277,7 +272,7 @@ class Answering(Connection):
             self.complain("request", error)
         response = self._response
         if stream is not None and response.begun:
-            self.abort(stream)
+            self.abort()
         elif self._reading is BODY and stream is None:
             self._close()  # the body of a request that was answered before: it gets no second answer
             return
@@ -303,7 +298,7 @@ class Answering(Connection):
             )
         if stream is not None:
             # For the application the client is gone; it is waited for as if the connection were lost.
-            stream.lost()
+            stream.connection_lost()
             if stream.task is None:
                 self._stream = None
 

@@ -211,7 +211,7 @@ class H1Connection(Answering):
             self._reading = DONE
         if stream is not None:
             if content:
-                stream.feed(content)
+                stream.feed_data(content)
             if complete:
                 stream.feed_eof()
             elif stream.unread > HIGH_WATER:
@@ -298,7 +298,7 @@ class H1Connection(Answering):
                 self._inbox.began,
             )
         elif stream is not None and stream.deadline <= self._server.now:
-            stream.expired()
+            stream.deadline_passed()
             if self._stream is stream and self._reading is reading:
                 self._set_deadline()
         elif reading is BODY and stream is not None and stream.awaits_body:
@@ -307,7 +307,7 @@ class H1Connection(Answering):
             if self._server.settings.half_close == "disconnect":
                 self._shut()  # reading is paused, so the transport has not seen the FIN
                 return
-            stream.hang_up()
+            stream.ask_to_end()
             self.deadline = stream.deadline
         elif (
             reading is BODY

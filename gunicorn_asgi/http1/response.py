@@ -45,7 +45,7 @@ class Response:
         self.sent = 0
         """Bytes of the body without its framing."""
 
-    def head(self, status: int, headers: Iterable[Header]) -> int:
+    def start(self, status: int, headers: Iterable[Header]) -> int:
         """Check and hold a head; returns its ``content-length`` or -1. Raises ApplicationError."""
         self._lines, self._declared, self._found = encode_fields(headers)
         self.status = status
@@ -95,7 +95,7 @@ class Response:
         """Whether the body is in the chunked transfer coding, once it has `begun`."""
         return self._chunked
 
-    def declare(self, length: int) -> None:
+    def set_length(self, length: int) -> None:
         """Give the held head a ``content-length``, unless it has one."""
         if self._declared < 0:
             self._declared = length
@@ -105,7 +105,7 @@ class Response:
         """Whether the held head leaves open how long the body is."""
         return self._declared < 0
 
-    def trailers(self, headers: Iterable[Header]) -> bytes:
+    def write_trailers(self, headers: Iterable[Header]) -> bytes:
         """The end of a chunked body, with a trailer section (RFC 9112, 7.1.2). Raises ApplicationError."""
         return b"0\r\n%b\r\n" % encode_fields(headers)[0]
 

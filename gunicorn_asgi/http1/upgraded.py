@@ -30,7 +30,7 @@ FRAMES = Reading.FRAMES
 
 
 class UpgradedConnection(Connection):
-    """The Pipe below one WebSocketStream (see `wire`), in the place of the connection that its handshake came on."""
+    """The `WebSocketTransport` of one WebSocketStream, in the place of the connection that its handshake came on."""
 
     __slots__ = ("_has_ended", "_is_plain", "_record", "_sent", "_stream", "_stuck_at")
 
@@ -61,7 +61,7 @@ class UpgradedConnection(Connection):
 
     def data_received(self, data: bytes) -> None:
         if self._reading is FRAMES:
-            self._stream.feed(data)
+            self._stream.feed_data(data)
         elif self._reading is LINGER:
             self._drop(len(data))
             if not self._is_plain:
@@ -70,7 +70,7 @@ class UpgradedConnection(Connection):
     def pause_writing(self) -> None:
         super().pause_writing()
         self._stuck_at = self.deadline
-        self.reschedule()
+        self.deadline_changed()
 
     def eof_received(self) -> bool:
         if self._reading is FRAMES:
@@ -83,7 +83,7 @@ class UpgradedConnection(Connection):
         if self._has_ended:
             self._let_stream_go()
 
-    # For the stream (see `wire`).
+    # For the stream.
 
     def write(self, data: bytes) -> None:
         self._sent += len(data)
@@ -92,16 +92,16 @@ class UpgradedConnection(Connection):
         else:
             self._write(data)
 
-    def hold(self) -> None:
+    def pause_reading(self) -> None:
         self._pause_reading()
         self._set_deadline()
 
-    def credit(self) -> None:
+    def resume_reading(self) -> None:
         if self._reading is FRAMES:
             self._resume_reading()
             self._set_deadline()
 
-    def reschedule(self) -> None:
+    def deadline_changed(self) -> None:
         if self._reading is FRAMES:
             self._set_deadline()
 
@@ -160,7 +160,7 @@ class UpgradedConnection(Connection):
                 return
             self._stuck_at = self._server.now + self._server.settings.write_timeout_s
         if self._stream.deadline <= self._server.now:
-            self._stream.expired()
+            self._stream.deadline_passed()
         if self._reading is FRAMES:
             self._set_deadline()
 
@@ -183,7 +183,7 @@ class UpgradedConnection(Connection):
                 # asyncio's TLS keeps the end to itself until it is to read on, and drops what is written. What comes before that is in the kernel.
                 self._resume_reading()
         if self._stream.deadline <= self._server.now:
-            self._stream.expired()
+            self._stream.deadline_passed()
         if self._reading is FRAMES:
             self._set_deadline()
 
@@ -195,13 +195,13 @@ class UpgradedConnection(Connection):
 
     def close_websocket(self) -> None:
         if self._reading is FRAMES:
-            self._stream.hang_up()
+            self._stream.ask_to_end()
 
     def hang_up(self) -> None:
         self.close_websocket()
 
     def kill(self) -> None:
-        self._stream.hang_up()  # so that the client knows why
+        self._stream.ask_to_end()  # so that the client knows why
         if self._lost:
             self._server.forget(self)
         elif self._clogged or self._reading is CLOSED:

@@ -149,7 +149,7 @@ class Admission(Sender):
             if stream is None:
                 continue  # refused
             if exchange.lane.state is CLOSED:
-                exchange.finish(stream)  # the client has changed its mind
+                exchange.finish()  # the client has changed its mind
             elif len(server.tasks) >= server.limit_concurrency:
                 exchange.stream = None
                 exchange.refuse(server.overloaded(), stream.method == "HEAD")

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..asgi.http import HTTPStream
-from ..asgi.websocket import WebSocketStream
 from ..errors import ClientDisconnected, RequestError
 from ..http.contract import CLIENT_CLOSED_REQUEST, NEVER, Header
 from ..http.fields import DATE, SERVER, copied
@@ -27,7 +26,7 @@ MAX_DROPPED = 33554432
 
 
 class Exchange:
-    """The Wire of one HTTPStream (see `wire`), on one stream of a connection that it shares with others.
+    """The `ResponseWriter` of one HTTPStream, on one stream of a connection that it shares with others.
 
     It is over once the application has ended and the stream is closed: `_settle` decides, whichever comes last.
     """
@@ -119,9 +118,9 @@ class Exchange:
                 self._settle()
             return
         if data:
-            stream.feed(data)
+            stream.feed_data(data)
         if end and self.lane.expected > 0:
-            stream.hang_up()  # the client has given the rest up: the body is not whole
+            stream.ask_to_end()  # the client has given the rest up: the body is not whole
         elif end:
             stream.feed_eof()
         self._body_until = self.connection.now + self.connection.settings.body_timeout_s
@@ -142,12 +141,12 @@ class Exchange:
         elif not self._is_lost:
             self._is_lost = True
             self.set_deadline(self.connection.now + self.connection.settings.disconnect_grace_s)
-            self.stream.lost()
+            self.stream.connection_lost()
 
     def freed(self) -> None:
         """There is room to send again."""
         if self.stream is not None and not self.lane.is_clogged:
-            self.stream.resume()
+            self.stream.resume_writing()
 
     def completed(self) -> None:
         """The end of the response was queued, and is out."""
@@ -180,9 +179,10 @@ class Exchange:
             else:
                 self._watch()
         elif stream.deadline <= self.connection.now:
-            stream.expired()
+            stream.deadline_passed()
             if stream.deadline != NEVER and not self.has_ended:
-                self.set_deadline(stream.deadline)
+                assert self.stream is not None
+                self.set_deadline(self.stream.deadline)
         elif self._is_body_overdue() and stream.awaits_body:
             self.refuse(RequestError(408, "The body of the request did not arrive in time"))
         else:
@@ -229,16 +229,16 @@ class Exchange:
             deadline = min(deadline, self.stream.deadline)
         self.set_deadline(deadline)
 
-    # For the stream (see `wire`).
+    # For the stream (see `http.contract`).
 
-    def head(self, stream: HTTPStream, status: int, headers: Iterable[Header]) -> int:
+    def start(self, status: int, headers: Iterable[Header]) -> int:
         self._block, self._declared, self._found = encode_fields(headers)
         self.status = status
         if self.record is not None:
             self.record.response_headers = copied(headers)
         return self._declared
 
-    def respond(self, stream: HTTPStream, body: bytes, end: bool, bodyless: bool) -> None:
+    def respond(self, body: bytes, end: bool, bodyless: bool) -> None:
         status, connection = self.status, self.connection
         block = (
             STATUS_FIELDS[status]
@@ -258,13 +258,14 @@ class Exchange:
         if bodyless or (end and not body):
             connection.protocol.send_head(self.lane, block, True)
             if not end:
-                self.set_deadline(stream.deadline)
+                assert self.stream is not None
+                self.set_deadline(self.stream.deadline)
         else:
             connection.protocol.send_head(self.lane, block, False)
             self.put(body, end)
         connection.flush_soon()
 
-    def write(self, stream: HTTPStream, data: bytes, end: bool) -> None:
+    def write(self, data: bytes, end: bool) -> None:
         if end and self.lane.state is OPEN:
             self._make_room()
         self.put(data, end)
@@ -278,7 +279,7 @@ class Exchange:
         if lane.queued:
             if lane.queued > HIGH_WATER and not lane.is_clogged and self.stream is not None:
                 lane.is_clogged = True
-                self.stream.pause()
+                self.stream.pause_writing()
             if lane.queued == len(data):  # nothing was before
                 self._seen = self.sent - lane.queued
                 if self.tunnel is None or not self.tunnel.is_accepted:
@@ -286,31 +287,29 @@ class Exchange:
             if self.deadline == NEVER:
                 self._watch()
 
-    def declare(self, stream: HTTPStream, length: int) -> None:
+    def set_length(self, length: int) -> None:
         if self._declared < 0:
             self._declared = length
 
-    def may_have_trailers(self, stream: HTTPStream) -> bool:
+    def allows_trailers(self) -> bool:
         return self.fields is not None and takes_trailers(self.fields.headers)
 
-    def trailers(self, stream: HTTPStream, headers: Iterable[Header]) -> None:
+    def write_trailers(self, headers: Iterable[Header]) -> None:
         block = encode_fields(headers)[0]
         if self.lane.state is OPEN:
             self._make_room()
         self.connection.protocol.send_trailers(self.lane, block)
         self.connection.flush_soon()
 
-    def start_file(
-        self, stream: HTTPStream, descriptor: int, offset: int, count: int, end: bool
-    ) -> bool:
+    def start_file(self, descriptor: int, offset: int, count: int, end: bool) -> bool:
         if not self.lane.is_answered:
-            self.respond(stream, b"", False, False)
+            self.respond(b"", False, False)
         return False  # it has to be cut into frames
 
-    def end_file(self, stream: HTTPStream) -> int:
+    def stop_file(self) -> int:
         return 0
 
-    def inform(self, stream: HTTPStream, status: int, headers: Iterable[Header]) -> None:
+    def write_informational(self, status: int, headers: Iterable[Header]) -> None:
         if status == 100:
             if not self._awaits_100:
                 return  # the body is on its way
@@ -320,20 +319,21 @@ class Exchange:
         self.connection.protocol.send_head(self.lane, STATUS_FIELDS[status] + block, False)
         self.connection.flush_soon()
         if self.connection.is_clogged:  # no window holds these
-            stream.pause()
+            assert self.stream is not None
+            self.stream.pause_writing()
             self.connection.hold_back(self)
 
-    def credit(self, stream: HTTPStream) -> None:
+    def resume_body(self) -> None:
         protocol = self.connection.protocol
         protocol.consume(self.lane, self.lane.unread)
         if protocol.outbox.frames:  # mostly, it is not told each time
             self.connection.flush_soon()
 
-    def abort(self, stream: HTTPStream) -> None:
+    def abort(self) -> None:
         self.connection.protocol.reset(self.lane, Code.INTERNAL_ERROR)
         self.connection.flush_soon()
 
-    def accept(self, stream: WebSocketStream, headers: Iterable[Header]) -> tuple[Tunnel, bytes]:
+    def accept(self, headers: Iterable[Header]) -> tuple[Tunnel, bytes]:
         tunnel = self.tunnel
         assert tunnel is not None
         if self.lane.state is CLOSED:
@@ -350,10 +350,7 @@ class Exchange:
         self.connection.flush_soon()
         return tunnel, tunnel.accept()
 
-    def fail(self, stream: HTTPStream, error: RequestError) -> None:
-        self.refuse(error)
-
-    def finish(self, stream: HTTPStream) -> None:
+    def finish(self) -> None:
         self.has_ended = True
         if self.record is not None:
             self.record_end()

@@ -1,4 +1,4 @@
-"""The Pipe below a WebSocket on one stream of an HTTP/2 connection (RFC 8441, 5)."""
+"""The `WebSocketTransport` of a WebSocket on one stream of an HTTP/2 connection (RFC 8441, 5)."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Tunnel:
             return
         if self._is_open:
             if data:
-                self._stream.feed(data)
+                self._stream.feed_data(data)
             if end and self._is_open and self._is_held:
                 # There may be a Close among what waits.
                 limits = exchange.connection.server.websocket
@@ -91,7 +91,7 @@ class Tunnel:
     def close_websocket(self) -> None:
         """The worker is to stop."""
         if self._is_open:
-            self._stream.hang_up()
+            self._stream.ask_to_end()
 
     def expired(self) -> None:
         """The exchange's deadline has passed."""
@@ -113,8 +113,8 @@ class Tunnel:
             self._stream.feed_eof()
             return
         if self._stream.deadline <= now:
-            self._stream.expired()
-        self.reschedule()
+            self._stream.deadline_passed()
+        self.deadline_changed()
 
     def ended(self) -> None:
         """Our side is: the client has a moment to end its own."""
@@ -139,7 +139,7 @@ class Tunnel:
             self._exchange.connection.protocol.consume(lane, lane.unread)
             self._exchange.connection.flush_soon()
 
-    # For the stream (see `wire`).
+    # For the stream.
 
     def write(self, data: bytes) -> None:
         exchange = self._exchange
@@ -150,17 +150,17 @@ class Tunnel:
         if exchange.lane.is_waiting:
             self._await_room()
 
-    def hold(self) -> None:
+    def pause_reading(self) -> None:
         self._is_held = True
 
-    def credit(self) -> None:
+    def resume_reading(self) -> None:
         self._is_held = False
         self._consume()
         if self._end_until != NEVER:
             self._end_until = NEVER
             self._stream.feed_eof()
 
-    def reschedule(self) -> None:
+    def deadline_changed(self) -> None:
         if self._is_open:
             self._exchange.set_deadline(min(self._stream.deadline, self._stuck_at, self._end_until))
 

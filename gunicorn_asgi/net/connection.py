@@ -13,7 +13,7 @@ from enum import Enum
 from fcntl import ioctl
 from typing import TYPE_CHECKING, Any
 
-from ..http.contract import NEVER, Stream
+from ..http.contract import NEVER, ASGIStream
 from ..observe.printable import printable
 from . import tls_extension as tls
 from .sendfile import Transfer
@@ -150,7 +150,7 @@ class Connection(asyncio.Protocol):
         self._seen = self._look()
         self.deadline = self._server.now + self._server.settings.write_timeout_s
         for stream in self._streams():
-            stream.pause()
+            stream.pause_writing()
 
     def resume_writing(self) -> None:
         self._clogged = False
@@ -160,7 +160,7 @@ class Connection(asyncio.Protocol):
         if self._is_transferring:
             return  # the stream goes on when that is through
         for stream in self._streams():
-            stream.resume()
+            stream.resume_writing()
 
     def eof_received(self) -> bool:
         self._reading = CLOSED
@@ -178,7 +178,7 @@ class Connection(asyncio.Protocol):
             return
         self.deadline = self._server.now + self._server.grace_s
         for stream in streams:
-            stream.lost()
+            stream.connection_lost()
 
     # Reading and writing.
 
@@ -224,14 +224,14 @@ class Connection(asyncio.Protocol):
             self._seen = self._look()
             self._set_deadline()
             for stream in self._streams():
-                stream.pause()
+                stream.pause_writing()
         return True
 
     def _transferred(self) -> None:
         if self._reading is not CLOSED:
             self._set_deadline()
         for stream in self._streams():
-            stream.resume()
+            stream.resume_writing()
 
     @property
     def _is_transferring(self) -> bool:
@@ -424,7 +424,7 @@ class Connection(asyncio.Protocol):
         """That has not come, and the connection is open."""
 
     @abstractmethod
-    def _streams(self) -> Sequence[Stream]:
+    def _streams(self) -> Sequence[ASGIStream]:
         """The exchanges that are not over."""
 
     # For the server.
@@ -455,7 +455,7 @@ class Connection(asyncio.Protocol):
     def hang_up(self) -> None:
         """The worker is about to stop: tell applications that listen."""
         for stream in self._streams():
-            stream.hang_up()
+            stream.ask_to_end()
 
     def kill(self) -> None:
         """The worker stops now."""

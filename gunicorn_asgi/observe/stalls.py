@@ -24,7 +24,7 @@ from types import CodeType, FrameType
 from typing import Any, Protocol
 
 from ..asgi.http import HTTPStream
-from ..http.contract import Stream
+from ..http.contract import ASGIStream
 from .printable import printable
 
 MAX_CALLS = 60
@@ -41,7 +41,7 @@ OWN = "gunicorn_asgi "
 PIPE_ROOM = 512
 """Bytes that a pipe takes at once if it takes any (PIPE_BUF of POSIX)."""
 
-Running = Mapping["asyncio.Task[None]", tuple[Stream, float]]
+Running = Mapping["asyncio.Task[None]", tuple[ASGIStream, float]]
 """The tasks of running requests, each with its exchange and when that began (``time.monotonic``)."""
 RUNS = (HTTPStream.run.__code__,)
 """What calls the application for an exchange, its `self`."""
@@ -187,10 +187,10 @@ class StallWatch:
         except Exception as error:  # noqa: BLE001 # whatever it is that changes meanwhile, or is not as it should be
             return f"{head}. What holds it cannot be told: {error!r}"
 
-    def _list_requests(self, holder: Stream | None, silence: float) -> list[str]:
+    def _list_requests(self, holder: ASGIStream | None, silence: float) -> list[str]:
         """A line for each running request, the oldest first."""
         now = time.monotonic()
-        requests: list[tuple[float, Stream, asyncio.Task[None] | None]]
+        requests: list[tuple[float, ASGIStream, asyncio.Task[None] | None]]
         requests = [(began, stream, task) for task, (stream, began) in list(self.running.items())]
         requests.sort(key=lambda request: request[0])
         if holder is not None and not any(stream is holder for _, stream, _ in requests):
@@ -206,7 +206,7 @@ class StallWatch:
             len(requests),
         )
 
-    def _list_tasks(self, holder: Stream | None) -> list[str]:
+    def _list_tasks(self, holder: ASGIStream | None) -> list[str]:
         current = asyncio.current_task(self._loop)
         others = asyncio.all_tasks(self._loop) - self.running.keys()
         tasks = {task for task in others if task is current or not task.get_name().startswith(OWN)}
@@ -234,7 +234,7 @@ HOLDS = "which holds the loop"
 
 def _read_stack(
     frame: FrameType | None, runner: CodeType | None
-) -> tuple[list[Call], Stream | None]:
+) -> tuple[list[Call], ASGIStream | None]:
     """The calls inside of `runner`, the innermost first; those of an application's code alone, and its request, if that is what runs.
 
     Lines are read at once, for the thread may go on meanwhile. The request is not found where its application has made a task of its own.
@@ -281,7 +281,7 @@ def _brief(calls: list[Call]) -> str:
     return "in " + " > ".join(places) if places else "at its end"
 
 
-def _title(stream: Stream) -> str:
+def _title(stream: ASGIStream) -> str:
     return printable(f"{stream.method} {stream.raw_path[:MAX_PATH].decode('latin-1')}")
 
 
