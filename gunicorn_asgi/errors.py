@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .http.contract import Header
+from .http.grammar import Header
 
 
 class RequestError(Exception):

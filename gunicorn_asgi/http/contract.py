@@ -60,17 +60,15 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from ..errors import RequestError
+from ..errors import RequestError
+from .grammar import Header as Header  # noqa: PLC0414 # re-exported on purpose
 
 NEVER = math.inf
 
 CLIENT_CLOSED_REQUEST = 499
 """Status for the log only: the client went away before there was a response. nginx made it known."""
-
-Header = tuple[bytes, bytes]
 
 
 class ASGIStream(Protocol):

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from ..errors import ApplicationError
-from .contract import Header
-from .grammar import CONTENT_LENGTH, TOKEN
+from .grammar import CONTENT_LENGTH, TOKEN, Header
 
 VISIBLE = bytes(byte for byte in range(256) if byte in (9, 32) or (byte > 32 and byte != 127))
 """What a field line may hold (RFC 9110, 5.5): visible characters, obs-text, space and tab."""

@@ -12,8 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import islice
 
 from ..errors import RequestError
-from .contract import Header
-from .grammar import TOKEN_PATTERN
+from .grammar import TOKEN_PATTERN, Header
 
 Node = tuple[str, int]
 """(address, port), with port 0 where none is told."""

@@ -14,9 +14,8 @@ from typing import Literal
 from urllib.parse import unquote_to_bytes
 
 from ..errors import RequestError
-from .contract import Header
 from .forwarded import Node, Told
-from .grammar import TOKEN
+from .grammar import TOKEN, Header
 
 UNDERSCORE = ord("_")
 """As a number: `in` on bytes looks for a byte ten times faster than for a string of one."""

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from http import HTTPStatus
 
 from ..errors import RequestError
-from ..http.contract import Header
 from ..http.fields import (
     CLOSE,
     CODING,
@@ -18,6 +17,7 @@ from ..http.fields import (
     explain,
     read_length,
 )
+from ..http.grammar import Header
 
 STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(100, 1000)}
 """RFC 9112, 4: the space stays where there is no reason phrase."""

@@ -7,7 +7,7 @@ import re
 import h11
 
 from ..errors import RequestError
-from ..http.contract import Header
+from ..http.grammar import Header
 
 # h11 merges, refuses or requires some fields (Content-Length, Transfer-Encoding, Host), which `request` does for every parser. So h11
 # is shown every name with a mark before it, and recognizes none.

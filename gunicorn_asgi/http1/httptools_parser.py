@@ -5,7 +5,7 @@ from __future__ import annotations
 import httptools
 
 from ..errors import RequestError
-from ..http.contract import Header
+from ..http.grammar import Header
 
 REQUEST = b"GET / "
 """Stands before the fields in place of the real method and target: llhttp knows too few of them."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 
-from ..http.contract import Header
+from ..http.grammar import Header
 
 FieldParser = Callable[[bytes], list[Header]]
 """Takes ``HTTP/1.x CRLF fields CRLF``, returns the field lines in order with lower-case names and without the optional white space

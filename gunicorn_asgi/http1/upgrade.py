@@ -7,8 +7,8 @@ import binascii
 from collections.abc import Iterable, Sequence
 
 from ..errors import RequestError
-from ..http.contract import Header
 from ..http.fields import DATE, SERVER
+from ..http.grammar import Header
 from ..websocket.negotiation import accept_key
 from .encode import encode_fields
 

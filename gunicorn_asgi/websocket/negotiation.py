@@ -10,8 +10,8 @@ from websockets.headers import build_extension, parse_extension, parse_subprotoc
 from websockets.utils import accept_key as _accept_key
 
 from ..errors import ApplicationError, RequestError
-from ..http.contract import Header
 from ..http.fields import as_list
+from ..http.grammar import Header
 from .deflate import WINDOW_BITS, Deflate
 
 MAX_OFFER = 16384
