@@ -151,6 +151,7 @@ def test_only_the_worker_and_types_know_the_server() -> None:
 
 
 PURE = {
+    "websocket.close",
     "websocket.deflate",
     "websocket.negotiation",
     "errors",
@@ -163,6 +164,8 @@ PURE = {
     "http.contract",
     "version",
     "websocket.frames",
+    "websocket.reader",
+    "websocket.state",
     "http1.body",
     "http1.encode",
     "http1.inbox",
@@ -236,7 +239,11 @@ def test_a_protocol_library_is_known_where_it_is_used_and_nowhere_else(
 
 
 def test_the_library_of_websockets_is_known_where_their_bytes_are_read_and_made() -> None:
-    assert importers("websockets") == {"websocket.frames", "websocket.negotiation"}
+    assert importers("websockets") == {
+        "websocket.close",
+        "websocket.negotiation",
+        "websocket.reader",
+    }
 
 
 @pytest.mark.parametrize("parser", ["httptools_parser", "h11_parser"])

@@ -38,7 +38,9 @@ from ws import (
 from ws2 import OVER_2, WAYS, serve_way
 
 from gunicorn_asgi.errors import Violation
-from gunicorn_asgi.websocket.frames import AT_BORDER, MAX_SKIPPED, Close, CloseFinder, FrameReader
+from gunicorn_asgi.websocket.close import MAX_SKIPPED, Close, CloseFinder
+from gunicorn_asgi.websocket.frames import AT_BORDER
+from gunicorn_asgi.websocket.reader import FrameReader
 
 DEFLATE = b"Sec-WebSocket-Extensions: permessage-deflate"
 MAX_SIZE = 16 << 20

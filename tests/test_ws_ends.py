@@ -12,7 +12,7 @@ from ws import ACCEPT, CONNECT, WebSocket, accepted2, close, disconnect, handsha
 from ws2 import Client2, Stream2, extended_connect, serve2
 
 from gunicorn_asgi.errors import ClientDisconnected
-from gunicorn_asgi.websocket.frames import FrameReader
+from gunicorn_asgi.websocket.reader import FrameReader
 
 MANY = [f"message {number}" for number in range(100)]
 LARGE = ["x" * 200_000]

@@ -52,9 +52,10 @@ from ws import (
 )
 
 from gunicorn_asgi.errors import ApplicationError, Violation
+from gunicorn_asgi.websocket.close import Close, close_payload
 from gunicorn_asgi.websocket.deflate import Deflate
-from gunicorn_asgi.websocket.frames import Close, FrameReader, close_payload
 from gunicorn_asgi.websocket.negotiation import accept_key, negotiate_deflate
+from gunicorn_asgi.websocket.reader import FrameReader
 
 NO_CODE = 1005
 

@@ -15,21 +15,16 @@ from test_ws_oracle import NO_CODE, Outcome, read
 from ws import BINARY, CLOSE, CONTINUATION, PING, PONG, RSV1, TEXT, close, cont, frame, ping, text
 
 from gunicorn_asgi.errors import ApplicationError, Violation
-from gunicorn_asgi.websocket.deflate import Deflate
-from gunicorn_asgi.websocket.frames import (
-    HIGH_WATER,
-    LARGE,
+from gunicorn_asgi.websocket.close import (
     MAX_REASON,
-    MIN_DEFLATE,
     Close,
-    FrameReader,
-    Ping,
     close_payload,
-    control_frame,
-    data_frame,
     echo_payload,
     read_close,
 )
+from gunicorn_asgi.websocket.deflate import Deflate
+from gunicorn_asgi.websocket.frames import MIN_DEFLATE, control_frame, data_frame
+from gunicorn_asgi.websocket.reader import HIGH_WATER, LARGE, FrameReader, Ping
 
 TABLES: list[tuple[dict[str, Case], int]] = [
     (HEADER, 1 << 24),

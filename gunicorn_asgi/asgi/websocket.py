@@ -7,28 +7,21 @@ import asyncio
 from ..errors import ApplicationError, ClientDisconnected, RequestError, Violation, is_disconnect
 from ..http.contract import NEVER, Header, ResponseWriter, WebSocketTransport
 from ..observe.printable import printable
-from ..websocket.deflate import Deflate
-from ..websocket.frames import (
+from ..websocket.close import (
     ABNORMAL_CLOSURE,
-    CLOSE,
     GOING_AWAY,
-    HIGH_WATER,
     INTERNAL_ERROR,
     NORMAL_CLOSURE,
-    PING,
-    PONG,
     SERVICE_RESTART,
     Close,
-    FrameReader,
-    Limits,
-    Ping,
-    State,
     close_payload,
-    control_frame,
-    data_frame,
     echo_payload,
 )
+from ..websocket.deflate import Deflate
+from ..websocket.frames import CLOSE, PING, PONG, control_frame, data_frame
 from ..websocket.negotiation import negotiate_deflate, read_headers, read_subprotocols
+from ..websocket.reader import HIGH_WATER, FrameReader, Ping
+from ..websocket.state import Limits, State
 from .http import COMPLETE, PARTS_PER_TURN, STREAMING, WAITING, Host, HTTPStream
 from .scope import Message, Scope, websocket_scope
 

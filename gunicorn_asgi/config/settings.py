@@ -20,7 +20,7 @@ from gunicorn.config import KNOWN_SETTINGS
 
 from ..errors import ConfigError
 from ..http1 import parser
-from ..websocket.frames import Limits
+from ..websocket.state import Limits
 from . import checks
 
 if TYPE_CHECKING:

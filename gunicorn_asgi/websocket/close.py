@@ -1,0 +1,132 @@
+"""Pure: the Close frame: its codes, its payload, and the search for the client's (RFC 6455, 5.5.1 and 7)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from websockets.exceptions import ProtocolError
+from websockets.frames import Close as _Close
+
+from ..errors import ApplicationError, Violation
+from .frames import AT_BORDER, CLOSE, MASKED, MAX_CONTROL
+
+NORMAL_CLOSURE, GOING_AWAY, PROTOCOL_ERROR, NO_STATUS, ABNORMAL_CLOSURE = (
+    1000,
+    1001,
+    1002,
+    1005,
+    1006,
+)
+INVALID_DATA, MESSAGE_TOO_BIG, INTERNAL_ERROR, SERVICE_RESTART = 1007, 1009, 1011, 1012
+"""Close codes (RFC 6455, 7.4.1; 1012 in IANA's registry). 1005 and 1006 are never on the wire: no code came, no Close came."""
+
+MAX_REASON = MAX_CONTROL - 2
+MAX_SKIPPED = 10000
+"""Frames that are skipped in search of a Close: each takes its time, even an empty one."""
+
+
+class Close(NamedTuple):
+    code: int
+    """NO_STATUS if the frame had none."""
+    reason: str
+
+
+def read_close(payload: bytes) -> Close:
+    """The code and the reason of a Close frame; 1005 if it has none. Raises Violation (RFC 6455, 5.5.1 and 7.4)."""
+    try:
+        close = _Close.parse(payload)
+        return Close(int(close.code), close.reason)
+    except ProtocolError as error:
+        raise Violation(PROTOCOL_ERROR, str(error)) from error
+    except UnicodeDecodeError:
+        raise Violation(INVALID_DATA, "the reason of a Close frame is not UTF-8") from None
+
+
+def echo_payload(close: Close) -> bytes:
+    """What answers the client's Close frame: its code (RFC 6455, 5.5.1), or nothing where it had none."""
+    return b"" if close.code == NO_STATUS else close.code.to_bytes(2, "big")
+
+
+def close_payload(code: object, reason: object) -> bytes:
+    """The payload of the Close frame that the application asks for. Raises ApplicationError."""
+    if not isinstance(code, int) or not isinstance(reason, str):
+        raise ApplicationError(
+            f"the 'code' of a close must be an int, and its 'reason' a str, not {code!r} and {reason!r}"
+        )
+    try:
+        payload = _Close(code, reason).serialize()
+    except ProtocolError:
+        raise ApplicationError(
+            f"{code} is no close code that may be sent (RFC 6455, 7.4): expected 1000 to 1003, 1007 to 1014, or 3000 to 4999"
+        ) from None
+    except UnicodeEncodeError:
+        raise ApplicationError(
+            f"the 'reason' of a close has a lone surrogate: {reason!r}"
+        ) from None
+    if len(payload) > MAX_CONTROL:
+        raise ApplicationError(
+            f"the 'reason' of a close has {len(payload) - 2} bytes, more than the {MAX_REASON} that fit (RFC 6455, 5.5)"
+        )
+    return payload
+
+
+class CloseFinder:
+    """Finds the client's Close frame, and skips all else unread (RFC 6455, 7.1.1 and 7.1.7).
+
+    A frame ends where the length in its head says, whatever else is wrong with it. So the frames
+    that follow a violation are found, except where that length has no end.
+    """
+
+    __slots__ = ("_frames", "_has_found", "_head", "_is_close", "_left")
+
+    def __init__(self, opcode: int, left: int) -> None:
+        """Begin within a frame of that `opcode`, with `left` bytes of its payload to come.
+
+        AT_BORDER: begin between two frames.
+        """
+        self._is_close = opcode == CLOSE
+        self._left = left
+        self._head = b""
+        """The head of the next frame, as far as it is here: at most 13 bytes."""
+        self._frames = 0
+        """Number of frames that have ended."""
+        self._has_found = False
+
+    def find(self, data: bytes) -> bool:
+        """Whether the whole Close frame has been received, in `data` or before."""
+        if self._head:
+            data = self._head + data
+            self._head = b""
+        position, size = 0, len(data)
+        while position < size and self._frames < MAX_SKIPPED and not self._has_found:
+            if self._left < 0:
+                begin, length = _read_extent(data, position)
+                if begin > size:
+                    self._head = data[position:]
+                    break
+                self._is_close = data[position] & 0x0F == CLOSE
+                position, self._left = begin, length
+            part = min(self._left, size - position)
+            position += part
+            self._left -= part
+            if not self._left:
+                self._left = AT_BORDER
+                self._frames += 1
+                self._has_found = self._is_close
+        return self._has_found
+
+
+def _read_extent(data: bytes, start: int) -> tuple[int, int]:
+    """Where the payload of the frame at `start` begins, and its length.
+
+    The payload begins after the end of `data` if the head is not whole.
+    """
+    begin = start + 2
+    if begin > len(data):
+        return begin, 0
+    second = data[start + 1]
+    length = second & 0x7F
+    if length > MAX_CONTROL:
+        begin += 2 if length == 126 else 8
+        length = int.from_bytes(data[start + 2 : begin], "big")
+    return begin + (4 if second & MASKED else 0), length
