@@ -9,19 +9,25 @@ from typing import Any
 import pytest
 
 from gunicorn_asgi.errors import Violation
-from gunicorn_asgi.websocket.deflate import MAX_STREAMS, MAX_WINDOW, Deflate
+from gunicorn_asgi.websocket.deflate import DEFLATE_WINDOW, MAX_FINAL_BLOCKS, Deflate
 
 TAIL = b"\0\0\xff\xff"
 PAYLOAD = bytes(number * number % 251 for number in range(2000))
 
 
 def agreed(
-    client_forgets: bool = False,
-    server_forgets: bool = False,
+    client_no_context_takeover: bool = False,
+    server_no_context_takeover: bool = False,
     client_bits: int = 15,
     server_bits: int = 15,
 ) -> Deflate:
-    return Deflate(b"permessage-deflate", client_bits, server_bits, client_forgets, server_forgets)
+    return Deflate(
+        b"permessage-deflate",
+        client_bits,
+        server_bits,
+        client_no_context_takeover,
+        server_no_context_takeover,
+    )
 
 
 def flushed(compressor: Any, payload: bytes) -> bytes:
@@ -50,7 +56,7 @@ def code_of(deflate: Deflate, payload: bytes, room: float = math.inf) -> int:
 
 @pytest.mark.parametrize("forgets", [False, True])
 def test_what_is_sent_has_a_context_unless_this_side_forgets(forgets: bool) -> None:
-    deflate = agreed(server_forgets=forgets)
+    deflate = agreed(server_no_context_takeover=forgets)
     first, second = deflate.compress(PAYLOAD), deflate.compress(PAYLOAD)
     assert (first == second) is forgets
     assert not first.endswith(TAIL)
@@ -87,7 +93,7 @@ def test_each_side_has_its_own_window(bits: int) -> None:
 def test_what_comes_has_a_context_unless_the_client_forgets() -> None:
     compressor = zlib.compressobj(wbits=-15)
     first, second = flushed(compressor, PAYLOAD), flushed(compressor, PAYLOAD)
-    keeping, forgetting = agreed(), agreed(client_forgets=True)
+    keeping, forgetting = agreed(), agreed(client_no_context_takeover=True)
     for deflate in (keeping, forgetting):
         # In parts, of which none but the last ends the message.
         assert (
@@ -126,8 +132,8 @@ def test_a_final_block_ends_neither_the_message_nor_its_context() -> None:
 
 
 def test_the_context_behind_a_final_block_is_the_last_32_kib() -> None:
-    long = bytes(number * number % 65521 % 256 for number in range(MAX_WINDOW + 5000))
-    data = final(long) + final(long[-1000:], context=long[-MAX_WINDOW:])
+    long = bytes(number * number % 65521 % 256 for number in range(DEFLATE_WINDOW + 5000))
+    data = final(long) + final(long[-1000:], context=long[-DEFLATE_WINDOW:])
     assert agreed().decompress(data, True, math.inf) == long + long[-1000:]
 
 
@@ -141,6 +147,9 @@ def test_the_limit_is_exact_behind_a_final_block_that_fills_it(size: int) -> Non
 
 
 def test_so_many_final_blocks_are_read_in_one_frame() -> None:
-    assert agreed().decompress(final(b"x") * MAX_STREAMS, True, math.inf) == b"x" * MAX_STREAMS
-    assert code_of(agreed(), final(b"x") * (MAX_STREAMS + 1)) == 1002
+    assert (
+        agreed().decompress(final(b"x") * MAX_FINAL_BLOCKS, True, math.inf)
+        == b"x" * MAX_FINAL_BLOCKS
+    )
+    assert code_of(agreed(), final(b"x") * (MAX_FINAL_BLOCKS + 1)) == 1002
     assert code_of(agreed(), final(b"x") * 1000, 10) == 1009  # whichever comes first

@@ -38,8 +38,8 @@ from ws import (
 from ws2 import OVER_2, WAYS, serve_way
 
 from gunicorn_asgi.errors import Violation
-from gunicorn_asgi.websocket.close import MAX_SKIPPED, Close, CloseFinder
-from gunicorn_asgi.websocket.frames import AT_BORDER
+from gunicorn_asgi.websocket.close import MAX_SKIPPED_FRAMES, Close, CloseFinder
+from gunicorn_asgi.websocket.frames import BETWEEN_FRAMES
 from gunicorn_asgi.websocket.reader import FrameReader
 
 DEFLATE = b"Sec-WebSocket-Extensions: permessage-deflate"
@@ -414,7 +414,7 @@ def test_a_close_is_found_with_its_last_byte(
     answer: bytes,
     cuts: list[int],
 ) -> None:
-    finder = CloseFinder(TEXT, AT_BORDER)
+    finder = CloseFinder(TEXT, BETWEEN_FRAMES)
     data = b"".join(frames) + answer
     for part in parts(data[:-1], cuts):
         assert not finder.find(part)
@@ -423,14 +423,14 @@ def test_a_close_is_found_with_its_last_byte(
 
 
 def test_a_close_that_was_found_stays_found_whatever_follows() -> None:
-    finder = CloseFinder(TEXT, AT_BORDER)
+    finder = CloseFinder(TEXT, BETWEEN_FRAMES)
     assert finder.find(close(1000) + text("a") + ping())
     assert finder.find(text("b"))
 
 
 @pytest.mark.parametrize("name", FRAMES)
 def test_each_frame_is_skipped_byte_by_byte(name: str) -> None:
-    finder = CloseFinder(CLOSE, AT_BORDER)
+    finder = CloseFinder(CLOSE, BETWEEN_FRAMES)
     data = FRAMES[name] + close(1000)
     found = [finder.find(data[position : position + 1]) for position in range(len(data))]
     assert found == [False] * (len(data) - 1) + [True]
@@ -491,17 +491,17 @@ def test_nothing_is_found_in_a_frame_without_an_end() -> None:
 
 def test_the_search_has_an_end() -> None:
     """Each frame costs time. After too many, the client counts as one that does not answer."""
-    finder = CloseFinder(TEXT, AT_BORDER)
-    assert not finder.find(ping() * (MAX_SKIPPED - 1))
+    finder = CloseFinder(TEXT, BETWEEN_FRAMES)
+    assert not finder.find(ping() * (MAX_SKIPPED_FRAMES - 1))
     assert finder.find(close())
-    finder = CloseFinder(TEXT, AT_BORDER)
-    assert not finder.find(ping() * MAX_SKIPPED)
+    finder = CloseFinder(TEXT, BETWEEN_FRAMES)
+    assert not finder.find(ping() * MAX_SKIPPED_FRAMES)
     assert not finder.find(close())
 
 
 @pytest.mark.parametrize("opcode", [TEXT, PING, CLOSE])
 def test_nothing_is_kept_but_the_beginning_of_a_head(opcode: int) -> None:
-    finder = CloseFinder(TEXT, AT_BORDER)
+    finder = CloseFinder(TEXT, BETWEEN_FRAMES)
     data = frame(opcode, b"x" * 70_000) * 2
     for position in range(0, len(data) - 100, 37):
         finder.find(data[position : position + 37])

@@ -24,7 +24,7 @@ from gunicorn_asgi.websocket.close import (
 )
 from gunicorn_asgi.websocket.deflate import Deflate
 from gunicorn_asgi.websocket.frames import MIN_DEFLATE, control_frame, data_frame
-from gunicorn_asgi.websocket.reader import HIGH_WATER, LARGE, FrameReader, Ping
+from gunicorn_asgi.websocket.reader import MAX_UNREAD, MIN_VIEW, FrameReader, Ping
 
 TABLES: list[tuple[dict[str, Case], int]] = [
     (HEADER, 1 << 24),
@@ -52,8 +52,12 @@ def reader(
     return FrameReader(max_size, max_queue, deflate)
 
 
-def deflating(client_forgets: bool = False, server_forgets: bool = False) -> Deflate:
-    return Deflate(b"permessage-deflate", 15, 15, client_forgets, server_forgets)
+def deflating(
+    client_no_context_takeover: bool = False, server_no_context_takeover: bool = False
+) -> Deflate:
+    return Deflate(
+        b"permessage-deflate", 15, 15, client_no_context_takeover, server_no_context_takeover
+    )
 
 
 # What is received.
@@ -70,7 +74,7 @@ def test_the_tables_hold_however_the_bytes_are_cut(case: Case, limit: int) -> No
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
 @pytest.mark.parametrize(
-    "size", [0, 1, 125, 126, 127, LARGE - 1, LARGE, LARGE + 1, 65535, 65536, 65537]
+    "size", [0, 1, 125, 126, 127, MIN_VIEW - 1, MIN_VIEW, MIN_VIEW + 1, 65535, 65536, 65537]
 )
 def test_a_message_of_any_size_is_read_at_its_last_byte(opcode: int, size: int) -> None:
     payload = bytes(number % 91 + 32 for number in range(size))
@@ -121,12 +125,12 @@ def test_enough_messages_are_more_than_the_high_water_mark(parts: int) -> None:
         )
 
     full = reader()
-    full.read(message(HIGH_WATER - 1) + message(1))
+    full.read(message(MAX_UNREAD - 1) + message(1))
     assert not full.is_full
-    assert full.unread == HIGH_WATER
+    assert full.unread == MAX_UNREAD
     full.read(message(1) + message(2))
     assert full.is_full
-    assert full.unread == HIGH_WATER + 1
+    assert full.unread == MAX_UNREAD + 1
     assert len(full.messages) == 3
 
 
@@ -167,7 +171,7 @@ def test_dropped_messages_are_not_kept_and_the_close_is_still_found() -> None:
     assert dropping.is_full
     dropping.drop()
     assert dropping.read(
-        frame(BINARY, bytes(HIGH_WATER + 1))
+        frame(BINARY, bytes(MAX_UNREAD + 1))
         + frame(TEXT, b"c", fin=False)
         + cont(b"d")
         + close(1001, "bye")
@@ -206,7 +210,7 @@ def test_a_compressed_message_in_parts_is_compressed_as_a_whole(count: int) -> N
         for number, part in enumerate(parts)
     )
     for pieces in cuts(frames + text("after")):
-        outcome = read(pieces, deflate=deflating(client_forgets=True))
+        outcome = read(pieces, deflate=deflating(client_no_context_takeover=True))
         assert outcome.messages == [payload.decode(), "after"]
         assert outcome.code is None
 

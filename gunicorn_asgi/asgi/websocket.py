@@ -18,14 +18,14 @@ from ..websocket.close import (
     echo_payload,
 )
 from ..websocket.deflate import Deflate
-from ..websocket.frames import CLOSE, PING, PONG, control_frame, data_frame
+from ..websocket.frames import OP_CLOSE, OP_PING, OP_PONG, control_frame, data_frame
 from ..websocket.negotiation import negotiate_deflate, read_headers, read_subprotocols
-from ..websocket.reader import HIGH_WATER, FrameReader, Ping
-from ..websocket.state import Limits, State
+from ..websocket.reader import MAX_UNREAD, FrameReader, Ping
+from ..websocket.state import WebSocketLimits, WebSocketState
 from .http import COMPLETE, PARTS_PER_TURN, STREAMING, WAITING, Host, HTTPStream
 from .scope import Message, Scope, websocket_scope
 
-CONNECTING, OPEN, CLOSING, CLOSED = State
+CONNECTING, OPEN, CLOSING, CLOSED = WebSocketState
 
 
 class WebSocketStream(HTTPStream):
@@ -63,7 +63,9 @@ class WebSocketStream(HTTPStream):
     _transport: WebSocketTransport
     """Since the handshake."""
 
-    def __init__(self, writer: ResponseWriter, scope: Scope, host: Host, limits: Limits) -> None:
+    def __init__(
+        self, writer: ResponseWriter, scope: Scope, host: Host, limits: WebSocketLimits
+    ) -> None:
         """`scope` is that of the handshake's request. Raises RequestError."""
         super().__init__(writer, scope, False, False, host)
         # Set once.
@@ -75,7 +77,7 @@ class WebSocketStream(HTTPStream):
         )
         self._scope = websocket_scope(scope, self._subprotocols.copy())
         # How far it is.
-        self._state: State = CONNECTING
+        self._state: WebSocketState = CONNECTING
         self._accepted = False
         # The application was handed ``websocket.connect``, and ``websocket.disconnect``.
         self._connected = self._is_told = False
@@ -143,7 +145,7 @@ class WebSocketStream(HTTPStream):
         super().resume_writing()
         if self._owed_pong is not None:
             if self._state is OPEN:
-                self._transport.write(control_frame(PONG, self._owed_pong.payload))
+                self._transport.write(control_frame(OP_PONG, self._owed_pong.payload))
             self._owed_pong = None
 
     def connection_lost(self) -> None:
@@ -195,7 +197,7 @@ class WebSocketStream(HTTPStream):
         if (
             self._held
             and len(messages) <= self._limits.max_queue // 2
-            and self._reader.unread <= HIGH_WATER // 2
+            and self._reader.unread <= MAX_UNREAD // 2
         ):
             self._let_go()
         if type(message) is str:
@@ -318,7 +320,7 @@ class WebSocketStream(HTTPStream):
         try:
             while isinstance(control, Ping):
                 if self._state is OPEN and not self._clogged:
-                    pongs += control_frame(PONG, control.payload)
+                    pongs += control_frame(OP_PONG, control.payload)
                 elif self._state is OPEN:
                     self._owed_pong = control
                 control = reader.read()
@@ -368,7 +370,7 @@ class WebSocketStream(HTTPStream):
             if (
                 self._pong_due == NEVER and not self._clogged
             ):  # one at a time, and where it gets through
-                self._transport.write(control_frame(PING, b""))
+                self._transport.write(control_frame(OP_PING, b""))
                 self._pong_due = now + limits.ping_timeout_s
             self._ping_at = now + limits.ping_interval_s
         self.deadline = min(self._ends_at, self._pong_due, self._ping_at)
@@ -384,7 +386,7 @@ class WebSocketStream(HTTPStream):
         payload = close_payload(code, reason)
         assert isinstance(code, int)
         assert isinstance(reason, str)
-        self._transport.write(control_frame(CLOSE, payload))
+        self._transport.write(control_frame(OP_CLOSE, payload))
         if self._violation is not None:
             self._over(code, reason)
             self._transport.fail(
@@ -398,7 +400,7 @@ class WebSocketStream(HTTPStream):
         self._transport.deadline_changed()
         self._let_go()
 
-    def _over(self, code: int, reason: str, state: State = CLOSED) -> None:
+    def _over(self, code: int, reason: str, state: WebSocketState = CLOSED) -> None:
         """Nothing more can be sent. The application reads what has come before, and then `code`, unless another was there first."""
         if not self._gone or self._learns:
             self._learns = False
@@ -421,7 +423,7 @@ class WebSocketStream(HTTPStream):
 
     def _closed_by_client(self, close: Close) -> None:
         if self._state is OPEN:
-            self._transport.write(control_frame(CLOSE, echo_payload(close)))
+            self._transport.write(control_frame(OP_CLOSE, echo_payload(close)))
         self._over(close.code, close.reason)
         self._transport.close(is_clean=True)
 
@@ -432,7 +434,7 @@ class WebSocketStream(HTTPStream):
     def _give_up(self, code: int, reason: str) -> None:
         """RFC 6455, 7.1.7: say why, and wait for nothing."""
         if self._state is OPEN:
-            self._transport.write(control_frame(CLOSE, close_payload(code, reason)))
+            self._transport.write(control_frame(OP_CLOSE, close_payload(code, reason)))
         self._over(code, reason)
 
     def _wake(self) -> None:

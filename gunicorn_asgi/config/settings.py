@@ -20,7 +20,7 @@ from gunicorn.config import KNOWN_SETTINGS
 
 from ..errors import ConfigError
 from ..http1 import parser
-from ..websocket.state import Limits
+from ..websocket.state import WebSocketLimits
 from . import checks
 
 if TYPE_CHECKING:
@@ -490,7 +490,7 @@ class Settings:
     switched_off: Mapping[str, str]
     """The extensions of a response that are not offered, each with the option that says so."""
     tls_handshake_timeout_s: float
-    websocket: Limits | None
+    websocket: WebSocketLimits | None
     """None: they are not served."""
     write_timeout_s: float
     ws_drain_delay_s: float
@@ -584,10 +584,10 @@ def _switched_off(options: Mapping[str, Any]) -> dict[str, str]:
     return {f"http.response.{name}": name for name in RESPONSE_EXTENSIONS if not options[name]}
 
 
-def _websocket_limits(options: Mapping[str, Any], max_message_size: int) -> Limits | None:
+def _websocket_limits(options: Mapping[str, Any], max_message_size: int) -> WebSocketLimits | None:
     if options["ws"] == "none":
         return None
-    return Limits(
+    return WebSocketLimits(
         max_message_size=max_message_size or math.inf,
         max_queue=options["ws_max_queue"],
         ping_interval_s=_limit(options["ws_ping_interval"]),

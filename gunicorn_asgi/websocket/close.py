@@ -8,7 +8,7 @@ from websockets.exceptions import ProtocolError
 from websockets.frames import Close as _Close
 
 from ..errors import ApplicationError, Violation
-from .frames import AT_BORDER, CLOSE, MASKED, MAX_CONTROL
+from .frames import BETWEEN_FRAMES, MASKED, MAX_CONTROL, OP_CLOSE
 
 NORMAL_CLOSURE, GOING_AWAY, PROTOCOL_ERROR, NO_STATUS, ABNORMAL_CLOSURE = (
     1000,
@@ -21,7 +21,7 @@ INVALID_DATA, MESSAGE_TOO_BIG, INTERNAL_ERROR, SERVICE_RESTART = 1007, 1009, 101
 """Close codes (RFC 6455, 7.4.1; 1012 in IANA's registry). 1005 and 1006 are never on the wire: no code came, no Close came."""
 
 MAX_REASON = MAX_CONTROL - 2
-MAX_SKIPPED = 10000
+MAX_SKIPPED_FRAMES = 10000
 """Frames that are skipped in search of a Close: each takes its time, even an empty one."""
 
 
@@ -84,7 +84,7 @@ class CloseFinder:
 
         AT_BORDER: begin between two frames.
         """
-        self._is_close = opcode == CLOSE
+        self._is_close = opcode == OP_CLOSE
         self._left = left
         self._head = b""
         """The head of the next frame, as far as it is here: at most 13 bytes."""
@@ -98,19 +98,19 @@ class CloseFinder:
             data = self._head + data
             self._head = b""
         position, size = 0, len(data)
-        while position < size and self._frames < MAX_SKIPPED and not self._has_found:
+        while position < size and self._frames < MAX_SKIPPED_FRAMES and not self._has_found:
             if self._left < 0:
                 begin, length = _read_extent(data, position)
                 if begin > size:
                     self._head = data[position:]
                     break
-                self._is_close = data[position] & 0x0F == CLOSE
+                self._is_close = data[position] & 0x0F == OP_CLOSE
                 position, self._left = begin, length
             part = min(self._left, size - position)
             position += part
             self._left -= part
             if not self._left:
-                self._left = AT_BORDER
+                self._left = BETWEEN_FRAMES
                 self._frames += 1
                 self._has_found = self._is_close
         return self._has_found

@@ -11,9 +11,9 @@ from ..errors import Violation
 WINDOW_BITS, MEM_LEVEL = 12, 5
 """Of permessage-deflate: 38 KiB for what is sent and 11 for what is received, where zlib's own choice takes 264 and 44.
 Messages of a few KiB, which most are, lose next to nothing by it."""
-MAX_WINDOW = 32768
+DEFLATE_WINDOW = 32768
 """Bytes that DEFLATE can refer back to."""
-MAX_STREAMS = 64
+MAX_FINAL_BLOCKS = 64
 """Blocks with BFINAL in one frame: zlib begins anew behind each, and no sender needs more than one."""
 TAIL = b"\x00\x00\xff\xff"
 """Of an empty block, which ends what zlib flushes, and is left out of a message (RFC 7692, 7.2.1)."""
@@ -29,11 +29,11 @@ class Deflate:
 
     __slots__ = (
         "_client_bits",
-        "_client_forgets",
+        "_client_no_context_takeover",
         "_compressor",
         "_decompressor",
         "_server_bits",
-        "_server_forgets",
+        "_server_no_context_takeover",
         "header",
     )
 
@@ -42,8 +42,8 @@ class Deflate:
         header: bytes,
         client_bits: int,
         server_bits: int,
-        client_forgets: bool,
-        server_forgets: bool,
+        client_no_context_takeover: bool,
+        server_no_context_takeover: bool,
     ) -> None:
         """`header` is ``Sec-WebSocket-Extensions`` of the answer. Each side has a window of 2 ** bits; one that `forgets` takes no context
         over from one message to the next.
@@ -51,8 +51,8 @@ class Deflate:
         self.header = header
         self._client_bits = client_bits
         self._server_bits = server_bits
-        self._client_forgets = client_forgets
-        self._server_forgets = server_forgets
+        self._client_no_context_takeover = client_no_context_takeover
+        self._server_no_context_takeover = server_no_context_takeover
         self._compressor: Any = None
         self._decompressor: Any = None
 
@@ -61,7 +61,7 @@ class Deflate:
         compressor = self._compressor or zlib.compressobj(
             wbits=-self._server_bits, memLevel=MEM_LEVEL
         )
-        if not self._server_forgets:
+        if not self._server_no_context_takeover:
             self._compressor = compressor
         data: bytes = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
         return data[: -len(TAIL)]
@@ -80,16 +80,16 @@ class Deflate:
             while decompressor.eof and len(data) <= room:
                 # RFC 7692, 7.2.1: a block with BFINAL ends zlib's stream, but neither the message nor its context. Of that, this frame is known.
                 streams += 1
-                if streams > MAX_STREAMS:
+                if streams > MAX_FINAL_BLOCKS:
                     raise Violation(1002, "too many final blocks")
                 rest = decompressor.unused_data
                 decompressor = zlib.decompressobj(
-                    wbits=-self._client_bits, zdict=data[-MAX_WINDOW:]
+                    wbits=-self._client_bits, zdict=data[-DEFLATE_WINDOW:]
                 )
                 data += decompressor.decompress(rest, limit and limit - len(data))
         except zlib.error as error:
             raise Violation(1002, "decompression failed") from error
         if len(data) > room:
             raise Violation(1009, TOO_BIG)
-        self._decompressor = None if is_final and self._client_forgets else decompressor
+        self._decompressor = None if is_final and self._client_no_context_takeover else decompressor
         return data

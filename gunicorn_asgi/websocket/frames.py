@@ -9,25 +9,26 @@ from ..errors import ApplicationError
 from .deflate import Deflate
 
 FINAL, RSV1, MASKED = 0x80, 0x40, 0x80
-CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
+OP_CONTINUATION, OP_TEXT, OP_BINARY, OP_CLOSE, OP_PING, OP_PONG = 0, 1, 2, 8, 9, 10
 MAX_CONTROL = 125
 """Bytes of a control frame's payload (RFC 6455, 5.5)."""
 MIN_DEFLATE = 64
 """Bytes of a message below which it is not compressed: what that saves of a packet is not worth the time (RFC 7692, 6: a sender may choose)."""
-AT_BORDER = -1
+BETWEEN_FRAMES = -1
 
 _SMALL_HEADS = {
-    opcode: [bytes((FINAL | opcode, length)) for length in range(126)] for opcode in (TEXT, BINARY)
+    opcode: [bytes((FINAL | opcode, length)) for length in range(126)]
+    for opcode in (OP_TEXT, OP_BINARY)
 }
 
 
 def data_frame(data: Any, text: Any, deflate: Deflate | None) -> bytes:
     """A message as one frame: `data`, or `text`, of which one is None. Raises ApplicationError (statement 90)."""
     if text is None:
-        opcode = BINARY
+        opcode = OP_BINARY
         payload: bytes = data if type(data) is bytes else _as_bytes(data)
     else:
-        opcode = TEXT
+        opcode = OP_TEXT
         if data is not None or (type(text) is not str and not isinstance(text, str)):
             raise ApplicationError(
                 f"'websocket.send' needs either 'bytes', or a str as 'text', not {_kind(data)} and {_kind(text)}"

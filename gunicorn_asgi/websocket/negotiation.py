@@ -16,7 +16,7 @@ from .deflate import WINDOW_BITS, Deflate
 
 MAX_OFFER = 16384
 """Bytes of all values of one field of the handshake: they are read in Python, about 4 MB in a second, while nobody else is served."""
-FACTORY = ServerPerMessageDeflateFactory(
+DEFLATE_FACTORY = ServerPerMessageDeflateFactory(
     server_max_window_bits=WINDOW_BITS, client_max_window_bits=WINDOW_BITS
 )
 
@@ -45,17 +45,17 @@ def negotiate_deflate(headers: Iterable[Header]) -> Deflate | None:
             400, "Invalid Sec-WebSocket-Extensions: not a list of extensions"
         ) from error
     for name, parameters in offers:
-        if name == FACTORY.name:
+        if name == DEFLATE_FACTORY.name:
             try:
-                agreed, theirs = FACTORY.process_request_params(parameters, ())
+                agreed, theirs = DEFLATE_FACTORY.process_request_params(parameters, ())
             except (NegotiationError, ValueError):
                 continue  # ValueError is zlib's, for server_max_window_bits=8, which the package takes before version 17
             return Deflate(
                 build_extension([(name, list(agreed))]).encode(),
                 client_bits=theirs.remote_max_window_bits,
                 server_bits=theirs.local_max_window_bits,
-                client_forgets=theirs.remote_no_context_takeover,
-                server_forgets=theirs.local_no_context_takeover,
+                client_no_context_takeover=theirs.remote_no_context_takeover,
+                server_no_context_takeover=theirs.local_no_context_takeover,
             )
     return None
 

@@ -17,17 +17,17 @@ from ..errors import Violation
 from .close import INVALID_DATA, MESSAGE_TOO_BIG, PROTOCOL_ERROR, Close, CloseFinder, read_close
 from .deflate import TOO_BIG, Deflate
 from .frames import (
-    AT_BORDER,
-    BINARY,
-    CLOSE,
-    CONTINUATION,
+    BETWEEN_FRAMES,
     FINAL,
     MASKED,
     MAX_CONTROL,
-    PING,
-    PONG,
+    OP_BINARY,
+    OP_CLOSE,
+    OP_CONTINUATION,
+    OP_PING,
+    OP_PONG,
+    OP_TEXT,
     RSV1,
-    TEXT,
 )
 
 try:
@@ -35,13 +35,13 @@ try:
 except ImportError:  # built without its extension
     from websockets.utils import apply_mask
 
-WHOLE_TEXT, WHOLE_BINARY = FINAL | TEXT, FINAL | BINARY
-HIGH_WATER = 65536
+WHOLE_TEXT, WHOLE_BINARY = FINAL | OP_TEXT, FINAL | OP_BINARY
+MAX_UNREAD = 65536
 """Bytes, or characters, of messages that nobody has taken above which no further one is read."""
-LARGE = 4096
+MIN_VIEW = 4096
 """Bytes from which on a view is cheaper than a copy."""
 
-UTF8 = codecs.getincrementaldecoder("utf-8")
+UTF8Decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class Ping(NamedTuple):
@@ -56,7 +56,6 @@ class FrameReader:
     """
 
     __slots__ = (
-        "_behind",
         "_close_finder",
         "_compressed",
         "_data",
@@ -69,6 +68,7 @@ class FrameReader:
         "_max_size",
         "_message",
         "_opcode",
+        "_pending",
         "_position",
         "_type",
         "_utf8",
@@ -92,10 +92,10 @@ class FrameReader:
         self._data = b""
         self._position = 0
         """In that."""
-        self._behind = bytearray()
+        self._pending = bytearray()
         """What has come while there were enough messages: it may be very many pieces."""
         # The frame.
-        self._left = AT_BORDER
+        self._left = BETWEEN_FRAMES
         """Bytes of its payload that are still to come."""
         self._opcode = 0
         self._is_final = True
@@ -117,13 +117,13 @@ class FrameReader:
         None: all is read, or there are enough messages, which `is_full` says until somebody resets it.
         """
         if self.is_full:
-            self._behind += data
+            self._pending += data
             return None
         position = 0
-        if self._behind:
-            self._behind += data
-            data = bytes(self._behind)
-            self._behind = bytearray()
+        if self._pending:
+            self._pending += data
+            data = bytes(self._pending)
+            self._pending = bytearray()
         if self._data:
             data, position = self._data + data, self._position
             self._data, self._position = b"", 0
@@ -146,7 +146,7 @@ class FrameReader:
                 end = begin + length
                 if 0 <= length <= self._max_size and end <= size:
                     payload = apply_mask(
-                        data[begin:end] if length < LARGE else memoryview(data)[begin:end],
+                        data[begin:end] if length < MIN_VIEW else memoryview(data)[begin:end],
                         data[begin - 4 : begin],
                     )
                     message: str | bytes = payload
@@ -158,7 +158,7 @@ class FrameReader:
                             _refuse_text()
                     messages.append(message)
                     self.unread += len(message)
-                    if len(messages) >= self._max_queue or self.unread > HIGH_WATER:
+                    if len(messages) >= self._max_queue or self.unread > MAX_UNREAD:
                         self.is_full = True
                     position = end
                     continue
@@ -191,7 +191,7 @@ class FrameReader:
         """
         if self._close_finder is None:
             self._close_finder = CloseFinder(self._opcode, self._left)
-            data = self._data[self._position :] + self._behind + data
+            data = self._data[self._position :] + self._pending + data
         return self._close_finder.find(data)
 
     def _read_frame(self, data: bytes, position: int) -> tuple[int, Ping | Close | None]:
@@ -207,17 +207,17 @@ class FrameReader:
         part = apply_mask(part, self._mask)
         turn = len(part) % 4
         self._mask = self._mask[turn:] + self._mask[:turn]
-        if self._opcode < CLOSE and not self._compressed:
+        if self._opcode < OP_CLOSE and not self._compressed:
             self._add(part, self._is_final and not self._left)
         elif self._left or self._frame:
             # At most MAX_CONTROL bytes, or what a compressed message may have.
             self._frame += part
         if self._left:
             return position, None
-        self._left = AT_BORDER
+        self._left = BETWEEN_FRAMES
         if self._frame:
             part, self._frame = bytes(self._frame), bytearray()
-        if self._opcode >= CLOSE:
+        if self._opcode >= OP_CLOSE:
             return position, self._end_control(part)
         self._end_data(part)
         return position, None
@@ -233,7 +233,7 @@ class FrameReader:
         length = data[start + 1] - MASKED
         if length < 0:
             raise Violation(PROTOCOL_ERROR, "a frame is not masked")
-        if opcode >= CLOSE and length > MAX_CONTROL:
+        if opcode >= OP_CLOSE and length > MAX_CONTROL:
             raise Violation(PROTOCOL_ERROR, "a control frame is too long")
         begin = start + 6
         if length > MAX_CONTROL:
@@ -244,7 +244,7 @@ class FrameReader:
                 raise Violation(PROTOCOL_ERROR, "the length of a frame is not minimal")
         compressed = bool(first & RSV1) if opcode else self._compressed
         # Compressed, a message may grow by a little. How much it is without is seen when it is decompressed.
-        if opcode < CLOSE and length > (
+        if opcode < OP_CLOSE and length > (
             self._max_size * 1.125 + 64 if compressed else self._max_size - len(self._message)
         ):
             _refuse_size()
@@ -252,25 +252,25 @@ class FrameReader:
             return -1
         self._mask = data[begin - 4 : begin]
         self._opcode, self._is_final, self._left = opcode, is_final, length
-        if opcode in (TEXT, BINARY):
+        if opcode in (OP_TEXT, OP_BINARY):
             self._type, self._compressed = opcode, compressed
-            self._utf8 = UTF8() if opcode == TEXT else None
+            self._utf8 = UTF8Decoder() if opcode == OP_TEXT else None
         return begin
 
     def _check_first(self, first: int, opcode: int, is_final: bool) -> None:
         """The first byte: RSV bits, opcode, and whether that may come now."""
         if first & 0x30 or (
-            first & RSV1 and (self._deflate is None or opcode not in (TEXT, BINARY))
+            first & RSV1 and (self._deflate is None or opcode not in (OP_TEXT, OP_BINARY))
         ):
             raise Violation(PROTOCOL_ERROR, "a reserved bit is set")
-        if opcode > PONG or BINARY < opcode < CLOSE:
+        if opcode > OP_PONG or OP_BINARY < opcode < OP_CLOSE:
             raise Violation(PROTOCOL_ERROR, "an opcode is reserved")
-        if opcode >= CLOSE:
+        if opcode >= OP_CLOSE:
             if not is_final:
                 raise Violation(PROTOCOL_ERROR, "a control frame is fragmented")
-        elif self._type and opcode != CONTINUATION:
+        elif self._type and opcode != OP_CONTINUATION:
             raise Violation(PROTOCOL_ERROR, "a message begins within another")
-        elif not self._type and opcode == CONTINUATION:
+        elif not self._type and opcode == OP_CONTINUATION:
             raise Violation(PROTOCOL_ERROR, "a continuation frame continues nothing")
 
     def _add(self, part: bytes, is_end: bool) -> None:
@@ -295,19 +295,19 @@ class FrameReader:
         if not self._is_final:
             return
         try:
-            message = whole.decode() if self._type == TEXT else bytes(whole)
+            message = whole.decode() if self._type == OP_TEXT else bytes(whole)
         except UnicodeDecodeError:
             _refuse_text()
         self._type, self._compressed, self._message, self._utf8 = 0, False, bytearray(), None
         self.messages.append(message)
         self.unread += len(message)
-        if len(self.messages) >= self._max_queue or self.unread > HIGH_WATER:
+        if len(self.messages) >= self._max_queue or self.unread > MAX_UNREAD:
             self.is_full = True
 
     def _end_control(self, payload: bytes) -> Ping | Close | None:
-        if self._opcode == PING:
+        if self._opcode == OP_PING:
             return Ping(payload)
-        return read_close(payload) if self._opcode == CLOSE else None
+        return read_close(payload) if self._opcode == OP_CLOSE else None
 
 
 def _read_length(data: bytes, start: int, kind: int) -> tuple[int, int]:

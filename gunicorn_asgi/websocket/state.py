@@ -7,7 +7,7 @@ from enum import IntEnum
 
 
 @dataclass(frozen=True)
-class Limits:
+class WebSocketLimits:
     """What a WebSocket may take. Seconds are infinite where there is no limit."""
 
     max_message_size: float
@@ -22,7 +22,7 @@ class Limits:
     deflate: bool
 
 
-class State(IntEnum):
+class WebSocketState(IntEnum):
     """How far the WebSocket is. Only ever grows."""
 
     CONNECTING = 0
