@@ -24,7 +24,7 @@ from .http.trust import peer_rules, trusted_peers
 from .http1 import parser
 from .http1.connection import H1Connection
 from .net.accept import Acceptors, Listener
-from .net.balance import Share
+from .net.balance import WorkerRow
 from .net.connection import Connection
 from .process.exits import read_exit_code
 
@@ -107,7 +107,7 @@ class Server:
         log: Log,
         access: Access | None,
         loop: asyncio.AbstractEventLoop,
-        share: Share | None = None,
+        share: WorkerRow | None = None,
         has_own_queue: bool = False,
     ) -> None:
         self.settings = settings

@@ -28,7 +28,7 @@ from .config import check_config, checks
 from .config.settings import Settings
 from .config.tls_context import make_context
 from .errors import ConfigError, LifespanError
-from .net.balance import Board, Share
+from .net.balance import WorkerRow, WorkerTable
 from .observe import access_log as access
 from .observe.printable import printable, tolerate_any_character
 from .observe.stalls import StallWatch
@@ -88,7 +88,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             board.first_workers = self.cfg.workers
         self.is_replacement = self.age > board.first_workers
         """Other workers may be serving: this one must not end them if it cannot start."""
-        self.share = Share(board.of(self.cfg), self.age)
+        self.share = WorkerRow(board.of(self.cfg), self.age)
 
     @classmethod
     def check_config(cls, cfg: Config, log: Logger) -> None:
@@ -589,9 +589,9 @@ check_config.install()
 
 
 @cache
-def _board() -> Board:
+def _board() -> WorkerTable:
     """The one of this master: made before its first worker, and inherited by all."""
-    return Board()
+    return WorkerTable()
 
 
 def _new_loop(name: str) -> asyncio.AbstractEventLoop:

@@ -25,7 +25,7 @@ from gunicorn.config import Config
 from gunicorn_asgi.asgi.scope import Application
 from gunicorn_asgi.config.settings import OPTIONS, STAND_INS, Settings
 from gunicorn_asgi.http1.connection import H1Connection
-from gunicorn_asgi.net.balance import Share
+from gunicorn_asgi.net.balance import WorkerRow
 from gunicorn_asgi.server import Server
 
 try:
@@ -477,7 +477,7 @@ def serve(
     max_requests: int = sys.maxsize,
     bind: tuple[str, int] | str = ("127.0.0.1", 0),
     tls: ssl.SSLContext | None = None,
-    share: Share | None = None,
+    share: WorkerRow | None = None,
     has_own_queue: bool = False,
     **settings: Any,
 ) -> Iterator[InProcess]:

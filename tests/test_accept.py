@@ -31,7 +31,7 @@ from load import Load
 from process import DEADLINE, GUNICORN_VERSION, LOOPS, SETTINGS, Connection, Gunicorn
 
 from gunicorn_asgi.net.accept import BATCH, FULL_SECONDS, _ignore_syn
-from gunicorn_asgi.net.balance import LEEWAY, Board, Share
+from gunicorn_asgi.net.balance import LEEWAY, WorkerRow, WorkerTable
 from gunicorn_asgi.server import Server
 
 GET = request()
@@ -254,13 +254,13 @@ def test_a_worker_that_is_ahead_leaves_a_burst_to_the_other(loop: str) -> None:
     finally:
         asgi_loop.close()
     assert first + second == 120
-    # 60 is the mean; see `Share.is_ahead`.
+    # 60 is the mean; see `WorkerRow.is_ahead`.
     assert first <= 60 * 1.125 + LEEWAY + BATCH
 
 
 async def burst_for_two(loop: asyncio.AbstractEventLoop, name: str) -> tuple[int, int]:
     """How many connections each has, when 60 come while there is only the first, and then 60 at once."""
-    board, now = Board(), 100.0
+    board, now = WorkerTable(), 100.0
     settings = replace(make_settings(), asgi_loop=name)
     with socket.create_server(("127.0.0.1", 0), backlog=100) as sock, ExitStack() as stack:
         workers = [
@@ -271,7 +271,7 @@ async def burst_for_two(loop: asyncio.AbstractEventLoop, name: str) -> tuple[int
                 Log(),
                 None,
                 loop,
-                Share(board, age, lambda: now),
+                WorkerRow(board, age, lambda: now),
             )
             for age in (1, 2)
         ]
@@ -296,7 +296,7 @@ def test_a_burst_is_shared_among_the_workers_of_one_master(tmp_path: Path, loop:
         seen = []
         for _ in range(10):
             seen.append(largest_of_a_burst(server))
-            # 60.75 is the mean; see `Share.is_ahead`. Without the rule it was 81 to 152 on a quiet machine, up to 240 on a busy one.
+            # 60.75 is the mean; see `WorkerRow.is_ahead`. Without the rule it was 81 to 152 on a quiet machine, up to 240 on a busy one.
             if seen[-1] <= 60.75 * 1.125 + LEEWAY + BATCH:
                 return
         pytest.fail(f"one worker has {seen} connections of 243")
@@ -434,11 +434,11 @@ def test_who_would_connect_while_a_worker_with_a_queue_of_its_own_closes_reaches
 
 def test_a_worker_that_has_left_for_max_requests_does_not_come_back(parser: str) -> None:
     """Or another would leave in trust of it: whoever connects then is refused."""
-    board = Board()
-    other = Share(board, 2)
+    board = WorkerTable()
+    other = WorkerRow(board, 2)
     other.attend()
     with serve(
-        hello, parser, workers=2, max_requests=1, share=Share(board, 1), has_own_queue=True
+        hello, parser, workers=2, max_requests=1, share=WorkerRow(board, 1), has_own_queue=True
     ) as server:
         running = [server.connect() for _ in range(2)]
         for client in running:

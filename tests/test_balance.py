@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gunicorn_asgi.net.balance import LEEWAY, SLOTS, STALE_SECONDS, Board, Share
+from gunicorn_asgi.net.balance import LEEWAY, SLOTS, STALE_SECONDS, WorkerRow, WorkerTable
 
 
 class Clock:
@@ -14,9 +14,9 @@ class Clock:
         return self.now
 
 
-def shares(counts: list[int], clock: Clock) -> list[Share]:
-    board = Board()
-    workers = [Share(board, age, clock) for age in range(1, len(counts) + 1)]
+def shares(counts: list[int], clock: Clock) -> list[WorkerRow]:
+    board = WorkerTable()
+    workers = [WorkerRow(board, age, clock) for age in range(1, len(counts) + 1)]
     for worker, count in zip(workers, counts, strict=True):
         worker.publish(count)
         worker.attend()
@@ -82,8 +82,8 @@ def test_nobody_waits_for_a_worker_that_has_left_or_is_stuck() -> None:
 
 
 def test_as_many_workers_as_there_are_slots_are_told_apart() -> None:
-    board, clock = Board(), Clock()
-    workers = [Share(board, age, clock) for age in range(1, SLOTS + 1)]
+    board, clock = WorkerTable(), Clock()
+    workers = [WorkerRow(board, age, clock) for age in range(1, SLOTS + 1)]
     generation = board.generation[0]
     for number, worker in enumerate(workers):
         worker.publish(number)
@@ -95,8 +95,8 @@ def test_as_many_workers_as_there_are_slots_are_told_apart() -> None:
 
 
 def test_two_workers_in_one_slot_only_balance_worse() -> None:
-    board = Board()
-    first, second = Share(board, 1, Clock()), Share(board, 257, Clock())
+    board = WorkerTable()
+    first, second = WorkerRow(board, 1, Clock()), WorkerRow(board, 257, Clock())
     for share, count in ((first, 10), (second, 0)):
         share.publish(count)
         share.attend()
@@ -104,11 +104,11 @@ def test_two_workers_in_one_slot_only_balance_worse() -> None:
 
 
 def test_a_worker_learns_that_the_master_has_read_its_configuration_again() -> None:
-    board = Board()
+    board = WorkerTable()
     first = object()
-    old = [Share(board.of(first), age) for age in (1, 2)]
+    old = [WorkerRow(board.of(first), age) for age in (1, 2)]
     assert not any(share.is_outdated for share in old)
-    new = Share(board.of(object()), 3)
+    new = WorkerRow(board.of(object()), 3)
     assert all(share.is_outdated for share in old)
     assert not new.is_outdated
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gunicorn_asgi.errors import ApplicationError
-from gunicorn_asgi.http.fields import CLOSE, DATE, SERVER, read_trailers
-from gunicorn_asgi.http1.encode import STATUS_LINES, chunk, encode_fields, frame
+from gunicorn_asgi.http.fields import CONNECTION_CLOSE, DATE, SERVER, read_trailers
+from gunicorn_asgi.http1.encode import STATUS_LINES, body_framing, chunk, encode_fields
 
 
 @pytest.mark.parametrize(
@@ -49,12 +49,15 @@ def test_fields_become_lines_in_their_order(headers: Any, lines: bytes) -> None:
         ([(b"content-length", b"5"), (b"content-length", b"5")], (b"", 5, 0)),
         ([(b"transfer-encoding", b"chunked")], (b"", -1, 0)),
         ([(b"Transfer-Encoding", b"gzip\r\n\r\n")], (b"", -1, 0)),
-        ([(b"connection", b"close")], (b"", -1, CLOSE)),
-        ([(b"Connection", b" CLOSE ")], (b"", -1, CLOSE)),
+        ([(b"connection", b"close")], (b"", -1, CONNECTION_CLOSE)),
+        ([(b"Connection", b" CLOSE ")], (b"", -1, CONNECTION_CLOSE)),
         ([(b"connection", b"keep-alive")], (b"", -1, 0)),
-        ([(b"connection", b"foo, close , bar")], (b"connection: foo, bar\r\n", -1, CLOSE)),
+        (
+            [(b"connection", b"foo, close , bar")],
+            (b"connection: foo, bar\r\n", -1, CONNECTION_CLOSE),
+        ),
         ([(b"connection", b"x-close")], (b"connection: x-close\r\n", -1, 0)),
-        ([(b"connection", b"keep-alive"), (b"connection", b"close")], (b"", -1, CLOSE)),
+        ([(b"connection", b"keep-alive"), (b"connection", b"close")], (b"", -1, CONNECTION_CLOSE)),
         ([(b"connection", b"")], (b"", -1, 0)),
     ],
 )
@@ -157,7 +160,7 @@ def test_names_are_remembered_within_a_bound() -> None:
 
     for number in range(3000):
         encode_fields([(b"x-%d" % number, b"a")])
-    assert len(fields.NAMES) <= fields._MAX_NAMES
+    assert len(fields.CHECKED_NAMES) <= fields.MAX_CHECKED_NAMES
     assert encode_fields([(b"date", b"x"), (b"content-length", b"1")]) == (b"date: x\r\n", 1, DATE)
 
 
@@ -270,7 +273,7 @@ def test_framing(
     version: str, status: int, declared: int, size: int, bodyless: bool, expected: Any
 ) -> None:
     """RFC 9112, 6; statements 57 and 64."""
-    assert frame(version, status, declared, size, bodyless) == expected
+    assert body_framing(version, status, declared, size, bodyless) == expected
 
 
 @pytest.mark.parametrize("status", [200, 204, 304, 404, 999])
@@ -282,7 +285,7 @@ def test_framing_is_never_ambiguous(
     version: str, status: int, declared: int, size: int, head: bool
 ) -> None:
     bodyless = head or status in (204, 304)
-    line, is_chunked, is_delimited = frame(version, status, declared, size, bodyless)
+    line, is_chunked, is_delimited = body_framing(version, status, declared, size, bodyless)
     assert line.count(b"\r\n") <= 1
     assert not (is_chunked and is_delimited)
     if bodyless:

@@ -29,7 +29,7 @@ from gunicorn_asgi.asgi import files
 from gunicorn_asgi.asgi.cached import Opener
 from gunicorn_asgi.errors import ApplicationError, ClientDisconnected
 from gunicorn_asgi.net import connection, sendfile
-from gunicorn_asgi.net.sendfile import Transfer
+from gunicorn_asgi.net.sendfile import FileTransfer
 
 BIG = 8_000_000
 """More than the buffers of two sockets hold."""
@@ -119,10 +119,10 @@ def way(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-class Counted(Transfer):
+class Counted(FileTransfer):
     """A transfer that is counted."""
 
-    made: ClassVar[list[Transfer]] = []
+    made: ClassVar[list[FileTransfer]] = []
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -130,10 +130,10 @@ class Counted(Transfer):
 
 
 @pytest.fixture
-def transfers(monkeypatch: pytest.MonkeyPatch) -> list[Transfer]:
+def transfers(monkeypatch: pytest.MonkeyPatch) -> list[FileTransfer]:
     """Those that are made: files that go past this process."""
     Counted.made.clear()
-    monkeypatch.setattr(connection, "Transfer", Counted)
+    monkeypatch.setattr(connection, "FileTransfer", Counted)
     return Counted.made
 
 
@@ -164,14 +164,14 @@ def test_a_declared_length_is_not_doubled(parser: str, way: str, make: Any) -> N
 @pytest.mark.parametrize("way", ["1.1", "1.0", "unix", "h2", "tls"])
 @pytest.mark.parametrize("size", [files.LARGE - 1, files.LARGE, 1_000_000])
 def test_sendfile_is_used_for_what_is_large_where_nothing_is_between_file_and_socket(
-    parser: str, way: str, make: Any, transfers: list[Transfer], size: int
+    parser: str, way: str, make: Any, transfers: list[FileTransfer], size: int
 ) -> None:
     with serving(sending(start(), path_of(make(size))), parser, way) as asked:
         assert asked.fetch().body == content(size)
         assert len(transfers) == (size >= files.LARGE and way in ("1.1", "1.0", "unix"))
 
 
-def test_sendfile_false_turns_it_off(parser: str, make: Any, transfers: list[Transfer]) -> None:
+def test_sendfile_false_turns_it_off(parser: str, make: Any, transfers: list[FileTransfer]) -> None:
     with serving(
         sending(start(), path_of(make(1_000_000))), parser, "1.1", sendfile=False
     ) as asked:
@@ -492,7 +492,7 @@ async def until_sending(server: Any) -> None:
 
 
 def test_while_a_file_is_opened_another_answer_wins(
-    parser: str, make: Any, transfers: list[Transfer], monkeypatch: pytest.MonkeyPatch
+    parser: str, make: Any, transfers: list[FileTransfer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files.OPENER, "_syscall", None)
     raised: list[BaseException] = []
@@ -1349,11 +1349,11 @@ def test_the_environment_turns_sendfile_off(
     """Gunicorn's ``SENDFILE``."""
     config = """
 from gunicorn_asgi.net import connection
-class Noted(connection.Transfer):
+class Noted(connection.FileTransfer):
     def __init__(self, *args):
         note("sendfile")
         super().__init__(*args)
-connection.Transfer = Noted
+connection.FileTransfer = Noted
 """
     path = make(1_000_000)
     with gunicorn(

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from gunicorn_asgi.errors import RequestError
 from gunicorn_asgi.http.forwarded import (
+    FORWARDED_READERS,
     MAX_FORWARDED,
     MAX_NODE,
     MAX_NODES,
-    READERS,
+    ForwardedInfo,
     Node,
-    Told,
     _parse_node,
     parse_forwarded,
     parse_node,
@@ -41,7 +41,7 @@ def x_forwarded_for(*values: bytes) -> Node | None:
     return client
 
 
-def forwarded(*values: bytes) -> Told:
+def forwarded(*values: bytes) -> ForwardedInfo:
     return read_forwarded(
         is_trusted, [(b"host", b"a"), *((b"forwarded", value) for value in values)]
     )
@@ -354,14 +354,14 @@ def test_no_forged_forwarded_hides_what_the_proxy_appends(
 
 
 @given(
-    st.sampled_from(sorted(READERS)),
+    st.sampled_from(sorted(FORWARDED_READERS)),
     st.lists(st.tuples(st.sampled_from([b"x-forwarded-for", b"forwarded"]), st.binary())),
 )
 def test_whatever_stands_there_is_read_or_refused(
     reader: str, headers: list[tuple[bytes, bytes]]
 ) -> None:
     with suppress(RequestError):
-        client, scheme = READERS[reader](is_trusted, headers)
+        client, scheme = FORWARDED_READERS[reader](is_trusted, headers)
         assert client is None or ip_address(client[0])
         assert scheme in (None, "http", "https")
 

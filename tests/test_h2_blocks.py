@@ -176,7 +176,7 @@ def test_what_is_remembered_has_a_bound() -> None:
     encode_fields([(b"x-long", b"v" * 5000), (b"x-" + b"n" * 5000, b"a")])
     assert len(blocks._FIELDS) <= blocks._MAX_FIELDS
     assert max(len(name) + len(value) for name, value in blocks._FIELDS) <= blocks._MAX_FIELD
-    assert len(names.NAMES) <= names._MAX_NAMES
+    assert len(names.CHECKED_NAMES) <= names.MAX_CHECKED_NAMES
 
 
 def test_short_fields_are_remembered_together_up_to_a_number() -> None:

@@ -14,7 +14,7 @@ from test_proxy import rules_for
 from test_request import AUTHORITIES, NO_AUTHORITIES, SECURE, make_rules
 
 from gunicorn_asgi.errors import RequestError
-from gunicorn_asgi.http.request import UNKNOWN, Fields, Request, Rules
+from gunicorn_asgi.http.request import UNKNOWN_LENGTH, Fields, Request, Rules
 from gunicorn_asgi.http1.request import read_head
 from gunicorn_asgi.http2 import request as http2_request
 from gunicorn_asgi.http2.blocks import ENTRY_SIZE, Block
@@ -411,11 +411,11 @@ def test_the_parts_of_a_cookie_are_joined_once_for_requests_that_repeat() -> Non
 @pytest.mark.parametrize(
     ("fields", "length", "expects"),
     [
-        ([], UNKNOWN, False),
+        ([], UNKNOWN_LENGTH, False),
         ([(b"content-length", b"0")], 0, False),
         ([(b"content-length", b"0005")], 5, False),
         ([(b"content-length", b"9" * 18)], 10**18 - 1, False),
-        ([(b"expect", b"100-Continue")], UNKNOWN, True),
+        ([(b"expect", b"100-Continue")], UNKNOWN_LENGTH, True),
         ([(b"content-length", b"5"), (b"expect", b"100-continue")], 5, True),
     ],
 )
@@ -435,7 +435,7 @@ def test_an_extended_connect_is_a_websocket(protocol: bytes) -> None:
 
 def test_an_extended_connect_may_say_that_it_has_no_body() -> None:
     """As a handshake of HTTP/1.1 may; what follows is no body."""
-    assert read([*WEBSOCKET, (b"content-length", b"0")])[4].length == UNKNOWN
+    assert read([*WEBSOCKET, (b"content-length", b"0")])[4].length == UNKNOWN_LENGTH
     assert verdict([*WEBSOCKET, (b"content-length", b"1")]) == 400
 
 
@@ -466,7 +466,7 @@ def test_header_map(name: bytes) -> None:
     for _ in range(2):
         assert read(fields, make_rules(header_map="drop"))[4].headers == plain
         dangerous = read(fields, make_rules(header_map="dangerous"))[4]
-        assert (dangerous.headers, dangerous.length) == (whole, UNKNOWN)
+        assert (dangerous.headers, dangerous.length) == (whole, UNKNOWN_LENGTH)
         assert verdict(fields, make_rules(header_map="refuse")) == 400
         for header_map in ("drop", "refuse"):
             for names in (frozenset({name}), frozenset({b"*"})):

@@ -11,11 +11,9 @@ from hypothesis import strategies as st
 
 from gunicorn_asgi.http.forwarded import Node
 from gunicorn_asgi.net.proxy_protocol import (
-    LOCAL,
     MAX_V1,
     MAX_V2,
     NO_HEADER,
-    PROXY,
     TCP4,
     TCP6,
     UDP4,
@@ -23,6 +21,8 @@ from gunicorn_asgi.net.proxy_protocol import (
     UNIX_DATAGRAM,
     UNIX_STREAM,
     UNSPEC,
+    V2_LOCAL,
+    V2_PROXY,
     V2_SIGNATURE,
     Mode,
     ProxyHeader,
@@ -40,7 +40,7 @@ def pack(*nodes: Node) -> bytes:
     return addresses + struct.pack(">HH", *(port for _, port in nodes))
 
 
-def v2(family: int, payload: bytes = b"", command: int = PROXY) -> bytes:
+def v2(family: int, payload: bytes = b"", command: int = V2_PROXY) -> bytes:
     return V2_SIGNATURE + struct.pack(">BBH", command, family, len(payload)) + payload
 
 
@@ -89,10 +89,10 @@ V2 = {
     v2(UNSPEC): (None, None),
     v2(UNSPEC, b"whatever"): (None, None),
     # The proxy itself, a health check: the family is ignored, too.
-    v2(UNSPEC, command=LOCAL): (None, None),
-    v2(TCP4, pack(CLIENT4, SERVER4), command=LOCAL): (None, None),
-    v2(TCP4, b"short", command=LOCAL): (None, None),
-    v2(0xFF, b"whatever", command=LOCAL): (None, None),
+    v2(UNSPEC, command=V2_LOCAL): (None, None),
+    v2(TCP4, pack(CLIENT4, SERVER4), command=V2_LOCAL): (None, None),
+    v2(TCP4, b"short", command=V2_LOCAL): (None, None),
+    v2(0xFF, b"whatever", command=V2_LOCAL): (None, None),
 }
 HEADERS = [(data, "v1", *nodes) for data, nodes in V1.items()] + [
     (data, "v2", *nodes) for data, nodes in V2.items()
@@ -223,7 +223,7 @@ def test_a_malformed_line_is_refused(line: bytes) -> None:
         v2(UNIX_DATAGRAM, bytes(215)),
         v2(TCP4, bytes(MAX_V2 - 16 + 1)),
         v2(UNSPEC, bytes(65535)),
-        v2(UNSPEC, bytes(65535), command=LOCAL),
+        v2(UNSPEC, bytes(65535), command=V2_LOCAL),
     ],
 )
 def test_a_malformed_header_is_refused_before_its_end_is_awaited(data: bytes) -> None:
@@ -294,7 +294,7 @@ def test_any_line_is_read_or_refused(words: list[bytes], mode: Mode) -> None:
 @given(
     st.integers(0, 255), st.integers(0, 255), st.integers(0, 65535), st.binary(max_size=300), MODE
 )
-@example(PROXY, TCP6, 36, bytes(36), "v2")
+@example(V2_PROXY, TCP6, 36, bytes(36), "v2")
 def test_any_binary_header_is_read_or_refused(
     command: int, family: int, size: int, payload: bytes, mode: Mode
 ) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from gunicorn_asgi.errors import RequestError
 from gunicorn_asgi.http.request import (
     MAX_LINE,
-    UNKNOWN,
+    UNKNOWN_LENGTH,
     Fields,
     Rules,
     _check_authority,
@@ -244,8 +244,8 @@ def test_a_refusal_is_the_only_way_to_fail(parser: str, data: bytes) -> None:
         ((b"Content-Length: 5",), 5),
         ((b"Content-Length: 0005",), 5),
         ((b"Content-Length: 999999999999999999",), 999999999999999999),
-        ((b"Transfer-Encoding: chunked",), UNKNOWN),
-        ((b"Transfer-Encoding: CHUNKED",), UNKNOWN),
+        ((b"Transfer-Encoding: chunked",), UNKNOWN_LENGTH),
+        ((b"Transfer-Encoding: CHUNKED",), UNKNOWN_LENGTH),
     ],
 )
 def test_the_length_of_the_body(rules: Rules, lines: tuple[bytes, ...], length: int) -> None:

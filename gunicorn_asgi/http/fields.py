@@ -11,27 +11,20 @@ from .grammar import CONTENT_LENGTH, TOKEN, Header
 VISIBLE = bytes(byte for byte in range(256) if byte in (9, 32) or (byte > 32 and byte != 127))
 """What a field line may hold (RFC 9110, 5.5): visible characters, obs-text, space and tab."""
 
-# What is found in the application's fields, as a bit mask.
-DATE, SERVER, CLOSE = 1, 2, 4
-# Fields that are not simply passed on, as what `NAMES` holds for their names.
-PLAIN, _DATE, _SERVER, LENGTH, CONNECTION, CODING = (
-    0,
-    DATE,
-    SERVER,
-    3,
-    4,
-    5,
-)  # the first two are found as what they are
+# A bit mask of what the application's fields say.
+DATE, SERVER, CONNECTION_CLOSE = 1, 2, 4
+# What CHECKED_NAMES knows about a name: DATE, SERVER, or one of these.
+PLAIN, LENGTH, CONNECTION, CODING = 0, 3, 4, 5
 _SPECIAL = {
-    b"date": _DATE,
-    b"server": _SERVER,
+    b"date": DATE,
+    b"server": SERVER,
     b"content-length": LENGTH,
     b"connection": CONNECTION,
     b"transfer-encoding": CODING,
 }
-NAMES: dict[bytes, int] = {}
+CHECKED_NAMES: dict[bytes, int] = {}
 """Names that were checked before. An application has few; the bound is against one that makes them up."""
-_MAX_NAMES = 1024
+MAX_CHECKED_NAMES = 1024
 _FRAMING = (
     "content-length",
     "transfer-encoding",
@@ -56,9 +49,9 @@ def check_name(name: object) -> int:
     if TOKEN.fullmatch(name) is None:
         raise ApplicationError(f"a header name must be a token (RFC 9110, 5.6.2), not {name!r}")
     kind = _SPECIAL.get(name.lower(), PLAIN)
-    if len(NAMES) >= _MAX_NAMES:
-        NAMES.clear()
-    NAMES[name] = kind
+    if len(CHECKED_NAMES) >= MAX_CHECKED_NAMES:
+        CHECKED_NAMES.clear()
+    CHECKED_NAMES[name] = kind
     return kind
 
 

@@ -17,9 +17,9 @@ from .grammar import TOKEN_PATTERN, Header
 Node = tuple[str, int]
 """(address, port), with port 0 where none is told."""
 IsTrusted = Callable[[str], bool]
-Told = tuple[Node | None, str | None]
+ForwardedInfo = tuple[Node | None, str | None]
 """(client, scheme), each None where it is not told."""
-Reader = Callable[[IsTrusted, Sequence[Header]], Told]
+ForwardedReader = Callable[[IsTrusted, Sequence[Header]], ForwardedInfo]
 
 MAX_NODES = 100
 """Proxies in a row, more than anybody has. Further ones of an X-Forwarded-For are not looked at: reading them would take seconds."""
@@ -27,29 +27,31 @@ MAX_FORWARDED = 32768
 """Bytes of all ``Forwarded`` fields together: three hundred for each of so many proxies."""
 MAX_NODE = 64
 """Characters of the longest node that is read: an IPv6 address with brackets, zone and port takes fewer."""
-PORT = re.compile(r"[0-9]{1,5}")
+NODE_PORT = re.compile(r"[0-9]{1,5}")
 OBFUSCATED_PORT = re.compile(r"_[A-Za-z0-9._-]+")  # RFC 7239, 6
 
 TOKEN_TEXT = TOKEN_PATTERN.decode()
-UNQUOTED = TOKEN_TEXT.replace("[", r"[:\[\]", 1)
+UNQUOTED_VALUE = TOKEN_TEXT.replace("[", r"[:\[\]", 1)
 """An address with a colon or brackets has to be quoted, but not every proxy does."""
 # RFC 7239, 4: pairs of a name and a value, joined by ";" to elements, and these by ",". Both may be empty (RFC 9110, 5.6.1). No run of characters
 # may be divided in more than one way, or a long one takes for ever: so white space has one place on each side of a separator.
-PAIR = re.compile(rf'(?:({TOKEN_TEXT})=({UNQUOTED}|"(?:[^"\\]|\\.)*"))?[ \t]*([;,]|\Z)[ \t]*')
+FORWARDED_PAIR = re.compile(
+    rf'(?:({TOKEN_TEXT})=({UNQUOTED_VALUE}|"(?:[^"\\]|\\.)*"))?[ \t]*([;,]|\Z)[ \t]*'
+)
 QUOTED_PAIR = re.compile(r"\\(.)")
 
 
-def read_x_forwarded_for(is_trusted: IsTrusted, headers: Sequence[Header]) -> Told:
+def read_x_forwarded_for(is_trusted: IsTrusted, headers: Sequence[Header]) -> ForwardedInfo:
     """The client according to all X-Forwarded-For fields of a request, in their order. It says nothing of a scheme."""
     values = [value for name, value in headers if name == b"x-forwarded-for"]
     parts = b",".join(values).decode("latin-1").rsplit(",", MAX_NODES)[-MAX_NODES:]
     nodes = [node for part in parts if (node := part.strip(" \t"))]
     if not nodes:
         return None, None
-    return parse_node(nodes[choose(nodes, is_trusted)]), None
+    return parse_node(nodes[client_index(nodes, is_trusted)]), None
 
 
-def read_forwarded(is_trusted: IsTrusted, headers: Sequence[Header]) -> Told:
+def read_forwarded(is_trusted: IsTrusted, headers: Sequence[Header]) -> ForwardedInfo:
     """The client, and the scheme of its connection, according to all ``Forwarded`` fields of a request, in their order.
 
     Raises RequestError(400) where they are malformed: a client that sends a quotation mark ahead must not be able to hide behind it what the
@@ -67,16 +69,19 @@ def read_forwarded(is_trusted: IsTrusted, headers: Sequence[Header]) -> Told:
     if len(elements) > MAX_NODES:
         raise RequestError(400, f"Invalid Forwarded: more than {MAX_NODES} elements")
     nodes = [element.get("for", "") for element in elements]
-    index = choose(nodes, is_trusted)
+    index = client_index(nodes, is_trusted)
     # A trusted proxy has written this element, so its scheme counts also where it keeps the address to itself.
     return parse_node(nodes[index]), _scheme(elements[index].get("proto"))
 
 
-READERS: Mapping[str, Reader] = {"x-forwarded": read_x_forwarded_for, "forwarded": read_forwarded}
+FORWARDED_READERS: Mapping[str, ForwardedReader] = {
+    "x-forwarded": read_x_forwarded_for,
+    "forwarded": read_forwarded,
+}
 """By the option ``proxy_headers``."""
 
 
-def choose(nodes: Sequence[str], is_trusted: IsTrusted) -> int:
+def client_index(nodes: Sequence[str], is_trusted: IsTrusted) -> int:
     """The index of the client in `nodes`, the nearest proxy's word last.
 
     From the right, the first that is no trusted proxy, for what stands left of it is only its own word; the leftmost if all are trusted.
@@ -114,7 +119,7 @@ def _parse_node(text: str) -> Node | None:
         return None
     if not colon or OBFUSCATED_PORT.fullmatch(port):
         return canonical(address), 0
-    if PORT.fullmatch(port) is None or int(port) > 65535:
+    if NODE_PORT.fullmatch(port) is None or int(port) > 65535:
         return None
     return canonical(address), int(port)
 
@@ -133,7 +138,7 @@ def parse_forwarded(text: str) -> Iterator[Mapping[str, str]]:
     element: dict[str, str] = {}
     position = 0
     while position < len(text):
-        match = PAIR.match(text, position)
+        match = FORWARDED_PAIR.match(text, position)
         if match is None:
             raise RequestError(400, "Invalid Forwarded: not pairs of a name and a value")
         name, value, separator = match.groups()

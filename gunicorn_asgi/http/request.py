@@ -14,22 +14,22 @@ from typing import Literal
 from urllib.parse import unquote_to_bytes
 
 from ..errors import RequestError
-from .forwarded import Node, Told
+from .forwarded import ForwardedInfo, Node
 from .grammar import TOKEN, Header
 
 UNDERSCORE = ord("_")
 """As a number: `in` on bytes looks for a byte ten times faster than for a string of one."""
 
-UNKNOWN = -1
+UNKNOWN_LENGTH = -1
 """``Fields.length`` of a body whose length only its end tells."""
 
-UNCONVENTIONAL = re.compile(rb"[a-z#]")
+UNCONVENTIONAL_CHARACTER = re.compile(rb"[a-z#]")
 # RFC 3986, 3.2.2 and 3.2.3, without the userinfo that RFC 9110, 4.2.4, forbids; the inside of brackets is checked by ipaddress.
 AUTHORITY = re.compile(
     rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::(\d{0,5}))?"
 )
 
-MAX_NAME = 262
+MAX_HOST = 262
 """Bytes of the longest name of a host, with its port (RFC 1035, 2.3.4)."""
 MAX_LINE = 65536
 """The longest request line where ``limit_request_line`` is 0: everything that waits in memory has a bound."""
@@ -59,7 +59,7 @@ class Rules:
     """From a trusted peer: how HTTP/2 may begin without TLS (``http2_cleartext``)."""
     takes_script_name: bool = False
     """From a trusted peer: whether a header ``SCRIPT_NAME`` stands in its place."""
-    read_proxy: Callable[[Sequence[Header]], Told] | None = None
+    read_proxy: Callable[[Sequence[Header]], ForwardedInfo] | None = None
     """From a trusted peer: what its headers say of its client."""
     proxy_names: frozenset[bytes] = field(init=False)
     """The names of all these headers, so that a request without them costs nothing."""
@@ -160,7 +160,7 @@ def read_method(verb: bytes, rules: Rules) -> str:
     if TOKEN.fullmatch(verb) is None:
         raise RequestError(400, "Invalid HTTP method: not a token")
     if not rules.permit_unconventional_method and (
-        UNCONVENTIONAL.search(verb) or not 3 <= len(verb) <= 20
+        UNCONVENTIONAL_CHARACTER.search(verb) or not 3 <= len(verb) <= 20
     ):
         raise RequestError(400, f"Invalid HTTP method {verb.decode()!r}")
     if verb.upper() == b"CONNECT":
@@ -238,7 +238,7 @@ def _read_script_name(fields: Fields, rules: Rules) -> None:
 
 def check_authority(authority: bytes) -> None:
     """Raises RequestError unless `authority` is ``host [":" port]`` (RFC 9110, 7.2; RFC 3986, 3.2.2 and 3.2.3)."""
-    if len(authority) <= MAX_NAME:
+    if len(authority) <= MAX_HOST:
         _check_authority(authority)
     else:
         _check_authority.__wrapped__(

@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 from ..asgi.scope import Address
 from ..config.settings import Settings
 from ..errors import ConfigError
-from .forwarded import READERS
+from .forwarded import FORWARDED_READERS
 from .request import Rules
 
 IsTrustedPeer = Callable[[str | None], bool]
@@ -49,7 +49,7 @@ def peer_rules(rules: Rules, settings: Settings) -> PeerRules:
     Raises ConfigError.
     """
     is_trusted = trusted_peers(settings.forwarded_allow_ips, "forwarded_allow_ips")
-    reader = READERS.get(settings.proxy_headers)
+    reader = FORWARDED_READERS.get(settings.proxy_headers)
     trusted = replace(
         rules,
         secure_scheme=settings.secure_scheme_headers,
@@ -58,14 +58,14 @@ def peer_rules(rules: Rules, settings: Settings) -> PeerRules:
         takes_script_name=reader is not None,
         read_proxy=partial(reader, is_trusted) if reader else None,
     )
-    introduced = replace(trusted, read_proxy=None)
+    trusted_for_connection = replace(trusted, read_proxy=None)
 
-    def choose(peer: Address | None, proxied: Address | None) -> Rules:
+    def rules_for(peer: Address | None, proxied: Address | None) -> Rules:
         if not is_trusted(peer[0] if peer else None):
             return rules
-        return trusted if proxied is None or is_trusted(proxied[0]) else introduced
+        return trusted if proxied is None or is_trusted(proxied[0]) else trusted_for_connection
 
-    return choose
+    return rules_for
 
 
 def _network(text: str, setting: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:

@@ -12,7 +12,7 @@ from enum import Enum
 from ..errors import RequestError
 from ..http.grammar import TOKEN_PATTERN
 
-Part = tuple[bytes, bool, bytes]
+BodyPart = tuple[bytes, bool, bytes]
 """(content, whether the body is complete, the data behind it)."""
 
 MAX_CHUNK_LINE = 1024
@@ -20,14 +20,14 @@ MAX_CHUNK_LINE = 1024
 
 # RFC 9112, 7.1: chunk-size [ chunk-ext ]; 15 hexadecimal digits are 10^18 bytes. An extension is a token with an optional value, a token or
 # a quoted string; "bad" white space may stand around ";" and "=" only, and not where it could hide in the size.
-QUOTED = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
+QUOTED_STRING = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
 CHUNK_LINE = re.compile(
     rb"([0-9A-Fa-f]{1,15})((?:[ \t]*;[ \t]*"
     + TOKEN_PATTERN
     + rb"(?:[ \t]*=[ \t]*(?:"
     + TOKEN_PATTERN
     + rb"|"
-    + QUOTED
+    + QUOTED_STRING
     + rb"))?)*)"
 )
 TRAILER_LINE = re.compile(TOKEN_PATTERN + rb":[\t \x21-\x7e\x80-\xff]*")
@@ -41,7 +41,7 @@ class LengthFraming:
     def __init__(self, length: int) -> None:
         self.left = length
 
-    def feed(self, data: bytes) -> Part:
+    def feed(self, data: bytes) -> BodyPart:
         """Take what belongs to the body."""
         left = self.left
         if len(data) < left:
@@ -72,7 +72,7 @@ class ChunkedFraming:
         self._trailers_left = max_trailers
         self._max_trailer_line = max_trailer_line
 
-    def feed(self, data: bytes) -> Part:
+    def feed(self, data: bytes) -> BodyPart:
         """Take what belongs to the body. Raises RequestError for any deviation from the grammar."""
         content: list[bytes] = []
         if self._line:

@@ -7,11 +7,11 @@ from http import HTTPStatus
 
 from ..errors import RequestError
 from ..http.fields import (
-    CLOSE,
+    CHECKED_NAMES,
     CODING,
     CONNECTION,
+    CONNECTION_CLOSE,
     LENGTH,
-    NAMES,
     VISIBLE,
     check_name,
     explain,
@@ -28,11 +28,11 @@ STATUS_LINES.update(
     }
 )
 
-Head = tuple[bytes, int, int]
+EncodedFields = tuple[bytes, int, int]
 """(field lines without those of the framing, ``content-length`` or -1, bit mask)."""
 
 
-def encode_fields(headers: Iterable[Header]) -> Head:
+def encode_fields(headers: Iterable[Header]) -> EncodedFields:
     """The application's fields as lines, in their order.
 
     Left out are those that the server answers for: ``content-length`` and ``connection`` (returned, as the number and CLOSE),
@@ -43,7 +43,7 @@ def encode_fields(headers: Iterable[Header]) -> Head:
     length = -1
     try:
         for name, value in headers:
-            kind = NAMES.get(name)
+            kind = CHECKED_NAMES.get(name)
             if kind is None:
                 kind = check_name(name)
             if kind:
@@ -74,7 +74,7 @@ def _read_connection(value: bytes, found: int) -> tuple[bytes, int]:
     """Take ``close`` and ``keep-alive``, which the server says itself, out of the options (RFC 9110, 7.6.1)."""
     options = [option.strip(b" \t") for option in b"".join((value,)).split(b",")]
     if any(option.lower() == b"close" for option in options):
-        found |= CLOSE
+        found |= CONNECTION_CLOSE
     return b", ".join(
         option for option in options if option.lower() not in (b"close", b"keep-alive", b"")
     ), found
@@ -87,7 +87,7 @@ def chunk(data: bytes, end: bool) -> bytes:
     return b"%x\r\n%b\r\n%b" % (len(data), data, b"0\r\n\r\n" if end else b"")
 
 
-def frame(
+def body_framing(
     version: str, status: int, declared: int, size: int, bodyless: bool
 ) -> tuple[bytes, bool, bool]:
     """How the body of a response is delimited (RFC 9112, 6).

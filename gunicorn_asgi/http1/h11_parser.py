@@ -11,8 +11,8 @@ from ..http.grammar import Header
 
 # h11 merges, refuses or requires some fields (Content-Length, Transfer-Encoding, Host), which `request` does for every parser. So h11
 # is shown every name with a mark before it, and recognizes none.
-MARK = b"~"
-REQUEST = b"GET / HTTP/1.0"
+NAME_MARK = b"~"
+REQUEST_LINE = b"GET / HTTP/1.0"
 
 # h11 lets control characters other than NUL and white space pass (RFC 9110, 5.5) and takes a bare LF for a line's end (RFC 9112, 2.2).
 FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
@@ -26,13 +26,15 @@ def parse_fields(section: bytes) -> list[Header]:
     if bad is not None:
         raise RequestError(400, f"Invalid HTTP header: {bad[0]!r} is not allowed")
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=len(section))
-    connection.receive_data(REQUEST + LINE_START.sub(b"\r\n" + MARK, fields) + b"\r\n\r\n")
+    connection.receive_data(
+        REQUEST_LINE + LINE_START.sub(b"\r\n" + NAME_MARK, fields) + b"\r\n\r\n"
+    )
     try:
         event = connection.next_event()
     except h11.RemoteProtocolError as error:
         raise RequestError(400, f"Invalid HTTP header: {error}") from None
     assert isinstance(event, h11.Request)  # the section is whole, and the request line is ours
-    parsed = [(name[len(MARK) :], value) for name, value in event.headers]
+    parsed = [(name[len(NAME_MARK) :], value) for name, value in event.headers]
     if not all(name for name, _ in parsed):
         raise RequestError(400, "Invalid HTTP header: a field has no name")
     return parsed

@@ -7,7 +7,7 @@ import httptools
 from ..errors import RequestError
 from ..http.grammar import Header
 
-REQUEST = b"GET / "
+METHOD_AND_TARGET = b"GET / "
 """Stands before the fields in place of the real method and target: llhttp knows too few of them."""
 
 
@@ -39,7 +39,7 @@ def parse_fields(section: bytes) -> list[Header]:
     # A new parser each time (0.35 us): llhttp goes on to the body or closes as the fields say, which is decided elsewhere here.
     parser = httptools.HttpRequestParser(sink)
     try:
-        parser.feed_data(REQUEST + section)
+        parser.feed_data(METHOD_AND_TARGET + section)
     except httptools.HttpParserUpgrade:
         pass  # an Upgrade field: the section has been read to its end
     except httptools.HttpParserError as error:

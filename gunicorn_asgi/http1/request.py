@@ -14,7 +14,7 @@ from ..http.grammar import CONTENT_LENGTH
 from ..http.request import (
     METHODS,
     UNDERSCORE,
-    UNKNOWN,
+    UNKNOWN_LENGTH,
     Fields,
     Request,
     Rules,
@@ -31,7 +31,7 @@ from .upgrade import asks_for_websocket, read_h2c
 TOKEN_BYTES = frozenset(
     b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )
-VERSION = re.compile(rb"HTTP/\d\.\d")
+VERSION_PATTERN = re.compile(rb"HTTP/\d\.\d")
 ABSOLUTE_FORM = re.compile(rb"(?i:https?)://([^/?#]*)([^?#]*)(\?[^#]*)?")
 
 
@@ -106,7 +106,7 @@ def _read_other_form(method: str, target: bytes, fields: Fields) -> Request:
 
 def read_fields(section: bytes, rules: Rules) -> Fields:
     """Check a field section, ``HTTP/1.x CRLF fields CRLF CRLF``, and say what it means. Raises RequestError."""
-    version = VERSIONS.get(section[:10])
+    version = HTTP1_VERSIONS.get(section[:10])
     if version is None:
         _refuse_version(section)
     if len(section) > rules.limit_field_size:
@@ -119,7 +119,7 @@ def read_fields(section: bytes, rules: Rules) -> Fields:
     has_underscore = is_proxied = False
     proxy_names = rules.proxy_names
     for name, value in headers:
-        if name in MEANINGFUL:
+        if name in INTERPRETED_FIELDS:
             values.setdefault(name, []).append(value)
         elif UNDERSCORE in name:
             has_underscore = True
@@ -151,8 +151,8 @@ def _read_upgrade(fields: Fields, values: Mapping[bytes, Sequence[bytes]], rules
             fields.upgrade, fields.h2c = "h2c", settings
 
 
-VERSIONS = {b"HTTP/1.1\r\n": "1.1", b"HTTP/1.0\r\n": "1.0"}
-MEANINGFUL = frozenset(
+HTTP1_VERSIONS = {b"HTTP/1.1\r\n": "1.1", b"HTTP/1.0\r\n": "1.0"}
+INTERPRETED_FIELDS = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"}
 )
 
@@ -164,7 +164,7 @@ def _refuse_version(section: bytes) -> NoReturn:
     line, _, _ = section.partition(b"\r\n")
     if line == b"HTTP/2.0":
         raise RequestError(505, PREFACE_REASON)
-    if VERSION.fullmatch(line):
+    if VERSION_PATTERN.fullmatch(line):
         raise RequestError(
             505, f"Invalid HTTP Version {line.decode()!r}: only 1.0 and 1.1 are served"
         )
@@ -213,7 +213,7 @@ def _read_codings(values: Sequence[bytes], lengths: Sequence[bytes], version: st
         raise RequestError(400, "Invalid Transfer-Encoding: chunked is not applied once and last")
     if codings != [b"chunked"]:
         raise RequestError(501, "Transfer-Encoding other than chunked is not implemented")
-    return UNKNOWN
+    return UNKNOWN_LENGTH
 
 
 def _read_connection(values: Sequence[bytes], version: str) -> bool:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from ..errors import RequestError
 from ..http.contract import Header
-from ..http.fields import CLOSE
-from .encode import STATUS_LINES, chunk, encode_fields, frame, refusal
+from ..http.fields import CONNECTION_CLOSE
+from .encode import STATUS_LINES, body_framing, chunk, encode_fields, refusal
 
 LARGE = 16384
 """Bytes from which on a body is not copied behind its head: two writes are cheaper then."""
@@ -67,10 +67,12 @@ class Response:
         """
         status = self.status
         found = self._found
-        framing, self._chunked, self.delimited = frame(
+        framing, self._chunked, self.delimited = body_framing(
             version, status, self._declared, len(body) if end else -1, bodyless
         )
-        self.keep_alive = keep_alive = keep_alive and not (found & CLOSE or self.delimited)
+        self.keep_alive = keep_alive = keep_alive and not (
+            found & CONNECTION_CLOSE or self.delimited
+        )
         # RFC 9112, 9.3: what is not said means close to HTTP/1.0, and keep-alive to HTTP/1.1.
         if not keep_alive:
             framing += b"connection: close\r\n"

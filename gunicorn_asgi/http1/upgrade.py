@@ -12,7 +12,7 @@ from ..http.grammar import Header
 from ..websocket.negotiation import accept_key
 from .encode import encode_fields
 
-VERSION = b"13"
+WEBSOCKET_VERSION = b"13"
 KEY_SIZE = 16
 
 
@@ -64,7 +64,7 @@ def check_handshake(method: str, headers: Sequence[Header], has_body: bool) -> N
     if has_body:
         raise RequestError(400, "Invalid WebSocket handshake: it has a body")
     versions = [value for name, value in headers if name == b"sec-websocket-version"]
-    if versions != [VERSION]:
+    if versions != [WEBSOCKET_VERSION]:
         raise RequestError(
             426,
             "Invalid WebSocket handshake: Sec-WebSocket-Version is not 13",
@@ -86,7 +86,7 @@ def check_handshake(method: str, headers: Sequence[Header], has_body: bool) -> N
 UPGRADE_REQUIRED = (
     (b"upgrade", b"websocket"),
     (b"connection", b"upgrade"),
-    (b"sec-websocket-version", VERSION),
+    (b"sec-websocket-version", WEBSOCKET_VERSION),
 )
 """RFC 9110, 15.5.22 and RFC 6455, 4.4."""
 

@@ -9,7 +9,7 @@ from ..asgi.http import HTTPStream
 from ..errors import ClientDisconnected, RequestError
 from ..http.contract import CLIENT_CLOSED_REQUEST, NEVER, Header
 from ..http.fields import DATE, SERVER, copied
-from ..http.request import UNKNOWN, Fields, takes_trailers
+from ..http.request import UNKNOWN_LENGTH, Fields, takes_trailers
 from ..net.connection import LINGER_SECONDS, MAX_LINGER
 from .blocks import STATUS_FIELDS, encode_defaults, encode_fields, encode_length
 from .frames import Code
@@ -380,7 +380,7 @@ class Exchange:
         else:
             # The rest of the response is on its way, or that of a request which is short: to be dropped.
             self.connection.protocol.consume(lane, lane.unread)
-            if lane.state is HALF_CLOSED_LOCAL and lane.expected == UNKNOWN:
+            if lane.state is HALF_CLOSED_LOCAL and lane.expected == UNKNOWN_LENGTH:
                 # As likely as not, its end comes next. A reset in its way would hide the client's own faults, and some take it for ours.
                 self.set_deadline(min(self.deadline, self.connection.now + LINGER_SECONDS))
             else:
@@ -395,7 +395,7 @@ class Exchange:
         lane = self.lane
         if not (self._awaits_100 or lane.is_connected):
             most = MAX_LINGER if self.status >= 300 else MAX_DROPPED
-            rest = most if lane.expected == UNKNOWN else lane.expected
+            rest = most if lane.expected == UNKNOWN_LENGTH else lane.expected
             if rest <= most:
                 self.connection.protocol.make_room(lane, rest)
 
@@ -404,7 +404,7 @@ class Exchange:
         lane = self.lane
         return not self._awaits_100 and (
             lane.receive_window > 0
-            if lane.expected == UNKNOWN
+            if lane.expected == UNKNOWN_LENGTH
             else lane.expected <= lane.receive_window
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ..errors import RequestError
-from ..http.request import UNKNOWN, Request
+from ..http.request import UNKNOWN_LENGTH, Request
 from . import budget, frames
 from .blocks import TOLERANCE, Block, BlockReader
 from .control import Control
@@ -172,7 +172,7 @@ class Protocol(Control):
             return
         except RequestError as error:
             self._spend(budget.REFUSED + block.size // 1024)
-            refused = self.streams[id_] = self._make(id_, end, UNKNOWN)
+            refused = self.streams[id_] = self._make(id_, end, UNKNOWN_LENGTH)
             events.append(Refused(refused, error, block))
             return
         stream = self.streams[id_] = self._make(id_, end, expected)

@@ -12,7 +12,7 @@ from ..http.grammar import CONTENT_LENGTH, TOKEN
 from ..http.request import (
     METHODS,
     UNDERSCORE,
-    UNKNOWN,
+    UNKNOWN_LENGTH,
     Fields,
     Request,
     Rules,
@@ -94,7 +94,7 @@ def read_request(block: Block, rules: Rules, max_list: int, has_websocket: bool)
     headers = join_cookies(headers)
     _check_sizes(block, pseudo, headers, rules, max_list)
     fields = Fields(b"", VERSION, headers)
-    fields.length = UNKNOWN
+    fields.length = UNKNOWN_LENGTH
     values, has_underscore, is_proxied = _read_names(headers, rules)
     method, path, raw_path, query = _read_target(pseudo, fields, has_websocket)
     _read_host(pseudo.get(b":authority"), values.get(b"host", ()), fields)
@@ -112,7 +112,7 @@ def read_request(block: Block, rules: Rules, max_list: int, has_websocket: bool)
         _check_handshake(values)
         if fields.length > 0:
             raise RequestError(400, "Invalid WebSocket handshake: it has a body")
-        fields.length = UNKNOWN  # that of a body which it has not, and not of what follows
+        fields.length = UNKNOWN_LENGTH  # that of a body which it has not, and not of what follows
     name = METHODS.get(method) or ("CONNECT" if fields.upgrade else read_method(method, rules))
     if raw_path != b"*":
         check_path(raw_path, fields)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ..asgi.scope import Address
     from ..config.settings import Settings
     from ..server import Server
-    from .balance import Share
+    from .balance import WorkerRow
     from .connection import Connection
 
 LONG_SECONDS = 86400.0
@@ -94,7 +94,7 @@ def _tls_arguments(settings: Settings, context: ssl.SSLContext | None) -> dict[s
 class Acceptors:
     """All that a worker accepts with: one `Acceptor` for each of its sockets, and what they have in common."""
 
-    def __init__(self, server: Server, share: Share | None, has_own_queue: bool) -> None:
+    def __init__(self, server: Server, share: WorkerRow | None, has_own_queue: bool) -> None:
         self._server = server
         self._share = share
         """What is known of the other workers."""

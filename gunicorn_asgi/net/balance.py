@@ -22,7 +22,7 @@ LEEWAY = 4
 """Connections that a worker may have above its share, whatever that is."""
 
 
-class Board:
+class WorkerTable:
     """One row for each worker. Made in the master, so that all workers inherit the same memory."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Board:
         self.seen = numbers[SLOTS * 8 : SLOTS * 16].cast("d")
         """When each worker last said something, on the clock of time.monotonic(), which is the same for all processes; 0 is never."""
 
-    def of(self, configuration: object) -> Board:
+    def of(self, configuration: object) -> WorkerTable:
         """Itself, of this `configuration`: another object each time that the master has read it. For the master."""
         if configuration is not self._configuration:
             self._configuration = configuration
@@ -46,10 +46,12 @@ class Board:
         return self
 
 
-class Share:
+class WorkerRow:
     """One worker's view of the `board`; `age` is Gunicorn's number of the worker."""
 
-    def __init__(self, board: Board, age: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, board: WorkerTable, age: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._board = board
         self._slot = age % SLOTS
         self._clock = clock

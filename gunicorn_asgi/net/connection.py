@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..http.contract import NEVER, ASGIStream
 from ..observe.printable import printable
 from . import tls_extension as tls
-from .sendfile import Transfer
+from .sendfile import FileTransfer
 
 if TYPE_CHECKING:
     from ..asgi.scope import Address
@@ -91,7 +91,7 @@ class Connection(asyncio.Protocol):
         self._tls: Mapping[str, Any] | None = None
         """What the ``tls`` extension says of it; None without TLS."""
         # The transport.
-        self._transfer: Transfer | None = None
+        self._transfer: FileTransfer | None = None
         """A file that is being sent."""
         self._lost = False
         self._reading_paused = False
@@ -209,7 +209,7 @@ class Connection(asyncio.Protocol):
         if self._transport.is_closing():
             return False
         try:
-            self._transfer = Transfer(
+            self._transfer = FileTransfer(
                 self._server.loop,
                 self._transport,
                 head,

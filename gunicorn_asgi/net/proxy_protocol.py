@@ -32,14 +32,14 @@ V1_PREFIX = b"PROXY "
 MAX_V1 = 107
 """Bytes of the longest header of version 1, its CRLF included (2.1)."""
 V1_FAMILIES: dict[str, type[IPv4Address | IPv6Address]] = {"TCP4": IPv4Address, "TCP6": IPv6Address}
-PORT = re.compile("0|[1-9][0-9]{0,4}")
+V1_PORT = re.compile("0|[1-9][0-9]{0,4}")
 
 V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 V2_FIXED = 16
 """Bytes up to the addresses (2.2)."""
 MAX_V2 = V2_FIXED + 4096
 """Bytes of the longest header of version 2 that is taken. Behind at most 216 of addresses there are extensions, such as a client's certificate."""
-LOCAL, PROXY = 0x20, 0x21
+V2_LOCAL, V2_PROXY = 0x20, 0x21
 """Version and command."""
 UNSPEC, TCP4, UDP4, TCP6, UDP6, UNIX_STREAM, UNIX_DATAGRAM = (
     0x00,
@@ -109,7 +109,7 @@ def _v1_address(family: type[IPv4Address | IPv6Address], text: str) -> str:
 
 
 def _v1_port(text: str) -> int:
-    if PORT.fullmatch(text) is None or int(text) > 65535:
+    if V1_PORT.fullmatch(text) is None or int(text) > 65535:
         raise ValueError(text)
     return int(text)
 
@@ -120,11 +120,11 @@ def _read_v2(data: bytes) -> ProxyHeader | None:
         return None
     command, family, size = struct.unpack_from(">BBH", data, len(V2_SIGNATURE))
     length = V2_FIXED + size
-    if command not in (LOCAL, PROXY):
+    if command not in (V2_LOCAL, V2_PROXY):
         raise ValueError(f"PROXY protocol: invalid version and command 0x{command:02x}")
     if length > MAX_V2:
         raise ValueError(f"PROXY protocol: a header of {length} bytes is longer than {MAX_V2}")
-    if command == PROXY:  # with LOCAL, the family is to be ignored, too
+    if command == V2_PROXY:  # with LOCAL, the family is to be ignored, too
         if family not in ADDRESS_SIZES:
             raise ValueError(f"PROXY protocol: invalid family and protocol 0x{family:02x}")
         if size < ADDRESS_SIZES[family]:
@@ -133,7 +133,7 @@ def _read_v2(data: bytes) -> ProxyHeader | None:
             )
     if len(data) < length:
         return None
-    if command == LOCAL:
+    if command == V2_LOCAL:
         return ProxyHeader(length, None, None)
     return ProxyHeader(length, *_v2_addresses(family, data))
 

@@ -9,11 +9,11 @@ import asyncio
 import os
 from collections.abc import Callable
 
-SLICE = 2097152
+MAX_SLICE = 2097152
 """Bytes that are sent in one turn of the loop at most. Where they have to be read from the disk, the loop waits for them."""
 
 
-class Transfer:
+class FileTransfer:
     """Sends `head` and a part of a file on the socket of `transport`, behind what was written to that. Nothing may be written meanwhile.
 
     What the socket takes at once is sent by `start`. Then `done` is called when it has ended: `left` is 0 if all was sent. The file has to
@@ -89,7 +89,9 @@ class Transfer:
                 self._head = self._head[os.write(self._descriptor, self._head) :]
                 if self._head:
                     return False
-            sent = os.sendfile(self._descriptor, self._file, self._offset, min(self.left, SLICE))
+            sent = os.sendfile(
+                self._descriptor, self._file, self._offset, min(self.left, MAX_SLICE)
+            )
         except BlockingIOError:
             return False
         except (ConnectionError, TimeoutError):

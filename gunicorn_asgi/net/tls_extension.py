@@ -6,8 +6,8 @@ import ssl
 from functools import lru_cache
 from typing import Any
 
-VERSIONS = {"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
-TYPES = {
+TLS_VERSIONS = {"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
+ATTRIBUTE_TYPES = {
     "commonName": "CN",
     "localityName": "L",
     "stateOrProvinceName": "ST",
@@ -34,7 +34,7 @@ def describe(tls: ssl.SSLObject) -> dict[str, Any]:
         "client_cert_chain": chain,
         "client_cert_name": _name(tls.getpeercert()) if chain else None,
         "client_cert_error": None,
-        "tls_version": VERSIONS.get(tls.version() or ""),
+        "tls_version": TLS_VERSIONS.get(tls.version() or ""),
         "cipher_suite": _suites(tls.context).get(cipher[0]) if cipher else None,
     }
 
@@ -61,7 +61,7 @@ def _name(certificate: Any) -> str | None:
         return None
     names = certificate.get("subject", ())
     return ",".join(
-        "+".join(f"{TYPES.get(type_, type_)}={_escape(value)}" for type_, value in name)
+        "+".join(f"{ATTRIBUTE_TYPES.get(type_, type_)}={_escape(value)}" for type_, value in name)
         for name in reversed(names)
     )
 
