@@ -1,4 +1,4 @@
-"""One exchange as the application sees it: ASGI statements 1 to 19, 38 to 51, 58 to 71, 75 and 154 to 157.
+"""One exchange as the application sees it: docs/asgi.md, 1 to 19, 38 to 51, 58 to 71, 75 and 154 to 157.
 
 Over HTTP/1.1, with either parser; nothing here is particular to it.
 """
@@ -39,7 +39,7 @@ START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers"
     "data", [GET, request("POST", "/", b"Content-Length: 0"), b"GET / HTTP/1.0\r\n\r\n"]
 )
 def test_a_request_without_a_body_is_one_empty_message(parser: str, data: bytes) -> None:
-    """Statements 42 and 43."""
+    """docs/asgi.md, 42 and 43."""
     messages: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -55,7 +55,7 @@ def test_a_request_without_a_body_is_one_empty_message(parser: str, data: bytes)
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_the_body_arrives_part_by_part_and_ends_once(parser: str, framing: str) -> None:
-    """Statements 7, 39, 42, 44 and 45: the application runs on the head, and gets what there is."""
+    """docs/asgi.md, 7, 39, 42, 44 and 45: the application runs on the head, and gets what there is."""
     got = [Flag(), Flag(), Flag()]
     messages: list[Any] = []
 
@@ -105,7 +105,7 @@ def test_parts_that_came_meanwhile_are_one_message(parser: str) -> None:
 
 
 def test_behind_the_body_receive_waits_and_behind_the_response_it_says_so(parser: str) -> None:
-    """Statements 46 and 47."""
+    """docs/asgi.md, 46 and 47."""
     waiting = Flag()
     messages: list[Any] = []
 
@@ -129,7 +129,7 @@ def test_behind_the_body_receive_waits_and_behind_the_response_it_says_so(parser
 
 
 def test_an_unread_body_is_gone_behind_the_response(parser: str) -> None:
-    """Statement 46: nothing but the end comes then."""
+    """docs/asgi.md, 46: nothing but the end comes then."""
     messages: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -147,7 +147,7 @@ def test_an_unread_body_is_gone_behind_the_response(parser: str) -> None:
 @pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.parametrize("where", ["body", "response", "before the response"])
 def test_a_client_that_goes_away_wakes_receive(parser: str, how: str, where: str) -> None:
-    """Statements 46 to 48; a half-closed connection is only believed to be given up after a while, a reset one at once."""
+    """docs/asgi.md, 46 to 48; a half-closed connection is only believed to be given up after a while, a reset one at once."""
     waiting, done = Flag(), Flag()
     messages: list[Any] = []
 
@@ -179,7 +179,7 @@ def test_a_client_that_goes_away_wakes_receive(parser: str, how: str, where: str
 
 
 def test_a_cancelled_receive_loses_nothing(parser: str) -> None:
-    """Statement 49."""
+    """docs/asgi.md, 49."""
     waiting, go = Flag(), Flag()
     bodies: list[bytes] = []
 
@@ -213,7 +213,7 @@ def test_a_cancelled_receive_loses_nothing(parser: str) -> None:
 
 
 def test_receive_with_a_time_limit_loses_nothing(parser: str) -> None:
-    """Statement 49, as ``asyncio.wait_for`` does it."""
+    """docs/asgi.md, 49, as ``asyncio.wait_for`` does it."""
     again = Flag()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -231,7 +231,7 @@ def test_receive_with_a_time_limit_loses_nothing(parser: str) -> None:
 
 
 def test_two_that_receive_at_once_share_the_body_and_both_hear_the_end(parser: str) -> None:
-    """Django listens beside reading (statement 157)."""
+    """Django listens beside reading (docs/asgi.md, 157)."""
     waiting = Flag()
     messages: list[Any] = []
 
@@ -265,7 +265,7 @@ def test_two_that_receive_at_once_share_the_body_and_both_hear_the_end(parser: s
 
 @pytest.mark.parametrize("phase", ["before", "within"])
 def test_send_raises_when_the_client_is_gone(parser: str, phase: str) -> None:
-    """Statements 68 and 69: an OSError, which is no error in the log when it leaves the application."""
+    """docs/asgi.md, 68 and 69: an OSError, which is no error in the log when it leaves the application."""
     waiting, done = Flag(), Flag()
     raised: list[BaseException] = []
 
@@ -308,7 +308,7 @@ class Group(Exception):
     ids=["bare", "group", "groups"],
 )
 def test_a_disconnect_that_leaves_the_application_is_not_logged(parser: str, wrap: Any) -> None:
-    """Statements 15 and 69, also when a task group has wrapped it."""
+    """docs/asgi.md, 15 and 69, also when a task group has wrapped it."""
     waiting = Flag()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -396,7 +396,7 @@ class Odd(BaseException):
 def test_an_exception_before_the_first_body_is_a_clean_500(
     parser: str, error: BaseException, when: str
 ) -> None:
-    """Statements 13, 58 and 67; logged once, with its traceback."""
+    """docs/asgi.md, 13, 58 and 67; logged once, with its traceback."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if when != "at once":
@@ -441,7 +441,7 @@ def test_an_exception_before_the_first_body_is_a_clean_500(
 def test_a_response_that_breaks_off_does_not_look_whole(
     parser: str, data: bytes, declared: bool, how: str
 ) -> None:
-    """Statements 66 and 67: no last chunk, less than the length, and a reset where the end of the connection would be the end of the body."""
+    """docs/asgi.md, 66 and 67: no last chunk, less than the length, and a reset where the end of the connection would be the end of the body."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({**START, "headers": [(b"content-length", b"10")] if declared else []})
@@ -462,7 +462,7 @@ def test_a_response_that_breaks_off_does_not_look_whole(
 
 @pytest.mark.parametrize("start", [False, True], ids=["nothing", "start only"])
 def test_an_application_that_returns_without_a_body_is_a_500(parser: str, start: bool) -> None:
-    """Statement 66."""
+    """docs/asgi.md, 66."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if start:
@@ -515,7 +515,7 @@ def test_an_exception_behind_the_response_is_logged_and_harms_nothing(parser: st
 
 
 def test_work_behind_the_response_does_not_hold_up_the_next_request(parser: str) -> None:
-    """The response is complete, so the connection is free (statement 61), and the work goes on without it."""
+    """The response is complete, so the connection is free (docs/asgi.md, 61), and the work goes on without it."""
     go = Flag()
     finished: list[str] = []
 
@@ -627,7 +627,7 @@ def test_log_lines_cannot_be_forged_by_a_path(parser: str) -> None:
 
 
 def test_each_request_is_one_call_in_a_task_of_its_own(parser: str) -> None:
-    """Statements 1, 8 and 19."""
+    """docs/asgi.md, 1, 8 and 19."""
     tasks: list[Any] = []
     loops: list[Any] = []
 
@@ -680,7 +680,7 @@ def test_context_variables_do_not_leak(parser: str, kind: str) -> None:
 
 
 def test_the_state_is_a_copy_for_each_request(parser: str) -> None:
-    """Statements 18 and 38: shallow."""
+    """docs/asgi.md, 18 and 38: shallow."""
     shared: list[str] = []
     state = {"shared": shared, "mine": 1}
     seen: list[Any] = []
@@ -702,7 +702,7 @@ def test_the_state_is_a_copy_for_each_request(parser: str) -> None:
 
 
 def test_without_a_lifespan_there_is_no_state(parser: str) -> None:
-    """Statement 38; without one the key is absent."""
+    """docs/asgi.md, 38; without one the key is absent."""
     with serve(mirror, parser) as server:
         client = server.connect()
         client.send(GET)
@@ -710,7 +710,7 @@ def test_without_a_lifespan_there_is_no_state(parser: str) -> None:
 
 
 def test_what_one_request_does_to_its_scope_no_other_sees(parser: str) -> None:
-    """Statement 18."""
+    """docs/asgi.md, 18."""
     seen: list[str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -735,7 +735,7 @@ def test_what_one_request_does_to_its_scope_no_other_sees(parser: str) -> None:
 
 
 def test_the_types_in_a_scope_are_those_of_the_specification(parser: str) -> None:
-    """Statements 3 to 5, 17, 20 to 37 and 154."""
+    """docs/asgi.md, 3 to 5, 17, 20 to 37 and 154."""
     scopes: list[dict[str, Any]] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -777,7 +777,7 @@ def test_the_types_in_a_scope_are_those_of_the_specification(parser: str) -> Non
 
 
 def test_a_unix_socket_has_no_client_and_a_path_for_the_server(parser: str, tmp_path: Path) -> None:
-    """Statements 36 and 37; its peer is trusted, as in Gunicorn."""
+    """docs/asgi.md, 36 and 37; its peer is trusted, as in Gunicorn."""
     path = str(tmp_path / "socket")
     with serve(mirror, parser, bind=path, forwarded_allow_ips="10.0.0.1") as server:
         client = server.connect()
@@ -812,7 +812,7 @@ def test_a_response_that_breaks_off_on_a_unix_socket(parser: str, tmp_path: Path
 def test_the_server_is_the_address_that_the_client_has_reached(
     parser: str, address: str, to: str
 ) -> None:
-    """Statements 36 and 37, also where the socket listens on all addresses."""
+    """docs/asgi.md, 36 and 37, also where the socket listens on all addresses."""
     if ":" in to and not has_ipv6():
         pytest.skip("no IPv6 here")
     with serve(mirror, parser, bind=(address, 0)) as server:
@@ -837,7 +837,7 @@ def has_ipv6() -> bool:
 
 
 def test_send_waits_for_a_client_that_does_not_read(parser: str) -> None:
-    """Statement 71: what is sent does not pile up in memory."""
+    """docs/asgi.md, 71: what is sent does not pile up in memory."""
     block = b"x" * 65536
     sent: list[int] = []
 
@@ -862,7 +862,7 @@ def test_send_waits_for_a_client_that_does_not_read(parser: str) -> None:
 
 @pytest.mark.parametrize("how", ["reset", "timeout"])
 def test_a_send_that_waits_is_released_when_the_client_goes_away(parser: str, how: str) -> None:
-    """Statement 70."""
+    """docs/asgi.md, 70."""
     raised: list[BaseException] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -916,7 +916,7 @@ def test_a_cancelled_send_that_waited_has_sent_its_message_once(parser: str) -> 
 
 
 def test_a_generator_of_the_application_is_closed_with_its_client(parser: str) -> None:
-    """Statement 156: a stream that never ends by itself."""
+    """docs/asgi.md, 156: a stream that never ends by itself."""
     closed = Flag()
 
     async def stream() -> AsyncIterator[bytes]:

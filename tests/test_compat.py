@@ -1,4 +1,4 @@
-"""Which callables are taken for which kind of application (ASGI statements 1 and 2), as a function."""
+"""Which callables are taken for which kind of application (docs/asgi.md, 1 and 2), as a function."""
 
 from __future__ import annotations
 

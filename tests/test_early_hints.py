@@ -1,4 +1,4 @@
-"""103 Early Hints (``http.response.early_hint``, ASGI statements 145 to 147; RFC 8297)."""
+"""103 Early Hints (``http.response.early_hint``, docs/asgi.md, 145 to 147; RFC 8297)."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ ORDERS: dict[str, tuple[list[dict[str, Any]], list[Any]]] = {
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("way", CAN)
 def test_hints_go_before_the_head_and_never_behind_it(parser: str, way: str, order: str) -> None:
-    """Statements 145 to 147."""
+    """docs/asgi.md, 145 to 147."""
     messages, expected = ORDERS[order]
     with serving(sending(*messages), parser, way) as asked:
         client = asked.connect()

@@ -1,4 +1,4 @@
-"""The head of a response as bytes: RFC 9112, 4 to 6; RFC 9110, 5.5; ASGI statements 52 to 57, 64, 73 and 74."""
+"""The head of a response as bytes: RFC 9112, 4 to 6; RFC 9110, 5.5; docs/asgi.md, 52 to 57, 64, 73 and 74."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from gunicorn_asgi.http1.encode import STATUS_LINES, body_framing, chunk, encode
     ],
 )
 def test_fields_become_lines_in_their_order(headers: Any, lines: bytes) -> None:
-    """Statement 54: repeated fields are never joined."""
+    """docs/asgi.md, 54: repeated fields are never joined."""
     assert encode_fields(headers) == (lines, -1, 0)
     assert encode_fields(field for field in headers) == (lines, -1, 0)
 
@@ -62,7 +62,7 @@ def test_fields_become_lines_in_their_order(headers: Any, lines: bytes) -> None:
     ],
 )
 def test_the_server_answers_for_framing_and_connection(headers: Any, expected: Any) -> None:
-    """Statements 56, 72 and 73."""
+    """docs/asgi.md, 56, 72 and 73."""
     assert encode_fields(headers) == expected
 
 
@@ -115,7 +115,7 @@ INVALID: dict[str, Any] = {
 @pytest.mark.parametrize("headers", INVALID.values(), ids=INVALID.keys())
 @pytest.mark.parametrize("before", [False, True], ids=["first", "second"])
 def test_invalid_fields_raise(headers: Any, before: bool) -> None:
-    """Statements 11 and 55. Twice, for what was seen once must not pass for checked."""
+    """docs/asgi.md, 11 and 55. Twice, for what was seen once must not pass for checked."""
     if before and isinstance(headers, list):
         headers = [(b"x", b"y"), *headers]
     for _ in range(2):
@@ -201,7 +201,7 @@ def test_no_line_end_ever_gets_into_a_line(headers: list[tuple[bytes, bytes]]) -
 
 
 def test_every_status_from_100_to_999_has_a_line() -> None:
-    """Statement 74; RFC 9112, 4: the space stays where there is no reason phrase."""
+    """docs/asgi.md, 74; RFC 9112, 4: the space stays where there is no reason phrase."""
     assert sorted(STATUS_LINES) == list(range(100, 1000))
     assert STATUS_LINES[200] == b"HTTP/1.1 200 OK\r\n"
     assert STATUS_LINES[418] == b"HTTP/1.1 418 I'm a Teapot\r\n"
@@ -272,7 +272,7 @@ def length(number: int) -> tuple[bytes, bool, bool]:
 def test_framing(
     version: str, status: int, declared: int, size: int, bodyless: bool, expected: Any
 ) -> None:
-    """RFC 9112, 6; statements 57 and 64."""
+    """RFC 9112, 6; docs/asgi.md, 57 and 64."""
     assert body_framing(version, status, declared, size, bodyless) == expected
 
 

@@ -1,4 +1,4 @@
-"""The extensions of a response as an application and its framework see them: what is advertised where (ASGI statements 16, 121, 124 to 153)."""
+"""The extensions of a response as an application and its framework see them: what is advertised where (docs/asgi.md, 16, 121, 124 to 153)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def telling(scope: Any, receive: Any, send: Any) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_what_works_is_advertised_and_nothing_else(parser: str, way: str) -> None:
-    """Neither ``http.response.push``, which no browser takes any more (statement 121), nor ``http.response.debug`` (153)."""
+    """Neither ``http.response.push``, which no browser takes any more (docs/asgi.md, 121), nor ``http.response.debug`` (153)."""
     expected: dict[str, Any] = {name: {} for name in sorted(FILES if way == "1.0" else ALWAYS)}
     with serving(telling, parser, way) as asked:
         client = asked.connect()
@@ -298,7 +298,7 @@ def content(size: int) -> bytes:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("route", ["absolute", "relative", "static"])
 def test_a_file_response_goes_by_pathsend(server: Gunicorn, route: str, size: int) -> None:
-    """Statement 136. Starlette leaves a relative path as it is."""
+    """docs/asgi.md, 136. Starlette leaves a relative path as it is."""
     before = server.events.count("http.response.pathsend")
     with server.client() as client:
         for _ in range(2):
@@ -322,13 +322,13 @@ def test_a_part_of_a_file_and_what_has_not_changed_are_the_frameworks(server: Gu
 
 @pytest.mark.parametrize("middleware", ["passing", "zipped"])
 def test_a_file_goes_through_middleware(server: Gunicorn, middleware: str) -> None:
-    """Statement 135."""
+    """docs/asgi.md, 135."""
     response = server.get(f"/{middleware}/absolute/65537.txt")
     if response.status_code != 404:  # only Starlette's application has them
         assert response.content == content(65537)
 
 
 def test_a_push_promise_is_passed_over(server: Gunicorn) -> None:
-    """Statement 121: a framework asks what is advertised."""
+    """docs/asgi.md, 121: a framework asks what is advertised."""
     assert server.get("/hinted").json() == sorted(ALWAYS)
     assert "http.response.push" not in server.events

@@ -1,4 +1,4 @@
-"""Files as bodies: ``http.response.pathsend`` and ``http.response.zerocopysend`` (ASGI statements 124 to 136), on every way that a response can go.
+"""Files as bodies: ``http.response.pathsend`` and ``http.response.zerocopysend`` (docs/asgi.md, 124 to 136), on every way that a response can go.
 
 Every test counts the descriptors of the process before and behind it: none may be left open on any path.
 """
@@ -181,7 +181,7 @@ def test_sendfile_false_turns_it_off(parser: str, make: Any, transfers: list[Fil
 
 @pytest.mark.parametrize("size", [0, 10, 1_000_000])
 def test_head_has_the_length_and_no_body(parser: str, way: str, make: Any, size: int) -> None:
-    """Statement 133."""
+    """docs/asgi.md, 133."""
     with serving(sending(start(), path_of(make(size))), parser, way) as asked:
         client = asked.connect()
         for _ in range(1 if way == "1.0" else 2):
@@ -210,7 +210,7 @@ def test_204_and_304_have_no_body_and_say_nothing_of_one(
 def test_what_was_declared_is_the_whole_of_a_longer_file(
     parser: str, way: str, make: Any, size: int
 ) -> None:
-    """Statement 134: it has grown since somebody looked."""
+    """docs/asgi.md, 134: it has grown since somebody looked."""
     with serving(sending(start(length(size - 10)), path_of(make(size))), parser, way) as asked:
         answer = asked.fetch()
         assert (answer.is_whole, answer.body) == (True, content(size)[:-10])
@@ -318,7 +318,7 @@ def test_a_folder_that_is_known_is_no_other_one(
     "path", [None, b"/etc/hostname", "", "/etc/host\0name", 3, Path("/etc/hostname")], ids=repr
 )
 def test_a_path_is_a_str(parser: str, path: Any) -> None:
-    """Statement 131."""
+    """docs/asgi.md, 131."""
     with serving(
         sending(START, {"type": "http.response.pathsend", "path": path}), parser, "1.1"
     ) as asked:
@@ -374,7 +374,7 @@ def test_an_application_may_answer_otherwise_where_a_file_cannot_be_opened(
 def test_what_comes_at_the_wrong_time_raises(
     parser: str, way: str, make: Any, before: Any, last: str, reason: str
 ) -> None:
-    """Statements 128 and 132."""
+    """docs/asgi.md, 128 and 132."""
     path = make(100)
     raised: list[str] = []
 
@@ -396,7 +396,7 @@ def test_what_comes_at_the_wrong_time_raises(
 
 @pytest.mark.parametrize("behind", ["path", "body", "start"])
 def test_behind_a_whole_file_nothing_counts(parser: str, way: str, make: Any, behind: str) -> None:
-    """Statement 61."""
+    """docs/asgi.md, 61."""
     path = make(100_000)
     message = {"path": path_of(path), "body": body(b"x"), "start": START}[behind]
     with serving(sending(START, path_of(path), message), parser, way) as asked:
@@ -592,7 +592,7 @@ def test_a_file_is_the_one_that_was_opened(parser: str, way: str, make: Any) -> 
 def test_a_file_that_becomes_shorter_ends_the_connection_and_is_told(
     parser: str, way: str, make: Any
 ) -> None:
-    """Statement 134: nobody may take it for whole."""
+    """docs/asgi.md, 134: nobody may take it for whole."""
     path = make(BIG)
     waiting, cut = Flag(), Flag()
 
@@ -1069,7 +1069,7 @@ def parts_app(make_file: Callable[[], Any], *parts: Any, head: dict[str, Any] = 
             await send(head)
             for part in parts:
                 await send(part_of(file, **part) if "type" not in part else part)
-            app.positions.append(file.tell())  # type: ignore[attr-defined]  # also: it is not closed (statement 129)
+            app.positions.append(file.tell())  # type: ignore[attr-defined]  # also: it is not closed (docs/asgi.md, 129)
 
     app.positions = []  # type: ignore[attr-defined]
     return app
@@ -1108,7 +1108,7 @@ PARTS: dict[str, tuple[list[dict[str, Any]], bytes, int]] = {
 def test_parts_of_a_file_are_parts_of_the_body(
     parser: str, way: str, tmp_path: Path, what: str
 ) -> None:
-    """Statements 124 to 130: identical bytes whatever the framing, and where no offset was given the position behind them."""
+    """docs/asgi.md, 124 to 130: identical bytes whatever the framing, and where no offset was given the position behind them."""
     path = tmp_path / "file"
     path.write_bytes(FILE)
     parts, expected, position = PARTS[what]
@@ -1155,7 +1155,7 @@ def test_an_endless_row_of_parts_lets_others_have_their_turn(parser: str, make: 
 
 
 def test_a_part_is_from_where_the_application_reads(parser: str, tmp_path: Path) -> None:
-    """Statement 125: not from where the buffer before the descriptor has read to."""
+    """docs/asgi.md, 125: not from where the buffer before the descriptor has read to."""
     path = tmp_path / "file"
     path.write_bytes(FILE)
 
@@ -1250,7 +1250,7 @@ NOT_FILES: dict[str, Callable[[Path], Any]] = {
 def test_what_has_no_descriptor_of_a_file_raises(
     parser: str, way: str, make: Any, what: str
 ) -> None:
-    """Statement 124."""
+    """docs/asgi.md, 124."""
     path = make(10)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -1,4 +1,4 @@
-"""What is particular to exchanges over HTTP/2: many at once, each with a window, a deadline and an end of its own. ASGI statements by their numbers.
+"""What is particular to exchanges over HTTP/2: many at once, each with a window, a deadline and an end of its own.
 
 What the versions have in common is in `test_h2_same`.
 """
@@ -162,7 +162,7 @@ def reset(client: H2Client, site: Site) -> Stream:
 def break_off(client: H2Client, site: Site) -> Stream:
     stream = client.read_response(client.begin("GET", "/breaks_off"))
     assert (stream.body, stream.has_ended, stream.reset) == (b"x", False, INTERNAL_ERROR), (
-        "statements 66 and 67"
+        "docs/asgi.md, 66 and 67"
     )
     return stream
 
@@ -181,7 +181,7 @@ TROUBLES = [leave_a_body_unread, leave_a_response_unread, reset, break_off, send
 def test_a_stream_in_trouble_stalls_no_other(
     parser: str, trouble: Callable[[H2Client, Site], Stream]
 ) -> None:
-    """RFC 9113, 5: streams are independent. Statements 13 and 41."""
+    """RFC 9113, 5: streams are independent. docs/asgi.md, 13 and 41."""
     site = Site()
     with serve(site, parser, **HTTP2) as server:
         client = connect(server)
@@ -226,7 +226,7 @@ def test_many_streams_that_nobody_reads_leave_room_for_one_that_somebody_does(pa
 
 
 def test_send_waits_above_the_mark_and_goes_on_below_it(parser: str) -> None:
-    """Statement 71."""
+    """docs/asgi.md, 71."""
     site = Site()
     with serve(site, parser, **HTTP2) as server:
         client = connect(server, settings=NO_WINDOW)
@@ -280,7 +280,7 @@ ENDS: list[Callable[[H2Client, Stream], None]] = [
 def test_a_send_that_waits_is_released_when_its_client_goes(
     parser: str, where: str, end: Callable[[H2Client, Stream], None]
 ) -> None:
-    """Statements 68 to 70: by an OSError, which is not logged; also where it is the transport that nothing leaves."""
+    """docs/asgi.md, 68 to 70: by an OSError, which is not logged; also where it is the transport that nothing leaves."""
     site = Site()
     with serve(site, parser, **HTTP2) as server:
         if where == "queue":
@@ -308,7 +308,7 @@ def test_a_send_that_waits_is_released_when_its_client_goes(
 def test_a_client_that_does_not_read_fills_no_memory_however_wide_its_windows(
     parser: str, is_tls: bool, tmp_path: Path
 ) -> None:
-    """Statement 71: what does not leave the transport counts, too."""
+    """docs/asgi.md, 71: what does not leave the transport counts, too."""
     site = Site()
     with serve(site, parser, tls=server_context(tmp_path) if is_tls else None, **HTTP2) as server:
         wide = {INITIAL_WINDOW_SIZE: MAX_WINDOW}
@@ -357,7 +357,7 @@ def test_over_tls_as_without(parser: str, tmp_path: Path) -> None:
 
 
 def test_a_reset_is_a_disconnect(parser: str) -> None:
-    """Statements 46 to 48: at once, again and again, and not an error."""
+    """docs/asgi.md, 46 to 48: at once, again and again, and not an error."""
     site = Site()
     log = AccessLog()
     with serve(site, parser, access=make_access(log), **HTTP2) as server:
@@ -491,7 +491,7 @@ def test_a_client_that_leaves_with_an_error_takes_nothing_more(parser: str, code
 
 
 def test_only_what_was_read_is_credited(parser: str) -> None:
-    """RFC 9113, 6.9.1, and statement 45."""
+    """RFC 9113, 6.9.1, and docs/asgi.md, 45."""
     site = Site()
     with serve(site, parser, **HTTP2) as server:
         client = connect(server)
@@ -1216,7 +1216,7 @@ def test_trailers_of_a_request_end_its_body_and_are_not_headers(parser: str) -> 
 
 
 def test_the_scope(parser: str) -> None:
-    """Statements 20 to 38: `:authority` is the first header, whatever the client calls its host; cookies are joined (RFC 9113, 8.2.3)."""
+    """docs/asgi.md, 20 to 38: `:authority` is the first header, whatever the client calls its host; cookies are joined (RFC 9113, 8.2.3)."""
     with serve(mirror, parser, state={"x": 1}, **HTTP2) as server:
         client = connect(server)
         pseudo = [
@@ -1271,7 +1271,7 @@ def test_the_scope(parser: str) -> None:
 
 
 def test_what_one_stream_does_to_its_scope_no_other_sees(parser: str) -> None:
-    """Statements 18 and 41: equal requests of a connection are read once."""
+    """docs/asgi.md, 18 and 41: equal requests of a connection are read once."""
     seen: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

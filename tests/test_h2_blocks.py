@@ -1,4 +1,4 @@
-"""Field blocks as functions: RFC 9113, 4.3 and 8.2; RFC 7541; ASGI statements 52 to 57. hpack reads what is written here, and writes what is read."""
+"""Field blocks as functions: RFC 9113, 4.3 and 8.2; RFC 7541; docs/asgi.md, 52 to 57. hpack reads what is written here, and writes what is read."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def decode(block: bytes) -> list[Header]:
     ],
 )  # fmt: skip
 def test_fields_are_literals_in_their_order(headers: Any, expected: list[Header]) -> None:
-    """Statement 54. RFC 9113, 8.2: names in lower case; 8.2.1: no white space around values."""
+    """docs/asgi.md, 54. RFC 9113, 8.2: names in lower case; 8.2.1: no white space around values."""
     for given_headers in (headers, iter(headers), headers):
         block, length, found = encode_fields(given_headers)
         assert decode(block) == expected
@@ -95,7 +95,7 @@ def test_fields_are_literals_in_their_order(headers: Any, expected: list[Header]
 def test_what_means_something(
     headers: Any, expected: list[Header], length: int, found: int
 ) -> None:
-    """Statements 56, 72 and 73: the length is told apart, and nothing of a connection."""
+    """docs/asgi.md, 56, 72 and 73: the length is told apart, and nothing of a connection."""
     for _ in range(2):
         block, *rest = encode_fields(headers)
         assert decode(block) == expected
@@ -105,7 +105,7 @@ def test_what_means_something(
 @pytest.mark.parametrize("headers", INVALID.values(), ids=INVALID.keys())
 @pytest.mark.parametrize("before", [False, True], ids=["first", "second"])
 def test_invalid_fields_raise_as_in_http_1(headers: Any, before: bool) -> None:
-    """Statements 11 and 55. Twice, for what was seen once must not pass for checked."""
+    """docs/asgi.md, 11 and 55. Twice, for what was seen once must not pass for checked."""
     if before and isinstance(headers, list):
         headers = [(b"x", b"y"), *headers]
     for _ in range(2):
@@ -246,7 +246,7 @@ def test_integers_are_those_of_the_package(number: int, bits: int) -> None:
 
 
 def test_every_status_from_100_to_999_has_a_field() -> None:
-    """Statement 74; RFC 9113, 8.3.2."""
+    """docs/asgi.md, 74; RFC 9113, 8.3.2."""
     assert sorted(STATUS_FIELDS) == list(range(100, 1000))
     for status, block in STATUS_FIELDS.items():
         assert decode(block) == [(b":status", b"%d" % status)]

@@ -1,4 +1,4 @@
-"""The field block of a request as a function: RFC 9113, 8; RFC 8441, 4; ASGI statements 21 to 40."""
+"""The field block of a request as a function: RFC 9113, 8; RFC 8441, 4; docs/asgi.md, 21 to 40."""
 
 from __future__ import annotations
 
@@ -272,7 +272,7 @@ def test_the_refusal_of_another_version_names_ours() -> None:
 def test_the_target(
     fields: list[Header], method: str, path: str, raw_path: bytes, query: bytes
 ) -> None:
-    """Statements 22 to 26: as over HTTP/1.1. What a client says of the scheme is not believed."""
+    """docs/asgi.md, 22 to 26: as over HTTP/1.1. What a client says of the scheme is not believed."""
     *target, read_fields = read(fields)
     assert target == [method, path, raw_path, query]
     assert (read_fields.version, read_fields.scheme, read_fields.upgrade) == ("2", None, "")
@@ -281,7 +281,7 @@ def test_the_target(
 
 @pytest.mark.parametrize("authority", AUTHORITIES)
 def test_the_authority_is_the_first_header_as_host(authority: bytes) -> None:
-    """Statement 35."""
+    """docs/asgi.md, 35."""
     fields = [*having((b":authority", authority)), (b"x", b"y")]
     assert read(fields)[4].headers == [(b"host", authority), (b"x", b"y")]
 
@@ -303,12 +303,12 @@ def test_the_authority_is_the_first_header_as_host(authority: bytes) -> None:
 def test_a_host_stands_for_the_authority_or_is_the_same(
     fields: list[Header], headers: list[Header]
 ) -> None:
-    """RFC 9113, 8.3.1; statement 35: there is one ``host``."""
+    """RFC 9113, 8.3.1; docs/asgi.md, 35: there is one ``host``."""
     assert read(fields)[4].headers == headers
 
 
 def test_headers_are_kept_apart_in_their_order() -> None:
-    """Statements 32 and 33: all but the parts of a cookie."""
+    """docs/asgi.md, 32 and 33: all but the parts of a cookie."""
     headers = [
         (b"cookie", b"a=b"),
         (b"x", b"1"),

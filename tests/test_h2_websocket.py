@@ -160,7 +160,7 @@ def test_a_content_length_of_0_means_no_content(parser: str) -> None:
 
 
 def test_the_scope(parser: str) -> None:
-    """ASGI statements 76 to 81 and 117."""
+    """docs/asgi.md, 76 to 81 and 117."""
     scopes: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -270,7 +270,7 @@ def test_an_acceptance_that_is_not_allowed_raises_and_may_be_followed_by_one_tha
 
 @pytest.mark.parametrize("early", [b"", text("early")])
 def test_a_close_before_the_acceptance_is_a_403(parser: str, early: bytes) -> None:
-    """Statement 84."""
+    """docs/asgi.md, 84."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         assert await receive() == CONNECT
@@ -288,7 +288,7 @@ def test_a_close_before_the_acceptance_is_a_403(parser: str, early: bytes) -> No
 
 @pytest.mark.parametrize("has_length", [False, True])
 def test_a_denial_is_streamed(parser: str, has_length: bool) -> None:
-    """Statements 117 to 120; a body larger than the client's windows."""
+    """docs/asgi.md, 117 to 120; a body larger than the client's windows."""
     parts = [b"a" * 50_000, b"b" * 50_000, b"", b"c" * 50_000]
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -576,7 +576,7 @@ def test_more_than_the_window_before_the_acceptance_ends_only_its_stream(parser:
 @pytest.mark.parametrize("how", ["END_STREAM", "RST_STREAM", "loss", "trailers"])
 @pytest.mark.parametrize("when", ["handshake", "open", "closing"])
 def test_an_end_without_a_close_is_1006(parser: str, how: str, when: str) -> None:
-    """RFC 8441, 5; statements 95 and 96. Behind the application's own Close, its code stays."""
+    """RFC 8441, 5; docs/asgi.md, 95 and 96. Behind the application's own Close, its code stays."""
     told: list[Any] = []
     ready = Flag()
 
@@ -871,7 +871,7 @@ def test_a_slow_application_stalls_its_own_stream_only(parser: str) -> None:
 
 @pytest.mark.parametrize("window", [65535, 1000, (1 << 31) - 1], ids=["65535", "small", "large"])
 def test_a_slow_client_lets_its_own_application_wait_only(parser: str, window: int) -> None:
-    """Statement 71. One that opens its windows wide and reads nothing is held back by the transport."""
+    """docs/asgi.md, 71. One that opens its windows wide and reads nothing is held back by the transport."""
     if window > 65535:
         window = 1 << 24
     with serve2(mixed, parser, ws_ping_interval=0, write_timeout=1000) as server:
@@ -974,7 +974,7 @@ def test_what_waits_behind_the_end_has_write_timeout_to_leave(parser: str, takes
 
 
 def test_a_worker_that_leaves_closes_all_with_1012_and_siblings_finish(parser: str) -> None:
-    """Statement 94. GOAWAY says so, and the connection ends behind the last of them."""
+    """docs/asgi.md, 94. GOAWAY says so, and the connection ends behind the last of them."""
     go = Flag()
     app = Recorder()
 

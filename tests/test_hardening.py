@@ -96,7 +96,7 @@ def test_a_refusal_of_head_has_no_body_wherever_it_comes(parser: str) -> None:
 
 @pytest.mark.parametrize("leave", ["close", "reset"])
 def test_a_client_that_leaves_is_noticed_behind_more_than_is_read(parser: str, leave: str) -> None:
-    """Reading is paused by what is pipelined, so that the loop itself would never see it go (statement 48).
+    """Reading is paused by what is pipelined, so that the loop itself would never see it go (docs/asgi.md, 48).
 
     It is less than the kernel takes for a socket: the end behind more than that has not arrived.
     """

@@ -1,4 +1,4 @@
-"""What happens on a connection between and around its exchanges: RFC 9112, 7 to 9; lessons A and C; deadlines, bounds and order."""
+"""What happens on a connection between and around its exchanges: RFC 9112, 7 to 9; deadlines, bounds and order."""
 
 from __future__ import annotations
 
@@ -571,7 +571,7 @@ def test_a_client_that_pipelines_and_reads_nothing_is_stalled(parser: str) -> No
 
 
 def test_garbage_behind_a_request_never_gets_into_its_response(parser: str) -> None:
-    """Lesson A: it is refused behind the response, in its turn."""
+    """The garbage is refused after the response, in its turn."""
     half, go = Flag(), Flag()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -876,7 +876,7 @@ def test_a_client_that_resets_at_any_time_leaves_nothing_behind(parser: str) -> 
 def test_an_unread_body_within_the_bound_is_drained(
     parser: str, head: bytes, body: bytes, when: str
 ) -> None:
-    """Statement 51; RFC 9112, 9.3: so that the next request is found behind it."""
+    """docs/asgi.md, 51; RFC 9112, 9.3: so that the next request is found behind it."""
     with serve(hello, parser) as server:
         client = server.connect()
         for _ in range(2):

@@ -1,4 +1,4 @@
-"""Requests over the wire: RFC 9112, 2 to 7; ASGI statements 20 to 45; Gunicorn's limits.
+"""Requests over the wire: RFC 9112, 2 to 7; docs/asgi.md, 20 to 45; Gunicorn's limits.
 
 Each case of the tables is replayed whole, byte by byte, and with something behind it: after a request that is answered by the application
 that is the next one, or garbage which is refused then; behind a refusal there is nothing more.
@@ -95,7 +95,7 @@ EXTENSIONS: dict[str, Any] = {
 }
 
 ACCEPTED: dict[str, tuple[bytes, dict[str, Any]]] = {
-    # Statements 20 to 37.
+    # docs/asgi.md, 20 to 37.
     "plain": (
         GET,
         {"type": "http", "http_version": "1.1", "method": "GET", "scheme": "http", "path": "/", "raw_path": b"/", "query_string": b"",
@@ -107,7 +107,7 @@ ACCEPTED: dict[str, tuple[bytes, dict[str, Any]]] = {
     # RFC 9112, 2.2: empty lines before the request line
     "a leading CRLF": (b"\r\n" + GET, {"path": "/"}),
     "leading CRLFs": (b"\r\n\r\n\r\n" + GET, {"path": "/"}),
-    # methods, statement 22
+    # methods, docs/asgi.md, 22
     **{method: (request(method), {"method": method}) for method in ("OPTIONS", "POST", "PUT", "DELETE", "PATCH", "TRACE")},
     **{method: (request(method), {"method": method}) for method in ("PROPFIND", "FOO", "MKCALENDAR", "M-SEARCH", "QUERY", "A!$%&'*+-.^_|~9", "X" * 20)},
     # targets
@@ -127,7 +127,7 @@ ACCEPTED: dict[str, tuple[bytes, dict[str, Any]]] = {
     "two slashes": (request(target="//a//b"), {"path": "//a//b"}),
     "colon": (request(target="/http://b/"), {"path": "/http://b/"}),
     "printable": (request(target="/!$&'()*+,;=:@-._~\"<>\\^`{|}[]"), {"raw_path": b"/!$&'()*+,;=:@-._~\"<>\\^`{|}[]"}),
-    # absolute-form, statement 26; RFC 9112, 3.2.2: its authority is the host
+    # absolute-form, docs/asgi.md, 26; RFC 9112, 3.2.2: its authority is the host
     "absolute": (request(target="http://b/c%20d?e"), {"path": "/c d", "raw_path": b"/c%20d", "query_string": b"e", "headers": [(b"host", b"b")]}),
     "absolute without a path": (request(target="http://b"), {"path": "/", "raw_path": b"/", "query_string": b""}),
     "absolute with a query only": (request(target="http://b?c"), {"path": "/", "raw_path": b"/", "query_string": b"c"}),
@@ -144,7 +144,7 @@ ACCEPTED: dict[str, tuple[bytes, dict[str, Any]]] = {
     "asterisk": (request("OPTIONS", "*"), {"path": "*", "raw_path": b"*", "query_string": b""}),
     "absolute asterisk": (request("OPTIONS", "http://b:80"), {"path": "*", "raw_path": b"*"}),
     "OPTIONS with a path": (request("OPTIONS", "http://b/"), {"path": "/"}),
-    # fields, statements 30 to 33 and 40
+    # fields, docs/asgi.md, 30 to 33 and 40
     "order and repetition": (
         get(b"B: 1", b"Host: a", b"Cookie: c", b"A: 2", b"Cookie: d", b"B: 3"),
         {"headers": [(b"b", b"1"), (b"host", b"a"), (b"cookie", b"c"), (b"a", b"2"), (b"cookie", b"d"), (b"b", b"3")]},
@@ -159,7 +159,7 @@ ACCEPTED: dict[str, tuple[bytes, dict[str, Any]]] = {
         for host in (b"a.b:80", b"a:", b"[::1]", b"[::1]:80", b"127.0.0.1:8000", b"a_b")
     },
     "Host with white space around it": (get(b"Host: \t a \t"), {"headers": [(b"host", b"a")]}),
-    # bodies, statements 39 and 43 to 44
+    # bodies, docs/asgi.md, 39 and 43 to 44
     "content-length": (post(b"Content-Length: 5", body=b"hello"), {"body": b"hello", "headers": [(b"host", b"a"), (b"content-length", b"5")]}),
     "content-length 0": (post(b"Content-Length: 0"), {"body": b""}),
     "content-length with zeros": (post(b"Content-Length: 005", body=b"hello"), {"body": b"hello"}),
@@ -193,7 +193,7 @@ def test_a_valid_request_reaches_the_application(
 
 
 def test_the_scope_has_both_addresses(servers: Servers) -> None:
-    """Statements 36 and 37."""
+    """docs/asgi.md, 36 and 37."""
     server = servers.get()
     client = server.connect()
     client.send(GET)
@@ -538,7 +538,7 @@ def test_forwarder_headers_pass_a_refusing_header_map_from_a_trusted_peer_only(
 def test_secure_scheme_headers_count_from_a_trusted_peer_only(
     servers: Servers, lines: list[bytes], trusted: str | int, untrusted: str, delivery: str
 ) -> None:
-    """Statement 23."""
+    """docs/asgi.md, 23."""
     data = get(b"Host: a", *lines)
     assert (
         exchange(servers.get(delivery, forwarded_allow_ips="10.0.0.1"), data, "request")["scheme"]
@@ -554,7 +554,7 @@ def test_secure_scheme_headers_count_from_a_trusted_peer_only(
 @pytest.mark.parametrize("delivery", DELIVERIES)
 @pytest.mark.parametrize("method", ["get", "Get", "GE", "X", "g#t", "x" * 30, "foo"])
 def test_permit_unconventional_http_method(servers: Servers, method: str, delivery: str) -> None:
-    """And statement 22: upper case in the scope, so that ``casefold_http_method`` has nothing left to do."""
+    """And docs/asgi.md, 22: upper case in the scope, so that ``casefold_http_method`` has nothing left to do."""
     data = request(method)
     for casefold in (False, True):
         server = servers.get(
@@ -577,7 +577,7 @@ def test_a_method_that_is_no_token_is_never_permitted(servers: Servers) -> None:
 
 @pytest.mark.parametrize("method", [b"connect", b"CONNECT"])
 def test_connect_is_not_implemented_in_any_case(servers: Servers, method: bytes) -> None:
-    """RFC 9110, 9.3.6: a tunnel; statement 22 would make CONNECT of it."""
+    """RFC 9110, 9.3.6: a tunnel. Upper case (docs/asgi.md, 22) would make CONNECT of it."""
     data = method + b" a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n"
     assert refusal(servers.get(permit_unconventional_http_method=True), data, "alone") in (400, 501)
     data = method + b" / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -602,7 +602,7 @@ def test_connect_is_not_implemented_in_any_case(servers: Servers, method: bytes)
 def test_root_path_is_part_of_the_path(
     servers: Servers, root_path: str, method: str, target: str, path: str, raw_path: bytes
 ) -> None:
-    """Statement 29; the server as a whole (``*``) is below no path."""
+    """docs/asgi.md, 29; the server as a whole (``*``) is below no path."""
     scope = exchange(servers.get(root_path=root_path), request(method, target), "alone")
     assert (scope["path"], scope["raw_path"]) == (path, raw_path)
     assert scope["root_path"] == "/" + unquote(root_path).strip("/")

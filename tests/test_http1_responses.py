@@ -1,4 +1,4 @@
-"""Responses over the wire: RFC 9110, 6 to 10, and 15; RFC 9112, 4 to 7 and 9; ASGI statements 52 to 75."""
+"""Responses over the wire: RFC 9110, 6 to 10, and 15; RFC 9112, 4 to 7 and 9; docs/asgi.md, 52 to 75."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ CLOSE = (b"connection", b"close")
             b"ok",
             False,
         ),
-        # statement 57: a stream of unknown length
+        # docs/asgi.md, 57: a stream of unknown length
         (GET, [start(), body(b"o", True), body(b"k")], [CHUNKED], b"ok", True),
         (GET, [start(), body(b"", True), body()], [CHUNKED], b"", True),
         (
@@ -157,7 +157,7 @@ CLOSE = (b"connection", b"close")
         (GET10, [start(), body(b"o", True), body(b"k")], [CLOSE], b"ok", False),
         (GET10_KEEP, [start(), body(b"o", True), body(b"k")], [CLOSE], b"ok", False),
         (GET10_KEEP, [start(), body(b"", True), body()], [CLOSE], b"", False),
-        # statement 56: the application's transfer-encoding is ignored
+        # docs/asgi.md, 56: the application's transfer-encoding is ignored
         (GET, [start(200, CHUNKED), body(b"ok")], [LENGTH_2], b"ok", True),
         (
             GET,
@@ -179,7 +179,7 @@ def test_the_end_of_a_body_is_told_in_one_way(
     content: bytes,
     kept: bool,
 ) -> None:
-    """RFC 9112, 6 and 7; statements 53, 56, 57 and 60."""
+    """RFC 9112, 6 and 7; docs/asgi.md, 53, 56, 57 and 60."""
     response, is_open = exchange(server, script, data, *messages)
     assert (fields(response), response.body, is_open) == (expected, content, kept)
     assert not script.raised
@@ -204,7 +204,7 @@ def test_the_end_of_a_body_is_told_in_one_way(
 def test_204_and_304_have_no_body(
     server: InProcess, script: Script, data: bytes, status: int, headers: Any, messages: Messages
 ) -> None:
-    """RFC 9110, 6.4.1, 8.6 and 15.4.5; statement 64: a 304 keeps its content-length, a 204 has none."""
+    """RFC 9110, 6.4.1, 8.6 and 15.4.5; docs/asgi.md, 64: a 304 keeps its content-length, a 204 has none."""
     response, kept = exchange(
         server, script, data, start(status, *headers), *messages, method=data[:4].decode().strip()
     )
@@ -234,7 +234,7 @@ def test_204_and_304_have_no_body(
 def test_head_has_the_fields_of_get_and_no_body(
     server: InProcess, script: Script, messages: Messages, expected: Any
 ) -> None:
-    """RFC 9110, 9.3.2; statement 64."""
+    """RFC 9110, 9.3.2; docs/asgi.md, 64."""
     response, kept = exchange(server, script, HEAD, *messages, method="HEAD")
     assert fields(response) == expected
     assert kept
@@ -252,7 +252,7 @@ def test_head_has_the_fields_of_get_and_no_body(
 
 @pytest.mark.parametrize("status", [200, 299, 418, 451, 507, 599, 600, 999, HTTPStatus.IM_A_TEAPOT])
 def test_any_status_is_sent(server: InProcess, script: Script, status: int) -> None:
-    """Statement 74."""
+    """docs/asgi.md, 74."""
     response, kept = exchange(server, script, GET, start(status), body(b"ok"))
     assert response.status == int(status)
     assert response.reason == (
@@ -278,7 +278,7 @@ def test_any_status_is_sent(server: InProcess, script: Script, status: int) -> N
 def test_a_body_longer_than_its_length_raises_and_is_not_sent(
     server: InProcess, script: Script, messages: Messages, received: bytes, whose: int
 ) -> None:
-    """Statement 65."""
+    """docs/asgi.md, 65."""
     script.messages = messages
     client = server.connect()
     client.send(GET)
@@ -308,7 +308,7 @@ def test_a_body_longer_than_its_length_raises_and_is_not_sent(
 def test_a_body_shorter_than_its_length_raises_and_ends_the_connection(
     server: InProcess, script: Script, messages: Messages, data: bytes
 ) -> None:
-    """Statement 65; RFC 9112, 8: nobody can take it for whole."""
+    """docs/asgi.md, 65; RFC 9112, 8: nobody can take it for whole."""
     script.messages = messages
     client = server.connect()
     client.send(data + NEXT)
@@ -325,7 +325,7 @@ def test_a_body_shorter_than_its_length_raises_and_ends_the_connection(
 
 
 def test_headers_keep_their_order_and_bytes(server: InProcess, script: Script) -> None:
-    """Statements 54 and 40."""
+    """docs/asgi.md, 54 and 40."""
     headers = [
         (b"b", b"1"),
         (b"set-cookie", b"x=1"),
@@ -362,7 +362,7 @@ def test_headers_may_be_any_iterable(
 
 
 def test_headers_may_be_left_out(server: InProcess, script: Script) -> None:
-    """Statement 53."""
+    """docs/asgi.md, 53."""
     response, _ = exchange(
         server, script, GET, {"type": "http.response.start", "status": 200}, body(b"ok")
     )
@@ -406,7 +406,7 @@ BAD_STARTS: dict[str, dict[str, Any]] = {
 def test_a_faulty_start_raises_there_and_becomes_a_clean_500(
     server: InProcess, script: Script, message: dict[str, Any]
 ) -> None:
-    """Statements 10, 11, 55 and 58."""
+    """docs/asgi.md, 10, 11, 55 and 58."""
     response, kept = exchange(server, script, GET, message, body(b"never"))
     assert response.status == 500
     assert response[b"content-type"] == b"text/plain; charset=utf-8"
@@ -449,7 +449,7 @@ BAD_MESSAGES: dict[str, Any] = {
 def test_a_faulty_message_raises_there_and_harms_nothing(
     server: InProcess, script: Script, message: Any, place: str
 ) -> None:
-    """Statements 9 and 10."""
+    """docs/asgi.md, 9 and 10."""
     script.catches = True
     good = [start(), body(b"o", True), body(b"k")]
     good.insert({"before start": 0, "before body": 1, "within the body": 2}[place], message)
@@ -464,7 +464,7 @@ def test_a_faulty_message_raises_there_and_harms_nothing(
 def test_a_body_that_is_no_bytes_raises(
     server: InProcess, script: Script, data: Any, place: str
 ) -> None:
-    """Statement 11."""
+    """docs/asgi.md, 11."""
     script.catches = True
     good = [start(), body(b"o", True), body(b"k")]
     good.insert(1 if place == "first" else 2, body(data, True))
@@ -476,7 +476,7 @@ def test_a_body_that_is_no_bytes_raises(
 
 
 def test_a_body_before_the_start_raises(server: InProcess, script: Script) -> None:
-    """Statement 62."""
+    """docs/asgi.md, 62."""
     script.catches = True
     response, _ = exchange(server, script, GET, body(b"early"), start(), body(b"ok"))
     assert response.body == b"ok"
@@ -486,7 +486,7 @@ def test_a_body_before_the_start_raises(server: InProcess, script: Script) -> No
 
 @pytest.mark.parametrize("place", [1, 2])
 def test_a_second_start_raises(server: InProcess, script: Script, place: int) -> None:
-    """Statement 63."""
+    """docs/asgi.md, 63."""
     script.catches = True
     good = [start(201), body(b"o", True), body(b"k")]
     good.insert(place, start(500))
@@ -512,13 +512,13 @@ def test_a_second_start_raises(server: InProcess, script: Script, place: int) ->
 def test_messages_behind_a_complete_response_are_ignored(
     server: InProcess, script: Script, extra: dict[str, Any], first: Messages
 ) -> None:
-    """Statement 61."""
+    """docs/asgi.md, 61."""
     response, kept = exchange(server, script, GET, *first, extra, extra)
     assert (response.body, kept, script.raised) == (b"ok", True, [])
 
 
 def test_further_keys_in_a_message_are_ignored(server: InProcess, script: Script) -> None:
-    """Statement 12."""
+    """docs/asgi.md, 12."""
     response, kept = exchange(
         server, script, GET, {**start(), "x": 1, "trailers": False}, {**body(b"ok"), "y": object()}
     )
@@ -537,7 +537,7 @@ def test_further_keys_in_a_message_are_ignored(server: InProcess, script: Script
 def test_other_views_of_bytes_are_bodies(
     server: InProcess, script: Script, kind: Callable[[bytes], Any]
 ) -> None:
-    """Statement 75."""
+    """docs/asgi.md, 75."""
     response, _ = exchange(server, script, GET, start(), body(kind(b"ok")))
     assert (response.body, response[b"content-length"]) == (b"ok", b"2")
     response, _ = exchange(server, script, GET, start(), body(kind(b"o"), True), body(kind(b"k")))
@@ -551,7 +551,7 @@ def test_a_view_of_numbers_counts_in_bytes(server: InProcess, script: Script) ->
 
 
 def test_a_body_that_changes_after_it_was_sent_is_not_changed(parser: str) -> None:
-    """Statement 75: it is copied where it is not written at once."""
+    """docs/asgi.md, 75: it is copied where it is not written at once."""
     size = 4 * 1024 * 1024
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -568,7 +568,7 @@ def test_a_body_that_changes_after_it_was_sent_is_not_changed(parser: str) -> No
 
 
 def test_an_empty_first_part_flushes_the_head(parser: str) -> None:
-    """Statement 59: for what is opened long before there is anything to say."""
+    """docs/asgi.md, 59: for what is opened long before there is anything to say."""
     for data, framing in ((GET, CHUNKED), (GET10, CLOSE)):
         go = Flag()
 
@@ -589,7 +589,7 @@ def test_an_empty_first_part_flushes_the_head(parser: str) -> None:
 
 
 def test_the_start_is_not_written_before_the_first_body(parser: str) -> None:
-    """Statement 58."""
+    """docs/asgi.md, 58."""
     started, go = Flag(), Flag()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -615,7 +615,7 @@ def test_the_start_is_not_written_before_the_first_body(parser: str) -> None:
 
 
 def test_date_and_server_are_there_once(server: InProcess, script: Script) -> None:
-    """RFC 9110, 6.6.1 and 10.2.4; statement 73."""
+    """RFC 9110, 6.6.1 and 10.2.4; docs/asgi.md, 73."""
     response, _ = exchange(server, script, GET, start(), body(b"ok"))
     assert response[b"server"] == b"gunicorn"
     assert parsedate_to_datetime(response[b"date"].decode()).tzinfo is not None
@@ -679,7 +679,7 @@ def test_the_date_is_refreshed_on_a_long_connection(server: InProcess, script: S
 def test_the_client_may_close(
     server: InProcess, script: Script, fields_: list[bytes], kept: bool
 ) -> None:
-    """RFC 9112, 9.6; statement 72: exactly one ``connection: close`` announces it."""
+    """RFC 9112, 9.6; docs/asgi.md, 72: exactly one ``connection: close`` announces it."""
     response, is_open = exchange(
         server, script, request("GET", "/", *fields_), start(), body(b"ok")
     )
@@ -771,7 +771,7 @@ async def reads(scope: Any, receive: Any, send: Any) -> None:
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 5", b"Transfer-Encoding: chunked"])
 def test_100_is_sent_when_the_body_is_first_asked_for(parser: str, framing: bytes) -> None:
-    """RFC 9110, 10.1.1; statement 50."""
+    """RFC 9110, 10.1.1; docs/asgi.md, 50."""
     called, go = Flag(), Flag()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -127,6 +127,7 @@ def test_ci_runs_the_command_of_the_readme() -> None:
             f"docs/{name}.md"
             for name in (
                 "architecture",
+                "asgi",
                 "behaviour",
                 "extensions",
                 "http2",

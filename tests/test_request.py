@@ -1,4 +1,4 @@
-"""The head of a request as functions: RFC 9112, 2 to 6; RFC 9110, 5 to 10; ASGI statements 21 to 33 and 40.
+"""The head of a request as functions: RFC 9112, 2 to 6; RFC 9110, 5 to 10; docs/asgi.md, 21 to 33 and 40.
 
 Over the wire the same is in `test_http1_requests`; here are the tables that are too long for it.
 """
@@ -132,7 +132,7 @@ def test_what_is_no_name_of_a_host_is_not_remembered() -> None:
     ],
 )
 def test_the_path_is_decoded_and_nothing_else(raw: bytes, path: str) -> None:
-    """Statements 24 and 25."""
+    """docs/asgi.md, 24 and 25."""
     assert decode_path(raw) == path
 
 
@@ -276,7 +276,7 @@ def test_the_length_of_the_body(rules: Rules, lines: tuple[bytes, ...], length: 
 def test_whether_the_client_allows_a_further_request(
     rules: Rules, version: bytes, lines: tuple[bytes, ...], keep_alive: bool
 ) -> None:
-    """RFC 9112, 9.3; statement 72."""
+    """RFC 9112, 9.3; docs/asgi.md, 72."""
     assert read_fields(head(b"HTTP/" + version, b"Host: a", *lines), rules).keep_alive is keep_alive
 
 
@@ -353,7 +353,7 @@ SECURE = {b"x-forwarded-proto": b"https", b"x-forwarded-ssl": b"on"}
 def test_secure_scheme_headers(
     parser: str, lines: tuple[bytes, ...], scheme: str | int | None
 ) -> None:
-    """As Gunicorn reads them, for a trusted peer; statement 23."""
+    """As Gunicorn reads them, for a trusted peer; docs/asgi.md, 23."""
     data = head(b"HTTP/1.1", b"Host: a", *lines)
     assert read_fields(data, make_rules(parser)).scheme is None
     trusted = make_rules(parser, secure_scheme=SECURE)

@@ -1,4 +1,4 @@
-"""What the application hears of TLS (``scope["extensions"]["tls"]``, ASGI statements 137 to 144)."""
+"""What the application hears of TLS (``scope["extensions"]["tls"]``, docs/asgi.md, 137 to 144)."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def trusting(people: People, cert_reqs: ssl.VerifyMode) -> ssl.SSLContext:
 def test_version_and_suite_are_told_by_their_numbers(
     parser: str, way: str, version: Any, ciphers: str, number: int, suite: set[int]
 ) -> None:
-    """Statements 138, 142 and 143: IANA's numbers; of its own certificate CPython cannot say which was shown."""
+    """docs/asgi.md, 138, 142 and 143: IANA's numbers; of its own certificate CPython cannot say which was shown."""
     context = client_context()
     context.minimum_version = context.maximum_version = version
     if ciphers:
@@ -155,7 +155,7 @@ def test_version_and_suite_are_told_by_their_numbers(
 def test_the_certificate_of_a_client_is_told(
     parser: str, way: str, people: People, cert_reqs: Any, version: Any
 ) -> None:
-    """Statements 139 and 140."""
+    """docs/asgi.md, 139 and 140."""
     context = client_context(people.friend)
     context.maximum_version = version
     with _served(parser, way, trusting(people, cert_reqs)) as asked:
@@ -176,7 +176,7 @@ def _served(parser: str, way: str, context: ssl.SSLContext) -> Any:
 def test_a_chain_begins_with_the_clients_and_goes_as_far_as_python_tells(
     parser: str, way: str, people: People
 ) -> None:
-    """Statement 144: the whole chain since Python 3.13, the client's own before."""
+    """docs/asgi.md, 144: the whole chain since Python 3.13, the client's own before."""
     with _served(parser, way, trusting(people, ssl.CERT_REQUIRED)) as asked:
         told = ask(asked, client_context(people.far))
     whole = [pem(people.far.certfile), pem(people.between.certfile), pem(people.authority.certfile)]
@@ -185,7 +185,7 @@ def test_a_chain_begins_with_the_clients_and_goes_as_far_as_python_tells(
 
 
 def test_each_request_has_its_own_copy(parser: str) -> None:
-    """Statement 18."""
+    """docs/asgi.md, 18."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         told = scope["extensions"]["tls"]
@@ -202,7 +202,7 @@ def test_each_request_has_its_own_copy(parser: str) -> None:
 
 @pytest.mark.parametrize("way", ["1.1", "1.0", "unix", "h2"])
 def test_without_tls_there_is_none_whatever_a_proxy_says(parser: str, way: str) -> None:
-    """Statement 137."""
+    """docs/asgi.md, 137."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await answer(send, repr((scope["scheme"], "tls" in scope["extensions"])).encode())
@@ -267,7 +267,7 @@ NAMES: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("subject", "expected"), NAMES, ids=[expected for _, expected in NAMES])
 def test_a_name_is_written_as_rfc_4514_has_it(subject: Any, expected: str) -> None:
-    """Statement 140: the most specific part first (2.1), and escaped (2.4), so that a value cannot pass for another part."""
+    """docs/asgi.md, 140: the most specific part first (2.1), and escaped (2.4), so that a value cannot pass for another part."""
     assert tls._name({"subject": subject, "version": 3}) == expected
 
 

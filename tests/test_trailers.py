@@ -1,4 +1,4 @@
-"""Trailers of a response (``http.response.trailers``, ASGI statements 148 to 152; RFC 9112, 7.1.2; RFC 9113, 8.1)."""
+"""Trailers of a response (``http.response.trailers``, docs/asgi.md, 148 to 152; RFC 9112, 7.1.2; RFC 9113, 8.1)."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_over_http2_they_wait_behind_what_the_window_holds_back(parser: str) -> 
 def test_without_te_they_are_swallowed_and_the_response_is_complete(
     parser: str, way: str, start: Any
 ) -> None:
-    """Statement 150."""
+    """docs/asgi.md, 150."""
     with serving(sending(start, body(), trailers(SUM), trailers(SUM)), parser, way) as asked:
         client = asked.connect()
         for _ in range(1 if way == "1.0" else 2):
@@ -100,7 +100,7 @@ def test_without_te_they_are_swallowed_and_the_response_is_complete(
 
 @pytest.mark.parametrize("way", ["1.1", "1.0"])
 def test_with_a_length_there_is_no_place_for_them(parser: str, way: str) -> None:
-    """Statement 151."""
+    """docs/asgi.md, 151."""
     with serving(sending(LENGTH, body(), trailers(SUM)), parser, way) as asked:
         client = asked.connect()
         for _ in range(1 if way == "1.0" else 2):
@@ -144,7 +144,7 @@ def test_without_a_body_there_are_none(parser: str, way: str, method: str, statu
 
 @pytest.mark.parametrize(("way", "more"), [("1.1", []), ("1.1", [SUM]), ("h2", []), ("h2", [SUM])])
 def test_they_may_come_in_parts(parser: str, way: str, more: Any) -> None:
-    """Statement 149."""
+    """docs/asgi.md, 149."""
     with serving(
         sending(
             START, body(), trailers((b"a", b"1"), more=True), trailers(more=True), trailers(*more)
@@ -172,7 +172,7 @@ def test_none_at_all_are_an_ordinary_end(parser: str, way: str) -> None:
 @pytest.mark.parametrize("ends", ["returns", "is told to"])
 @pytest.mark.parametrize("way", CAN)
 def test_a_promise_that_is_not_kept_ends_cleanly(parser: str, way: str, ends: str) -> None:
-    """Statement 152: the body was whole, and the next request is answered."""
+    """docs/asgi.md, 152: the body was whole, and the next request is answered."""
     waiting = Flag()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -292,7 +292,7 @@ ORDERS: dict[str, list[dict[str, Any]]] = {
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("way", ["1.1", "h2"])
 def test_at_the_wrong_time_they_raise(parser: str, way: str, order: str) -> None:
-    """Statement 148."""
+    """docs/asgi.md, 148."""
     with serving(sending(*ORDERS[order]), parser, way) as asked:
         answer = asked.fetch("GET", TE)
         assert answer.status == 500 or not answer.is_whole

@@ -1,4 +1,4 @@
-"""permessage-deflate over the wire: RFC 7692, 5 to 7 (ASGI statement 102)."""
+"""permessage-deflate over the wire: RFC 7692, 5 to 7 (docs/asgi.md, 102)."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ def test_compression_can_be_switched_off(parser: str) -> None:
 
 
 def test_without_an_offer_there_is_no_compression(server: InProcess) -> None:
-    """Statement 102."""
+    """docs/asgi.md, 102."""
     client = server.connect()
     client.send(handshake())
     response = client.read_head()
@@ -580,7 +580,7 @@ def test_a_message_as_large_as_allowed_is_accepted(
 def test_a_message_larger_than_allowed_is_refused(
     limited: InProcess, kind: str, count: int, extra: int
 ) -> None:
-    """RFC 7692, 8; statement 102: the decompressed size counts."""
+    """RFC 7692, 8; docs/asgi.md, 102: the decompressed size counts."""
     data = EXACT[kind]
     assert data is not None
     ws = connect(limited, OFFER)
@@ -643,7 +643,7 @@ BOMB = deflated(bytes(50 << 20))
     ],
 )
 def test_a_bomb_is_stopped_at_the_limit(limited: InProcess, data: bytes) -> None:
-    """Statement 102: 1009, and memory that follows the limit and not the bomb."""
+    """docs/asgi.md, 102: 1009, and memory that follows the limit and not the bomb."""
     ws = connect(limited, OFFER)
     tracemalloc.start()
     try:

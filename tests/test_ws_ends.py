@@ -1,4 +1,4 @@
-"""Ends of WebSockets that come behind messages which the application has not taken (ASGI statements 95, 96 and 100), on every way."""
+"""Ends of WebSockets that come behind messages which the application has not taken (docs/asgi.md, 95, 96 and 100), on every way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A WebSocket as its application sees it, and what it does to the client: ASGI statements 87 to 100; RFC 6455, 5.5 and 7.
+"""A WebSocket as its application sees it, and what it does to the client: docs/asgi.md, 87 to 100; RFC 6455, 5.5 and 7.
 
 Nothing here is particular to a version of HTTP: all of it is held over HTTP/1.1 with either parser, and over HTTP/2 on either loop.
 """
@@ -82,7 +82,7 @@ def serves(app: Any, parser: str, **settings: Any) -> Any:
 
 
 def test_messages_come_in_their_order_and_with_one_key(parser: str) -> None:
-    """Statements 87, 88 and 91: of ``text`` and ``bytes`` the other is absent, and empty ones are messages too."""
+    """docs/asgi.md, 87, 88 and 91: of ``text`` and ``bytes`` the other is absent, and empty ones are messages too."""
     told: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -125,7 +125,7 @@ def ws_reason(ws: WebSocket, reason: str) -> Any:
 
 
 def test_messages_leave_in_their_order_and_whole(parser: str) -> None:
-    """Statements 59, 90 and 91; large ones between small ones."""
+    """docs/asgi.md, 59, 90 and 91; large ones between small ones."""
     messages: list[Any] = ["a", b"b", "", b"", "é☃𐍈" * 50_000, b"\xff" * 200_000, "c", BLOCK, b"d"]
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -146,7 +146,7 @@ def test_messages_leave_in_their_order_and_whole(parser: str) -> None:
 
 
 def test_pings_are_answered_while_the_application_sends_and_receives(parser: str) -> None:
-    """Statement 89: it knows nothing of them."""
+    """docs/asgi.md, 89: it knows nothing of them."""
     with serves(echo, parser) as server:
         ws = connect(server)
         for number in range(50):
@@ -185,7 +185,7 @@ MISUSE: dict[str, Any] = {
 
 @pytest.mark.parametrize("message", MISUSE.values(), ids=MISUSE.keys())
 def test_a_message_that_is_not_allowed_raises_and_sends_nothing(parser: str, message: Any) -> None:
-    """Statements 9 to 11 and 90; RFC 6455, 5.5.1 and 7.4, on what a Close may have. What is right can follow."""
+    """docs/asgi.md, 9 to 11 and 90; RFC 6455, 5.5.1 and 7.4, on what a Close may have. What is right can follow."""
     raised: list[BaseException] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -207,7 +207,7 @@ def test_a_message_that_is_not_allowed_raises_and_sends_nothing(parser: str, mes
 
 
 def test_further_keys_are_ignored(parser: str) -> None:
-    """Statement 12."""
+    """docs/asgi.md, 12."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await accept(receive, send, more=1)
@@ -268,7 +268,7 @@ def test_all_receives_at_the_same_time_hear_of_the_end(parser: str) -> None:
 
 
 def test_a_cancelled_receive_loses_no_message(parser: str) -> None:
-    """Statement 49, which holds here too: neither one that waited, nor one that was woken and has not run."""
+    """docs/asgi.md, 49, which holds here too: neither one that waited, nor one that was woken and has not run."""
     waiting, go = Flag(), Flag()
     told: list[Any] = []
 
@@ -351,7 +351,7 @@ def protocol(server: InProcess) -> Any:
 
 @pytest.mark.parametrize("code", VALID_CODES)
 def test_the_application_closes_with_a_code_and_a_reason(parser: str, code: int) -> None:
-    """Statements 94, 97 and 98."""
+    """docs/asgi.md, 94, 97 and 98."""
     told: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -368,7 +368,7 @@ def test_the_application_closes_with_a_code_and_a_reason(parser: str, code: int)
 
 @pytest.mark.parametrize("message", [{}, {"reason": None}, {"reason": ""}, {"code": 1000}])
 def test_a_close_has_defaults(parser: str, message: dict[str, Any]) -> None:
-    """Statement 94."""
+    """docs/asgi.md, 94."""
     told: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -409,7 +409,7 @@ def test_messages_that_were_sent_before_the_close_arrive(parser: str) -> None:
 
 
 def test_receive_says_so_at_once_and_send_raises_behind_the_own_close(parser: str) -> None:
-    """Statements 98 and 99: though the client has not answered yet."""
+    """docs/asgi.md, 98 and 99: though the client has not answered yet."""
     done = Flag()
     told: list[Any] = []
 
@@ -570,7 +570,7 @@ def test_the_wait_for_the_clients_close_is_bounded(parser: str) -> None:
 
 
 def test_an_application_that_returns_has_closed_with_1000(parser: str) -> None:
-    """Statement 92."""
+    """docs/asgi.md, 92."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await accept(receive, send)
@@ -584,7 +584,7 @@ def test_an_application_that_returns_has_closed_with_1000(parser: str) -> None:
 
 @pytest.mark.parametrize("error", [ValueError("x"), asyncio.CancelledError(), BaseException("y")])
 def test_an_application_that_raises_has_closed_with_1011(parser: str, error: BaseException) -> None:
-    """Statement 93: one line in the log, with the traceback; the client learns nothing of what it was."""
+    """docs/asgi.md, 93: one line in the log, with the traceback; the client learns nothing of what it was."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await accept(receive, send)
@@ -660,7 +660,7 @@ def test_an_application_may_return_before_it_has_read_all(parser: str) -> None:
 def test_that_the_client_is_gone_is_no_error_when_it_leaves_the_application(
     parser: str, how: str
 ) -> None:
-    """Statement 99."""
+    """docs/asgi.md, 99."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await accept(receive, send)
@@ -694,7 +694,7 @@ class WebSocketDisconnectError(Exception):
 def test_a_client_that_is_gone_without_a_close_is_1006(
     parser: str, how: str, behind: bytes
 ) -> None:
-    """Statements 95 and 96; RFC 6455, 7.1.5."""
+    """docs/asgi.md, 95 and 96; RFC 6455, 7.1.5."""
     told: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -869,7 +869,7 @@ def test_a_client_that_closes_its_side_behind_its_close_still_gets_the_answer(pa
 
 
 def test_a_close_without_a_code_is_1005(parser: str) -> None:
-    """Statement 96, and the answer has none either, or 1000."""
+    """docs/asgi.md, 96, and the answer has none either, or 1000."""
     app = Recorder()
     with serves(app, parser) as server:
         ws = connect(server)
@@ -925,7 +925,7 @@ def test_an_application_that_ignores_the_end_is_cancelled_after_the_grace_period
 
 
 def test_a_ping_is_sent_each_interval_and_a_pong_keeps_the_connection(parser: str) -> None:
-    """Statement 89: ``ws_ping_interval`` and ``ws_ping_timeout``."""
+    """docs/asgi.md, 89: ``ws_ping_interval`` and ``ws_ping_timeout``."""
     with serves(echo, parser, ws_ping_interval=10, ws_ping_timeout=5) as server:
         ws = connect(server)
         server.advance(7)
@@ -1170,7 +1170,7 @@ def test_a_flood_of_pings_does_not_fill_the_memory(parser: str) -> None:
 
 
 def test_send_waits_for_a_client_that_does_not_read(parser: str) -> None:
-    """Statement 71, for WebSockets."""
+    """docs/asgi.md, 71, for WebSockets."""
     done: list[int] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -1195,7 +1195,7 @@ def test_send_waits_for_a_client_that_does_not_read(parser: str) -> None:
 
 @pytest.mark.parametrize("how", ["reset", "timeout", "protocol error"])
 def test_a_send_that_waits_is_released_when_the_client_goes_away(parser: str, how: str) -> None:
-    """Statements 70 and 99: ``write_timeout`` resets a client that takes nothing; reading goes on meanwhile."""
+    """docs/asgi.md, 70 and 99: ``write_timeout`` resets a client that takes nothing; reading goes on meanwhile."""
     raised: list[BaseException] = []
     told: list[Any] = []
 
@@ -1391,7 +1391,7 @@ variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", defau
 
 
 def test_each_websocket_is_one_call_in_a_task_and_a_context_of_its_own(parser: str) -> None:
-    """Statements 1, 8 and 19."""
+    """docs/asgi.md, 1, 8 and 19."""
     tasks: list[Any] = []
     seen: list[str] = []
 
@@ -1418,7 +1418,7 @@ def test_each_websocket_is_one_call_in_a_task_and_a_context_of_its_own(parser: s
     reason="this Gunicorn has no such setting",
 )
 def test_the_application_hears_the_code_that_the_client_gets(parser: str) -> None:
-    """Statement 100: messages before the fault can be read first."""
+    """docs/asgi.md, 100: messages before the fault can be read first."""
     app = Recorder()
     with serves(app, parser, websocket_max_message_size=100) as server:
         for number, (data, code) in enumerate(

@@ -1,4 +1,4 @@
-"""Frames over the wire, by the sections of RFC 6455: 5.2 to 5.8, 7.1 to 7.4, 8.1, and 10.4 for the limit (ASGI statements 87, 88, 96, 97, 100 and 101).
+"""Frames over the wire, by the sections of RFC 6455: 5.2 to 5.8, 7.1 to 7.4, 8.1, and 10.4 for the limit (docs/asgi.md, 87, 88, 96, 97, 100 and 101).
 
 Each row of the tables is replayed in several ways: in a packet of its own, in the packet of the handshake, and read in pieces of one byte and
 of three, which is never a mask's length. A row that the server refuses is replayed with more behind it, which must not matter any more.

@@ -1,4 +1,4 @@
-"""The opening handshake over HTTP/1.1: RFC 6455, 4; RFC 9110, 7.8; ASGI statements 76 to 86, 93, 117 to 120.
+"""The opening handshake over HTTP/1.1: RFC 6455, 4; RFC 9110, 7.8; docs/asgi.md, 76 to 86, 93, 117 to 120.
 
 Either parser of fields reads it; an answer other than 101 is an ordinary response, and the last one on its connection.
 """
@@ -299,7 +299,7 @@ class Scopes:
 
 
 def test_the_scope_of_a_websocket(parser: str) -> None:
-    """Statements 76 to 81 and 117: no ``method``."""
+    """docs/asgi.md, 76 to 81 and 117: no ``method``."""
     app = Scopes()
     with serve(app, parser) as server:
         ws = connect(
@@ -360,7 +360,7 @@ SUBPROTOCOLS: dict[str, tuple[list[bytes], list[str]]] = {
 def test_subprotocols_are_a_list_in_the_clients_order(
     parser: str, lines: list[bytes], expected: list[str]
 ) -> None:
-    """Statement 80; RFC 6455, 4.2.1, 8, and 11.3.4: "MAY appear multiple times"."""
+    """docs/asgi.md, 80; RFC 6455, 4.2.1, 8, and 11.3.4: "MAY appear multiple times"."""
     app = Scopes()
     with serve(app, parser) as server:
         scope = app.of(server, *(b"Sec-WebSocket-Protocol: " + line for line in lines))
@@ -368,7 +368,7 @@ def test_subprotocols_are_a_list_in_the_clients_order(
 
 
 def test_the_scheme_is_wss_over_tls(parser: str, tls: ssl.SSLContext) -> None:
-    """Statement 78; and messages of every size go through TLS."""
+    """docs/asgi.md, 78; and messages of every size go through TLS."""
     app = Scopes()
     with serve(app, parser, tls=tls) as server:
         ws = connect(
@@ -399,7 +399,7 @@ def test_the_scheme_is_the_one_a_trusted_proxy_tells(
 
 @pytest.mark.skipif("root_path" not in Config().settings, reason="this Gunicorn has no root_path")
 def test_root_path_stands_before_the_path(parser: str) -> None:
-    """Statements 29 and 79."""
+    """docs/asgi.md, 29 and 79."""
     app = Scopes()
     with serve(app, parser, root_path="/api") as server:
         scope = app.of(server, target="/chat%20room")
@@ -411,7 +411,7 @@ def test_root_path_stands_before_the_path(parser: str) -> None:
 
 
 def test_the_state_is_a_copy_and_so_is_all_of_the_scope(parser: str) -> None:
-    """Statements 18, 38 and 79."""
+    """docs/asgi.md, 18, 38 and 79."""
     seen: list[str] = []
     state = {"shared": [1]}
 
@@ -444,7 +444,7 @@ def test_a_websocket_counts_as_a_request(parser: str) -> None:
 
 
 def test_the_handshake_waits_for_the_application(parser: str) -> None:
-    """Statements 82 and 83: connect comes first and once, and no message before it is accepted."""
+    """docs/asgi.md, 82 and 83: connect comes first and once, and no message before it is accepted."""
     asked, go = Flag(), Flag()
     seen: list[Any] = []
 
@@ -486,7 +486,7 @@ EARLY = {
 def test_frames_in_the_packet_of_the_handshake_are_kept(
     parser: str, early: bytes, expected: list[Any], slow: bool
 ) -> None:
-    """Statement 83."""
+    """docs/asgi.md, 83."""
     go = Flag()
     got: list[Any] = []
 
@@ -637,7 +637,7 @@ ACCEPTED_HEADERS: list[tuple[bytes, bytes]] = [
 
 
 def test_headers_of_the_acceptance_are_sent_in_order(parser: str) -> None:
-    """Statement 86."""
+    """docs/asgi.md, 86."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await accept(receive, send, headers=ACCEPTED_HEADERS)
@@ -655,7 +655,7 @@ def test_headers_of_the_acceptance_are_sent_in_order(parser: str) -> None:
 
 
 def test_the_applications_date_and_server_are_the_only_ones(parser: str) -> None:
-    """Statement 73, and one date."""
+    """docs/asgi.md, 73, and one date."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await accept(receive, send, headers=[(b"Date", b"today"), (b"server", b"mine")])
@@ -694,7 +694,7 @@ FORBIDDEN: dict[str, Any] = {
 
 @pytest.mark.parametrize("message", FORBIDDEN.values(), ids=FORBIDDEN.keys())
 def test_an_acceptance_that_is_not_allowed_raises(parser: str, message: dict[str, Any]) -> None:
-    """Statements 10, 11, 55, 85 and 86; nothing is sent by it, so that the next may be right."""
+    """docs/asgi.md, 10, 11, 55, 85 and 86; nothing is sent by it, so that the next may be right."""
     raised: list[str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -741,7 +741,7 @@ def test_fields_that_frame_a_message_are_not_in_a_101(parser: str, name: bytes) 
 
 @pytest.mark.parametrize("chosen", ["b", "a", "c", None])
 def test_the_chosen_subprotocol_is_told(parser: str, chosen: str | None) -> None:
-    """Statement 85."""
+    """docs/asgi.md, 85."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await accept(receive, send, subprotocol=chosen)
@@ -776,7 +776,7 @@ def test_headers_of_the_acceptance_may_be_any_iterable(parser: str) -> None:
     "message", [{}, {"code": 4001}, {"code": 1000, "reason": "no"}, {"reason": None}]
 )
 def test_a_close_before_the_acceptance_is_a_403(parser: str, message: dict[str, Any]) -> None:
-    """Statement 84."""
+    """docs/asgi.md, 84."""
     told: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -842,7 +842,7 @@ FAILURES = [
 def test_an_application_that_fails_before_it_has_answered_is_a_500(
     parser: str, app: Callable[..., Any]
 ) -> None:
-    """Statement 93, and one line in the log, with the traceback where there is one."""
+    """docs/asgi.md, 93, and one line in the log, with the traceback where there is one."""
     with serve(app, parser) as server:
         client = server.connect()
         client.send(handshake(target="/here") + GET)
@@ -888,7 +888,7 @@ def test_a_denial_without_a_body_has_an_end(parser: str, status: int) -> None:
     "status", [200, 204, 302, 304, 401, 404, 418, 451, 500, 503, 599, 600, 999]
 )
 def test_a_denial_is_an_ordinary_response(parser: str, status: int) -> None:
-    """Statements 118, 119 and 64: any status, and the body that it may have."""
+    """docs/asgi.md, 118, 119 and 64: any status, and the body that it may have."""
     told: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -920,7 +920,7 @@ def test_a_denial_is_an_ordinary_response(parser: str, status: int) -> None:
 
 @pytest.mark.parametrize("has_length", [False, True])
 def test_a_denial_is_streamed(parser: str, has_length: bool) -> None:
-    """Statement 120."""
+    """docs/asgi.md, 120."""
     go = Flag()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -960,7 +960,7 @@ def test_the_keys_of_a_denial_have_defaults(parser: str) -> None:
 
 
 def test_a_denial_longer_than_its_content_length_raises(parser: str) -> None:
-    """Statement 65."""
+    """docs/asgi.md, 65."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({**START, "status": 403, "headers": [(b"content-length", b"3")]})
@@ -977,7 +977,7 @@ def test_a_denial_longer_than_its_content_length_raises(parser: str) -> None:
 
 @pytest.mark.parametrize("how", ["too short", "raises", "returns"])
 def test_a_denial_that_is_not_whole_cannot_be_taken_for_it(parser: str, how: str) -> None:
-    """Statements 65 to 67."""
+    """docs/asgi.md, 65 to 67."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({**START, "status": 403, "headers": [(b"content-length", b"10")]})
@@ -1024,7 +1024,7 @@ DENYING: dict[str, list[Any]] = {
 def test_a_message_that_is_not_allowed_before_the_answer_raises(
     parser: str, messages: list[Any]
 ) -> None:
-    """Statements 9 to 11, 62, 63 and 119; what is allowed can still follow."""
+    """docs/asgi.md, 9 to 11, 62, 63 and 119; what is allowed can still follow."""
     raised: list[BaseException] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -1064,7 +1064,7 @@ def test_messages_of_a_denial_behind_the_acceptance_raise(parser: str) -> None:
 
 
 def test_a_large_denial_waits_for_a_client_that_does_not_read(parser: str) -> None:
-    """Statement 71 holds for it, too."""
+    """docs/asgi.md, 71 holds for it, too."""
     block = b"x" * 65536
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -1089,7 +1089,7 @@ def test_a_large_denial_waits_for_a_client_that_does_not_read(parser: str) -> No
 def test_a_client_that_leaves_before_the_answer_is_1006(
     parser: str, how: str, early: bytes
 ) -> None:
-    """Statements 95, 96 and 99."""
+    """docs/asgi.md, 95, 96 and 99."""
     asked = Flag()
     told: list[Any] = []
     raised: list[BaseException] = []

@@ -417,7 +417,7 @@ def test_the_oracle_inflates_the_same(data: st.DataObject, cuts: list[int]) -> N
 def test_the_limit_of_a_compressed_message_is_exact(
     data: bytes, more: int, cuts: list[int]
 ) -> None:
-    """Statement 102: what counts is what comes out, in however many frames it came in."""
+    """docs/asgi.md, 102: what counts is what comes out, in however many frames it came in."""
     deflate, _ = agree(OFFERS[0])
     data *= 8
     limit = len(data) + more

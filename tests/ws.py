@@ -465,14 +465,14 @@ async def read(receive: Receive) -> str | bytes | None:
         assert_is_disconnect(message)
         return None
     assert message["type"] == "websocket.receive", message
-    (key,) = message.keys() - {"type"}  # statement 87, and one key
+    (key,) = message.keys() - {"type"}  # docs/asgi.md, 87, and one key
     data = message[key]
     assert type(data) is {"text": str, "bytes": bytes}[key], message
     return data
 
 
 def assert_is_disconnect(message: Message) -> None:
-    """Statements 96 and 97."""
+    """docs/asgi.md, 96 and 97."""
     assert message.keys() == {"type", "code", "reason"}
     assert type(message["code"]) is int, message
     assert type(message["reason"]) is str, message
