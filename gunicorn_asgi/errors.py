@@ -1,17 +1,18 @@
-"""Whose fault it was, and what the wire says about it.
+"""Pure: the errors, by whose fault they are. Each kind has one answer on the wire.
 
-What goes wrong in a server is of a few kinds, and each has one answer:
-
-==========================  =====================  ==================================================
-raised                      fault of               answer
-==========================  =====================  ==================================================
-:class:`RequestError`       the client             its status, ``Connection: close``, one warning line
-:class:`Violation`          a WebSocket's client   a Close frame with its code, and one warning line
-:class:`ApplicationError`   the application        raised at the faulty ``send()``; then a 500 or an abort
-:class:`ClientDisconnected` nobody                 raised by ``send()``; caught again, not logged
-:class:`LifespanError`      the application        the worker does not serve
-:class:`ConfigError`        the operator           the boot stops with one sentence
-==========================  =====================  ==================================================
+==========================  ====================  ==========================================
+raised                      fault of              answer
+==========================  ====================  ==========================================
+:class:`RequestError`       the client            its status, ``Connection: close``; one
+                                                  warning line
+:class:`Violation`          a WebSocket's client  a Close frame with its code; one warning
+                                                  line
+:class:`ApplicationError`   the application       raised by the faulty ``send()``; then a
+                                                  500 or an abort
+:class:`ClientDisconnected` nobody                raised by ``send()``; caught, not logged
+:class:`LifespanError`      the application       the worker does not serve
+:class:`ConfigError`        the operator          the start stops with one sentence
+==========================  ====================  ==========================================
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from .http.grammar import Header
 
 
 class RequestError(Exception):
-    """A request that may not be passed on to the application.
+    """A request that must not reach the application.
 
-    ``status`` is the answer that the RFC names for it, ``str(error)`` the reason for the log and for the body of the answer.
-    ``is_logged``: whoever raises it has told the log already. ``fields``: what the answer has to say besides.
+    ``status`` is the RFC's answer to it. ``str(error)`` is the reason, for the log and for the
+    body of the response. ``is_logged``: the log has its line already. ``fields``: further header
+    fields of the response.
     """
 
     def __init__(
@@ -38,7 +40,10 @@ class RequestError(Exception):
 
 
 class Violation(Exception):
-    """The client has broken the protocol, and the connection ends with `code` (RFC 6455, 7.1.7)."""
+    """The client broke the WebSocket protocol. The connection fails with `code`.
+
+    RFC 6455, 7.1.7.
+    """
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -46,38 +51,42 @@ class Violation(Exception):
 
 
 class ApplicationError(RuntimeError):
-    """The application broke a rule of ASGI; raised out of its own ``send()`` (asgi.rst, "Error Handling")."""
+    """The application broke a rule of ASGI (asgi.rst, "Error Handling").
+
+    Raised by the faulty ``send()``.
+    """
 
 
 class ClientDisconnected(OSError):
-    """The client is gone: there is nobody to send to (ASGI HTTP 2.4, "Disconnected Client").
+    """The client is gone (www.rst 2.4, "Disconnected Client").
 
-    The server catches it again when it leaves the application, and does not log it as an error.
+    The server catches it when it leaves the application, and does not log it as an error.
     """
 
 
 class LifespanError(Exception):
-    """``lifespan.startup`` failed, so that the worker must not serve."""
+    """``lifespan.startup`` failed, so the worker must not serve."""
 
 
 class ConfigError(Exception):
-    """A setting or an option has a value that cannot work; ``str(error)`` is one sentence for the operator."""
+    """A setting or an option cannot work. ``str(error)`` is one sentence for the operator."""
 
 
 def is_disconnect(error: BaseException, is_told: bool = False) -> bool:
-    """Whether `error` only says that the client is gone, also in a framework's words, or when a task group has wrapped it.
+    """True if `error` reports nothing but a disconnected client.
 
-    `is_told`: the application has received that the client is gone, so the framework need not have it from an error of ours.
+    This includes a framework's own error, and a task group of such errors. `is_told`: the
+    application has received the disconnect, so a framework's error needs no cause among ours.
     """
     if isinstance(error, ClientDisconnected):
         return True
     nested = getattr(error, "exceptions", None)
-    if nested and isinstance(
-        nested, (tuple, list)
-    ):  # a group's; other exceptions may call something else so
+    # A group has a tuple. Other classes may use the name `exceptions` for something else.
+    if nested and isinstance(nested, (tuple, list)):
         return all(is_disconnect(part, is_told) for part in nested)
-    # Starlette turns ours into its own ClientDisconnect. By the name, since no framework is imported here; and not for any error that came up
-    # behind ours, which may be a fault in the application's clean-up.
+    # Starlette turns our error into its own ClientDisconnect. It is known by its name, since no
+    # framework is imported here. Other errors after ours may be faults of the application's
+    # clean-up, so they count as errors.
     if "disconnect" not in type(error).__name__.lower():
         return False
     origin = error.__cause__ or error.__context__

@@ -88,7 +88,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             board.first_workers = self.cfg.workers
         self.is_replacement = self.age > board.first_workers
         """Other workers may be serving: this one must not end them if it cannot start."""
-        self.share = WorkerRow(board.of(self.cfg), self.age)
+        self.share = WorkerRow(board.for_configuration(self.cfg), self.age)
 
     @classmethod
     def check_config(cls, cfg: Config, log: Logger) -> None:

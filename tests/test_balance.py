@@ -15,8 +15,8 @@ class Clock:
 
 
 def shares(counts: list[int], clock: Clock) -> list[WorkerRow]:
-    board = WorkerTable()
-    workers = [WorkerRow(board, age, clock) for age in range(1, len(counts) + 1)]
+    table = WorkerTable()
+    workers = [WorkerRow(table, age, clock) for age in range(1, len(counts) + 1)]
     for worker, count in zip(workers, counts, strict=True):
         worker.publish(count)
         worker.attend()
@@ -82,21 +82,21 @@ def test_nobody_waits_for_a_worker_that_has_left_or_is_stuck() -> None:
 
 
 def test_as_many_workers_as_there_are_slots_are_told_apart() -> None:
-    board, clock = WorkerTable(), Clock()
-    workers = [WorkerRow(board, age, clock) for age in range(1, SLOTS + 1)]
-    generation = board.generation[0]
+    table, clock = WorkerTable(), Clock()
+    workers = [WorkerRow(table, age, clock) for age in range(1, SLOTS + 1)]
+    generation = table.generation[0]
     for number, worker in enumerate(workers):
         worker.publish(number)
         worker.attend()
-    assert sorted(board.counts) == list(range(SLOTS))
-    assert list(board.seen) == [clock.now] * SLOTS
-    assert board.generation[0] == generation
+    assert sorted(table.counts) == list(range(SLOTS))
+    assert list(table.seen) == [clock.now] * SLOTS
+    assert table.generation[0] == generation
     assert not any(worker.is_outdated for worker in workers)
 
 
 def test_two_workers_in_one_slot_only_balance_worse() -> None:
-    board = WorkerTable()
-    first, second = WorkerRow(board, 1, Clock()), WorkerRow(board, 257, Clock())
+    table = WorkerTable()
+    first, second = WorkerRow(table, 1, Clock()), WorkerRow(table, 257, Clock())
     for share, count in ((first, 10), (second, 0)):
         share.publish(count)
         share.attend()
@@ -104,11 +104,11 @@ def test_two_workers_in_one_slot_only_balance_worse() -> None:
 
 
 def test_a_worker_learns_that_the_master_has_read_its_configuration_again() -> None:
-    board = WorkerTable()
+    table = WorkerTable()
     first = object()
-    old = [WorkerRow(board.of(first), age) for age in (1, 2)]
+    old = [WorkerRow(table.for_configuration(first), age) for age in (1, 2)]
     assert not any(share.is_outdated for share in old)
-    new = WorkerRow(board.of(object()), 3)
+    new = WorkerRow(table.for_configuration(object()), 3)
     assert all(share.is_outdated for share in old)
     assert not new.is_outdated
 

@@ -1,4 +1,7 @@
-"""Pure: what of the application's header fields means the same in every version of HTTP, and what is wrong with them (RFC 9110, 5)."""
+"""Pure: the application's header fields: their meaning in every version of HTTP, and their errors.
+
+RFC 9110, 5.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from ..errors import ApplicationError
 from .grammar import CONTENT_LENGTH, TOKEN, Header
 
 VISIBLE = bytes(byte for byte in range(256) if byte in (9, 32) or (byte > 32 and byte != 127))
-"""What a field line may hold (RFC 9110, 5.5): visible characters, obs-text, space and tab."""
+"""Bytes that a field line may have (RFC 9110, 5.5): visible characters, obs-text, space and tab."""
 
-# A bit mask of what the application's fields say.
+# A bit mask: the application's fields have a date, a server, or the connection option "close".
 DATE, SERVER, CONNECTION_CLOSE = 1, 2, 4
-# What CHECKED_NAMES knows about a name: DATE, SERVER, or one of these.
+# The kinds of names, in CHECKED_NAMES: DATE, SERVER, or one of these.
 PLAIN, LENGTH, CONNECTION, CODING = 0, 3, 4, 5
 _SPECIAL = {
     b"date": DATE,
@@ -23,8 +26,9 @@ _SPECIAL = {
     b"transfer-encoding": CODING,
 }
 CHECKED_NAMES: dict[bytes, int] = {}
-"""Names that were checked before. An application has few; the bound is against one that makes them up."""
+"""Names that were checked before, and their kinds. An application has few names."""
 MAX_CHECKED_NAMES = 1024
+"""Bounds the memory of an application that makes names up."""
 _FRAMING = (
     "content-length",
     "transfer-encoding",
@@ -39,11 +43,15 @@ _FRAMING = (
 NOT_IN_TRAILERS = frozenset(
     name.encode() for name in (*_FRAMING, "content-encoding", "content-range", "content-type")
 )
-"""RFC 9110, 6.5.1: what frames a message, routes it, or says how its content is to be read comes too late behind that."""
+"""Fields for the framing, the routing or the form of the content: too late after the content
+(RFC 9110, 6.5.1)."""
 
 
 def check_name(name: object) -> int:
-    """What `name` means, as NAMES remembers it from now on. Raises TypeError where it is not bytes, ApplicationError where it is no token."""
+    """Return the kind of `name`, and add it to CHECKED_NAMES.
+
+    Raises TypeError if it is not bytes, ApplicationError if it is not a token.
+    """
     if not isinstance(name, bytes):
         raise TypeError
     if TOKEN.fullmatch(name) is None:
@@ -56,7 +64,10 @@ def check_name(name: object) -> int:
 
 
 def read_length(value: bytes, before: int) -> int:
-    """The number in a ``content-length``; `before` is that of another one, or -1. Raises ApplicationError."""
+    """Return the number in a ``content-length``. Raises ApplicationError.
+
+    `before`: the number in an earlier ``content-length`` of this response, or -1.
+    """
     if CONTENT_LENGTH.fullmatch(value) is None:
         raise ApplicationError(f"content-length must be a number of bytes, not {value!r}")
     length = int(value)
@@ -70,7 +81,10 @@ def contradict(before: int, length: int) -> NoReturn:
 
 
 def as_list(headers: Any) -> list[Any]:
-    """The application's `headers`, which may be an iterator: taken once, and not checked. Raises ApplicationError."""
+    """Return the application's `headers`, which may be an iterator, as a list. Not checked.
+
+    Raises ApplicationError if they are not iterable.
+    """
     try:
         fields = iter(headers)
     except TypeError:
@@ -79,12 +93,15 @@ def as_list(headers: Any) -> list[Any]:
 
 
 def copied(headers: Iterable[Header]) -> list[Header]:
-    """A copy of checked `headers` that cannot change any more, as a bytearray could."""
+    """Return a copy of checked `headers`. Its values are bytes: a bytearray could still change."""
     return [(name, bytes(value)) for name, value in headers]
 
 
 def read_trailers(headers: object) -> list[Header]:
-    """Those that may stand behind a body. Raises ApplicationError; what else may be wrong with them is seen when they are encoded."""
+    """Return `headers` as trailers. Raises ApplicationError for a name that no trailer may have.
+
+    All other errors are found when the trailers are encoded.
+    """
     fields = as_list(headers)
     for field in fields:
         name = field[0] if isinstance(field, (tuple, list)) and field else None
@@ -94,7 +111,7 @@ def read_trailers(headers: object) -> list[Header]:
 
 
 def explain(headers: object) -> NoReturn:
-    """Raise the ApplicationError that names the first field which is not valid: they were found to be wrong as a whole."""
+    """Raise an ApplicationError about the first invalid field. One of `headers` is invalid."""
     for field in headers if isinstance(headers, Iterable) else ():
         try:
             name, value = field

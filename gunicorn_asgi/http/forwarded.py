@@ -1,6 +1,6 @@
-"""Pure: what proxies say of the client that they forward for, in X-Forwarded-For or in ``Forwarded`` (RFC 7239).
+"""Pure: the client's address and scheme in X-Forwarded-For or ``Forwarded`` (RFC 7239).
 
-Nothing here decides which peer is believed: that is `proxy`'s part.
+`http.trust` decides which peers are believed.
 """
 
 from __future__ import annotations
@@ -15,26 +15,29 @@ from ..errors import RequestError
 from .grammar import TOKEN_PATTERN, Header
 
 Node = tuple[str, int]
-"""(address, port), with port 0 where none is told."""
+"""(address, port). The port is 0 if it is not given."""
 IsTrusted = Callable[[str], bool]
 ForwardedInfo = tuple[Node | None, str | None]
-"""(client, scheme), each None where it is not told."""
+"""(client, scheme), each None if it is not given."""
 ForwardedReader = Callable[[IsTrusted, Sequence[Header]], ForwardedInfo]
 
 MAX_NODES = 100
-"""Proxies in a row, more than anybody has. Further ones of an X-Forwarded-For are not looked at: reading them would take seconds."""
+"""Proxies in a row, more than anybody has. Of a longer X-Forwarded-For only the last ones are read:
+reading all could take seconds."""
 MAX_FORWARDED = 32768
-"""Bytes of all ``Forwarded`` fields together: three hundred for each of so many proxies."""
+"""Bytes of all ``Forwarded`` fields together: some 300 for each of MAX_NODES proxies."""
 MAX_NODE = 64
-"""Characters of the longest node that is read: an IPv6 address with brackets, zone and port takes fewer."""
+"""Characters of the longest node that is read. IPv6 with brackets, zone and port takes fewer."""
 NODE_PORT = re.compile(r"[0-9]{1,5}")
 OBFUSCATED_PORT = re.compile(r"_[A-Za-z0-9._-]+")  # RFC 7239, 6
 
 TOKEN_TEXT = TOKEN_PATTERN.decode()
 UNQUOTED_VALUE = TOKEN_TEXT.replace("[", r"[:\[\]", 1)
-"""An address with a colon or brackets has to be quoted, but not every proxy does."""
-# RFC 7239, 4: pairs of a name and a value, joined by ";" to elements, and these by ",". Both may be empty (RFC 9110, 5.6.1). No run of characters
-# may be divided in more than one way, or a long one takes for ever: so white space has one place on each side of a separator.
+"""A value without quotes. Addresses with a colon or brackets need quotes, but some proxies send
+them without."""
+# RFC 7239, 4: ";" joins pairs of a name and a value to an element, "," joins elements. Both may be
+# empty (RFC 9110, 5.6.1). The pattern must match every run of characters in one way only, or a long
+# run takes very long. So white space has one place on each side of a separator.
 FORWARDED_PAIR = re.compile(
     rf'(?:({TOKEN_TEXT})=({UNQUOTED_VALUE}|"(?:[^"\\]|\\.)*"))?[ \t]*([;,]|\Z)[ \t]*'
 )
@@ -42,7 +45,7 @@ QUOTED_PAIR = re.compile(r"\\(.)")
 
 
 def read_x_forwarded_for(is_trusted: IsTrusted, headers: Sequence[Header]) -> ForwardedInfo:
-    """The client according to all X-Forwarded-For fields of a request, in their order. It says nothing of a scheme."""
+    """Return the client in a request's X-Forwarded-For fields. They have no scheme."""
     values = [value for name, value in headers if name == b"x-forwarded-for"]
     parts = b",".join(values).decode("latin-1").rsplit(",", MAX_NODES)[-MAX_NODES:]
     nodes = [node for part in parts if (node := part.strip(" \t"))]
@@ -52,16 +55,15 @@ def read_x_forwarded_for(is_trusted: IsTrusted, headers: Sequence[Header]) -> Fo
 
 
 def read_forwarded(is_trusted: IsTrusted, headers: Sequence[Header]) -> ForwardedInfo:
-    """The client, and the scheme of its connection, according to all ``Forwarded`` fields of a request, in their order.
+    """Return the client and the scheme in a request's ``Forwarded`` fields.
 
-    Raises RequestError(400) where they are malformed: a client that sends a quotation mark ahead must not be able to hide behind it what the
-    proxy appends.
+    Raises RequestError(400) if they are malformed. Otherwise a client could send an opening
+    quotation mark, and make the proxy's own element a part of its quoted string.
     """
     values = [value for name, value in headers if name == b"forwarded"]
     text = b",".join(values).decode("latin-1")
-    if (
-        len(text) > MAX_FORWARDED
-    ):  # separators without anything between them are valid, and take their time, too
+    # Empty elements are valid, so a limit on elements alone would not limit the time.
+    if len(text) > MAX_FORWARDED:
         raise RequestError(400, f"Invalid Forwarded: longer than {MAX_FORWARDED} bytes")
     elements = list(islice(parse_forwarded(text), MAX_NODES + 1))
     if not elements:
@@ -70,7 +72,7 @@ def read_forwarded(is_trusted: IsTrusted, headers: Sequence[Header]) -> Forwarde
         raise RequestError(400, f"Invalid Forwarded: more than {MAX_NODES} elements")
     nodes = [element.get("for", "") for element in elements]
     index = client_index(nodes, is_trusted)
-    # A trusted proxy has written this element, so its scheme counts also where it keeps the address to itself.
+    # A trusted proxy has written this element. So its scheme counts, even if the address is hidden.
     return parse_node(nodes[index]), _scheme(elements[index].get("proto"))
 
 
@@ -82,10 +84,10 @@ FORWARDED_READERS: Mapping[str, ForwardedReader] = {
 
 
 def client_index(nodes: Sequence[str], is_trusted: IsTrusted) -> int:
-    """The index of the client in `nodes`, the nearest proxy's word last.
+    """Return the index of the client in `nodes`. The nearest proxy has appended the last node.
 
-    From the right, the first that is no trusted proxy, for what stands left of it is only its own word; the leftmost if all are trusted.
-    What cannot be read ends the search, too.
+    The client is the first untrusted node from the right: nodes left of it are its own claims. It
+    is the leftmost node if all are trusted. An unreadable node ends the search, too.
     """
     for index in range(len(nodes) - 1, 0, -1):
         node = parse_node(nodes[index])
@@ -95,7 +97,10 @@ def client_index(nodes: Sequence[str], is_trusted: IsTrusted) -> int:
 
 
 def parse_node(text: str) -> Node | None:
-    """An address with an optional port, in the forms that proxies write; None for ``unknown``, for made-up names and for nonsense."""
+    """Parse an address with an optional port, in the forms that proxies write.
+
+    Returns None for ``unknown``, for obfuscated names and for nonsense.
+    """
     return _parse_node(text) if len(text) <= MAX_NODE else None
 
 
@@ -112,9 +117,8 @@ def _parse_node(text: str) -> Node | None:
     else:
         host = text
     try:
-        address = ip_address(
-            host.partition("%")[0]
-        )  # a zone means something on the proxy's own machine only (RFC 4007, 6)
+        # A zone has a meaning on the proxy's own machine only (RFC 4007, 6).
+        address = ip_address(host.partition("%")[0])
     except ValueError:
         return None
     if not colon or OBFUSCATED_PORT.fullmatch(port):
@@ -125,15 +129,15 @@ def _parse_node(text: str) -> Node | None:
 
 
 def canonical(address: IPv4Address | IPv6Address) -> str:
-    """The one way in which we write an address; one of IPv4 in the clothes of IPv6 (RFC 4291, 2.5.5.2) loses them."""
+    """Write an address in its one form: IPv4-mapped IPv6 (RFC 4291, 2.5.5.2) becomes IPv4."""
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return str(mapped or address)
 
 
 def parse_forwarded(text: str) -> Iterator[Mapping[str, str]]:
-    """The elements of a ``Forwarded`` field, with the names of their parameters in lower case (RFC 7239, 4).
+    """Yield the elements of a ``Forwarded`` field, with lower-case parameter names (RFC 7239, 4).
 
-    Raises RequestError(400) where it is malformed.
+    Raises RequestError(400) if it is malformed.
     """
     element: dict[str, str] = {}
     position = 0
@@ -156,7 +160,7 @@ def parse_forwarded(text: str) -> Iterator[Mapping[str, str]]:
 
 
 def _scheme(proto: str | None) -> str | None:
-    """As Gunicorn reads its ``secure_scheme_headers``: what is not the secure one is the other."""
+    """As Gunicorn reads ``secure_scheme_headers``: any other value than the secure one is http."""
     if proto is None:
         return None
     return "https" if proto.lower() in ("https", "wss") else "http"

@@ -1,4 +1,4 @@
-"""Pure: what requests, bodies and responses have of one grammar in common."""
+"""Pure: the common grammar of requests, bodies and responses."""
 
 from __future__ import annotations
 
@@ -11,5 +11,6 @@ TOKEN = re.compile(TOKEN_PATTERN)
 Header = tuple[bytes, bytes]
 """A header field: its name and its value."""
 
-# 18 digits are a body of 10^18 bytes: more is an attack on somebody's integer (RFC 9112, 6.3, and 9110, 8.6).
+# 18 digits are a body of 10^18 bytes. More can only be an attack that wants an integer to overflow
+# (RFC 9112, 6.3, and 9110, 8.6).
 CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")

@@ -1,6 +1,6 @@
-"""Pure: what of a request means the same in every version of HTTP, and every reason to refuse it that is no version's own.
+"""Pure: the meaning of a request in every version of HTTP, and the common reasons to refuse it.
 
-The rules for one kind of peer, the method, the path, the host, and what a trusted proxy says of its client.
+The rules for one kind of peer, the method, the path, the host, and a trusted proxy's headers.
 """
 
 from __future__ import annotations
@@ -18,29 +18,30 @@ from .forwarded import ForwardedInfo, Node
 from .grammar import TOKEN, Header
 
 UNDERSCORE = ord("_")
-"""As a number: `in` on bytes looks for a byte ten times faster than for a string of one."""
+"""As a number: `in` finds a byte in bytes ten times faster than bytes of length 1."""
 
 UNKNOWN_LENGTH = -1
-"""``Fields.length`` of a body whose length only its end tells."""
+"""``Fields.length`` of a body without a declared length."""
 
 UNCONVENTIONAL_CHARACTER = re.compile(rb"[a-z#]")
-# RFC 3986, 3.2.2 and 3.2.3, without the userinfo that RFC 9110, 4.2.4, forbids; the inside of brackets is checked by ipaddress.
+# RFC 3986, 3.2.2 and 3.2.3, without userinfo, which RFC 9110, 4.2.4, forbids. ipaddress checks the
+# content of brackets.
 AUTHORITY = re.compile(
     rb"(?:\[([0-9A-Fa-f:.]+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::(\d{0,5}))?"
 )
 
 MAX_HOST = 262
-"""Bytes of the longest name of a host, with its port (RFC 1035, 2.3.4)."""
+"""Bytes of the longest host name, with its port (RFC 1035, 2.3.4)."""
 MAX_LINE = 65536
-"""The longest request line where ``limit_request_line`` is 0: everything that waits in memory has a bound."""
+"""Bytes of the longest request line if ``limit_request_line`` is 0: memory always has a bound."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What a request may look like: Gunicorn's settings, plus what the peer of this connection is trusted with."""
+    """The rules for requests of one kind of peer: Gunicorn's settings, and the peer's trust."""
 
     parse_fields: Callable[[bytes], list[Header]]
-    """Of HTTP/1.x: see `http1.parser`."""
+    """The parser of HTTP/1.x: see `http1.parser`."""
     limit_line: int
     """``limit_request_line`` in bytes without the line's end."""
     limit_fields: int
@@ -50,19 +51,19 @@ class Rules:
     header_map: Literal["drop", "refuse", "dangerous"]
     permit_unconventional_method: bool
     secure_scheme: Mapping[bytes, bytes]
-    """From a trusted peer: field name to the value that means https; otherwise empty."""
+    """From a trusted peer: field names, each with its value for https. Otherwise empty."""
     forwarder_names: Container[bytes]
-    """From a trusted peer: names with an underscore that pass whatever `header_map` says."""
+    """From a trusted peer: names with an underscore that `header_map` does not affect."""
     script_name: bytes | None = None
-    """``SCRIPT_NAME`` of the environment, which holds for every peer."""
+    """``SCRIPT_NAME`` of the environment. It applies to every peer."""
     h2c: Literal["off", "prior-knowledge", "upgrade", "both"] = "off"
-    """From a trusted peer: how HTTP/2 may begin without TLS (``http2_cleartext``)."""
+    """From a trusted peer: the ways to begin HTTP/2 without TLS (``http2_cleartext``)."""
     takes_script_name: bool = False
-    """From a trusted peer: whether a header ``SCRIPT_NAME`` stands in its place."""
+    """From a trusted peer: a header ``SCRIPT_NAME`` replaces `script_name`."""
     read_proxy: Callable[[Sequence[Header]], ForwardedInfo] | None = None
-    """From a trusted peer: what its headers say of its client."""
+    """From a trusted peer: the reader of its headers about its client."""
     proxy_names: frozenset[bytes] = field(init=False)
-    """The names of all these headers, so that a request without them costs nothing."""
+    """The names of all these headers, so that requests without them cost nothing."""
 
     def __post_init__(self) -> None:
         names = set(self.secure_scheme)
@@ -74,7 +75,10 @@ class Rules:
 
 
 class Fields:
-    """A checked field section and what it means. Shared by equal requests of a connection, so never changed once it is read."""
+    """A checked field section and its meaning.
+
+    Equal requests of a connection share it, so it never changes once it is read.
+    """
 
     __slots__ = (
         "client",
@@ -93,28 +97,31 @@ class Fields:
 
     def __init__(self, section: bytes, version: str, headers: list[Header]) -> None:
         self.section = section
-        """``HTTP/1.x CRLF fields CRLF CRLF`` as received; empty for another version."""
+        """``HTTP/1.x CRLF fields CRLF CRLF`` as received; empty for HTTP/2."""
         self.version = version
         self.headers = headers
         self.length = 0
-        """Bytes of the body; 0 is none; UNKNOWN."""
+        """Bytes of the body, or UNKNOWN_LENGTH. 0: there is no body."""
         self.keep_alive = True
         self.expect_continue = False
         self.upgrade: Literal["", "websocket", "h2c"] = ""
-        """What it asks for besides: it is the handshake of a WebSocket, or would go on in HTTP/2."""
+        """The protocol that the client asks for: a WebSocket's handshake, or HTTP/2."""
         self.h2c = b""
-        """The SETTINGS that it brings then."""
+        """The client's SETTINGS if `upgrade` is h2c."""
         self.scheme: str | None = None
-        """What a trusted proxy says of its client's connection; None if nothing."""
+        """The scheme of the client's connection, from a trusted proxy, or None."""
         self.client: Node | None = None
-        """What a trusted proxy says of its client's address; None if nothing."""
+        """The client's address, from a trusted proxy, or None."""
         self.script_name: bytes | None = None
-        """What a path has to begin with: Gunicorn's ``SCRIPT_NAME``, from a trusted proxy or the environment; None if neither has one."""
+        """The required beginning of the path, or None.
+
+        Gunicorn's ``SCRIPT_NAME``, from a trusted proxy or the environment.
+        """
         self.root_path: str | None = None
-        """`script_name` as ASGI has it: decoded, without a slash at its end."""
+        """`script_name` in ASGI's form: decoded, without a slash at its end."""
 
     def with_host(self, authority: bytes) -> Fields:
-        """The same for the host `authority`, placed first."""
+        """Return a copy with `authority` as its host, in the first place."""
         own = self.with_headers(
             [(b"host", authority), *(field for field in self.headers if field[0] != b"host")]
         )
@@ -127,7 +134,7 @@ class Fields:
         return own
 
     def with_headers(self, headers: list[Header]) -> Fields:
-        """What was said of the client, of a request that has no body and asks for nothing besides, with these `headers`."""
+        """Return fields with `headers`, and with the same client, for a request without a body."""
         own = Fields(b"", self.version, headers)
         own.scheme, own.client, own.script_name, own.root_path = (
             self.scheme,
@@ -139,7 +146,7 @@ class Fields:
 
 
 Request = tuple[str, str, bytes, bytes, "Fields"]
-"""(method, path, raw_path, query_string, fields): a tuple, because one is made for every request."""
+"""(method, path, raw_path, query_string, fields). A tuple, because every request makes one."""
 
 
 METHODS = {
@@ -149,14 +156,17 @@ METHODS = {
 
 
 def decode_path(raw_path: bytes) -> str:
-    """The path as a string, whatever bytes it has (ASGI statements 24 and 25): percent-decoded, then UTF-8, U+FFFD where it is none."""
+    """Percent-decode a path, then decode it as UTF-8 (docs/asgi.md, 24 and 25).
+
+    Invalid UTF-8 becomes U+FFFD.
+    """
     if b"%" in raw_path:
         return unquote_to_bytes(raw_path).decode("utf-8", "replace")
     return raw_path.decode("ascii")
 
 
 def read_method(verb: bytes, rules: Rules) -> str:
-    """A method outside the table, by Gunicorn's rules (``permit_unconventional_http_method``)."""
+    """Check a method outside METHODS by Gunicorn's ``permit_unconventional_http_method``."""
     if TOKEN.fullmatch(verb) is None:
         raise RequestError(400, "Invalid HTTP method: not a token")
     if not rules.permit_unconventional_method and (
@@ -164,14 +174,18 @@ def read_method(verb: bytes, rules: Rules) -> str:
     ):
         raise RequestError(400, f"Invalid HTTP method {verb.decode()!r}")
     if verb.upper() == b"CONNECT":
-        # RFC 9110, 9.3.6 and 9.1: for proxies; what an origin server does not implement is answered with 501.
+        # RFC 9110, 9.3.6: CONNECT is for proxies. 9.1: a method that an origin server does not
+        # implement is answered with 501.
         raise RequestError(501, "CONNECT is not implemented")
-    # ASGI statement 22: upper case in the scope. So `casefold_http_method` changes nothing here.
+    # The scope has upper case (docs/asgi.md, 22). So `casefold_http_method` changes nothing here.
     return verb.decode().upper()
 
 
 def check_target(target: str) -> None:
-    """Raises RequestError for what no form of a request target may have (RFC 9112, 3.2; RFC 3986, 3.5 and 4.3)."""
+    """Raise RequestError for a character that is wrong in every form of a request target.
+
+    RFC 9112, 3.2; RFC 3986, 3.5 and 4.3.
+    """
     if not (target.isascii() and target.isprintable()):
         raise RequestError(400, "Invalid request target: not printable ASCII")
     if "#" in target:
@@ -183,9 +197,10 @@ def check_target(target: str) -> None:
 
 
 def check_path(raw_path: bytes, fields: Fields) -> None:
-    """Raises RequestError where the path does not begin with what a trusted proxy, or the environment, says that it does."""
+    """Raise RequestError if the path does not begin with ``SCRIPT_NAME``."""
     if fields.script_name and not raw_path.startswith(fields.script_name):
-        # Gunicorn's ConfigurationProblem, and its status: server and proxy are not configured for each other.
+        # Gunicorn's ConfigurationProblem, and its status: the settings of server and proxy do not
+        # fit together.
         raise RequestError(
             500,
             f"The path does not begin with SCRIPT_NAME {fields.script_name.decode('latin-1')!r}",
@@ -193,9 +208,10 @@ def check_path(raw_path: bytes, fields: Fields) -> None:
 
 
 def read_proxied(fields: Fields, rules: Rules, has_underscore: bool, is_proxied: bool) -> None:
-    """What a trusted proxy says, and Gunicorn's ``header_map``. Raises RequestError.
+    """Read a trusted proxy's headers, and apply Gunicorn's ``header_map``. Raises RequestError.
 
-    `has_underscore`: the name of a header has one; `is_proxied`: it is one of ``rules.proxy_names``.
+    `has_underscore`: a header's name has an underscore. `is_proxied`: a header's name is one of
+    ``rules.proxy_names``.
     """
     headers = fields.headers
     if has_underscore and rules.header_map != "dangerous":
@@ -205,7 +221,7 @@ def read_proxied(fields: Fields, rules: Rules, has_underscore: bool, is_proxied:
         if rules.read_proxy is not None:
             fields.client, scheme = rules.read_proxy(headers)
         if fields.upgrade == "websocket":
-            # Traefik calls the scheme of a handshake wss.
+            # Traefik's scheme of a handshake is wss.
             headers = [(name, b"https" if value == b"wss" else value) for name, value in headers]
         fields.scheme = _read_scheme(headers, rules.secure_scheme, scheme)
     if is_proxied or rules.script_name is not None:
@@ -213,7 +229,10 @@ def read_proxied(fields: Fields, rules: Rules, has_underscore: bool, is_proxied:
 
 
 def _map_underscores(headers: list[Header], rules: Rules) -> list[Header]:
-    """Gunicorn's ``header_map``: ``X_Forwarded_For`` and ``X-Forwarded-For`` are one key to a CGI-like application."""
+    """Apply Gunicorn's ``header_map``.
+
+    ``X_Forwarded_For`` and ``X-Forwarded-For`` are the same key in a CGI-like environment.
+    """
     kept = []
     for name, value in headers:
         if UNDERSCORE not in name or name in rules.forwarder_names or b"*" in rules.forwarder_names:
@@ -229,7 +248,7 @@ def _read_script_name(fields: Fields, rules: Rules) -> None:
     script_name = rules.script_name
     if rules.takes_script_name:
         for name, value in fields.headers:
-            if name == b"script_name":  # the last of several, as in Gunicorn
+            if name == b"script_name":  # the last one counts, as in Gunicorn
                 script_name = value
     if script_name is not None:
         fields.script_name = script_name
@@ -237,13 +256,15 @@ def _read_script_name(fields: Fields, rules: Rules) -> None:
 
 
 def check_authority(authority: bytes) -> None:
-    """Raises RequestError unless `authority` is ``host [":" port]`` (RFC 9110, 7.2; RFC 3986, 3.2.2 and 3.2.3)."""
+    """Raise RequestError unless `authority` is ``host [":" port]``.
+
+    RFC 9110, 7.2; RFC 3986, 3.2.2 and 3.2.3.
+    """
     if len(authority) <= MAX_HOST:
         _check_authority(authority)
     else:
-        _check_authority.__wrapped__(
-            authority
-        )  # no name of a host: there is no bound to what would be remembered
+        # Too long for a host name: the cache would have no bound on its bytes.
+        _check_authority.__wrapped__(authority)
 
 
 @lru_cache(maxsize=1024)
@@ -266,13 +287,13 @@ def _is_ipv6(address: bytes) -> bool:
 
 
 def read_expect(values: Sequence[bytes]) -> None:
-    """Raises RequestError for an expectation that is not ``100-continue`` (RFC 9110, 10.1.1)."""
+    """Raise RequestError for any expectation except ``100-continue`` (RFC 9110, 10.1.1)."""
     if any(value.lower() != b"100-continue" for value in values):
         raise RequestError(417, "Expect other than 100-continue")
 
 
 def takes_trailers(headers: Sequence[Header]) -> bool:
-    """Whether the client wants the trailers of a response (RFC 9110, 10.1.4)."""
+    """True if the client accepts trailers in the response (RFC 9110, 10.1.4)."""
     return any(
         name == b"te"
         and b"trailers" in [member.strip(b" \t") for member in value.lower().split(b",")]
@@ -283,7 +304,10 @@ def takes_trailers(headers: Sequence[Header]) -> bool:
 def _read_scheme(
     headers: list[Header], secure_scheme: Mapping[bytes, bytes], forwarded: str | None
 ) -> str | None:
-    """Gunicorn's ``secure_scheme_headers``: https only for the exact value, and no two that disagree. `forwarded` counts as one more."""
+    """Read Gunicorn's ``secure_scheme_headers``. Raises RequestError if two of them disagree.
+
+    Only the exact value means https. `forwarded`, the scheme in ``Forwarded``, counts as one more.
+    """
     schemes = {
         "https" if value == secure_scheme[name] else "http"
         for name, value in headers

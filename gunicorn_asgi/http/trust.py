@@ -1,4 +1,4 @@
-"""Who may speak for the client: trusted peers, and what they are trusted with (Gunicorn's ``forwarded_allow_ips``)."""
+"""Trusted peers, and the headers that count from them (Gunicorn's ``forwarded_allow_ips``)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from .forwarded import FORWARDED_READERS
 from .request import Rules
 
 IsTrustedPeer = Callable[[str | None], bool]
-"""From a peer's address (None: a unix socket)."""
+"""Takes a peer's address, or None for a unix socket."""
 PeerRules = Callable[[Address | None, Address | None], Rules]
-"""From a peer (None: a unix socket), and from the client that it speaks for in the PROXY protocol (None: for nobody)."""
+"""Takes a peer, or None for a unix socket; and the client in its PROXY protocol header, or None."""
 
 
 def trusted_peers(allowed: Sequence[str], setting: str) -> IsTrustedPeer:
-    """Returns a function that says whether a peer is one of `allowed`: addresses, networks, ``*``.
+    """Return a function that is true for peers in `allowed`: addresses, networks, ``*``.
 
-    As in Gunicorn, a peer on a unix socket always is. Raises ConfigError, which names the `setting`.
+    As in Gunicorn, it is true for every peer on a unix socket. Raises ConfigError, which names the
+    `setting`.
     """
     if "*" in allowed:
         return lambda address: True
@@ -42,11 +43,11 @@ def trusted_peers(allowed: Sequence[str], setting: str) -> IsTrustedPeer:
 
 
 def peer_rules(rules: Rules, settings: Settings) -> PeerRules:
-    """Returns a function from a peer to what its requests may look like.
+    """Return a function from a peer to the rules for its requests. Raises ConfigError.
 
-    What an untrusted peer says of its client is ignored, as in Gunicorn. With the PROXY protocol, as in Gunicorn, it is still the peer that is
-    trusted or not, for it may have added to the request; but if the client in its header is no trusted proxy, that is the last word on the client.
-    Raises ConfigError.
+    As in Gunicorn, headers about the client are ignored from an untrusted peer. With the PROXY
+    protocol the peer still decides, since it may have added headers. But if the client in the
+    PROXY header is not a trusted proxy itself, no header changes the client's address.
     """
     is_trusted = trusted_peers(settings.forwarded_allow_ips, "forwarded_allow_ips")
     reader = FORWARDED_READERS.get(settings.proxy_headers)

@@ -1,7 +1,7 @@
-"""Pure: where the body of a request ends, and what of it is content (RFC 9112, 6.2 and 7.1).
+"""Pure: the end of a request's body, and its content (RFC 9112, 6.2 and 7.1).
 
-A framing takes the data as it comes and hands back the content, if the body is now complete, and what stands behind it. It keeps no
-more than the one line it is in.
+A framing takes the data as it comes. It returns the content, whether the body is complete, and the
+data after the body. It keeps at most one incomplete line.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from ..errors import RequestError
 from ..http.grammar import TOKEN_PATTERN
 
 BodyPart = tuple[bytes, bool, bytes]
-"""(content, whether the body is complete, the data behind it)."""
+"""(content, whether the body is complete, the data after it)."""
 
 MAX_CHUNK_LINE = 1024
-"""Bytes of a chunk's size and extensions (RFC 9112, 7.1.1: a limit on the extensions is needed)."""
+"""Bytes of a chunk's size and extensions. RFC 9112, 7.1.1, asks for a limit on the extensions."""
 
-# RFC 9112, 7.1: chunk-size [ chunk-ext ]; 15 hexadecimal digits are 10^18 bytes. An extension is a token with an optional value, a token or
-# a quoted string; "bad" white space may stand around ";" and "=" only, and not where it could hide in the size.
+# RFC 9112, 7.1: chunk-size [ chunk-ext ]. 15 hexadecimal digits are 10^18 bytes. An extension is a
+# token with an optional value, which is a token or a quoted string. "Bad" white space is allowed
+# around ";" and "=" only, where it cannot be taken for a part of the size.
 QUOTED_STRING = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t \x21-\x7e\x80-\xff])*"'
 CHUNK_LINE = re.compile(
     rb"([0-9A-Fa-f]{1,15})((?:[ \t]*;[ \t]*"
@@ -59,11 +60,15 @@ class _Expected(Enum):
 
 
 class ChunkedFraming:
-    """A body in the chunked transfer coding. Trailers are checked and dropped: they must never become headers (RFC 9110, 6.5.1)."""
+    """A body in the chunked transfer coding.
+
+    Trailers are checked and dropped: they must never become headers (RFC 9110, 6.5.1).
+    """
 
     __slots__ = ("_expected", "_left", "_line", "_max_trailer_line", "_trailers_left")
 
-    left = -1  # nobody knows
+    left = -1
+    """The number of remaining bytes is unknown."""
 
     def __init__(self, max_trailers: int, max_trailer_line: int) -> None:
         self._expected = _Expected.SIZE
@@ -97,14 +102,14 @@ class ChunkedFraming:
                 return b"".join(content), True, data[position:]
 
     def _line_end(self, data: bytes, start: int) -> int:
-        """Where the line that begins at `start` ends, or -1 if that is not here yet."""
+        """Return the end of the line that begins at `start`, or -1 if it has not come yet."""
         limit = {_Expected.SIZE: MAX_CHUNK_LINE, _Expected.END: 0}.get(
             self._expected, self._max_trailer_line
         )
         end = data.find(b"\r\n", start, start + limit + 2)
         if end < 0:
             rest = data[start : start + limit + 2]
-            # RFC 9112, 2.2: a bare LF ends no line here, so waiting for more would be waiting for ever.
+            # RFC 9112, 2.2: a bare LF does not end a line. Waiting for more would never end.
             if (
                 len(rest) == limit + 2
                 or b"\n" in rest
@@ -115,7 +120,7 @@ class ChunkedFraming:
         return end
 
     def _read_line(self, line: bytes) -> bool:
-        """Take one line without its end; True when it was the last of the body."""
+        """Take one line without its end. Returns True if it is the last line of the body."""
         if self._expected is _Expected.SIZE:
             match = CHUNK_LINE.fullmatch(line)
             if match is None:

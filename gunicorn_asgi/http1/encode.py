@@ -20,7 +20,7 @@ from ..http.fields import (
 from ..http.grammar import Header
 
 STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(100, 1000)}
-"""RFC 9112, 4: the space stays where there is no reason phrase."""
+"""RFC 9112, 4: the space stays if there is no reason phrase."""
 STATUS_LINES.update(
     {
         status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
@@ -29,14 +29,15 @@ STATUS_LINES.update(
 )
 
 EncodedFields = tuple[bytes, int, int]
-"""(field lines without those of the framing, ``content-length`` or -1, bit mask)."""
+"""(field lines except the framing's, ``content-length`` or -1, bit mask of `http.fields`)."""
 
 
 def encode_fields(headers: Iterable[Header]) -> EncodedFields:
-    """The application's fields as lines, in their order.
+    """Encode the application's fields as lines, in their order.
 
-    Left out are those that the server answers for: ``content-length`` and ``connection`` (returned, as the number and CLOSE),
-    ``transfer-encoding`` (ASGI statement 56). Raises ApplicationError naming the field that is not valid.
+    Raises ApplicationError about the first invalid field. The server writes some fields itself.
+    ``content-length`` is returned as the number, ``connection: close`` as CONNECTION_CLOSE, and
+    ``transfer-encoding`` is dropped (docs/asgi.md, 56).
     """
     parts: list[bytes] = []
     count = found = 0
@@ -64,14 +65,17 @@ def encode_fields(headers: Iterable[Header]) -> EncodedFields:
         lines = b"".join(parts)
     except (TypeError, ValueError):
         explain(headers)
-    # One look at all of them: only the line ends may be left when everything visible is taken away.
+    # One check for all: without the visible characters, only the line ends may remain.
     if lines.translate(None, VISIBLE) != b"\r\n" * count:
         explain([(parts[i], parts[i + 2]) for i in range(0, len(parts), 4)])
     return lines, length, found
 
 
 def _read_connection(value: bytes, found: int) -> tuple[bytes, int]:
-    """Take ``close`` and ``keep-alive``, which the server says itself, out of the options (RFC 9110, 7.6.1)."""
+    """Remove ``close`` and ``keep-alive``, which the server writes itself (RFC 9110, 7.6.1).
+
+    Returns the other options, and `found` with CONNECTION_CLOSE if there was a ``close``.
+    """
     options = [option.strip(b" \t") for option in b"".join((value,)).split(b",")]
     if any(option.lower() == b"close" for option in options):
         found |= CONNECTION_CLOSE
@@ -81,7 +85,7 @@ def _read_connection(value: bytes, found: int) -> tuple[bytes, int]:
 
 
 def chunk(data: bytes, end: bool) -> bytes:
-    """`data` in the chunked transfer coding, with the end of the body behind it if `end` (RFC 9112, 7.1)."""
+    """Encode `data` as a chunk, followed by the end of the body if `end` (RFC 9112, 7.1)."""
     if not data:
         return b"0\r\n\r\n" if end else b""
     return b"%x\r\n%b\r\n%b" % (len(data), data, b"0\r\n\r\n" if end else b"")
@@ -90,17 +94,18 @@ def chunk(data: bytes, end: bool) -> bytes:
 def body_framing(
     version: str, status: int, declared: int, size: int, bodyless: bool
 ) -> tuple[bytes, bool, bool]:
-    """How the body of a response is delimited (RFC 9112, 6).
+    """Choose the framing of a response's body (RFC 9112, 6).
 
-    `declared` is the application's content-length or -1, `size` the length of the whole body where it is known, or -1. Returns the
-    field line for it, whether the body is chunked, and whether only the end of the connection ends it.
+    `declared`: the application's content-length, or -1. `size`: the length of the whole body if it
+    is known, or -1. Returns the field line of the framing, whether the body is chunked, and whether
+    only the end of the connection ends it.
     """
     if status == 204:
         return b"", False, False  # RFC 9110, 8.6 and RFC 9112, 6.1: neither field
     if declared >= 0:
         return b"content-length: %d\r\n" % declared, False, False
     if bodyless:
-        # What GET would have had, as far as that is known (RFC 9110, 9.3.2). A 304 says nothing of it.
+        # The framing of GET, as far as it is known (RFC 9110, 9.3.2). A 304 has none.
         if status == 304 or size == 0 or (size < 0 and version == "1.0"):
             return b"", False, False
         return (
@@ -116,16 +121,19 @@ def body_framing(
 
 
 def informational(status: int, headers: Iterable[Header]) -> bytes:
-    """A 1xx head (RFC 9110, 15.2). Raises ApplicationError."""
+    """Encode a 1xx head (RFC 9110, 15.2). Raises ApplicationError."""
     return b"".join((STATUS_LINES[status], encode_fields(headers)[0], b"\r\n"))
 
 
 def refusal(error: RequestError, head_only: bool, default_fields: bytes) -> tuple[bytes, int]:
-    """A whole response that refuses a request and announces the end of the connection, and the length of its body."""
+    """Encode the response that refuses a request, with ``connection: close``.
+
+    Returns it with the length of its body.
+    """
     body = str(error).encode() + b"\n"
     fields = (
-        b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-        % len(body)
+        b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
+        b"connection: close\r\n\r\n" % len(body)
     )
     own = b"".join(b"%b: %b\r\n" % field for field in error.fields)
     if head_only:

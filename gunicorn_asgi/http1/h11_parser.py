@@ -9,12 +9,13 @@ import h11
 from ..errors import RequestError
 from ..http.grammar import Header
 
-# h11 merges, refuses or requires some fields (Content-Length, Transfer-Encoding, Host), which `request` does for every parser. So h11
-# is shown every name with a mark before it, and recognizes none.
+# h11 merges, refuses or requires some fields (Content-Length, Transfer-Encoding, Host). `request`
+# does so for every parser. So h11 gets every name with a mark before it, and recognizes none.
 NAME_MARK = b"~"
 REQUEST_LINE = b"GET / HTTP/1.0"
 
-# h11 lets control characters other than NUL and white space pass (RFC 9110, 5.5) and takes a bare LF for a line's end (RFC 9112, 2.2).
+# h11 accepts control characters other than NUL (RFC 9110, 5.5), and a bare LF as a line's end
+# (RFC 9112, 2.2).
 FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
 LINE_START = re.compile(rb"\r\n(?!\r\n)")
 

@@ -1,11 +1,12 @@
-"""The contract of a field parser, and the choice of one.
+"""Pure: the contract of a field parser, and the choice between them.
 
-A library's part here is the field section: the lines behind the request line, where the grammar is long and the speed matters.
-The request line, the meaning of the fields and the framing of the body are the same code for every library (`request`, `body`), because
+A library parses the field section: the lines after the request line. Their grammar is long, and
+speed matters. The request line, the meaning of the fields and the framing of the body are the same
+code for every library (`request`, `body`), for two reasons:
 
-* neither library says where in the data a message with a chunked body ended, which a pipelined request behind it needs;
-* they differ in what they let pass (bare LF, folding, spaces after a chunk size, methods they have not heard of), and two front ends that
-  read one request differently are how requests are smuggled.
+* Neither library tells the end of a chunked body in the data. A pipelined request follows there.
+* They tolerate different faults: a bare LF, folding, spaces after a chunk size, unknown methods.
+  Two front ends with different readings of a request let attackers smuggle requests.
 """
 
 from __future__ import annotations
@@ -16,20 +17,23 @@ from collections.abc import Callable
 from ..http.grammar import Header
 
 FieldParser = Callable[[bytes], list[Header]]
-"""Takes ``HTTP/1.x CRLF fields CRLF``, returns the field lines in order with lower-case names and without the optional white space
-around values. Raises RequestError(400) for whatever RFC 9112, section 5, and RFC 9110, section 5.5, do not allow: an empty or
-invalid name, white space before the colon, folding, a bare CR or LF, NUL or another control character in a value."""
+"""Takes ``HTTP/1.x CRLF fields CRLF``. Returns the fields in order, with lower-case names, and
+without the optional white space around values.
+
+Raises RequestError(400) for everything that RFC 9112, 5, and RFC 9110, 5.5, forbid: an empty or
+invalid name, white space before the colon, folding, a bare CR or LF, NUL or another control
+character in a value."""
 
 
 def available() -> str:
-    """The name of the parser that ``http="auto"`` means here."""
+    """Return the name of the parser for ``http="auto"``."""
     return "httptools" if importlib.util.find_spec("httptools") is not None else "h11"
 
 
 def load(name: str) -> FieldParser:
-    """The parser called `name`: ``"httptools"`` or ``"h11"``."""
+    """Load the parser called `name`: ``"httptools"`` or ``"h11"``."""
     if name == "httptools":
         from .httptools_parser import parse_fields  # noqa: PLC0415 # may not be installed
     else:
-        from .h11_parser import parse_fields  # noqa: PLC0415 # only what is used is loaded
+        from .h11_parser import parse_fields  # noqa: PLC0415 # loaded only if it is used
     return parse_fields

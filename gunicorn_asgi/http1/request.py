@@ -1,6 +1,6 @@
-"""Pure: the head of a request, from bytes to what the application is told, and every reason to refuse it.
+"""Pure: the head of an HTTP/1.x request, from bytes to its meaning, and every reason to refuse it.
 
-The same code for every field parser, so that two of them cannot read one request differently.
+The same code serves every field parser, so that two parsers cannot read a request differently.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ ABSOLUTE_FORM = re.compile(rb"(?i:https?)://([^/?#]*)([^?#]*)(\?[^#]*)?")
 
 
 def read_head(head: bytes, last: Fields | None, rules: Rules) -> Request:
-    """Read one whole head, up to and with the empty line. `last` is the fields of the connection's request before.
+    """Read one whole head, including the empty line. Raises RequestError.
 
-    A client repeats itself: where the field section is byte for byte the one before, so is everything that follows from it.
-    Raises RequestError.
+    `last`: the fields of the connection's previous request. Clients repeat themselves: equal bytes
+    of a field section have an equal meaning, and are not parsed again.
     """
     try:
         verb, target, section = head.split(b" ", 2)
@@ -52,7 +52,7 @@ def read_head(head: bytes, last: Fields | None, rules: Rules) -> Request:
     if last is None or section != last.section:
         last = read_fields(section, rules)
     method = METHODS.get(verb) or read_method(verb, rules)
-    # RFC 9112, 3.2: one of four forms, made of printable ASCII; a fragment is no part of any.
+    # RFC 9112, 3.2: a target has one of four forms, all of printable ASCII, none with a fragment.
     text = target.decode("latin-1")
     if not (text.isascii() and text.isprintable()) or "#" in text:
         check_target(text)
@@ -67,13 +67,14 @@ def read_head(head: bytes, last: Fields | None, rules: Rules) -> Request:
 
 
 def check_partial_head(data: bytearray, before: int, rules: Rules) -> None:
-    """Refuse a head that is not whole yet if nothing that follows can make it a valid one. `before` bytes of it were checked already.
+    """Raise RequestError for an incomplete head if no further bytes can make it valid.
 
-    So that nobody has to wait for a deadline to learn it, and no more is kept than a head within the limits has. Raises RequestError.
+    `before`: bytes that were checked already. This answers at once, not at the deadline, and
+    bounds the memory by the limits for a head.
     """
     if data[0] not in TOKEN_BYTES and data != b"\r":
         raise RequestError(400, "Invalid request line: no method at its start")
-    # RFC 9112, 2.2: every line ends with CRLF; after a bare LF the empty line would be waited for in vain.
+    # RFC 9112, 2.2: every line ends with CRLF. After a bare LF the empty line would never come.
     if data.count(b"\n", before) != data.count(b"\r\n", max(0, before - 1)):
         raise RequestError(400, "Invalid HTTP header: a bare LF")
     line = data.rfind(b"\n") + 1
@@ -87,7 +88,7 @@ def check_partial_head(data: bytearray, before: int, rules: Rules) -> None:
 
 
 def _read_other_form(method: str, target: bytes, fields: Fields) -> Request:
-    """RFC 9112, 3.2.2 and 3.2.4: absolute-form and asterisk-form."""
+    """Read a target in absolute-form or asterisk-form (RFC 9112, 3.2.2 and 3.2.4)."""
     if target == b"*" and method == "OPTIONS":
         return method, "*", b"*", b"", fields
     match = ABSOLUTE_FORM.fullmatch(target)
@@ -96,16 +97,19 @@ def _read_other_form(method: str, target: bytes, fields: Fields) -> Request:
     authority, raw_path, query = match.groups(b"")
     check_authority(authority)
     if not raw_path:
-        # RFC 9112, 3.2.4: OPTIONS for the server as a whole, forwarded in absolute-form.
+        # RFC 9112, 3.2.4: a proxy forwards OPTIONS for the whole server in absolute-form.
         raw_path = b"*" if method == "OPTIONS" and not query else b"/"
     if raw_path != b"*":
         check_path(raw_path, fields)
-    # RFC 9112, 3.2.2: the target's authority is the host, whatever the Host field says.
+    # RFC 9112, 3.2.2: the target's authority replaces the Host field.
     return method, decode_path(raw_path), raw_path, query[1:], fields.with_host(authority)
 
 
 def read_fields(section: bytes, rules: Rules) -> Fields:
-    """Check a field section, ``HTTP/1.x CRLF fields CRLF CRLF``, and say what it means. Raises RequestError."""
+    """Check and interpret a field section, ``HTTP/1.x CRLF fields CRLF CRLF``.
+
+    Raises RequestError.
+    """
     version = HTTP1_VERSIONS.get(section[:10])
     if version is None:
         _refuse_version(section)
@@ -156,8 +160,11 @@ INTERPRETED_FIELDS = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"}
 )
 
-PREFACE_REASON = "Invalid HTTP Version 'HTTP/2.0': HTTP/2 begins by ALPN, or without TLS as http2_cleartext says and for peers in forwarded_allow_ips only"
-"""For the preface of HTTP/2, most likely, from a peer that it is not served to: the operator may have overlooked a setting."""
+PREFACE_REASON = (
+    "Invalid HTTP Version 'HTTP/2.0': HTTP/2 begins by ALPN, or without TLS as http2_cleartext "
+    "says and for peers in forwarded_allow_ips only"
+)
+"""Most likely this is the preface of HTTP/2, and the operator has overlooked a setting."""
 
 
 def _refuse_version(section: bytes) -> NoReturn:
@@ -180,7 +187,7 @@ def _check_field_sizes(section: bytes, rules: Rules) -> None:
 
 
 def _check_host(hosts: Sequence[bytes], version: str) -> None:
-    # RFC 9112, 3.2: 400 for an HTTP/1.1 request without Host, and for any with more than one or with an invalid one.
+    # RFC 9112, 3.2: 400 for HTTP/1.1 without Host, for a second Host, and for an invalid one.
     if len(hosts) > 1:
         raise RequestError(400, "More than one Host header field")
     if hosts:
@@ -190,12 +197,16 @@ def _check_host(hosts: Sequence[bytes], version: str) -> None:
 
 
 def _read_framing(lengths: Sequence[bytes], codings: Sequence[bytes], version: str) -> int:
-    """RFC 9112, 6: the length of the body, or UNKNOWN, or a refusal of whatever two recipients could read differently."""
+    """Return the length of the body, or UNKNOWN_LENGTH (RFC 9112, 6).
+
+    Raises RequestError for any framing that two recipients could read differently.
+    """
     if codings:
         return _read_codings(codings, lengths, version)
     if not lengths:
         return 0
-    # RFC 9112, 6.3: a repeated length may be refused even where the values agree, as Gunicorn and llhttp do.
+    # RFC 9112, 6.3: a repeated length may be refused, even with equal values. Gunicorn and llhttp
+    # do so, too.
     if len(lengths) > 1 or CONTENT_LENGTH.fullmatch(lengths[0]) is None:
         raise RequestError(400, "Invalid Content-Length: not one number of at most 18 digits")
     return int(lengths[0])
@@ -205,10 +216,10 @@ def _read_codings(values: Sequence[bytes], lengths: Sequence[bytes], version: st
     if lengths:
         raise RequestError(400, "Both Transfer-Encoding and Content-Length")
     if version == "1.0":
-        # RFC 9112, 6.1: its framing is faulty, for HTTP/1.0 has no Transfer-Encoding.
+        # RFC 9112, 6.1: the framing is faulty, for HTTP/1.0 has no Transfer-Encoding.
         raise RequestError(400, "Transfer-Encoding in HTTP/1.0")
     codings = [coding.strip(b" \t").lower() for value in values for coding in value.split(b",")]
-    # RFC 9112, 6.1 and 7.1: chunked is applied once, and last; otherwise nobody knows where the body ends.
+    # RFC 9112, 6.1 and 7.1: chunked is applied once, and last. Otherwise the body has no known end.
     if b"" in codings or b"chunked" in codings[:-1]:
         raise RequestError(400, "Invalid Transfer-Encoding: chunked is not applied once and last")
     if codings != [b"chunked"]:
@@ -217,7 +228,7 @@ def _read_codings(values: Sequence[bytes], lengths: Sequence[bytes], version: st
 
 
 def _read_connection(values: Sequence[bytes], version: str) -> bool:
-    """Whether the client allows a further request (RFC 9112, 9.3): ``close`` wins wherever it stands."""
+    """True if the client allows a further request (RFC 9112, 9.3). ``close`` wins in any place."""
     if not values:
         return version == "1.1"
     options = [option.strip(b" \t") for value in values for option in value.lower().split(b",")]

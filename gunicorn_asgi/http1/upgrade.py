@@ -1,4 +1,7 @@
-"""Pure: the handshake of a WebSocket over HTTP/1.1, which is an Upgrade (RFC 6455, 4.2; RFC 9110, 7.8)."""
+"""Pure: upgrades from HTTP/1.1: the handshake of a WebSocket, and h2c.
+
+RFC 6455, 4.2; RFC 9110, 7.8; RFC 7540, 3.2.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,10 @@ KEY_SIZE = 16
 def asks_for_websocket(
     upgrades: Sequence[bytes], connections: Sequence[bytes], version: str
 ) -> bool:
-    """Whether a request with these values of Upgrade and Connection is a handshake.
+    """True if a request with these values of Upgrade and Connection is a handshake.
 
-    RFC 9110, 7.8: it is ignored in HTTP/1.0, and without the connection option (whoever passed it on did not mean it).
+    RFC 9110, 7.8: Upgrade is ignored in HTTP/1.0. Without the connection option, a proxy passed it
+    on by mistake, so it is ignored, too.
     """
     return (
         version == "1.1"
@@ -33,7 +37,10 @@ def asks_for_websocket(
 def read_h2c(
     upgrades: Sequence[bytes], connections: Sequence[bytes], version: str, headers: Sequence[Header]
 ) -> bytes | None:
-    """The SETTINGS of a request that asks for HTTP/2, or None for one that does not, or not as it should (RFC 7540, 3.2.1: then it is ignored)."""
+    """Return the SETTINGS of a request that asks for HTTP/2, or None.
+
+    RFC 7540, 3.2.1: a malformed request for an upgrade is ignored.
+    """
     options = _members(connections)
     if (
         version != "1.1"
@@ -56,7 +63,7 @@ def _members(values: Sequence[bytes]) -> list[bytes]:
 
 
 def check_handshake(method: str, headers: Sequence[Header], has_body: bool) -> None:
-    """Raises RequestError unless the handshake is in order (RFC 6455, 4.2.1 and 4.4)."""
+    """Raise RequestError unless the handshake is valid (RFC 6455, 4.2.1 and 4.4)."""
     if method != "GET":
         raise RequestError(
             405, "Invalid WebSocket handshake: the method is not GET", fields=((b"allow", b"GET"),)
@@ -105,12 +112,15 @@ def _is_key(value: bytes) -> bool:
 def switching_protocols(
     handshake: Sequence[Header], headers: Iterable[Header], default_fields: Sequence[bytes]
 ) -> bytes:
-    """The answer that completes a `handshake` in order, with the application's `headers`. Raises ApplicationError.
+    """Encode the 101 that completes a valid `handshake`. Raises ApplicationError.
 
-    `default_fields` are indexed by what of DATE | SERVER the application brings itself.
+    `headers`: the application's. `default_fields`: indexed by the application's own DATE | SERVER.
     """
     lines, _, found = encode_fields(headers)
-    own = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: %b\r\n"
+    own = (
+        b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+        b"sec-websocket-accept: %b\r\n"
+    )
     return b"".join(
         (
             own % accept_key(*_keys(handshake)),

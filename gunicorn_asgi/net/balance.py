@@ -1,8 +1,9 @@
-"""How many connections each worker of one master has: shared memory, so that those with fewer take the next.
+"""The number of connections of each worker, in memory that all workers of a master share.
 
-Whoever accepts faster gets more, and with connections that stay (keep-alive, WebSocket) keeps more. The kernel does not balance that for a
-socket that several processes wait on: it wakes all, and the first one takes what there is. So a worker that is ahead of the others lets
-them go first, for a moment.
+The worker that accepts fastest gets the most connections, and with long ones (keep-alive,
+WebSocket) keeps them. The kernel does not balance a socket on which several processes wait: it
+wakes all, and the first accepts everything. So a worker with clearly more connections than average
+waits a moment, and the others accept first.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import time
 from collections.abc import Callable
 
 SLOTS = 256
-"""Workers that are told apart. Two that share a slot balance worse, no more."""
+"""Rows of the table. Two workers with the same row balance worse, with no other consequence."""
 STALE_SECONDS = 3.0
-"""Behind this, a worker that has not said anything is dead or stuck, and not to be waited for."""
+"""After this time without a sign of life, a worker counts as dead or blocked."""
 REFRESH_SECONDS = 0.1
-"""How old the list of living workers may be."""
+"""Maximum age of the list of living workers."""
 LEEWAY = 4
-"""Connections that a worker may have above its share, whatever that is."""
+"""Connections above average that a worker may always have."""
 
 
 class WorkerTable:
@@ -32,14 +33,20 @@ class WorkerTable:
         """How often the master has read its configuration."""
         self._configuration: object = None
         self.first_workers = 0
-        """The workers that the master started with have ages up to this; later ones replace others."""
-        # Others may read while one writes; nothing depends on a single number.
+        """The greatest age of the first workers. Workers with a greater age replace others."""
+        # Workers read while another writes. Nothing depends on a single number.
         self.counts = numbers[: SLOTS * 8].cast("Q")
         self.seen = numbers[SLOTS * 8 : SLOTS * 16].cast("d")
-        """When each worker last said something, on the clock of time.monotonic(), which is the same for all processes; 0 is never."""
+        """The time of each worker's last sign of life; 0 for none.
 
-    def of(self, configuration: object) -> WorkerTable:
-        """Itself, of this `configuration`: another object each time that the master has read it. For the master."""
+        On the clock of time.monotonic(), which is the same for all processes.
+        """
+
+    def for_configuration(self, configuration: object) -> WorkerTable:
+        """Return the table, after counting `configuration` if it is new. Called by the master.
+
+        The master has a new configuration object each time it reads its configuration.
+        """
         if configuration is not self._configuration:
             self._configuration = configuration
             self.generation[0] += 1
@@ -47,40 +54,46 @@ class WorkerTable:
 
 
 class WorkerRow:
-    """One worker's view of the `board`; `age` is Gunicorn's number of the worker."""
+    """One worker's row of the table. `age` is Gunicorn's number of the worker."""
 
     def __init__(
-        self, board: WorkerTable, age: int, clock: Callable[[], float] = time.monotonic
+        self, table: WorkerTable, age: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._board = board
+        self._table = table
         self._slot = age % SLOTS
         self._clock = clock
         self._others: list[int] = []
         self._looked = -math.inf
         self._has_left = False
-        self._generation = board.generation[0]
+        self._generation = table.generation[0]
 
     @property
     def is_outdated(self) -> bool:
-        """Whether the master has read its configuration again since this worker was forked: after a HUP, which forks all workers anew."""
-        return self._board.generation[0] != self._generation
+        """True if the master has read its configuration again since it forked this worker.
+
+        It does so at a HUP, and then replaces all workers.
+        """
+        return self._table.generation[0] != self._generation
 
     def publish(self, count: int) -> None:
-        """Say how many connections this worker has."""
-        self._board.counts[self._slot] = count
+        """Write the number of this worker's connections."""
+        self._table.counts[self._slot] = count
 
     def attend(self) -> None:
-        """Say that this worker is there, and takes what comes. To be repeated at least every other second."""
+        """Write a sign of life: this worker accepts connections. Repeat it every 2 s or sooner."""
         if not self._has_left:
-            self._board.seen[self._slot] = self._clock()
+            self._table.seen[self._slot] = self._clock()
 
     def leave(self) -> None:
-        """This worker takes no more."""
+        """Write that this worker accepts no more connections."""
         self._has_left = True
-        self._board.seen[self._slot] = 0.0
+        self._table.seen[self._slot] = 0.0
 
     def leave_if_others(self) -> bool:
-        """Leave, unless no other worker is there. If several try at the same time, it may be that none can: try again."""
+        """Call `leave` if another worker accepts connections. Returns False if none does.
+
+        Several workers that call it at the same time may all fail: they have to try again.
+        """
         if self._has_left:
             return True
         self.leave()
@@ -91,12 +104,15 @@ class WorkerRow:
         return False
 
     def has_others(self) -> bool:
-        """Whether another worker takes what this one leaves."""
+        """True if another worker accepts connections."""
         self._look(self._clock())
         return bool(self._others)
 
     def is_ahead(self, count: int) -> bool:
-        """Whether this worker, having `count` connections, should let others go first."""
+        """True if this worker, with `count` connections, should let others accept first.
+
+        It has more than average, by 12.5 % and LEEWAY.
+        """
         if count <= LEEWAY:
             return False
         now = self._clock()
@@ -104,7 +120,7 @@ class WorkerRow:
             self._look(now)
         if not self._others:
             return False
-        counts = self._board.counts
+        counts = self._table.counts
         workers = len(self._others) + 1
         total = count + sum([counts[slot] for slot in self._others])
         return count * workers > total * 1.125 + LEEWAY * workers
@@ -113,6 +129,6 @@ class WorkerRow:
         self._looked = now
         self._others = [
             slot
-            for slot, seen in enumerate(self._board.seen)
+            for slot, seen in enumerate(self._table.seen)
             if now - seen < STALE_SECONDS and slot != self._slot
         ]

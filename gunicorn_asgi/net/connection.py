@@ -242,7 +242,7 @@ class Connection(asyncio.Protocol):
         transfer, self._transfer = self._transfer, None
         if transfer is None:
             return 0
-        transfer.cancel()
+        transfer.stop()
         return transfer.left
 
     def _tcp_socket(self) -> Any:

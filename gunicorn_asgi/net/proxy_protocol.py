@@ -1,6 +1,6 @@
-"""Pure: the header that the PROXY protocol puts before everything else on a connection, versions 1 and 2.
+"""Pure: the header of the PROXY protocol, versions 1 and 2. It comes first on a connection.
 
-The sections named here are those of its specification, https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt.
+Sections are from https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt.
 """
 
 from __future__ import annotations
@@ -16,31 +16,35 @@ Mode = Literal["auto", "v1", "v2"]
 
 
 class ProxyHeader(NamedTuple):
-    """The header that a connection begins with, or that it begins with none."""
+    """The PROXY header of a connection, or NO_HEADER."""
 
     length: int
-    """Bytes of it, to be taken off the stream; 0 where there is none."""
+    """Bytes of the header, to be removed from the stream; 0 if there is none."""
     client: Node | None
-    """None where the proxy does not tell, or speaks for itself: then the addresses of the connection count."""
+    """None if the proxy does not know the client, or is the client itself (LOCAL).
+
+    Then the addresses of the connection count.
+    """
     server: Node | None
-    """What the client had connected to; None as for `client`."""
+    """The address to which the client has connected, or None as for `client`."""
 
 
 NO_HEADER = ProxyHeader(0, None, None)
 
 V1_PREFIX = b"PROXY "
 MAX_V1 = 107
-"""Bytes of the longest header of version 1, its CRLF included (2.1)."""
+"""Bytes of the longest header of version 1, including CRLF (2.1)."""
 V1_FAMILIES: dict[str, type[IPv4Address | IPv6Address]] = {"TCP4": IPv4Address, "TCP6": IPv6Address}
 V1_PORT = re.compile("0|[1-9][0-9]{0,4}")
 
 V2_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 V2_FIXED = 16
-"""Bytes up to the addresses (2.2)."""
+"""Bytes before the addresses (2.2)."""
 MAX_V2 = V2_FIXED + 4096
-"""Bytes of the longest header of version 2 that is taken. Behind at most 216 of addresses there are extensions, such as a client's certificate."""
+"""Bytes of the longest accepted header of version 2. After at most 216 bytes of addresses there are
+extensions, such as a client's certificate."""
 V2_LOCAL, V2_PROXY = 0x20, 0x21
-"""Version and command."""
+"""Byte 13: version and command."""
 UNSPEC, TCP4, UDP4, TCP6, UDP6, UNIX_STREAM, UNIX_DATAGRAM = (
     0x00,
     0x11,
@@ -59,14 +63,14 @@ ADDRESS_SIZES = {
     UNIX_STREAM: 216,
     UNIX_DATAGRAM: 216,
 }
-"""Family and protocol, and how many bytes its addresses take. All others are invalid."""
+"""Family and protocol, with the bytes of their addresses. All other values are invalid."""
 
 
 def read_proxy_header(data: bytes, mode: Mode) -> ProxyHeader | None:
-    """Read the header that a connection begins with, `data` being what has come of it so far.
+    """Read the header from `data`, the beginning of a connection.
 
-    None while more is needed to tell. NO_HEADER where it does not begin with one of the versions in `mode`. Raises ValueError for a malformed
-    header; its text is for the log.
+    Returns None if more bytes are needed. Returns NO_HEADER if `data` does not begin with a version
+    in `mode`. Raises ValueError for a malformed header, with a text for the log.
     """
     if mode != "v1" and _may_begin(data, V2_SIGNATURE):
         return _read_v2(data)
@@ -80,7 +84,7 @@ def _may_begin(data: bytes, prefix: bytes) -> bool:
 
 
 def _read_v1(data: bytes) -> ProxyHeader | None:
-    """2.1: ``PROXY TCP4 192.0.2.1 192.0.2.2 1024 80 CRLF``."""
+    """Read version 1 (2.1): ``PROXY TCP4 192.0.2.1 192.0.2.2 1024 80 CRLF``."""
     end = data.find(b"\r\n", 0, MAX_V1)
     if end < 0:
         if len(data) >= MAX_V1:
@@ -88,7 +92,7 @@ def _read_v1(data: bytes) -> ProxyHeader | None:
         return None
     words = data[len(V1_PREFIX) : end].decode("latin-1").split(" ")
     length = end + len(b"\r\n")
-    if words[0] == "UNKNOWN":  # whatever stands behind it is to be ignored
+    if words[0] == "UNKNOWN":  # 2.1: the rest of the line is ignored
         return ProxyHeader(length, None, None)
     family = V1_FAMILIES.get(words[0])
     if family is None or len(words) != 5:
@@ -104,7 +108,7 @@ def _read_v1(data: bytes) -> ProxyHeader | None:
 
 def _v1_address(family: type[IPv4Address | IPv6Address], text: str) -> str:
     if "%" in text:
-        raise ValueError(text)  # a zone, which ipaddress would take
+        raise ValueError(text)  # a zone, which ipaddress would accept
     return canonical(family(text))
 
 
@@ -115,7 +119,11 @@ def _v1_port(text: str) -> int:
 
 
 def _read_v2(data: bytes) -> ProxyHeader | None:
-    """2.2: a signature, version and command, family and protocol, a length, and as many bytes of addresses and extensions."""
+    """Read version 2 (2.2).
+
+    A signature, version and command, family and protocol, a length, and the number of bytes in that
+    length for addresses and extensions.
+    """
     if len(data) < V2_FIXED:
         return None
     command, family, size = struct.unpack_from(">BBH", data, len(V2_SIGNATURE))
@@ -124,12 +132,13 @@ def _read_v2(data: bytes) -> ProxyHeader | None:
         raise ValueError(f"PROXY protocol: invalid version and command 0x{command:02x}")
     if length > MAX_V2:
         raise ValueError(f"PROXY protocol: a header of {length} bytes is longer than {MAX_V2}")
-    if command == V2_PROXY:  # with LOCAL, the family is to be ignored, too
+    if command == V2_PROXY:  # LOCAL: the family is ignored, too
         if family not in ADDRESS_SIZES:
             raise ValueError(f"PROXY protocol: invalid family and protocol 0x{family:02x}")
         if size < ADDRESS_SIZES[family]:
             raise ValueError(
-                f"PROXY protocol: {size} bytes are too short for addresses of family and protocol 0x{family:02x}"
+                f"PROXY protocol: {size} bytes are too short for addresses "
+                f"of family and protocol 0x{family:02x}"
             )
     if len(data) < length:
         return None
@@ -139,7 +148,7 @@ def _read_v2(data: bytes) -> ProxyHeader | None:
 
 
 def _v2_addresses(family: int, data: bytes) -> tuple[Node | None, Node | None]:
-    """(client, server). What is valid, but not served here, is to be treated as UNSPEC: datagrams, unix sockets."""
+    """Return (client, server). Datagrams and unix sockets count as UNSPEC: (None, None)."""
     source: IPv4Address | IPv6Address
     destination: IPv4Address | IPv6Address
     if family == TCP4:

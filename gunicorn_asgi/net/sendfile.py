@@ -1,6 +1,7 @@
-"""A file from the disk to a socket, without passing through this process: ``os.sendfile``, under any loop.
+"""``os.sendfile`` under any loop: the kernel sends a file to a socket.
 
-uvloop has no ``loop.sendfile()``, and does not let the descriptor of a transport be watched; but a duplicate of it.
+uvloop has no ``loop.sendfile()``, and does not watch the descriptor of a transport. It watches a
+duplicate of that descriptor.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import os
 from collections.abc import Callable
 
 MAX_SLICE = 2097152
-"""Bytes that are sent in one turn of the loop at most. Where they have to be read from the disk, the loop waits for them."""
+"""Maximum bytes sent in one iteration of the loop. If the disk has to be read, the loop waits."""
 
 
 class FileTransfer:
-    """Sends `head` and a part of a file on the socket of `transport`, behind what was written to that. Nothing may be written meanwhile.
+    """Sends `head` and a part of a file on the socket of `transport`.
 
-    What the socket takes at once is sent by `start`. Then `done` is called when it has ended: `left` is 0 if all was sent. The file has to
-    stay open until then, or until `cancel`.
+    They follow the data that was written to the transport. Nothing may be written meanwhile.
+    `start` sends as much as the socket takes at once. After the rest, `done` is called: `left` is 0
+    if everything was sent. The file has to stay open until then, or until `stop`.
     """
 
     __slots__ = (
@@ -42,48 +44,48 @@ class FileTransfer:
         count: int,
         done: Callable[[], object],
     ) -> None:
-        """Raises OSError where there is no descriptor left."""
+        """Raises OSError if the process has no free descriptor."""
         self._loop = loop
         self._transport = transport
         self._head = head
         self._file = file
         self._offset = offset
         self.left = count
-        """Bytes of the file that are still to be sent."""
+        """Remaining bytes of the file."""
         self._done = done
         self._is_watched = False
         self._descriptor = os.dup(transport.get_extra_info("socket").fileno())
 
     @property
     def has_ended(self) -> bool:
-        """Nothing more of it is sent."""
+        """True if nothing more is sent."""
         return self._descriptor < 0
 
     def start(self) -> bool:
-        """Send what can be sent now. Returns whether that is the end; otherwise `done` will be called."""
+        """Send as much as possible now. Returns True if this is the end; else `done` follows."""
         if not self._transport.get_write_buffer_size() and self._send():
-            self.cancel()
+            self.stop()
             return True
         try:
-            self._loop.add_writer(self._descriptor, self._go_on)
+            self._loop.add_writer(self._descriptor, self._continue)
         except OSError:
-            self.cancel()
+            self.stop()
             return True
         self._is_watched = True
         return False
 
-    def _go_on(self) -> None:
+    def _continue(self) -> None:
         if self._transport.is_closing():
-            self.cancel()  # `connection_lost` follows
+            self.stop()  # `connection_lost` follows
             return
         if self._transport.get_write_buffer_size():
-            return  # the socket has room for that, too: its turn comes first
+            return  # The transport's buffer comes first.
         if self._send():
-            self.cancel()
+            self.stop()
             self._done()
 
     def _send(self) -> bool:
-        """Send as much as the socket takes. Returns whether nothing more can be sent."""
+        """Send as much as the socket takes. Returns True if nothing more can be sent."""
         try:
             if self._head:
                 self._head = self._head[os.write(self._descriptor, self._head) :]
@@ -95,21 +97,23 @@ class FileTransfer:
         except BlockingIOError:
             return False
         except (ConnectionError, TimeoutError):
-            self._transport.abort()  # the client is gone, which a transport that is not reading does not see; `connection_lost` follows
+            # The client is gone. A transport with paused reading does not notice.
+            # `connection_lost` follows.
+            self._transport.abort()
             return False
         except OSError:
-            return (
-                True  # not of this file, or the disk has failed: who reads what is `left` will see
-            )
+            # sendfile does not support this file, or the disk has failed. The caller sees `left`.
+            return True
         self._offset += sent
         self.left -= sent
         return not sent or not self.left
 
-    def cancel(self) -> None:
-        """Send nothing more of the file. `done` is not called by it."""
+    def stop(self) -> None:
+        """Send nothing more of the file. Does not call `done`."""
         head, self._head = self._head, b""
         if head and not self._transport.is_closing():
-            self._transport.write(head)  # the rest of it: what comes behind is somebody else's
+            # The rest of the head: the caller writes everything after it.
+            self._transport.write(head)
         if self._is_watched:
             self._is_watched = False
             self._loop.remove_writer(self._descriptor)

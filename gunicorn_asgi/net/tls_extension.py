@@ -1,4 +1,4 @@
-"""What the ``tls`` extension says of a connection (ASGI statements 137 to 144; the specification's version 0.2)."""
+"""The ``tls`` extension of a connection's scope (docs/asgi.md, 137 to 144; tls.rst 0.2)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ ATTRIBUTE_TYPES = {
     "domainComponent": "DC",
     "userId": "UID",
 }
-"""RFC 4514, 3: the short names of what OpenSSL calls otherwise."""
+"""RFC 4514, 3: OpenSSL's names of attribute types, with their short names."""
 
 
 def describe(tls: ssl.SSLObject) -> dict[str, Any]:
-    """The extension for a connection whose handshake is done.
+    """Return the extension for a connection after its handshake.
 
-    CPython cannot know which certificate of its own was shown (a context may have several), so ``server_cert`` is None. A client whose certificate is
-    not good gets no connection, so there is never a ``client_cert_error``.
+    ``server_cert`` is None: a context may have several certificates, and CPython does not tell the
+    one in use. ``client_cert_error`` is None: a client with an invalid certificate gets no
+    connection.
     """
     cipher = tls.cipher()
     chain = _chain(tls)
@@ -40,7 +41,7 @@ def describe(tls: ssl.SSLObject) -> dict[str, Any]:
 
 
 def _chain(tls: ssl.SSLObject) -> list[str]:
-    """The client's certificate first, behind it what leads to an authority, where CPython tells (3.13)."""
+    """Return the client's certificate, and from Python 3.13 on its chain up to an authority."""
     leaf = tls.getpeercert(binary_form=True)
     if leaf is None:
         return []
@@ -51,12 +52,12 @@ def _chain(tls: ssl.SSLObject) -> list[str]:
 
 @lru_cache(maxsize=16)
 def _suites(context: ssl.SSLContext) -> dict[str, int]:
-    """OpenSSL's names of cipher suites to IANA's numbers."""
+    """Map OpenSSL's names of cipher suites to IANA's numbers."""
     return {cipher["name"]: cipher["id"] & 0xFFFF for cipher in context.get_ciphers()}
 
 
 def _name(certificate: Any) -> str | None:
-    """The subject as RFC 4514 writes it: the most specific part first. None where the certificate was not looked at."""
+    """Write the subject by RFC 4514: the most specific part first. None if it was not verified."""
     if not certificate:
         return None
     names = certificate.get("subject", ())
@@ -67,10 +68,10 @@ def _name(certificate: Any) -> str | None:
 
 
 def _escape(value: str) -> str:
-    """RFC 4514, 2.4."""
+    """Escape a value (RFC 4514, 2.4)."""
     escaped = "".join(
         "\\" + char if char in '"+,;<>\\' else "\\00" if char == "\0" else char for char in value
     )
-    if value[1:].endswith(" "):  # a single space is the first
+    if value[1:].endswith(" "):  # a single space is escaped as the first character
         escaped = escaped[:-1] + "\\ "
     return "\\" + escaped if value[:1] in (" ", "#") else escaped

@@ -1,4 +1,4 @@
-"""Pure: the Close frame: its codes, its payload, and the search for the client's (RFC 6455, 5.5.1 and 7)."""
+"""Pure: Close frames: codes, payloads, and the search for the client's (RFC 6455, 5.5.1 and 7)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ NORMAL_CLOSURE, GOING_AWAY, PROTOCOL_ERROR, NO_STATUS, ABNORMAL_CLOSURE = (
     1006,
 )
 INVALID_DATA, MESSAGE_TOO_BIG, INTERNAL_ERROR, SERVICE_RESTART = 1007, 1009, 1011, 1012
-"""Close codes (RFC 6455, 7.4.1; 1012 in IANA's registry). 1005 and 1006 are never on the wire: no code came, no Close came."""
+"""Close codes (RFC 6455, 7.4.1; 1012 in IANA's registry). Two are never on the wire: 1005 means a
+Close frame without a code, 1006 no Close frame."""
 
 MAX_REASON = MAX_CONTROL - 2
+"""Bytes of the reason in a Close frame."""
 MAX_SKIPPED_FRAMES = 10000
-"""Frames that are skipped in search of a Close: each takes its time, even an empty one."""
+"""Frames that are skipped in search of a Close frame. Even an empty frame takes time."""
 
 
 class Close(NamedTuple):
@@ -32,7 +34,10 @@ class Close(NamedTuple):
 
 
 def read_close(payload: bytes) -> Close:
-    """The code and the reason of a Close frame; 1005 if it has none. Raises Violation (RFC 6455, 5.5.1 and 7.4)."""
+    """Parse the payload of a Close frame: 1005 if it has no code. Raises Violation.
+
+    RFC 6455, 5.5.1 and 7.4.
+    """
     try:
         close = _Close.parse(payload)
         return Close(int(close.code), close.reason)
@@ -43,21 +48,23 @@ def read_close(payload: bytes) -> Close:
 
 
 def echo_payload(close: Close) -> bytes:
-    """What answers the client's Close frame: its code (RFC 6455, 5.5.1), or nothing where it had none."""
+    """Return the payload that answers the client's `close`: its code, if any (RFC 6455, 5.5.1)."""
     return b"" if close.code == NO_STATUS else close.code.to_bytes(2, "big")
 
 
 def close_payload(code: object, reason: object) -> bytes:
-    """The payload of the Close frame that the application asks for. Raises ApplicationError."""
+    """Return the payload of the application's Close frame. Raises ApplicationError."""
     if not isinstance(code, int) or not isinstance(reason, str):
         raise ApplicationError(
-            f"the 'code' of a close must be an int, and its 'reason' a str, not {code!r} and {reason!r}"
+            "the 'code' of a close must be an int, and its 'reason' a str, "
+            f"not {code!r} and {reason!r}"
         )
     try:
         payload = _Close(code, reason).serialize()
     except ProtocolError:
         raise ApplicationError(
-            f"{code} is no close code that may be sent (RFC 6455, 7.4): expected 1000 to 1003, 1007 to 1014, or 3000 to 4999"
+            f"{code} is no close code that may be sent (RFC 6455, 7.4): "
+            "expected 1000 to 1003, 1007 to 1014, or 3000 to 4999"
         ) from None
     except UnicodeEncodeError:
         raise ApplicationError(
@@ -65,35 +72,36 @@ def close_payload(code: object, reason: object) -> bytes:
         ) from None
     if len(payload) > MAX_CONTROL:
         raise ApplicationError(
-            f"the 'reason' of a close has {len(payload) - 2} bytes, more than the {MAX_REASON} that fit (RFC 6455, 5.5)"
+            f"the 'reason' of a close has {len(payload) - 2} bytes, "
+            f"more than the {MAX_REASON} that fit (RFC 6455, 5.5)"
         )
     return payload
 
 
 class CloseFinder:
-    """Finds the client's Close frame, and skips all else unread (RFC 6455, 7.1.1 and 7.1.7).
+    """Finds the client's Close frame, and skips all other frames (RFC 6455, 7.1.1 and 7.1.7).
 
-    A frame ends where the length in its head says, whatever else is wrong with it. So the frames
-    that follow a violation are found, except where that length has no end.
+    Only the length in its head decides about the end of a frame. So the frames after a violation
+    are found, unless the violation is the length itself.
     """
 
     __slots__ = ("_frames", "_has_found", "_head", "_is_close", "_left")
 
     def __init__(self, opcode: int, left: int) -> None:
-        """Begin within a frame of that `opcode`, with `left` bytes of its payload to come.
+        """Begin within a frame with `opcode`, before the last `left` bytes of its payload.
 
-        AT_BORDER: begin between two frames.
+        BETWEEN_FRAMES instead of `left`: begin between two frames.
         """
         self._is_close = opcode == OP_CLOSE
         self._left = left
         self._head = b""
-        """The head of the next frame, as far as it is here: at most 13 bytes."""
+        """The received part of the next frame's head: at most 13 bytes."""
         self._frames = 0
         """Number of frames that have ended."""
         self._has_found = False
 
     def find(self, data: bytes) -> bool:
-        """Whether the whole Close frame has been received, in `data` or before."""
+        """True if the whole Close frame has been received, in `data` or before."""
         if self._head:
             data = self._head + data
             self._head = b""
@@ -117,9 +125,9 @@ class CloseFinder:
 
 
 def _read_extent(data: bytes, start: int) -> tuple[int, int]:
-    """Where the payload of the frame at `start` begins, and its length.
+    """Return the start of the payload of the frame at `start`, and its length.
 
-    The payload begins after the end of `data` if the head is not whole.
+    The start is after the end of `data` if the head is incomplete.
     """
     begin = start + 2
     if begin > len(data):

@@ -1,4 +1,7 @@
-"""Pure: permessage-deflate, the compression of WebSocket messages (RFC 7692). What it is to be is agreed on in `negotiation`."""
+"""Pure: permessage-deflate, the compression of WebSocket messages (RFC 7692).
+
+`negotiation` agrees on its parameters.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,24 @@ from typing import Any
 from ..errors import Violation
 
 WINDOW_BITS, MEM_LEVEL = 12, 5
-"""Of permessage-deflate: 38 KiB for what is sent and 11 for what is received, where zlib's own choice takes 264 and 44.
-Messages of a few KiB, which most are, lose next to nothing by it."""
+"""zlib's parameters: 38 KiB of memory for sending and 11 for receiving. zlib's defaults take 264
+and 44. Most messages have a few KiB, and are compressed nearly as well."""
 DEFLATE_WINDOW = 32768
-"""Bytes that DEFLATE can refer back to."""
+"""Bytes of the largest window of DEFLATE."""
 MAX_FINAL_BLOCKS = 64
-"""Blocks with BFINAL in one frame: zlib begins anew behind each, and no sender needs more than one."""
+"""Blocks with BFINAL in one frame. zlib starts again after each. No sender needs more than one."""
 TAIL = b"\x00\x00\xff\xff"
-"""Of an empty block, which ends what zlib flushes, and is left out of a message (RFC 7692, 7.2.1)."""
+"""The end of the empty block after each flush of zlib. A message omits it (RFC 7692, 7.2.1)."""
 TOO_BIG = "message too big"
-"""The reason of a Close with 1009."""
+"""The reason of a Close frame with 1009."""
 
 
 class Deflate:
-    """permessage-deflate as agreed. zlib's memory is taken with the first message that needs it: many a connection never has one.
+    """permessage-deflate with the agreed parameters.
 
-    It is asked directly, not by the package's extension: that makes two frames of each, and says nothing of blocks with BFINAL.
+    The first compressed message allocates zlib's memory: many connections never have one. zlib is
+    called directly. The websockets package's extension makes two objects of each frame, and does
+    not handle blocks with BFINAL.
     """
 
     __slots__ = (
@@ -45,8 +50,9 @@ class Deflate:
         client_no_context_takeover: bool,
         server_no_context_takeover: bool,
     ) -> None:
-        """`header` is ``Sec-WebSocket-Extensions`` of the answer. Each side has a window of 2 ** bits; one that `forgets` takes no context
-        over from one message to the next.
+        """`header`: the response's ``Sec-WebSocket-Extensions``. The windows have 2 ** bits bytes.
+
+        A side without context takeover compresses each message without the earlier messages.
         """
         self.header = header
         self._client_bits = client_bits
@@ -57,7 +63,7 @@ class Deflate:
         self._decompressor: Any = None
 
     def compress(self, payload: bytes) -> bytes:
-        """The payload of the one frame of a message."""
+        """Compress a message to the payload of its one frame."""
         compressor = self._compressor or zlib.compressobj(
             wbits=-self._server_bits, memLevel=MEM_LEVEL
         )
@@ -67,18 +73,20 @@ class Deflate:
         return data[: -len(TAIL)]
 
     def decompress(self, payload: bytes, is_final: bool, room: float) -> bytes:
-        """The payload of one frame of a compressed message, the last one if `is_final`.
+        """Decompress the payload of a frame of a compressed message. `is_final`: its last frame.
 
-        Raises Violation, at the latest when `room` bytes are exceeded.
+        Raises Violation, at the latest after more than `room` bytes.
         """
         decompressor = self._decompressor or zlib.decompressobj(wbits=-self._client_bits)
-        # One more than allowed: so a full one is too many, and what fits to the byte is not held back within zlib. 0 is no limit to it.
+        # One byte more than allowed: a full result is too long, and a result of the exact length
+        # does not stay in zlib's buffer. For zlib, 0 means no limit.
         limit = 0 if room == math.inf else int(room) + 1
         try:
             data: bytes = decompressor.decompress(payload + TAIL if is_final else payload, limit)
             streams = 0
             while decompressor.eof and len(data) <= room:
-                # RFC 7692, 7.2.1: a block with BFINAL ends zlib's stream, but neither the message nor its context. Of that, this frame is known.
+                # RFC 7692, 7.2.1: a block with BFINAL ends zlib's stream, but neither the message
+                # nor its context. The data of this frame is the known part of the context.
                 streams += 1
                 if streams > MAX_FINAL_BLOCKS:
                     raise Violation(1002, "too many final blocks")

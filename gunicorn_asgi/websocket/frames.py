@@ -1,4 +1,4 @@
-"""Pure: a WebSocket's frames, on either version of HTTP: their form, and how this side's are written (RFC 6455, 5.2)."""
+"""Pure: the form of a WebSocket's frames, and frames to bytes (RFC 6455, 5.2)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ OP_CONTINUATION, OP_TEXT, OP_BINARY, OP_CLOSE, OP_PING, OP_PONG = 0, 1, 2, 8, 9,
 MAX_CONTROL = 125
 """Bytes of a control frame's payload (RFC 6455, 5.5)."""
 MIN_DEFLATE = 64
-"""Bytes of a message below which it is not compressed: what that saves of a packet is not worth the time (RFC 7692, 6: a sender may choose)."""
+"""Bytes of the shortest compressed message. Compressing a shorter message saves too little of a
+packet for its time. RFC 7692, 6: a sender may choose."""
 BETWEEN_FRAMES = -1
+"""The number of remaining bytes of a frame, if no frame has begun."""
 
 _SMALL_HEADS = {
     opcode: [bytes((FINAL | opcode, length)) for length in range(126)]
@@ -23,7 +25,10 @@ _SMALL_HEADS = {
 
 
 def data_frame(data: Any, text: Any, deflate: Deflate | None) -> bytes:
-    """A message as one frame: `data`, or `text`, of which one is None. Raises ApplicationError (statement 90)."""
+    """Encode a message as one frame. Raises ApplicationError.
+
+    One of `data` and `text` is None (docs/asgi.md, 90).
+    """
     if text is None:
         opcode = OP_BINARY
         payload: bytes = data if type(data) is bytes else _as_bytes(data)
@@ -31,7 +36,8 @@ def data_frame(data: Any, text: Any, deflate: Deflate | None) -> bytes:
         opcode = OP_TEXT
         if data is not None or (type(text) is not str and not isinstance(text, str)):
             raise ApplicationError(
-                f"'websocket.send' needs either 'bytes', or a str as 'text', not {_kind(data)} and {_kind(text)}"
+                "'websocket.send' needs either 'bytes', or a str as 'text', "
+                f"not {_kind(data)} and {_kind(text)}"
             )
         try:
             payload = text.encode()
@@ -55,7 +61,7 @@ def _as_bytes(data: object) -> bytes:
 
 
 def _kind(value: object) -> str:
-    """What the application sent instead, without its content: that may be large, and nobody's business in a log."""
+    """Return the type of `value` for an error message. The content may be large, and private."""
     return "None" if value is None else type(value).__name__
 
 
@@ -71,5 +77,5 @@ MEDIUM_HEAD, LONG_HEAD = struct.Struct("!BBH").pack, struct.Struct("!BBQ").pack
 
 
 def control_frame(opcode: int, payload: bytes) -> bytes:
-    """A Ping, Pong or Close frame: `payload` has at most 125 bytes."""
+    """Encode a Ping, Pong or Close frame. `payload` has at most 125 bytes."""
     return _head(FINAL | opcode, len(payload)) + payload

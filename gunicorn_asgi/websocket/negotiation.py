@@ -1,4 +1,7 @@
-"""Pure: what the two sides of a WebSocket agree on in its handshake, on either version of HTTP, by the websockets package (RFC 6455, RFC 7692)."""
+"""Pure: the agreements of a WebSocket's handshake, on either version of HTTP.
+
+RFC 6455, 4 and 9; RFC 7692, 5 and 7. The websockets package reads and negotiates.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +18,23 @@ from ..http.grammar import Header
 from .deflate import WINDOW_BITS, Deflate
 
 MAX_OFFER = 16384
-"""Bytes of all values of one field of the handshake: they are read in Python, about 4 MB in a second, while nobody else is served."""
+"""Bytes of all values of one field of the handshake. Python reads them, at about 4 MB/s, and blocks
+the loop meanwhile."""
 DEFLATE_FACTORY = ServerPerMessageDeflateFactory(
     server_max_window_bits=WINDOW_BITS, client_max_window_bits=WINDOW_BITS
 )
 
 
 def accept_key(key: bytes) -> bytes:
-    """``Sec-WebSocket-Accept`` for a ``Sec-WebSocket-Key`` (RFC 6455, 4.2.2)."""
+    """Return the ``Sec-WebSocket-Accept`` for a ``Sec-WebSocket-Key`` (RFC 6455, 4.2.2)."""
     return _accept_key(key.decode()).encode()
 
 
 def read_subprotocols(headers: Iterable[Header]) -> list[str]:
-    """What the client offers, in its order, from any number of header lines. Raises RequestError (RFC 6455, 11.3.4)."""
+    """Return the client's subprotocols in order, from all header lines. Raises RequestError.
+
+    RFC 6455, 11.3.4.
+    """
     values = _values(headers, b"sec-websocket-protocol")
     try:
         return [name for value in values for name in parse_subprotocol(value)]
@@ -36,7 +43,10 @@ def read_subprotocols(headers: Iterable[Header]) -> list[str]:
 
 
 def negotiate_deflate(headers: Iterable[Header]) -> Deflate | None:
-    """Take the first offer of permessage-deflate that can be taken (RFC 7692, 5 and 7). Raises RequestError for what is no offer (RFC 6455, 9.1)."""
+    """Accept the first acceptable offer of permessage-deflate (RFC 7692, 5 and 7).
+
+    Raises RequestError for a malformed list of extensions (RFC 6455, 9.1).
+    """
     values = _values(headers, b"sec-websocket-extensions")
     try:
         offers = [offer for value in values for offer in parse_extension(value)]
@@ -49,7 +59,9 @@ def negotiate_deflate(headers: Iterable[Header]) -> Deflate | None:
             try:
                 agreed, theirs = DEFLATE_FACTORY.process_request_params(parameters, ())
             except (NegotiationError, ValueError):
-                continue  # ValueError is zlib's, for server_max_window_bits=8, which the package takes before version 17
+                # ValueError: zlib's error for server_max_window_bits=8. The package accepts 8
+                # before version 17.
+                continue
             return Deflate(
                 build_extension([(name, list(agreed))]).encode(),
                 client_bits=theirs.remote_max_window_bits,
@@ -61,8 +73,11 @@ def negotiate_deflate(headers: Iterable[Header]) -> Deflate | None:
 
 
 def read_headers(headers: object) -> list[Header]:
-    """The headers of ``websocket.accept``, without a look at their form. Raises ApplicationError for one that the handshake itself answers for
-    (ASGI statement 86; RFC 6455, 4.2.2).
+    """Return the headers of ``websocket.accept``, whose form is not checked.
+
+    Raises ApplicationError for a header of the handshake itself.
+
+    docs/asgi.md, 86; RFC 6455, 4.2.2.
     """
     if headers is None:
         return []
@@ -81,7 +96,7 @@ def read_headers(headers: object) -> list[Header]:
 
 
 def _values(headers: Iterable[Header], name: bytes) -> list[str]:
-    """Raises RequestError if they are too long."""
+    """Return the values of the field `name`. Raises RequestError if they are too long."""
     values = [value.decode("latin-1") for other, value in headers if other == name]
     if sum(map(len, values)) > MAX_OFFER:
         raise RequestError(

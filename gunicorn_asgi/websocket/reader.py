@@ -1,9 +1,9 @@
-"""Pure: frames of a WebSocket's client, from bytes to messages and control frames (RFC 6455, 5).
+"""Pure: the client's frames, from bytes to messages and control frames (RFC 6455, 5).
 
-The websockets package unmasks and knows the close codes. The frames are read here,
-because each of them passes here, and because of when they are refused: the package takes a length that is not minimal, waits for the whole
-payload of a frame whose first byte is wrong, and leaves UTF-8 to be found faulty at the end of a message. It is the oracle of the tests
-instead (`tests/test_ws_oracle.py`).
+The websockets package unmasks, and parses Close frames. This module reads the frames itself, for
+speed and for early errors. The package accepts a length in a longer form than needed, waits for the
+whole payload of a frame with a wrong first byte, and finds invalid UTF-8 only at the end of a
+message. It is the oracle of the tests instead (`tests/test_ws_oracle.py`).
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ except ImportError:  # built without its extension
 
 WHOLE_TEXT, WHOLE_BINARY = FINAL | OP_TEXT, FINAL | OP_BINARY
 MAX_UNREAD = 65536
-"""Bytes, or characters, of messages that nobody has taken above which no further one is read."""
+"""Bytes, or characters, of unread messages. Above it, no further message is read."""
 MIN_VIEW = 4096
-"""Bytes from which on a view is cheaper than a copy."""
+"""Bytes of the shortest payload for which a memoryview is cheaper than a copy."""
 
 UTF8Decoder = codecs.getincrementaldecoder("utf-8")
 
@@ -49,10 +49,11 @@ class Ping(NamedTuple):
 
 
 class FrameReader:
-    """The client's frames, from bytes to messages and control frames (RFC 6455, 5).
+    """Reads the client's frames to messages and control frames (RFC 6455, 5).
 
-    A frame is judged by its head, before there is any payload in memory; text as it comes. Of a message at most ``max_message_size`` bytes are
-    kept, and no further message is read while there are enough that nobody has taken.
+    The head of a frame is checked before its payload is in memory, text as it comes. At most
+    ``max_message_size`` bytes of a message are kept. While the application has enough unread
+    messages, no further message is read.
     """
 
     __slots__ = (
@@ -82,29 +83,29 @@ class FrameReader:
         self._max_size = max_size
         self._max_queue = max_queue
         self._deflate = deflate
-        # What was read and not taken.
+        # The unread messages.
         self.messages: deque[str | bytes] = deque()
         self.unread: float = 0
-        """The length of all `messages`. Whoever takes one counts it off."""
+        """The length of all `messages`. The stream that takes a message subtracts its length."""
         self.is_full = False
-        """There are enough of them."""
-        # What was not read: the beginning of a head, or what waits behind enough messages.
+        """There are enough unread messages."""
+        # The unread bytes: an incomplete head, or data after enough messages.
         self._data = b""
         self._position = 0
-        """In that."""
+        """The start of the unread bytes in `_data`."""
         self._pending = bytearray()
-        """What has come while there were enough messages: it may be very many pieces."""
+        """Data received while `is_full`. It may come in very many pieces."""
         # The frame.
         self._left = BETWEEN_FRAMES
-        """Bytes of its payload that are still to come."""
+        """Remaining bytes of the payload."""
         self._opcode = 0
         self._is_final = True
         self._mask = b""
         self._frame = bytearray()
-        """Its payload as far as it is here, where it counts only as a whole."""
+        """The received part of the payload, of a control frame or a compressed frame."""
         # The message.
         self._type = 0
-        """TEXT or BINARY from the head of its first frame to its end."""
+        """OP_TEXT or OP_BINARY, from the head of the first frame to the end of the message."""
         self._compressed = False
         self._message = bytearray()
         self._utf8: codecs.IncrementalDecoder | None = None
@@ -112,9 +113,10 @@ class FrameReader:
         self._close_finder: CloseFinder | None = None
 
     def read(self, data: bytes = b"") -> Ping | Close | None:
-        """Read what was left before and then `data`, up to a Ping or Close, which is returned. Pongs are passed over. Raises Violation.
+        """Read the unread bytes and `data`, up to a Ping or Close. Raises Violation.
 
-        None: all is read, or there are enough messages, which `is_full` says until somebody resets it.
+        Returns the Ping or Close. Returns None when all is read, or when there are enough unread
+        messages: `is_full` is then true, until the stream resets it. Pongs are ignored.
         """
         if self.is_full:
             self._pending += data
@@ -132,7 +134,7 @@ class FrameReader:
         size = len(data)
         while position < size and not self.is_full:
             first = data[position]
-            # A message in one whole frame, as most are. Whatever is different, or not in order, is left to `_read_frame`.
+            # Most messages are one whole frame. `_read_frame` handles all others, and all errors.
             if (
                 (first == WHOLE_TEXT or first == WHOLE_BINARY)  # noqa: SIM109 # a set is slower
                 and not self._type
@@ -166,7 +168,7 @@ class FrameReader:
             try:
                 position, control = self._read_frame(data, position)
             except Violation:
-                # `find_close` goes on from here: the frame at fault starts or continues here.
+                # `find_close` continues from here, where the faulty frame starts or continues.
                 self._data, self._position, self._left = data, before, left
                 raise
             if control is not None or position == before:
@@ -174,20 +176,21 @@ class FrameReader:
         if position < size:
             if control is None and not self.is_full:
                 self._data = data[position:]
-            else:  # there may be very many such stops in what came at once: no copy for each
+            else:
+                # No copy: the same data may have very many stops.
                 self._data, self._position = data, position
         return control
 
     def drop(self) -> None:
-        """Keep no message that is read from now on: only the client's Close is waited for."""
+        """Discard all messages from now on. Only the client's Close frame still counts."""
         self.messages = deque(maxlen=0)
         self.unread = -math.inf
         self.is_full = False
 
     def find_close(self, data: bytes = b"") -> bool:
-        """Whether the client's Close frame has been received, in `data` or before.
+        """True if the client's Close frame has been received, in `data` or before.
 
-        From the first call on, what is received goes here instead of to `read`.
+        After the first call, all received data comes here instead of to `read`.
         """
         if self._close_finder is None:
             self._close_finder = CloseFinder(self._opcode, self._left)
@@ -195,7 +198,10 @@ class FrameReader:
         return self._close_finder.find(data)
 
     def _read_frame(self, data: bytes, position: int) -> tuple[int, Ping | Close | None]:
-        """Any frame, or a part of one. Returns where it ends: at `position` if its head is not whole."""
+        """Read a frame, or a part of a frame. Returns its end, and its Ping or Close, or None.
+
+        The end is `position` if the head is incomplete.
+        """
         if self._left < 0:
             begin = self._read_head(data, position)
             if begin < 0:
@@ -210,7 +216,7 @@ class FrameReader:
         if self._opcode < OP_CLOSE and not self._compressed:
             self._add(part, self._is_final and not self._left)
         elif self._left or self._frame:
-            # At most MAX_CONTROL bytes, or what a compressed message may have.
+            # At most MAX_CONTROL bytes, or the limit on a compressed message.
             self._frame += part
         if self._left:
             return position, None
@@ -223,7 +229,10 @@ class FrameReader:
         return position, None
 
     def _read_head(self, data: bytes, start: int) -> int:
-        """Read and judge the head of a frame as far as it is here. Returns where the payload begins, -1 if the head goes on. Raises Violation."""
+        """Read and check the received part of a frame's head. Raises Violation.
+
+        Returns the start of the payload, or -1 if the head is incomplete.
+        """
         size = len(data) - start
         first = data[start]
         opcode, is_final = first & 0x0F, bool(first & FINAL)
@@ -243,7 +252,7 @@ class FrameReader:
             if length < 0:
                 raise Violation(PROTOCOL_ERROR, "the length of a frame is not minimal")
         compressed = bool(first & RSV1) if opcode else self._compressed
-        # Compressed, a message may grow by a little. How much it is without is seen when it is decompressed.
+        # Compression may enlarge a message a little. The decompressed size is checked later.
         if opcode < OP_CLOSE and length > (
             self._max_size * 1.125 + 64 if compressed else self._max_size - len(self._message)
         ):
@@ -258,7 +267,7 @@ class FrameReader:
         return begin
 
     def _check_first(self, first: int, opcode: int, is_final: bool) -> None:
-        """The first byte: RSV bits, opcode, and whether that may come now."""
+        """Check the first byte: RSV bits, opcode, and the order of frames. Raises Violation."""
         if first & 0x30 or (
             first & RSV1 and (self._deflate is None or opcode not in (OP_TEXT, OP_BINARY))
         ):
@@ -274,7 +283,7 @@ class FrameReader:
             raise Violation(PROTOCOL_ERROR, "a continuation frame continues nothing")
 
     def _add(self, part: bytes, is_end: bool) -> None:
-        """A part of the message, its last one if `is_end`."""
+        """Add a part of the message. `is_end`: its last part."""
         if self._utf8 is not None:
             try:
                 self._utf8.decode(part, is_end)
@@ -283,7 +292,7 @@ class FrameReader:
         self._message += part
 
     def _end_data(self, frame: bytes) -> None:
-        """A frame of the message is whole; `frame` is its payload if it is compressed."""
+        """A frame of the message is complete. `frame`: its payload if it is compressed."""
         whole: bytes | bytearray = self._message
         if self._compressed:
             assert self._deflate is not None
@@ -311,9 +320,10 @@ class FrameReader:
 
 
 def _read_length(data: bytes, start: int, kind: int) -> tuple[int, int]:
-    """The length at `start` that does not fit into the second byte, where there is `kind` instead; before it, where the payload begins.
+    """Return the start of the payload, and its length in the 2 or 8 bytes at `start`.
 
-    -1: it is not minimal, or its first bit is set (RFC 6455, 5.2).
+    `kind`: the length in the second byte, 126 or 127. RFC 6455, 5.2: the length must use the
+    shortest form, and its first bit must be 0. Otherwise it is returned as -1.
     """
     if kind == 126:
         length = int.from_bytes(data[start : start + 2], "big")

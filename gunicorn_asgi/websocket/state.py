@@ -1,4 +1,4 @@
-"""Pure: how far a WebSocket is, and the limits on it."""
+"""Pure: the states of a WebSocket, and its limits."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from enum import IntEnum
 
 @dataclass(frozen=True)
 class WebSocketLimits:
-    """What a WebSocket may take. Seconds are infinite where there is no limit."""
+    """The limits of a WebSocket. Seconds are infinite if there is no limit."""
 
     max_message_size: float
-    """``websocket_max_message_size`` in bytes of the message itself, decompressed."""
+    """``websocket_max_message_size``: bytes of a message, decompressed."""
     max_queue: int
-    """Messages in front of the application from which on nothing more is read."""
+    """Unread messages above which nothing more is read from the client."""
     ping_interval_s: float
     ping_timeout_s: float
     accept_timeout_s: float
@@ -23,10 +23,10 @@ class WebSocketLimits:
 
 
 class WebSocketState(IntEnum):
-    """How far the WebSocket is. Only ever grows."""
+    """The state of a WebSocket. It only grows."""
 
     CONNECTING = 0
-    """The application has not accepted it: this is an exchange of HTTP."""
+    """The application has not accepted the handshake: this is an exchange of HTTP."""
     OPEN = 1
     CLOSING = 2
     """This side has sent a Close frame, and waits for the client's."""
