@@ -1,4 +1,4 @@
-"""The rule by which workers share connections (see `gunicorn_asgi.net.balance`)."""
+"""The sharing of connections between workers (`gunicorn_asgi.net.balance`)."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def test_a_worker_alone_is_never_ahead() -> None:
     "counts",
     [[0, 0, 0, 0], [LEEWAY, 0, 0, 0], [100, 100, 100, 100], [110, 100, 95, 95], [9, 0], [13, 3]],
 )
-def test_workers_that_are_about_even_take_what_comes(counts: list[int]) -> None:
+def test_workers_that_are_about_even_accept_at_once(counts: list[int]) -> None:
     workers = shares(counts, Clock())
     assert not any(worker.is_ahead(count) for worker, count in zip(workers, counts, strict=True))
 
 
 @pytest.mark.parametrize("counts", [[8, 0, 0, 0], [130, 90, 90, 90], [100, 0], [10, 0], [14, 3]])
-def test_the_one_that_is_ahead_lets_the_others_go_first(counts: list[int]) -> None:
+def test_a_worker_that_is_ahead_lets_the_others_accept_first(counts: list[int]) -> None:
     workers = shares(counts, Clock())
     assert [worker.is_ahead(count) for worker, count in zip(workers, counts, strict=True)] == [
         True
@@ -59,18 +59,18 @@ def test_a_burst_is_shared_even_if_one_worker_is_always_the_first_to_wake() -> N
     assert max(counts) <= 1.25 * 100
 
 
-def test_nobody_waits_for_a_worker_that_has_left_or_is_stuck() -> None:
+def test_a_worker_that_has_stopped_or_is_blocked_does_not_count() -> None:
     clock = Clock()
     busy, leaving, stuck = shares([50, 0, 0], clock)
     leaving.leave()
     leaving.attend()
-    assert busy.is_ahead(50)  # stuck might still take some
+    assert busy.is_ahead(50)  # a blocked worker might still accept some
     clock.now += STALE_SECONDS / 2
     stuck.attend()
     assert busy.has_others()
     stuck.leave()
     for worker in (leaving, stuck):
-        worker.attend()  # one that has left does not come back
+        worker.attend()  # a worker that has stopped does not come back
     assert not busy.has_others()
     busy, stuck = shares([50, 0], clock)
     clock.now += STALE_SECONDS
@@ -81,7 +81,7 @@ def test_nobody_waits_for_a_worker_that_has_left_or_is_stuck() -> None:
     assert busy.has_others()
 
 
-def test_as_many_workers_as_there_are_slots_are_told_apart() -> None:
+def test_each_of_so_many_workers_has_a_row_of_its_own() -> None:
     table, clock = WorkerTable(), Clock()
     workers = [WorkerRow(table, age, clock) for age in range(1, SLOTS + 1)]
     generation = table.generation[0]
@@ -94,7 +94,7 @@ def test_as_many_workers_as_there_are_slots_are_told_apart() -> None:
     assert not any(worker.is_outdated for worker in workers)
 
 
-def test_two_workers_in_one_slot_only_balance_worse() -> None:
+def test_two_workers_with_one_row_only_balance_worse() -> None:
     table = WorkerTable()
     first, second = WorkerRow(table, 1, Clock()), WorkerRow(table, 257, Clock())
     for share, count in ((first, 10), (second, 0)):
@@ -103,7 +103,7 @@ def test_two_workers_in_one_slot_only_balance_worse() -> None:
     assert not first.is_ahead(10)
 
 
-def test_a_worker_learns_that_the_master_has_read_its_configuration_again() -> None:
+def test_a_worker_sees_that_the_master_has_read_its_configuration_again() -> None:
     table = WorkerTable()
     first = object()
     old = [WorkerRow(table.for_configuration(first), age) for age in (1, 2)]
@@ -113,10 +113,10 @@ def test_a_worker_learns_that_the_master_has_read_its_configuration_again() -> N
     assert not new.is_outdated
 
 
-def test_workers_leave_one_after_the_other() -> None:
+def test_workers_stop_accepting_one_after_the_other() -> None:
     first, second = shares([0, 0], Clock())
     assert first.leave_if_others()
     assert not second.leave_if_others()
     assert second.has_others() is False
-    assert first.leave_if_others()  # asked again, it does not come back
+    assert first.leave_if_others()  # a second call changes nothing
     assert not second.leave_if_others()

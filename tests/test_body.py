@@ -1,4 +1,4 @@
-"""Framing of request bodies: RFC 9112, sections 6.2 and 7.1, however the bytes are cut."""
+"""Framing of request bodies, in any pieces: RFC 9112, 6.2 and 7.1."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_TRAILER_LINE = 50
 
 
 def feed(framing: Framing, pieces: list[bytes]) -> tuple[bytes, bool, bytes]:
-    """(content, complete, rest) of `pieces` as one; what comes behind the end is the rest."""
+    """Feed `pieces`. Return (content, complete, rest): the rest is the data after the end."""
     content, complete, rest = b"", False, b""
     for piece in pieces:
         if complete:
@@ -144,7 +144,7 @@ INVALID = {
 
 
 @pytest.mark.parametrize("data", INVALID.values(), ids=INVALID.keys())
-def test_malformed_chunks_are_refused_with_400_however_they_come(data: bytes) -> None:
+def test_malformed_chunks_are_refused_with_400_in_any_pieces(data: bytes) -> None:
     for pieces in [
         [data],
         [data[i : i + 1] for i in range(len(data))],
@@ -168,7 +168,7 @@ def test_malformed_chunks_are_refused_with_400_however_they_come(data: bytes) ->
     ids=lambda start: repr(start[:12]),
 )
 def test_a_line_over_its_limit_is_refused_before_it_ends(start: bytes) -> None:
-    """So that no more than one line is ever kept."""
+    """So at most one line is kept."""
     for pieces in ([start], [start[i : i + 1] for i in range(len(start))]):
         with pytest.raises(RequestError):
             feed(chunked(), pieces)

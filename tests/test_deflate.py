@@ -31,7 +31,7 @@ def agreed(
 
 
 def flushed(compressor: Any, payload: bytes) -> bytes:
-    """One message, without the tail."""
+    """Compress one message, without the tail."""
     data: bytes = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
     assert data.endswith(TAIL)
     return data[:-4]
@@ -55,7 +55,7 @@ def code_of(deflate: Deflate, payload: bytes, room: float = math.inf) -> int:
 
 
 @pytest.mark.parametrize("forgets", [False, True])
-def test_what_is_sent_has_a_context_unless_this_side_forgets(forgets: bool) -> None:
+def test_sent_messages_share_a_context_unless_agreed_otherwise(forgets: bool) -> None:
     deflate = agreed(server_no_context_takeover=forgets)
     first, second = deflate.compress(PAYLOAD), deflate.compress(PAYLOAD)
     assert (first == second) is forgets
@@ -69,7 +69,7 @@ def test_what_is_sent_has_a_context_unless_this_side_forgets(forgets: bool) -> N
 
 @pytest.mark.parametrize("bits", [9, 12, 15])
 def test_each_side_has_its_own_window(bits: int) -> None:
-    """A reference over a wider one is an error to who has the narrower."""
+    """A reference beyond the window is an error."""
     far = bytes(number * 7 % 256 for number in range(256)) + PAYLOAD + PAYLOAD[::-1] * 3
     repeated = far + far
     data = agreed(client_bits=15, server_bits=bits).compress(repeated) + TAIL
@@ -78,7 +78,7 @@ def test_each_side_has_its_own_window(bits: int) -> None:
     wide = flushed(zlib.compressobj(wbits=-15), repeated)
 
     def read(deflate: Deflate) -> bytes:
-        """Byte by byte: within one piece, zlib has all of it before its eyes."""
+        """Feed byte by byte: zlib sees the whole of one piece beyond its window."""
         return b"".join(
             deflate.decompress(wide[i : i + 1], False, math.inf) for i in range(len(wide))
         )
@@ -90,12 +90,12 @@ def test_each_side_has_its_own_window(bits: int) -> None:
         assert read(agreed(client_bits=bits, server_bits=9)) == repeated
 
 
-def test_what_comes_has_a_context_unless_the_client_forgets() -> None:
+def test_received_messages_share_a_context_unless_agreed_otherwise() -> None:
     compressor = zlib.compressobj(wbits=-15)
     first, second = flushed(compressor, PAYLOAD), flushed(compressor, PAYLOAD)
     keeping, forgetting = agreed(), agreed(client_no_context_takeover=True)
     for deflate in (keeping, forgetting):
-        # In parts, of which none but the last ends the message.
+        # In parts. Only the last part ends the message.
         assert (
             deflate.decompress(first[:100], False, math.inf)
             + deflate.decompress(first[100:], True, math.inf)
@@ -106,7 +106,7 @@ def test_what_comes_has_a_context_unless_the_client_forgets() -> None:
     assert forgetting.decompress(first, True, math.inf) == PAYLOAD
 
 
-def test_what_is_not_deflate_is_refused() -> None:
+def test_invalid_deflate_is_refused() -> None:
     assert code_of(agreed(), b"\xff\xff\xff") == 1002
 
 
@@ -120,7 +120,7 @@ def test_the_limit_is_exact(size: int, more: int) -> None:
 
 
 def test_a_final_block_ends_neither_the_message_nor_its_context() -> None:
-    """7.2.1, though zlib takes it for the end of all."""
+    """7.2.1. For zlib it is the end of the stream."""
     data = (
         final(PAYLOAD)
         + final(PAYLOAD, context=PAYLOAD)
@@ -131,22 +131,22 @@ def test_a_final_block_ends_neither_the_message_nor_its_context() -> None:
     assert agreed().decompress(data, True, 3 * len(PAYLOAD)) == PAYLOAD * 3
 
 
-def test_the_context_behind_a_final_block_is_the_last_32_kib() -> None:
+def test_the_context_after_a_final_block_is_the_last_32_kib() -> None:
     long = bytes(number * number % 65521 % 256 for number in range(DEFLATE_WINDOW + 5000))
     data = final(long) + final(long[-1000:], context=long[-DEFLATE_WINDOW:])
     assert agreed().decompress(data, True, math.inf) == long + long[-1000:]
 
 
 @pytest.mark.parametrize("size", [1, 1999])
-def test_the_limit_is_exact_behind_a_final_block_that_fills_it(size: int) -> None:
-    """What follows is not passed over."""
+def test_the_limit_is_exact_after_a_final_block_that_fills_it(size: int) -> None:
+    """The data after the block is not ignored."""
     data = final(PAYLOAD[:size]) + final(b"x")
     assert agreed().decompress(data, True, size + 1) == PAYLOAD[:size] + b"x"
     assert code_of(agreed(), data, size) == 1009
     assert agreed().decompress(final(PAYLOAD[:size]) + final(b""), True, size) == PAYLOAD[:size]
 
 
-def test_so_many_final_blocks_are_read_in_one_frame() -> None:
+def test_the_number_of_final_blocks_in_one_frame_is_limited() -> None:
     assert (
         agreed().decompress(final(b"x") * MAX_FINAL_BLOCKS, True, math.inf)
         == b"x" * MAX_FINAL_BLOCKS

@@ -1,4 +1,7 @@
-"""The head of a response as bytes: RFC 9112, 4 to 6; RFC 9110, 5.5; docs/asgi.md, 52 to 57, 64, 73 and 74."""
+"""The head of a response as bytes.
+
+RFC 9112, 4 to 6; RFC 9110, 5.5; docs/asgi.md, 52 to 57, 64, 73 and 74.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +118,7 @@ INVALID: dict[str, Any] = {
 @pytest.mark.parametrize("headers", INVALID.values(), ids=INVALID.keys())
 @pytest.mark.parametrize("before", [False, True], ids=["first", "second"])
 def test_invalid_fields_raise(headers: Any, before: bool) -> None:
-    """docs/asgi.md, 11 and 55. Twice, for what was seen once must not pass for checked."""
+    """docs/asgi.md, 11 and 55. Twice: a name that was seen once does not count as valid."""
     if before and isinstance(headers, list):
         headers = [(b"x", b"y"), *headers]
     for _ in range(2):
@@ -149,13 +152,13 @@ def test_the_error_names_the_field(headers: Any, words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("field", [None, 5, (), [], "ab", (b"a",), (None, b"b"), ("host", b"b")])
-def test_the_form_of_a_trailer_is_looked_at_when_it_is_encoded(field: Any) -> None:
+def test_the_form_of_a_trailer_is_checked_when_it_is_encoded(field: Any) -> None:
     assert read_trailers([(b"a", b"b"), field]) == [(b"a", b"b"), field]
     with pytest.raises(ApplicationError):
         encode_fields(read_trailers([field]))
 
 
-def test_names_are_remembered_within_a_bound() -> None:
+def test_the_cache_of_names_is_bounded() -> None:
     from gunicorn_asgi.http import fields
 
     for number in range(3000):
@@ -201,7 +204,7 @@ def test_no_line_end_ever_gets_into_a_line(headers: list[tuple[bytes, bytes]]) -
 
 
 def test_every_status_from_100_to_999_has_a_line() -> None:
-    """docs/asgi.md, 74; RFC 9112, 4: the space stays where there is no reason phrase."""
+    """docs/asgi.md, 74; RFC 9112, 4: the space stays without a reason phrase."""
     assert sorted(STATUS_LINES) == list(range(100, 1000))
     assert STATUS_LINES[200] == b"HTTP/1.1 200 OK\r\n"
     assert STATUS_LINES[418] == b"HTTP/1.1 418 I'm a Teapot\r\n"
@@ -219,7 +222,7 @@ def test_every_status_from_100_to_999_has_a_line() -> None:
     ],
 )
 def test_a_chunk_is_never_mistaken_for_the_end(data: bytes, end: bool, expected: bytes) -> None:
-    """RFC 9112, 7.1: an empty part writes nothing, for a chunk of size zero is the end."""
+    """RFC 9112, 7.1: an empty part writes nothing, because a chunk of size zero is the end."""
     assert chunk(data, end) == expected
 
 
@@ -253,12 +256,12 @@ def length(number: int) -> tuple[bytes, bool, bool]:
         ("1.1", 204, 5, 5, True, NONE),
         ("1.1", 204, -1, -1, True, NONE),
         ("1.0", 204, -1, -1, True, NONE),
-        # 304 keeps what it was given, and makes nothing up
+        # 304 keeps the application's length, and adds none
         ("1.1", 304, 5, 0, True, length(5)),
         ("1.1", 304, 0, -1, True, length(0)),
         ("1.1", 304, -1, 0, True, NONE),
         ("1.1", 304, -1, 5, True, NONE),
-        # HEAD: what GET would have had
+        # HEAD: the framing of GET
         ("1.1", 200, 5, 0, True, length(5)),
         ("1.1", 200, 0, 0, True, length(0)),
         ("1.1", 200, -1, 5, True, length(5)),

@@ -1,4 +1,4 @@
-"""Which errors only say that the client is gone (`gunicorn_asgi.errors`)."""
+"""Errors that only report a disconnected client (`gunicorn_asgi.errors`)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Group(Exception):
 
 
 class OddDisconnect(ClientDisconnect):
-    """Its `exceptions` are something else."""
+    """A class with another meaning of `exceptions`."""
 
     exceptions = frozenset({"a"})
 
@@ -37,7 +37,7 @@ def after(first: BaseException, second: BaseException) -> BaseException:
         try:
             raise first
         except BaseException:
-            raise second  # noqa: B904 # which of the two says why is what is tried
+            raise second  # noqa: B904 # the test is about implicit chaining
     except BaseException as error:
         return error
 
@@ -81,12 +81,12 @@ ITS_OWN: dict[str, Callable[[], BaseException]] = {
     ),
     "a group of a framework's": lambda: Group(ClientDisconnect(), ClientDisconnected()),
 }
-"""These count only where the application has received that the client is gone."""
+"""These count only after the application has received the disconnect."""
 
 
 @pytest.mark.parametrize("make", GONE.values(), ids=GONE.keys())
 @pytest.mark.parametrize("is_told", [False, True])
-def test_what_comes_of_our_error_says_that_the_client_is_gone(
+def test_an_error_that_comes_from_ours_is_a_disconnect(
     make: Callable[[], BaseException], is_told: bool
 ) -> None:
     assert is_disconnect(make(), is_told) is True
@@ -94,12 +94,12 @@ def test_what_comes_of_our_error_says_that_the_client_is_gone(
 
 @pytest.mark.parametrize("make", NOT_GONE.values(), ids=NOT_GONE.keys())
 @pytest.mark.parametrize("is_told", [False, True])
-def test_any_other_error_does_not(make: Callable[[], BaseException], is_told: bool) -> None:
+def test_any_other_error_is_not(make: Callable[[], BaseException], is_told: bool) -> None:
     assert not is_disconnect(make(), is_told)
 
 
 @pytest.mark.parametrize("make", ITS_OWN.values(), ids=ITS_OWN.keys())
-def test_a_frameworks_own_does_where_the_application_was_told(
+def test_a_frameworks_own_is_after_the_application_received_the_disconnect(
     make: Callable[[], BaseException],
 ) -> None:
     assert not is_disconnect(make())

@@ -1,4 +1,4 @@
-"""What proxies say of their client, read (`gunicorn_asgi.http.forwarded`): X-Forwarded-For and RFC 7239."""
+"""The client in X-Forwarded-For and in ``Forwarded``, RFC 7239 (`gunicorn_asgi.http.forwarded`)."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_an_address_is_read_in_every_form_that_proxies_write(text: str, node: No
         "0" * 5000,
     ],
 )
-def test_what_is_no_address_is_not_taken_for_one(text: str) -> None:
+def test_an_invalid_address_is_none(text: str) -> None:
     assert parse_node(text) is None
 
 
@@ -127,7 +127,7 @@ def test_a_node_is_an_address_and_a_port_or_nothing(text: str) -> None:
         ((b"",), None),
         ((b" , ,",), None),
         ((b"192.0.2.1",), "192.0.2.1"),
-        ((b"198.51.100.7, 192.0.2.1",), "192.0.2.1"),  # the client's own word stands left
+        ((b"198.51.100.7, 192.0.2.1",), "192.0.2.1"),  # left: the client's own claim
         ((b"192.0.2.1, 10.0.0.1",), "192.0.2.1"),
         ((b"192.0.2.1,10.0.0.2\t,  10.0.0.1",), "192.0.2.1"),
         ((b"198.51.100.7, 192.0.2.1, 10.0.0.1",), "192.0.2.1"),
@@ -171,17 +171,17 @@ ADDRESSES = (
     ADDRESSES,
     st.lists(st.sampled_from(TRUSTED), max_size=4),
 )
-def test_no_word_of_the_client_changes_who_it_is(
+def test_a_clients_own_header_does_not_change_its_address(
     forged: list[str], address: str, proxies: list[str]
 ) -> None:
-    """A proxy appends, on the same line or on one of its own."""
+    """A proxy appends, to the same line or as another line."""
     appended = ", ".join([address, *proxies])
     assert x_forwarded_for(*(text.encode() for text in forged), appended.encode()) == (address, 0)
     assert x_forwarded_for(", ".join([*forged, appended]).encode()) == (address, 0)
 
 
 def count_calls(function: Callable[[], object]) -> int:
-    """How many calls, of Python's and of C's functions, `function` makes, and a few of others: what it costs, on any machine."""
+    """Count the calls of Python and C functions in `function`: a cost that no machine changes."""
     calls = 0
 
     def profile(_frame: object, event: str, _argument: object) -> None:
@@ -198,7 +198,7 @@ def count_calls(function: Callable[[], object]) -> int:
 
 
 def proxies(count: int) -> list[bytes]:
-    """As many addresses of trusted proxies as there may be in one field, in each field."""
+    """Fields with the maximum of trusted proxies' addresses in each."""
     addresses = [f"2001:db8::{number:x}" for number in range(count)]
     return [", ".join(addresses[start : start + 500]).encode() for start in range(0, count, 500)]
 
@@ -207,7 +207,7 @@ def trusts_all(_address: str) -> bool:
     return True
 
 
-def test_however_many_proxies_there_are_only_the_nearest_are_looked_at() -> None:
+def test_only_the_nearest_proxies_are_read_of_any_number() -> None:
     few, many = (
         [(b"x-forwarded-for", value) for value in proxies(count)] for count in (1000, 50_000)
     )
@@ -216,11 +216,11 @@ def test_however_many_proxies_there_are_only_the_nearest_are_looked_at() -> None
     )
     seen: list[str] = []
     client, _ = read_x_forwarded_for(lambda address: not seen.append(address), many)
-    assert len(seen) == MAX_NODES - 1  # the last that is looked at is the client, trusted or not
+    assert len(seen) == MAX_NODES - 1  # the last one read is the client, trusted or not
     assert client == (f"2001:db8::{50_000 - MAX_NODES:x}", 0)
 
 
-def test_a_client_before_so_many_proxies_is_found_and_one_before_more_is_not() -> None:
+def test_a_client_is_found_behind_the_maximum_of_proxies_and_not_behind_more() -> None:
     trusted = b", ".join([b"10.0.0.1"] * (MAX_NODES - 1))
     assert x_forwarded_for(b"192.0.2.1, " + trusted) == ("192.0.2.1", 0)
     assert x_forwarded_for(b"192.0.2.1, 10.0.0.2, " + trusted) == ("10.0.0.2", 0)
@@ -254,7 +254,7 @@ def test_a_client_before_so_many_proxies_is_found_and_one_before_more_is_not() -
 def test_forwarded_is_a_list_of_elements_of_pairs(
     text: str, elements: list[dict[str, str]]
 ) -> None:
-    """RFC 7239, 4; empty ones pass (RFC 9110, 5.6.1)."""
+    """RFC 7239, 4. Empty elements are valid (RFC 9110, 5.6.1)."""
     assert list(parse_forwarded(text.strip(" "))) == elements
 
 
@@ -276,7 +276,7 @@ def test_forwarded_is_a_list_of_elements_of_pairs(
         "for=1;FOR=2",
         "for=a@b",
         "for=\xff",
-        # What must not take for ever.
+        # Patterns that must not take very long.
         "for=1" + " " * 8000 + "x",
         "for=" + "a" * 8000 + "@",
         "for=" + ":a" * 4000 + "@",
@@ -302,7 +302,8 @@ def test_a_malformed_forwarded_is_refused(text: str) -> None:
         ((b"for=192.0.2.1;proto=http",), ("192.0.2.1", 0), "http"),
         ((b"for=192.0.2.1;proto=wss",), ("192.0.2.1", 0), "https"),
         ((b"for=192.0.2.1;proto=gopher",), ("192.0.2.1", 0), "http"),
-        # The scheme belongs to the client's own connection, not to that between two proxies, and is never the client's word.
+        # The scheme is from the proxy that the client has connected to: not from a connection
+        # between two proxies, and never from the client.
         ((b"for=192.0.2.1;proto=https, for=10.0.0.1;proto=http",), ("192.0.2.1", 0), "https"),
         ((b"for=192.0.2.1, for=10.0.0.1;proto=https",), ("192.0.2.1", 0), None),
         ((b"for=10.0.0.2;proto=https, for=192.0.2.1;proto=http",), ("192.0.2.1", 0), "http"),
@@ -313,13 +314,13 @@ def test_a_malformed_forwarded_is_refused(text: str) -> None:
         ((b"for=192.0.2.1, proto=https",), None, "https"),
     ],
 )
-def test_forwarded_tells_client_and_scheme(
+def test_forwarded_has_client_and_scheme(
     values: tuple[bytes, ...], client: Node | None, scheme: str | None
 ) -> None:
     assert forwarded(*values) == (client, scheme)
 
 
-def test_more_proxies_than_anybody_has_in_forwarded_are_refused_and_not_all_read() -> None:
+def test_too_many_proxies_in_forwarded_are_refused_before_all_are_read() -> None:
     element = b"for=10.0.0.1"
     assert forwarded(b", ".join([b"for=192.0.2.1", *[element] * (MAX_NODES - 1)])) == (
         ("192.0.2.1", 0),
@@ -344,7 +345,7 @@ def test_more_proxies_than_anybody_has_in_forwarded_are_refused_and_not_all_read
 def test_no_forged_forwarded_hides_what_the_proxy_appends(
     forged: str, address: str, same_line: bool
 ) -> None:
-    """Where the client could make it unreadable, the request is refused."""
+    """If the client could make it unreadable, the request is refused."""
     appended = f'for="[{address}]";proto=http' if ":" in address else f"for={address};proto=http"
     values = (
         [f"{forged}, {appended}".encode()] if same_line else [forged.encode(), appended.encode()]
@@ -357,9 +358,7 @@ def test_no_forged_forwarded_hides_what_the_proxy_appends(
     st.sampled_from(sorted(FORWARDED_READERS)),
     st.lists(st.tuples(st.sampled_from([b"x-forwarded-for", b"forwarded"]), st.binary())),
 )
-def test_whatever_stands_there_is_read_or_refused(
-    reader: str, headers: list[tuple[bytes, bytes]]
-) -> None:
+def test_any_bytes_are_read_or_refused(reader: str, headers: list[tuple[bytes, bytes]]) -> None:
     with suppress(RequestError):
         client, scheme = FORWARDED_READERS[reader](is_trusted, headers)
         assert client is None or ip_address(client[0])
@@ -380,8 +379,8 @@ def test_a_node_as_long_as_the_limit_is_read() -> None:
 
 
 @pytest.mark.parametrize("filling", [b",", b";", b"for=1;", b", "])
-def test_a_long_forwarded_is_refused_whatever_it_is_made_of(filling: bytes) -> None:
-    """Separators are free of elements, but not of cost."""
+def test_a_long_forwarded_of_any_content_is_refused(filling: bytes) -> None:
+    """Separators without elements take time, too."""
     fields = [(b"forwarded", filling * 1000)] * 50
     with pytest.raises(RequestError, match="longer than") as caught:
         read_forwarded(lambda _: True, fields)

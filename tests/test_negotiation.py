@@ -1,4 +1,4 @@
-"""What the two sides of a WebSocket agree on in its handshake, as functions (`gunicorn_asgi.websocket.negotiation`)."""
+"""The agreements of a WebSocket's handshake (`gunicorn_asgi.websocket.negotiation`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gunicorn_asgi.websocket.negotiation import (
 
 @pytest.mark.parametrize("lines", [1, 2])
 def test_an_offer_as_long_as_the_limit_is_read(lines: int) -> None:
-    """All lines of a field together."""
+    """The limit counts all lines of a field together."""
 
     def offer(name: bytes, size: int) -> list[tuple[bytes, bytes]]:
         return [
@@ -54,7 +54,7 @@ def test_an_offer_as_long_as_the_limit_is_read(lines: int) -> None:
         (b"x", b"y", b"z"),
     ],
 )
-def test_the_form_of_a_header_is_looked_at_when_it_is_encoded(field: Any) -> None:
+def test_the_form_of_a_header_is_checked_when_it_is_encoded(field: Any) -> None:
     assert read_headers([(b"a", b"b"), field]) == [(b"a", b"b"), field]
 
 

@@ -1,4 +1,4 @@
-"""Both field parsers: RFC 9112, section 5, and RFC 9110, section 5.5, and the same answer from either on any bytes."""
+"""Both field parsers: RFC 9112, 5, and RFC 9110, 5.5. Any bytes have the same result in both."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("place", ["first", "last", "between"])
 @pytest.mark.parametrize("line", REFUSED.values(), ids=REFUSED.keys())
-def test_invalid_fields_are_refused_with_400_wherever_they_stand(
+def test_invalid_fields_are_refused_with_400_in_any_place(
     parse: FieldParser, line: bytes, place: str
 ) -> None:
     before = () if place == "first" else (b"X: y",)
@@ -174,7 +174,7 @@ FRAMING = [
 @pytest.mark.skipif(parsers.available() != "httptools", reason="there is only one parser")
 @pytest.mark.parametrize("lines", FRAMING, ids=[" ".join(map(repr, lines)) for lines in FRAMING])
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
-def test_both_parsers_agree_on_the_fields_that_libraries_have_views_on(
+def test_both_parsers_agree_on_fields_that_their_libraries_treat_specially(
     lines: list[bytes], version: bytes
 ) -> None:
     outcomes = [
@@ -185,7 +185,7 @@ def test_both_parsers_agree_on_the_fields_that_libraries_have_views_on(
 
 
 def outcome(data: bytes, parser: str) -> object:
-    """What becomes of a field section: its meaning, or the status of the refusal."""
+    """Return the meaning of a field section, or the status of the refusal."""
     try:
         fields = read_fields(data, make_rules(parser))
     except RequestError as error:
@@ -244,13 +244,13 @@ def test_both_parsers_agree_on_arbitrary_bytes(
     lines: list[bytes], host: bool, version: bytes
 ) -> None:
     data = section(*([b"Host: a"] if host else []), *lines, version=version)
-    data = data[: data.index(b"\r\n\r\n") + 4]  # what the connection cuts off as a head
+    data = data[: data.index(b"\r\n\r\n") + 4]  # the connection takes this as the head
     assert outcome(data, "h11") == outcome(data, "httptools")
 
 
 @settings(max_examples=300, deadline=None)
 @given(lines=st.lists(LINES, max_size=5))
-def test_what_is_accepted_has_no_line_end_or_control_character(
+def test_accepted_fields_have_no_line_end_or_control_character(
     parser: str, lines: list[bytes]
 ) -> None:
     data = section(*lines)

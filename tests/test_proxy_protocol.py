@@ -1,4 +1,4 @@
-"""The header of the PROXY protocol, read (`gunicorn_asgi.net.proxy_protocol`). Sections are those of its specification."""
+"""The header of the PROXY protocol (`gunicorn_asgi.net.proxy_protocol`), by its sections."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ V2 = {
     v2(TCP4, pack(CLIENT4, SERVER4) + b"\x01no extension"): (
         CLIENT4,
         SERVER4,
-    ),  # they are stepped over, not read
+    ),  # they are skipped
     v2(TCP4, pack(CLIENT4, SERVER4) + bytes(4096 - 12)): (CLIENT4, SERVER4),
-    # Valid, but nothing that is served here: as UNSPEC.
+    # Valid, but not served here: treated as UNSPEC.
     v2(UDP4, pack(CLIENT4, SERVER4)): (None, None),
     v2(UDP6, pack(CLIENT6, SERVER6)): (None, None),
     v2(UNIX_STREAM, bytes(216)): (None, None),
@@ -101,7 +101,7 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 @pytest.mark.parametrize(("data", "version", "client", "server"), HEADERS)
-def test_a_header_tells_client_server_and_its_own_length(
+def test_a_header_has_client_server_and_length(
     data: bytes, version: str, client: Node | None, server: Node | None
 ) -> None:
     for mode in MODES:
@@ -113,7 +113,7 @@ def test_a_header_tells_client_server_and_its_own_length(
 
 
 @pytest.mark.parametrize(("data", "version"), [(data, version) for data, version, *_ in HEADERS])
-def test_of_a_truncated_header_more_is_awaited(data: bytes, version: Mode) -> None:
+def test_a_truncated_header_needs_more_bytes(data: bytes, version: Mode) -> None:
     for end in range(len(data)):
         assert read_proxy_header(data[:end], version) is None, end
         assert read_proxy_header(data[:end], "auto") is None, end
@@ -142,14 +142,14 @@ def test_a_connection_that_begins_with_something_else_has_no_header(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_nothing_is_no_answer_yet(mode: Mode) -> None:
+def test_no_bytes_decide_nothing(mode: Mode) -> None:
     assert read_proxy_header(b"", mode) is None
     assert read_proxy_header(b"P", mode) is (NO_HEADER if mode == "v2" else None)
     assert read_proxy_header(b"\r\n\r\n", mode) is (NO_HEADER if mode == "v1" else None)
 
 
 def test_the_longest_line_has_107_bytes() -> None:
-    """2.1: no longer one is waited for."""
+    """2.1: a longer one is refused at once."""
     assert len(V1_LONGEST) == MAX_V1 == 107
     endless = b"PROXY UNKNOWN " + b"x" * 200
     assert read_proxy_header(endless[:106], "v1") is None
@@ -239,10 +239,8 @@ def test_a_malformed_header_is_refused_before_its_end_is_awaited(data: bytes) ->
     ("family", "size"),
     [(0x00, 0), (0x11, 12), (0x12, 12), (0x21, 36), (0x22, 36), (0x31, 216), (0x32, 216)],
 )
-def test_the_families_of_the_specification_are_taken_with_the_size_of_their_addresses(
-    family: int, size: int
-) -> None:
-    """2.2; what comes after the addresses are extensions."""
+def test_each_family_is_accepted_with_the_size_of_its_addresses(family: int, size: int) -> None:
+    """2.2: extensions follow the addresses."""
     for length in (size, size + 1):
         header = read_proxy_header(v2(family, bytes(length)), "v2")
         assert header is not None
@@ -252,12 +250,12 @@ def test_the_families_of_the_specification_are_taken_with_the_size_of_their_addr
             read_proxy_header(v2(family, bytes(size - 1)), "v2")
 
 
-def test_where_there_is_no_header_nothing_is_taken_off_the_stream() -> None:
+def test_without_a_header_nothing_is_removed_from_the_stream() -> None:
     assert NO_HEADER == (0, None, None)
 
 
 def check(data: bytes, mode: Mode) -> ProxyHeader | None:
-    """Read it, and hold the answer against what is promised."""
+    """Read `data`, and check the result against the promises."""
     try:
         header = read_proxy_header(data, mode)
     except ValueError as error:
@@ -306,7 +304,7 @@ def test_any_binary_header_is_read_or_refused(
     st.binary(max_size=20),
     MODE,
 )
-def test_what_comes_later_does_not_change_the_answer(data: bytes, more: bytes, mode: Mode) -> None:
+def test_later_bytes_do_not_change_the_result(data: bytes, more: bytes, mode: Mode) -> None:
     header = check(data, mode)
     if header is not None:
         assert read_proxy_header(data + more, mode) == header
@@ -318,7 +316,7 @@ def test_what_comes_later_does_not_change_the_answer(data: bytes, more: bytes, m
     st.integers(0, 65535),
     st.integers(0, 65535),
 )
-def test_both_versions_tell_the_same(
+def test_both_versions_have_the_same_result(
     addresses: tuple[object, object], source: int, destination: int
 ) -> None:
     client, server = (str(addresses[0]), source), (str(addresses[1]), destination)

@@ -154,6 +154,15 @@ def test_links_lead_somewhere(document: str) -> None:
             }, target
 
 
+def test_the_rules_of_asgi_have_the_numbers_that_are_cited() -> None:
+    page = (ROOT / "docs" / "asgi.md").read_text()
+    rules = [int(number) for number in re.findall(r"^(\d+)\. ", page, re.MULTILINE)]
+    assert rules == list(range(1, len(rules) + 1))
+    for path in [*(ROOT / "gunicorn_asgi").rglob("*.py"), *(ROOT / "tests").glob("*.py")]:
+        for cited in re.findall(r"docs/asgi\.md, ([\d, and to]+)", path.read_text()):
+            assert {int(number) for number in re.findall(r"\d+", cited)} <= set(rules), path
+
+
 # The examples.
 
 

@@ -1,6 +1,8 @@
-"""The head of a request as functions: RFC 9112, 2 to 6; RFC 9110, 5 to 10; docs/asgi.md, 21 to 33 and 40.
+"""The head of a request as functions.
 
-Over the wire the same is in `test_http1_requests`; here are the tables that are too long for it.
+RFC 9112, 2 to 6; RFC 9110, 5 to 10; docs/asgi.md, 21 to 33 and 40.
+
+`test_http1_requests` tests the same over the wire. This module has the longer tables.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def head(line: bytes, *fields: bytes) -> bytes:
 
 
 def status_of(data: bytes, rules: Rules, last: Fields | None = None) -> int:
-    """Of the refusal; 200 if there is none."""
+    """Return the status of the refusal, or 200."""
     try:
         read_head(data, last, rules)
     except RequestError as error:
@@ -84,7 +86,7 @@ def test_a_valid_authority_is_accepted(authority: bytes) -> None:
 
 
 @pytest.mark.parametrize("authority", NO_AUTHORITIES)
-def test_what_is_no_authority_is_refused_with_400(authority: bytes) -> None:
+def test_an_invalid_authority_is_refused_with_400(authority: bytes) -> None:
     """RFC 9112, 3.2; RFC 9110, 4.2.4: no userinfo."""
     with pytest.raises(RequestError) as caught:
         check_authority(authority)
@@ -94,8 +96,8 @@ def test_what_is_no_authority_is_refused_with_400(authority: bytes) -> None:
 # Paths.
 
 
-def test_what_is_no_name_of_a_host_is_not_remembered() -> None:
-    """There would be no bound to it."""
+def test_an_authority_too_long_for_a_host_name_is_not_cached() -> None:
+    """The cache would have no bound on its bytes."""
     before = _check_authority.cache_info().currsize
     for number in range(10):
         check_authority(b"%d" % number * 300)
@@ -164,7 +166,10 @@ def test_any_path_is_decoded_to_what_utf_8_can_hold(raw: bytes) -> None:
     ],
 )
 def test_which_methods_are_served(parser: str, verb: bytes, usual: int, unusual: int) -> None:
-    """As in Gunicorn: from 3 to 20 characters, without a lower-case letter or "#", unless ``permit_unconventional_http_method``."""
+    """As in Gunicorn: 3 to 20 characters, no lower-case letter and no "#".
+
+    ``permit_unconventional_http_method`` allows others.
+    """
     data = head(verb + b" / HTTP/1.1", b"Host: a")
     for is_permitted, status in ((False, usual), (True, unusual)):
         rules = make_rules(parser, permit_unconventional_method=is_permitted)
@@ -173,7 +178,7 @@ def test_which_methods_are_served(parser: str, verb: bytes, usual: int, unusual:
             assert read_head(data, None, rules)[0] == verb.decode().upper()
 
 
-# The memo of the section before.
+# The cache of the previous field section.
 
 
 HEADS = st.tuples(
@@ -212,9 +217,7 @@ def outcome(data: bytes, last: Fields | None, rules: Rules) -> tuple[Any, Fields
 @settings(deadline=None)
 @given(st.lists(HEADS, min_size=1, max_size=6))
 @example([b"GET http://h/p HTTP/1.1\r\nHost: a\r\n\r\n", b"GET /p HTTP/1.1\r\nHost: a\r\n\r\n"])
-def test_a_request_is_read_the_same_whatever_came_before_it(
-    parser: str, heads: list[bytes]
-) -> None:
+def test_a_request_is_read_the_same_after_any_other(parser: str, heads: list[bytes]) -> None:
     rules = make_rules(parser)
     last: Fields | None = None
     for data in heads:
@@ -273,7 +276,7 @@ def test_the_length_of_the_body(rules: Rules, lines: tuple[bytes, ...], length: 
         (b"1.1", (b"Proxy-Connection: close",), True),
     ],
 )
-def test_whether_the_client_allows_a_further_request(
+def test_the_client_allows_a_further_request_or_not(
     rules: Rules, version: bytes, lines: tuple[bytes, ...], keep_alive: bool
 ) -> None:
     """RFC 9112, 9.3; docs/asgi.md, 72."""
@@ -290,7 +293,9 @@ def test_whether_the_client_allows_a_further_request(
         ((b"Content-Length: 5",), False),
     ],
 )
-def test_whether_a_100_is_waited_for(rules: Rules, lines: tuple[bytes, ...], expects: bool) -> None:
+def test_a_client_waits_for_a_100_or_not(
+    rules: Rules, lines: tuple[bytes, ...], expects: bool
+) -> None:
     """RFC 9110, 10.1.1: not without content, and not in HTTP/1.0."""
     assert read_fields(head(b"HTTP/1.1", b"Host: a", *lines), rules).expect_continue is expects
     if b"Transfer" not in b"".join(lines):
@@ -326,7 +331,7 @@ def test_header_map(parser: str, name: bytes) -> None:
             assert read_fields(data, trusted).headers == whole
 
 
-def test_an_underscore_never_makes_a_field_that_means_something(rules: Rules) -> None:
+def test_a_name_with_an_underscore_never_has_a_meaning(rules: Rules) -> None:
     fields = read_fields(
         head(b"HTTP/1.1", b"Host: a", b"Content_Length: 5", b"Transfer_Encoding: chunked"),
         replace(rules, header_map="dangerous"),
@@ -353,7 +358,7 @@ SECURE = {b"x-forwarded-proto": b"https", b"x-forwarded-ssl": b"on"}
 def test_secure_scheme_headers(
     parser: str, lines: tuple[bytes, ...], scheme: str | int | None
 ) -> None:
-    """As Gunicorn reads them, for a trusted peer; docs/asgi.md, 23."""
+    """As in Gunicorn, for a trusted peer; docs/asgi.md, 23."""
     data = head(b"HTTP/1.1", b"Host: a", *lines)
     assert read_fields(data, make_rules(parser)).scheme is None
     trusted = make_rules(parser, secure_scheme=SECURE)
@@ -382,7 +387,7 @@ H2C = (b"Upgrade: h2c", b"Connection: Upgrade, HTTP2-Settings", b"HTTP2-Settings
         ("upgrade", (b"Upgrade: h2", *H2C[1:]), ""),
     ],
 )
-def test_h2c_is_served_to_whom_it_is_meant_for_and_ignored_otherwise(
+def test_h2c_is_read_for_trusted_peers_and_ignored_otherwise(
     parser: str, h2c: str, lines: tuple[bytes, ...], upgrade: str
 ) -> None:
     """RFC 7540, 3.2, and only without a body."""
@@ -443,7 +448,7 @@ def test_wss_is_the_scheme_of_a_handshake_only(
     )
 
 
-def test_only_the_headers_of_a_trusted_proxy_are_looked_for() -> None:
+def test_headers_about_the_client_are_read_only_from_a_trusted_proxy() -> None:
     assert make_rules().proxy_names == frozenset()
     assert make_rules(secure_scheme=SECURE).proxy_names == set(SECURE)
     assert make_rules(takes_script_name=True).proxy_names == {b"script_name"}
@@ -466,7 +471,7 @@ def test_only_the_headers_of_a_trusted_proxy_are_looked_for() -> None:
     ],
 )
 def test_a_path_has_to_begin_with_the_script_name(parser: str, target: bytes, status: int) -> None:
-    """Of the environment, or of a trusted proxy: the last one that it sends."""
+    """The environment's, or the last one that a trusted proxy sends."""
     data = head(
         b"OPTIONS %b HTTP/1.1" % target if target == b"*" else b"GET %b HTTP/1.1" % target,
         b"Host: a",
@@ -492,7 +497,7 @@ def test_a_path_has_to_begin_with_the_script_name(parser: str, target: bytes, st
         )
 
 
-def test_the_authority_of_the_target_is_the_host_and_all_else_stays(rules: Rules) -> None:
+def test_the_authority_of_the_target_replaces_the_host_only(rules: Rules) -> None:
     """RFC 9112, 3.2.2."""
     data = head(
         b"GET http://b:80/p?q HTTP/1.1",
@@ -520,7 +525,7 @@ def test_the_authority_of_the_target_is_the_host_and_all_else_stays(rules: Rules
         ([b"100-continue, x"], 417),
     ],
 )
-def test_no_other_expectation_is_met(rules: Rules, values: list[bytes], status: int) -> None:
+def test_every_other_expectation_is_refused(rules: Rules, values: list[bytes], status: int) -> None:
     """RFC 9110, 10.1.1."""
     assert (
         status_of(
@@ -542,7 +547,9 @@ def test_no_other_expectation_is_met(rules: Rules, values: list[bytes], status: 
         ([(b"trailer", b"trailers")], False),
     ],
 )
-def test_whether_the_client_takes_trailers(headers: list[tuple[bytes, bytes]], takes: bool) -> None:
+def test_the_client_accepts_trailers_or_not(
+    headers: list[tuple[bytes, bytes]], takes: bool
+) -> None:
     """RFC 9110, 10.1.4."""
     assert takes_trailers([(b"host", b"a"), *headers]) is takes
 
@@ -602,7 +609,7 @@ def check(data: bytes, rules: Rules, before: int = 0) -> int:
         (b"GET / HTTP/1.1\r\nHost: a\n", 400),
     ],
 )
-def test_what_can_become_no_head_is_refused_before_it_is_whole(
+def test_bytes_that_cannot_become_a_head_are_refused_before_it_is_complete(
     rules: Rules, data: bytes, status: int
 ) -> None:
     assert check(data, rules) == status
@@ -620,8 +627,8 @@ def test_a_partial_head_is_refused_as_soon_as_it_is_over_a_limit(parser: str) ->
     assert check(b"x" * MAX_LINE, make_rules(parser, limit_line=MAX_LINE)) == 0
 
 
-def test_a_partial_head_may_have_all_that_a_whole_one_may_have(parser: str) -> None:
-    """A line's CR counts for none of its limits, and that of the request line for no field."""
+def test_a_partial_head_within_the_limits_is_accepted(parser: str) -> None:
+    """The CR of a line does not count. The request line does not count as a field."""
     assert check(b"x" * 40 + b"\r", make_rules(parser, limit_line=40)) == 0
     assert (
         check(

@@ -1,4 +1,4 @@
-"""What the application hears of TLS (``scope["extensions"]["tls"]``, docs/asgi.md, 137 to 144)."""
+"""The ``tls`` extension (``scope["extensions"]["tls"]``; docs/asgi.md, 137 to 144)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def telling(scope: Any, receive: Any, send: Any) -> None:
 
 
 class People:
-    """Whose certificates there are: `friend` directly from an authority, `far` by way of another one."""
+    """Certificates: `friend` directly from an authority, `far` through an intermediate one."""
 
     def __init__(self, directory: Path) -> None:
         self.authority = make_authority(directory, "authority")
@@ -90,7 +90,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> People:
 
 
 def pem(path: str) -> str:
-    """The first certificate of a file, as Python writes it."""
+    """Return the first certificate of a file, in Python's form."""
     text = Path(path).read_text()
     first = (
         text[: text.index("-----END CERTIFICATE-----") + len("-----END CERTIFICATE-----")] + "\n"
@@ -99,7 +99,7 @@ def pem(path: str) -> str:
 
 
 def ask(asked: Any, context: ssl.SSLContext) -> dict[str, Any]:
-    """What the application is told of a client with this context."""
+    """Return the extension for a client with this context."""
     if asked.is_h2:
         client: Any = asked.connect(tls=context)
         found = client.get().body
@@ -129,10 +129,10 @@ def trusting(people: People, cert_reqs: ssl.VerifyMode) -> ssl.SSLContext:
         (ssl.TLSVersion.TLSv1_3, "", 0x0304, {0x1301, 0x1302, 0x1303}),
     ],
 )
-def test_version_and_suite_are_told_by_their_numbers(
+def test_version_and_suite_are_numbers(
     parser: str, way: str, version: Any, ciphers: str, number: int, suite: set[int]
 ) -> None:
-    """docs/asgi.md, 138, 142 and 143: IANA's numbers; of its own certificate CPython cannot say which was shown."""
+    """docs/asgi.md, 138, 142 and 143. CPython does not tell the server's certificate."""
     context = client_context()
     context.minimum_version = context.maximum_version = version
     if ciphers:
@@ -152,7 +152,7 @@ def test_version_and_suite_are_told_by_their_numbers(
 @pytest.mark.parametrize("way", CAN)
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize("cert_reqs", [ssl.CERT_OPTIONAL, ssl.CERT_REQUIRED])
-def test_the_certificate_of_a_client_is_told(
+def test_the_certificate_of_a_client_is_in_the_extension(
     parser: str, way: str, people: People, cert_reqs: Any, version: Any
 ) -> None:
     """docs/asgi.md, 139 and 140."""
@@ -173,9 +173,7 @@ def _served(parser: str, way: str, context: ssl.SSLContext) -> Any:
 
 
 @pytest.mark.parametrize("way", CAN)
-def test_a_chain_begins_with_the_clients_and_goes_as_far_as_python_tells(
-    parser: str, way: str, people: People
-) -> None:
+def test_a_chain_begins_with_the_clients_certificate(parser: str, way: str, people: People) -> None:
     """docs/asgi.md, 144: the whole chain since Python 3.13, the client's own before."""
     with _served(parser, way, trusting(people, ssl.CERT_REQUIRED)) as asked:
         told = ask(asked, client_context(people.far))
@@ -201,7 +199,7 @@ def test_each_request_has_its_own_copy(parser: str) -> None:
 
 
 @pytest.mark.parametrize("way", ["1.1", "1.0", "unix", "h2"])
-def test_without_tls_there_is_none_whatever_a_proxy_says(parser: str, way: str) -> None:
+def test_without_tls_there_is_none_even_if_a_proxy_had_tls(parser: str, way: str) -> None:
     """docs/asgi.md, 137."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -230,7 +228,7 @@ def test_a_websocket_has_it_too(parser: str, is_tls: bool) -> None:
         assert extensions["tls"]["tls_version"] == 0x0304
 
 
-# Names, as RFC 4514 writes them.
+# Names in the form of RFC 4514.
 
 NAMES: list[tuple[Any, str]] = [
     ((), ""),
@@ -266,11 +264,14 @@ NAMES: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("subject", "expected"), NAMES, ids=[expected for _, expected in NAMES])
-def test_a_name_is_written_as_rfc_4514_has_it(subject: Any, expected: str) -> None:
-    """docs/asgi.md, 140: the most specific part first (2.1), and escaped (2.4), so that a value cannot pass for another part."""
+def test_a_name_has_the_form_of_rfc_4514(subject: Any, expected: str) -> None:
+    """docs/asgi.md, 140. RFC 4514, 2.1: the most specific part first.
+
+    2.4: values are escaped, so that a value cannot look like another part.
+    """
     assert tls._name({"subject": subject, "version": 3}) == expected
 
 
-def test_a_certificate_that_was_not_looked_at_has_no_name() -> None:
+def test_a_certificate_that_was_not_verified_has_no_name() -> None:
     assert tls._name({}) is None
     assert tls._name(None) is None

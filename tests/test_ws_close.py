@@ -1,6 +1,6 @@
 """The end of the connection after the Close frames (RFC 6455, 5.5.1, 7.1.1 and 7.1.7; RFC 8441, 5).
 
-The clock of the server stands still here, so that no deadline can be what ends a connection.
+The clock of the server stands still here, so no deadline can end a connection.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def serves(app: Any, parser: str, tls: bool, **settings: Any) -> Any:
 
 
 def open_at_rest(server: InProcess, tls: bool, *fields: bytes) -> WebSocket:
-    """A client, and no deadline from now on."""
+    """Connect a client, and stop the clock."""
     ws = connect(server, *fields, tls=tls)
     server.stop_clock()
     return ws
@@ -158,7 +158,7 @@ def test_any_close_is_an_answer(parser: str, tls: bool, answer: bytes, is_split:
     [BROKEN, text(b"\xff" * 300), ping(b"x" * 126)],
     ids=["opcode", "text", "ping"],
 )
-def test_a_close_in_the_packet_of_the_violation_is_not_asked_for_again(
+def test_a_close_in_the_packet_of_the_violation_is_an_answer(
     parser: str,
     tls: bool,
     violation: bytes,
@@ -195,7 +195,7 @@ def test_a_close_that_is_a_violation_is_a_close(
     before: bytes,
     broken: bytes,
 ) -> None:
-    """RFC 6455, 5.5.1: no frame follows it, and so no second Close."""
+    """RFC 6455, 5.5.1: no frame follows it, so no second Close."""
     with serves(echo, parser, tls) as server:
         ws = open_at_rest(server, tls)
         ws.send(before + broken)
@@ -208,7 +208,9 @@ def test_a_close_that_is_a_violation_is_a_close(
     [close(4000), close(), *CLOSES.values()],
     ids=["its code", "no code", *CLOSES],
 )
-def test_so_it_is_as_an_answer_to_the_application(parser: str, tls: bool, answer: bytes) -> None:
+def test_a_close_that_is_a_violation_answers_the_application(
+    parser: str, tls: bool, answer: bytes
+) -> None:
     with serves(close_4000, parser, tls) as server:
         ws = open_at_rest(server, tls)
         assert ws.read_close() == (4000, "")
@@ -217,7 +219,7 @@ def test_so_it_is_as_an_answer_to_the_application(parser: str, tls: bool, answer
         server.log.take("warning")
 
 
-def test_a_violation_while_closing_leaves_the_close_to_come(parser: str, tls: bool) -> None:
+def test_after_a_violation_while_closing_the_close_may_still_come(parser: str, tls: bool) -> None:
     with serves(close_4000, parser, tls) as server:
         ws = open_at_rest(server, tls)
         assert ws.read_close() == (4000, "")
@@ -248,7 +250,7 @@ def test_the_connection_ends_with_the_answer_to_the_server(
     how: str,
     before: bytes,
 ) -> None:
-    """Also where that answer comes though a pong did not."""
+    """Also if the pong was missing, and the answer comes."""
     limits = {
         "ping": {"ws_ping_interval": 10, "ws_ping_timeout": 5},
         "life": {"ws_max_lifetime": 10, "ws_ping_interval": 0},
@@ -279,7 +281,7 @@ def test_a_violation_that_waited_for_the_application(
     closes: bool,
     answer: str,
 ) -> None:
-    """The application has messages to read that came before it."""
+    """The application still has earlier messages to read."""
     go = Flag()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -307,7 +309,7 @@ def test_a_violation_that_waited_for_the_application(
 
 
 def test_a_client_that_is_still_sending_finds_the_close(parser: str, tls: bool) -> None:
-    """No reset destroys it. This client sends all of a message that is too long before it reads."""
+    """No reset destroys it. This client sends all of a message above the limit before it reads."""
     skip_above_the_window(parser, bytes(MAX_SIZE))
     with serves(echo, parser, tls) as server:
         ws = open_at_rest(server, tls)
@@ -352,7 +354,7 @@ def test_a_client_that_does_not_end_its_side_has_a_moment(
     data: bytes,
     answer: bytes,
 ) -> None:
-    """``write_timeout`` is for a client that has something to read."""
+    """``write_timeout`` applies to a client with something to read."""
     if OVER_2 in parser:
         pytest.skip("the connection is for other streams, too")
     with serves(echo, parser, tls, write_timeout=1000) as server:
@@ -385,7 +387,7 @@ def test_a_client_that_only_ends_its_side_is_answered(parser: str, tls: bool) ->
             server.wait_until(lambda: not server.server.connections)
 
 
-# The search, pure.
+# The search for a Close, as functions.
 
 FRAMES = {
     "an empty one": text(),
@@ -422,7 +424,7 @@ def test_a_close_is_found_with_its_last_byte(
     assert finder.find(b"\x82")
 
 
-def test_a_close_that_was_found_stays_found_whatever_follows() -> None:
+def test_a_found_close_stays_found_after_any_data() -> None:
     finder = CloseFinder(TEXT, BETWEEN_FRAMES)
     assert finder.find(close(1000) + text("a") + ping())
     assert finder.find(text("b"))
@@ -440,8 +442,8 @@ def test_each_frame_is_skipped_byte_by_byte(name: str) -> None:
     st.sampled_from(sorted(VIOLATIONS.keys() - {"a message that is too long"})),
     st.lists(st.integers(0, 400_000), max_size=20),
 )
-def test_the_search_begins_where_the_frames_were_read_to(name: str, cuts: list[int]) -> None:
-    """Whether the violation was seen by the head of its frame, within its payload or at its end."""
+def test_the_search_begins_after_the_frames_that_were_read(name: str, cuts: list[int]) -> None:
+    """The violation may be in the head of its frame, within its payload, or at its end."""
     reader = FrameReader(MAX_SIZE, 100, None)
     has_failed = False
     data = text("before") + VIOLATIONS[name] + text("after", mask=None) + close(1000)
@@ -459,7 +461,7 @@ def test_the_search_begins_where_the_frames_were_read_to(name: str, cuts: list[i
 
 
 @pytest.mark.parametrize("size", range(len(text("Hello") + close(1000))))
-def test_it_begins_anywhere_without_a_violation(size: int) -> None:
+def test_the_search_begins_anywhere_without_a_violation(size: int) -> None:
     data = text("Hello") + close(1000)
     reader = FrameReader(MAX_SIZE, 100, None)
     assert reader.read(data[:size]) is None
@@ -467,8 +469,8 @@ def test_it_begins_anywhere_without_a_violation(size: int) -> None:
     assert reader.find_close(data[size:])
 
 
-def test_what_is_left_to_be_read_can_be_read_after_it() -> None:
-    """The end of the client's side may come before the application has taken its messages."""
+def test_unread_frames_can_be_read_after_the_search() -> None:
+    """The end of the client's side may come before the application has read its messages."""
     reader = FrameReader(MAX_SIZE, 1, None)
     data = text("a") + text("b") + close(1000)
     assert reader.read(data[:7]) is None
@@ -490,7 +492,7 @@ def test_nothing_is_found_in_a_frame_without_an_end() -> None:
 
 
 def test_the_search_has_an_end() -> None:
-    """Each frame costs time. After too many, the client counts as one that does not answer."""
+    """Each frame takes time. After too many, the client counts as silent."""
     finder = CloseFinder(TEXT, BETWEEN_FRAMES)
     assert not finder.find(ping() * (MAX_SKIPPED_FRAMES - 1))
     assert finder.find(close())
@@ -500,7 +502,7 @@ def test_the_search_has_an_end() -> None:
 
 
 @pytest.mark.parametrize("opcode", [TEXT, PING, CLOSE])
-def test_nothing_is_kept_but_the_beginning_of_a_head(opcode: int) -> None:
+def test_only_an_incomplete_head_is_kept(opcode: int) -> None:
     finder = CloseFinder(TEXT, BETWEEN_FRAMES)
     data = frame(opcode, b"x" * 70_000) * 2
     for position in range(0, len(data) - 100, 37):

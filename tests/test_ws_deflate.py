@@ -44,7 +44,7 @@ has_limit = pytest.mark.skipif(
 
 OFFER = b"Sec-WebSocket-Extensions: permessage-deflate"
 LEAST = 64
-"""Bytes from which on a message is compressed."""
+"""Bytes of the shortest compressed message."""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def server(parser: str) -> Iterator[InProcess]:
 
 
 def negotiate(server: InProcess, *offers: bytes) -> Deflate | None:
-    """What the server makes of one line of offers, or of several."""
+    """Return the server's answer to one line of offers, or to several."""
     client = server.connect()
     client.send(handshake(*(b"Sec-WebSocket-Extensions: " + offer for offer in offers)))
     deflate = accepted(client).deflate
@@ -92,7 +92,7 @@ def offered(offer: bytes) -> dict[bytes, bytes]:
 
 
 def assert_answers(deflate: Deflate | None, offer: bytes) -> None:
-    """RFC 7692, 7.1.1 and 7.1.2: what the answer to `offer` may say, and what it has to."""
+    """Check the answer to `offer` against RFC 7692, 7.1.1 and 7.1.2."""
     assert deflate is not None
     asked, told = offered(offer), deflate.parameters
     if SNCT in asked:
@@ -133,13 +133,14 @@ SPELLINGS = [
 
 
 @pytest.mark.parametrize("offer", SPELLINGS)
-def test_an_offer_may_be_spelled_so(server: InProcess, offer: bytes) -> None:
-    """RFC 6455, 9.1, and RFC 9110, 5.6: order and white space are free."""
+def test_an_offer_may_have_any_order_and_white_space(server: InProcess, offer: bytes) -> None:
+    """RFC 6455, 9.1, and RFC 9110, 5.6."""
     assert_answers(negotiate(server, offer), offer)
 
 
 DECLINED = {
-    # RFC 7692, 7.1: "has an unknown parameter", "an invalid value", "the same parameter more than once"
+    # RFC 7692, 7.1: "has an unknown parameter", "an invalid value", "the same parameter more than
+    # once"
     "an unknown parameter": b"permessage-deflate; foo",
     "an unknown parameter with a value": b"permessage-deflate; server_no_context_takeover; foo=1",
     "twice": b"permessage-deflate; server_no_context_takeover; server_no_context_takeover",
@@ -156,7 +157,7 @@ DECLINED = {
         f"the client's bits {value!r}": b"permessage-deflate; client_max_window_bits=" + value
         for value in (b"7", b"16", b"0", b"010", b"x", b"-9")
     },
-    # zlib cannot write with so small a window, and to take it for 9 would break what was agreed on
+    # zlib cannot compress with so small a window, and 9 instead would break the agreement
     "the server's bits 8": b"permessage-deflate; server_max_window_bits=8",
     # not ours
     "another extension": b"permessage-bzip2",
@@ -179,7 +180,7 @@ def test_an_offer_that_cannot_be_accepted_is_declined(server: InProcess, offer: 
 
 
 FALLBACKS = {
-    # offers, and which of them is taken
+    # offers, and the index of the accepted one
     "the second": (
         [b"permessage-deflate; foo, permessage-deflate; server_max_window_bits=10"],
         b"permessage-deflate; server_max_window_bits=10",
@@ -222,7 +223,7 @@ FALLBACKS = {
 def test_the_first_acceptable_offer_is_taken(
     server: InProcess, offers: list[bytes], taken: bytes
 ) -> None:
-    """RFC 7692, 5 and 7.1: in the client's order of preference, from all lines (RFC 6455, 11.3.2)."""
+    """RFC 7692, 5 and 7.1: the client's order of preference, in all lines (RFC 6455, 11.3.2)."""
     deflate = negotiate(server, *offers)
     assert_answers(deflate, taken)
     assert deflate is not None
@@ -241,7 +242,7 @@ MALFORMED = [
 
 @pytest.mark.parametrize("offer", MALFORMED)
 def test_a_field_that_breaks_the_grammar_is_refused(server: InProcess, offer: bytes) -> None:
-    """RFC 6455, 9.1: "the recipient of such malformed data MUST immediately _Fail the WebSocket Connection_"."""
+    """RFC 6455, 9.1: "MUST immediately _Fail the WebSocket Connection_"."""
     client = server.connect()
     client.send(handshake(b"Sec-WebSocket-Extensions: " + offer))
     assert client.read_response().status == 400
@@ -269,7 +270,8 @@ def test_without_an_offer_there_is_no_compression(server: InProcess) -> None:
     assert not response.values(b"sec-websocket-extensions")
 
 
-# 7.2: messages, within what was agreed on. The client's zlib has the agreed window, and raises where the server has used a larger one.
+# 7.2: messages, with the agreed parameters. The client's zlib has the agreed window, and raises if
+# the server has used a larger one.
 
 SOURCE = random.Random(7692)
 NOISE = SOURCE.randbytes(3000)
@@ -280,7 +282,7 @@ SAMPLES: list[str | bytes] = [
     "a" * LEAST,
     "é☃𐍈" * 500,
     NOISE,
-    # each repeats itself at a distance that only some windows reach
+    # each repeats itself at a distance that only some windows cover
     *(NOISE[:distance] * 4 for distance in (300, 600, 1200, 2400)),
     SOURCE.randbytes(5000) * 2,
     SOURCE.randbytes(9000) * 2,
@@ -293,7 +295,7 @@ SAMPLES: list[str | bytes] = [
 def test_messages_go_both_ways_within_the_agreed_windows(
     server: InProcess, parser: str, offer: bytes
 ) -> None:
-    """RFC 7692, 7.1 and 7.2: window bits and takeover of context, both ways."""
+    """RFC 7692, 7.1 and 7.2: window bits and context takeover, both ways."""
     if parser == "httptools" and SBITS in offer and CBITS in offer:
         return  # the loop has no part in it
     client = server.connect()
@@ -309,7 +311,7 @@ def test_messages_go_both_ways_within_the_agreed_windows(
 
 
 def test_without_bits_in_the_answer_a_client_uses_the_largest_window(server: InProcess) -> None:
-    """RFC 7692, 7.1.2.2: absent, its window is 32,768 bytes."""
+    """RFC 7692, 7.1.2.2: without the parameter, the window has 32,768 bytes."""
     ws = connect(server, OFFER)
     assert ws.deflate is not None
     assert ws.deflate.client_bits == 15
@@ -320,7 +322,7 @@ def test_without_bits_in_the_answer_a_client_uses_the_largest_window(server: InP
 
 
 def sizes(ws: WebSocket, data: bytes, count: int = 2) -> list[int]:
-    """Of the server's frames for the same message, again and again."""
+    """Return the sizes of the server's frames for the same message, sent repeatedly."""
     found = []
     for _ in range(count):
         ws.send(binary(data))
@@ -333,8 +335,8 @@ def sizes(ws: WebSocket, data: bytes, count: int = 2) -> list[int]:
     return found
 
 
-def test_the_server_keeps_its_context_unless_it_was_asked_not_to(server: InProcess) -> None:
-    """RFC 7692, 7.1.1.1: each message is compressed for itself if that was agreed on; else the second of two is shorter."""
+def test_the_server_keeps_its_context_unless_agreed_otherwise(server: InProcess) -> None:
+    """RFC 7692, 7.1.1.1: with a context, the second of two equal messages is shorter."""
     data = SOURCE.randbytes(200)
     first, second = sizes(connect(server, OFFER + b"; server_no_context_takeover"), data)
     assert first == second
@@ -345,7 +347,7 @@ def test_the_server_keeps_its_context_unless_it_was_asked_not_to(server: InProce
 
 
 def test_short_messages_are_not_compressed(server: InProcess) -> None:
-    """RFC 7692, 6: "An endpoint MAY send messages uncompressed"; it would only make them longer."""
+    """RFC 7692, 6: "An endpoint MAY send messages uncompressed". Compression would enlarge them."""
     ws = connect(server, OFFER)
     for length in (0, 1, LEAST - 1):
         ws.send(text("a" * length))
@@ -361,7 +363,7 @@ def test_short_messages_are_not_compressed(server: InProcess) -> None:
 
 
 def test_messages_that_are_not_compressed_come_between(server: InProcess) -> None:
-    """RFC 7692, 6; and they leave the contexts alone."""
+    """RFC 7692, 6. They do not change the contexts."""
     ws = connect(server, OFFER)
     for number in range(5):
         for data in (f"compressed {number}" * 20, f"plain {number}" * 20):
@@ -377,7 +379,7 @@ def test_messages_that_are_not_compressed_come_between(server: InProcess) -> Non
 @pytest.mark.parametrize("read_size", [0, 1])
 @pytest.mark.parametrize("offer", [OFFER, OFFER + b"; client_no_context_takeover"])
 def test_a_compressed_message_is_cut_anywhere(parser: str, offer: bytes, read_size: int) -> None:
-    """RFC 7692, 6.1 and 7.2.1: RSV1 on the first frame only, control frames between, empty frames anywhere."""
+    """RFC 7692, 6.1 and 7.2.1: RSV1 on the first frame, control frames between, empty frames."""
     with serve(echo, parser, read_size=read_size if parser == "h11" else 0) as server:
         ws = connect(server, offer)
         assert ws.deflate is not None
@@ -433,7 +435,7 @@ EXAMPLES: dict[str, tuple[list[bytes], list[str]]] = {
 def test_the_examples_of_rfc_7692(
     server: InProcess, payloads: list[bytes], expected: list[str]
 ) -> None:
-    """RFC 7692, 7.2.3, also in two frames each, and where no context is kept, for those that need none."""
+    """RFC 7692, 7.2.3: also in two frames each, and without context takeover if they allow it."""
     for offer in (OFFER, OFFER + b"; client_no_context_takeover"):
         if len(payloads) > 1 and payloads[1].startswith(b"\xf2\0") and offer != OFFER:
             continue
@@ -449,11 +451,11 @@ def test_the_examples_of_rfc_7692(
             ws.client.close()
 
 
-# What is refused.
+# Refused messages.
 
 
 def deflated(data: bytes, final: bool = False) -> bytes:
-    """One message, without any context."""
+    """Compress one message, without any context."""
     compressor = zlib.compressobj(9, wbits=-15)
     if final:
         return compressor.compress(data) + compressor.flush(zlib.Z_FINISH) + b"\0"
@@ -462,7 +464,7 @@ def deflated(data: bytes, final: bool = False) -> bytes:
 
 HELLO = deflated(b"Hello")
 SYNC = b"\0\0\xff\xff"
-"""What a sender leaves out at the end of a message (RFC 7692, 7.2.1)."""
+"""The end of a message that a sender omits (RFC 7692, 7.2.1)."""
 FAILURES: dict[str, tuple[bytes, set[int]]] = {
     # RFC 7692, 6: only the first frame of a message, and no control frame
     "RSV1 on a continuation": (
@@ -481,7 +483,7 @@ FAILURES: dict[str, tuple[bytes, set[int]]] = {
     "RSV2": (text("a", rsv=RSV2), {1002}),
     "RSV3": (text("a", rsv=RSV3), {1002}),
     "a text within a compressed text": (text(HELLO[:3], rsv=RSV1, fin=False) + text("a"), {1002}),
-    # what is no DEFLATE
+    # invalid DEFLATE
     "a reserved type of block": (text(b"\x07\x00", rsv=RSV1), {1002, 1007}),
     "a stored block whose lengths differ": (
         binary(b"\x00\x05\x00\x00\x00hello", rsv=RSV1),
@@ -504,7 +506,7 @@ FAILURES: dict[str, tuple[bytes, set[int]]] = {
         binary(deflated(b"x", final=True)[:-1] * 1000, rsv=RSV1),
         {1002, 1007},
     ),
-    # RFC 6455, 8.1, behind the compression
+    # RFC 6455, 8.1, after decompression
     "no UTF-8": (text(deflated(b"caf\xe9 au lait"), rsv=RSV1), {1007}),
     "no UTF-8, in frames": (
         fragments(TEXT, [b"%c" % byte for byte in deflated(b"caf\xe9 au lait" * 5)], rsv=RSV1),
@@ -515,8 +517,8 @@ FAILURES: dict[str, tuple[bytes, set[int]]] = {
 
 
 @pytest.mark.parametrize(("data", "codes"), FAILURES.values(), ids=FAILURES.keys())
-def test_what_is_refused(parser: str, data: bytes, codes: set[int]) -> None:
-    """RFC 7692, 6 and 7.2.2; the application hears the code that the client gets."""
+def test_invalid_compressed_messages_are_refused(parser: str, data: bytes, codes: set[int]) -> None:
+    """RFC 7692, 6 and 7.2.2. The application receives the client's code."""
     app = Recorder()
     with serve(app, parser) as server:
         ws = connect(server, OFFER)
@@ -528,7 +530,7 @@ def test_what_is_refused(parser: str, data: bytes, codes: set[int]) -> None:
         assert app.ended["/"][0] == code
 
 
-# The limit is on what comes out.
+# The limit is on the decompressed size.
 
 LIMIT = 100_000
 
@@ -554,7 +556,7 @@ EXACT = {
 def test_a_message_as_large_as_allowed_is_accepted(
     limited: InProcess, kind: str, count: int
 ) -> None:
-    """Whether it compresses or grows, and in any number of frames."""
+    """Compressible or not, and in any number of frames."""
     data = EXACT[kind]
     assert data is not None
     ws = connect(limited, OFFER)
@@ -600,7 +602,7 @@ def test_a_message_larger_than_allowed_is_refused(
 def test_frames_that_announce_more_than_a_message_can_be_are_refused_before_their_payload(
     limited: InProcess,
 ) -> None:
-    """No compression makes ten times as much of it."""
+    """No compression makes a message ten times as large."""
     for length in (10 * LIMIT, 1 << 40, (1 << 63) - 1):
         ws = connect(limited, OFFER)
         ws.send(binary(length=length, rsv=RSV1))
@@ -620,7 +622,7 @@ BOMB = deflated(bytes(50 << 20))
         fragments(BINARY, [BOMB[:100], BOMB[100:]], rsv=RSV1),
         frame(BINARY, BOMB, rsv=RSV1, fin=False),
         fragments(BINARY, [b"", BOMB], rsv=RSV1),
-        # full to the last byte, so that nothing is left of the limit; in many an implementation, 0 is then "no limit"
+        # full to the last byte: the remaining limit is 0, for some implementations no limit
         fragments(
             BINARY,
             [
@@ -643,7 +645,7 @@ BOMB = deflated(bytes(50 << 20))
     ],
 )
 def test_a_bomb_is_stopped_at_the_limit(limited: InProcess, data: bytes) -> None:
-    """docs/asgi.md, 102: 1009, and memory that follows the limit and not the bomb."""
+    """docs/asgi.md, 102: 1009. The memory depends on the limit and not on the bomb."""
     ws = connect(limited, OFFER)
     tracemalloc.start()
     try:
@@ -664,14 +666,14 @@ def test_the_limit_holds_for_messages_that_are_not_compressed(limited: InProcess
 
 
 def test_control_frames_are_never_compressed(server: InProcess) -> None:
-    """RFC 7692, 6: and the client's reading is strict about it."""
+    """RFC 7692, 6. The test client refuses such frames."""
     ws = connect(server, OFFER)
     ws.send(ping(b"a" * 125))
     assert ws.read_pong() == b"a" * 125
     assert ws.close(1000, "a" * 123)[0] == 1000
 
 
-def test_a_message_that_was_sent_is_compressed_as_a_whole(parser: str) -> None:
+def test_a_sent_message_is_compressed_as_a_whole(parser: str) -> None:
     """One message, one frame: large ones, too, in both types."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -1,7 +1,10 @@
-"""Frames over the wire, by the sections of RFC 6455: 5.2 to 5.8, 7.1 to 7.4, 8.1, and 10.4 for the limit (docs/asgi.md, 87, 88, 96, 97, 100 and 101).
+"""Frames over the wire, by the sections of RFC 6455: 5.2 to 5.8, 7.1 to 7.4, 8.1, and 10.4.
 
-Each row of the tables is replayed in several ways: in a packet of its own, in the packet of the handshake, and read in pieces of one byte and
-of three, which is never a mask's length. A row that the server refuses is replayed with more behind it, which must not matter any more.
+docs/asgi.md, 87, 88, 96, 97, 100 and 101.
+
+Each row of the tables is replayed in several ways: in a packet of its own, in the packet of the
+handshake, and in pieces of one byte and of three, which is never a mask's length. A row that the
+server refuses is replayed with further data, which must not matter.
 """
 
 from __future__ import annotations
@@ -50,14 +53,17 @@ has_limit = pytest.mark.skipif(
 
 
 class Servers:
-    """One server for each set of settings, for all the cases of the module, and what its application was told."""
+    """One server for each set of settings, for all cases, and the messages to its application."""
 
     def __init__(self, stack: ExitStack, parser: str) -> None:
         self._stack = stack
         self._parser = parser
         self._servers: dict[object, tuple[InProcess, Recorder]] = {}
         self.deliveries = ["whole", "early", "1", "3"] if parser == "h11" else ["whole", "early"]
-        """In one packet, in that of the handshake, or read in pieces of so many bytes, which only asyncio's transports can be told."""
+        """In one packet, in the handshake's packet, or in pieces of so many bytes.
+
+    Only asyncio's transports can read in such pieces.
+    """
 
     def get(self, read_size: int = 0, **settings: Any) -> tuple[InProcess, Recorder]:
         key = (read_size, *sorted(settings.items()))
@@ -72,7 +78,7 @@ class Servers:
 
 @pytest.fixture(params=WAYS, scope="session")
 def parser(request: pytest.FixtureRequest) -> str:
-    """As that of all suites, and HTTP/2 beside HTTP/1.1."""
+    """As the fixture of all suites, and HTTP/2 beside HTTP/1.1."""
     return str(request.param)
 
 
@@ -84,15 +90,15 @@ def servers(parser: str) -> Iterator[Servers]:
 
 @dataclass(frozen=True)
 class Case:
-    """What a client sends, and what becomes of it."""
+    """A client's bytes, and their result."""
 
     data: bytes
     messages: tuple[str | bytes, ...] = ()
     pongs: tuple[bytes, ...] = ()
     close: int | None = 1000
-    """The code in the server's Close; that of a Case which is fine answers the one that `run` adds."""
+    """The code in the server's Close. A valid Case has the code of the Close that `run` adds."""
     told: tuple[int, str] | None = None
-    """What the application is told, if that is not `close`, without a reason."""
+    """The application's (code, reason), if it is not (`close`, "")."""
 
 
 def good(data: bytes, *messages: str | bytes, pongs: tuple[bytes, ...] = ()) -> Case:
@@ -110,7 +116,7 @@ LATE = ping(b"late") + text("late") + cont(b"late") + close(1000)
 
 
 def run(servers: Servers, case: Case, delivery: str, tail: bytes = b"", **settings: Any) -> None:
-    """Send `case`, and hold what the client reads and what the application is told against it."""
+    """Send `case`, and compare the client's frames and the application's messages with it."""
     server, app = servers.get(int(delivery) if delivery.isdigit() else 0, **settings)
     path = f"/{next(numbers)}"
     if delivery == "early":
@@ -137,7 +143,7 @@ def run_in_every_way(servers: Servers, case: Case, **settings: Any) -> None:
         run(servers, case, delivery, **settings)
     if (
         case.told is None
-    ):  # RFC 6455, 7.1.7: behind an error there is no pong, no message and no second Close
+    ):  # RFC 6455, 7.1.7: after an error there is no pong, no message and no second Close
         run(servers, case, "whole", LATE, **settings)
 
 
@@ -145,7 +151,7 @@ def run_in_every_way(servers: Servers, case: Case, **settings: Any) -> None:
 
 
 def headers_only(first: int) -> dict[str, bytes]:
-    """Headers that lie about what is to come, with the bytes that give them away and none behind them."""
+    """Invalid heads, up to the byte that shows the error."""
     return {
         "no mask": struct.pack("!BB", 0x80 | first, 5),
         "no mask, length 126": struct.pack("!BB", 0x80 | first, 126),
@@ -231,7 +237,7 @@ HEADER: dict[str, Case] = {
         f"a binary of {name}, no limit": bad(struct.pack("!BBQ", 0x82, 0xFF, length))
         for name, length in TOP_BIT.items()
     },
-    # at once: two bytes are enough to see it
+    # at once: two bytes show it
     **{
         f"{what} {kind}": bad(data)
         for what, first in (("text,", 1), ("ping,", 9))
@@ -245,7 +251,7 @@ HEADER: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("case", HEADER.values(), ids=HEADER.keys())
-def test_a_frame_is_judged_by_its_header(servers: Servers, case: Case) -> None:
+def test_a_frame_is_checked_by_its_header(servers: Servers, case: Case) -> None:
     """RFC 6455, 5.1 to 5.3 and 5.7."""
     run_in_every_way(servers, case)
 
@@ -258,7 +264,7 @@ LENGTHS = (0, 1, 125, 126, 127, 128, 65535, 65536, 65537, 100_000)
 def test_every_length_comes_and_goes_in_the_fewest_bytes(
     parser: str, length: int, read_size: int
 ) -> None:
-    """RFC 6455, 5.2: both ways, text and binary, of one frame and of two."""
+    """RFC 6455, 5.2: both ways, text and binary, one frame and two."""
     data = (b"0123456789abcdef" * (length // 16 + 1))[:length]
     if OVER_2 in parser and length > 65536:
         pytest.skip(
@@ -330,7 +336,7 @@ FRAGMENTS: dict[str, Case] = {
     "a text within a binary": bad(binary(b"a", fin=False) + text("b")),
     "a binary within a text": bad(text("a", fin=False) + cont("b", fin=False) + binary(b"c")),
     "a text within a text, two bytes": bad(text("a", fin=False) + struct.pack("!BB", 0x81, 0x85)),
-    # 5.4: "Control frames themselves MUST NOT be fragmented", 5.5.1: Close is one of those that may be injected
+    # 5.4: "Control frames themselves MUST NOT be fragmented". 5.5.1: a Close may be injected
     "a Close within a message": Case(
         text("a", fin=False) + close(1000), close=1000, told=(1000, "")
     ),
@@ -413,10 +419,10 @@ CLOSES: dict[str, Case] = {
     ),
     # 5.5.1: "If there is a body, the first two bytes of the body MUST be a 2-byte unsigned integer"
     "one byte": bad(frame(CLOSE, b"\x03")),
-    # 7.4: codes that must not be sent, and ranges that nobody has defined
+    # 7.4: codes that must not be sent, and undefined ranges
     **{f"{code}": bad(close(code)) for code in INVALID_CODES},
     **{f"{code} and a reason": bad(close(code, "x")) for code in (0, 1005, 1006, 5000)},
-    # 5.5.1: the reason is UTF-8, and 8.1 says what follows if not
+    # 5.5.1: the reason is UTF-8; 8.1: otherwise the connection fails
     "a reason that is no UTF-8": bad(close(1000, b"\xff"), code=INVALID_DATA),
     "a reason that is no UTF-8 in its midst": bad(
         close(1000, b"caf\xe9 au lait"), code=INVALID_DATA
@@ -428,7 +434,7 @@ CLOSES: dict[str, Case] = {
 
 @pytest.mark.parametrize("case", CLOSES.values(), ids=CLOSES.keys())
 def test_a_close_is_answered_with_its_code_or_refused(servers: Servers, case: Case) -> None:
-    """RFC 6455, 5.5.1, 7.1.5, 7.1.6 and 7.4; a Close answers with the code that it is an answer to."""
+    """RFC 6455, 5.5.1, 7.1.5, 7.1.6 and 7.4. The answer has the code of the client's Close."""
     run_in_every_way(servers, case)
 
 
@@ -446,8 +452,8 @@ def test_a_close_is_answered_with_its_code_or_refused(servers: Servers, case: Ca
         b"\xff" * 50,
     ],
 )
-def test_what_follows_a_close_is_ignored(servers: Servers, late: bytes) -> None:
-    """RFC 6455, 1.4 and 5.5.1: "the endpoint discards any further data received", be it valid or not."""
+def test_data_after_a_close_is_ignored(servers: Servers, late: bytes) -> None:
+    """RFC 6455, 1.4 and 5.5.1: "the endpoint discards any further data received", valid or not."""
     for delivery in servers.deliveries:
         run(
             servers,
@@ -457,7 +463,7 @@ def test_what_follows_a_close_is_ignored(servers: Servers, late: bytes) -> None:
         )
 
 
-def test_a_flood_behind_an_error_is_not_read_for_ever(parser: str) -> None:
+def test_a_flood_after_an_error_is_not_read_for_ever(parser: str) -> None:
     """RFC 6455, 7.1.7: the connection ends, whether the client has noticed or not."""
     if OVER_2 in parser:
         pytest.skip("there, time is the bound: test_h2_websocket")
@@ -501,7 +507,7 @@ def test_valid_text_is_cut_anywhere(servers: Servers, message: str) -> None:
 
 
 INVALID_UTF8 = {
-    # the bytes, and how many of them are needed to see it
+    # the bytes, and the number of them that shows the error
     "a continuation first": (b"\x80", 1),
     "a continuation first, bf": (b"\xbf", 1),
     "a continuation in the midst": (b"abc\x80def", 4),
@@ -540,10 +546,10 @@ TRUNCATED_UTF8 = {
 
 
 @pytest.mark.parametrize(("data", "seen"), INVALID_UTF8.values(), ids=INVALID_UTF8.keys())
-def test_invalid_text_is_refused_as_soon_as_it_is_seen(
+def test_invalid_text_is_refused_at_its_first_invalid_byte(
     servers: Servers, data: bytes, seen: int
 ) -> None:
-    """RFC 6455, 8.1 and 5.6: what is still to come cannot mend it."""
+    """RFC 6455, 8.1 and 5.6: no further bytes can make it valid."""
     first, rest = data[: seen - 1], data[seen - 1 :]
     for case in (
         text(data),
@@ -558,7 +564,7 @@ def test_invalid_text_is_refused_as_soon_as_it_is_seen(
 
 @pytest.mark.parametrize("data", TRUNCATED_UTF8.values(), ids=TRUNCATED_UTF8.keys())
 def test_text_that_ends_within_a_character_is_refused(servers: Servers, data: bytes) -> None:
-    """RFC 6455, 8.1: nor does it go on in the next message."""
+    """RFC 6455, 8.1: the character does not continue in the next message."""
     for case in (
         text(data),
         fragments(TEXT, [data, b""]),
@@ -569,7 +575,7 @@ def test_text_that_ends_within_a_character_is_refused(servers: Servers, data: by
 
 
 def test_binary_may_be_anything(servers: Servers) -> None:
-    """RFC 6455, 5.6; and what is not text leaves nothing behind in what comes next."""
+    """RFC 6455, 5.6. Binary data has no effect on the next text."""
     data = [invalid for invalid, _ in INVALID_UTF8.values()]
     case = good(
         b"".join(binary(one) + fragments(BINARY, [one, one]) + text("é") for one in data),
@@ -627,7 +633,7 @@ LIMITS: dict[str, Case] = {
 @has_limit
 @pytest.mark.parametrize("case", LIMITS.values(), ids=LIMITS.keys())
 def test_a_message_above_the_limit_is_refused_at_its_header(servers: Servers, case: Case) -> None:
-    """RFC 6455, 7.4.1 and 10.4; Gunicorn's ``websocket_max_message_size``. What is refused is refused at the header."""
+    """RFC 6455, 7.4.1 and 10.4; Gunicorn's ``websocket_max_message_size``."""
     run_in_every_way(servers, case, websocket_max_message_size=LIMIT)
 
 
@@ -645,7 +651,7 @@ def test_a_message_of_16_mib(parser: str) -> None:
 
 @has_limit
 def test_no_limit_allows_more_and_spends_nothing_on_a_promise(parser: str) -> None:
-    """0 is none; memory is for what has come, not for what is announced."""
+    """0 means no limit. Memory is for received bytes, not for announced ones."""
     with serve_way(
         echo, parser, websocket_max_message_size=0, ws_per_message_deflate=False
     ) as server:
@@ -668,7 +674,7 @@ def test_no_limit_allows_more_and_spends_nothing_on_a_promise(parser: str) -> No
 
 
 @pytest.mark.parametrize("part", [b"", b"ab"], ids=["empty", "two bytes"])
-def test_the_memory_for_a_message_is_for_its_bytes_and_not_for_its_frames(
+def test_the_memory_of_a_message_depends_on_its_bytes_and_not_on_its_frames(
     parser: str, part: bytes
 ) -> None:
     """RFC 6455, 10.4: fragments are allowed in any number."""
@@ -689,12 +695,12 @@ def test_the_memory_for_a_message_is_for_its_bytes_and_not_for_its_frames(
         assert ws.read_message() == part * (count + 1) + b"."
 
 
-# Odd deliveries.
+# Unusual pieces.
 
 
 @pytest.mark.parametrize("cut", range(1, 15))
-def test_a_frame_that_pauses_anywhere_goes_on(parser: str, cut: int) -> None:
-    """Whatever the cut is in: the header, the length, the mask, the payload, a character."""
+def test_a_frame_may_pause_anywhere(parser: str, cut: int) -> None:
+    """In the header, the length, the mask, the payload, or a character."""
     whole = text("é" * 70)
     with serve_way(echo, parser, ws_per_message_deflate=False) as server:
         ws = connect(server)
@@ -707,7 +713,7 @@ def test_a_frame_that_pauses_anywhere_goes_on(parser: str, cut: int) -> None:
 
 
 def test_the_end_of_the_connection_within_a_frame_is_no_message(parser: str) -> None:
-    """RFC 6455, 7.1.5: 1006, for no Close has come; and what was not whole is not passed on."""
+    """RFC 6455, 7.1.5: 1006, since no Close has come. An incomplete message is not delivered."""
     app = Recorder()
     with serve_way(app, parser, ws_per_message_deflate=False) as server:
         cuts = (
@@ -728,8 +734,8 @@ def test_the_end_of_the_connection_within_a_frame_is_no_message(parser: str) -> 
         assert list(app.messages.values()) == [["whole"]] * len(cuts)
 
 
-def test_the_mask_of_the_examples_is_that_of_the_rfc() -> None:
-    """The client's own masking, against RFC 6455, 5.7."""
+def test_the_examples_have_the_mask_of_the_rfc() -> None:
+    """The test client's masking: RFC 6455, 5.7."""
     assert MASK + text("Hello")[6:] == bytes.fromhex("37fa213d 7f9f4d5158")
     assert text("Hello")[:2] == b"\x81\x85"
     assert binary(bytes(256))[:4] == bytes.fromhex("82fe0100")

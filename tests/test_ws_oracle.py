@@ -1,7 +1,8 @@
-"""The reader of frames beside the websockets package's, which is the oracle: the same frames, legal and not, give the same messages and code.
+"""The reader of frames, compared with the websockets package: an oracle.
 
-They are given to ours in any pieces. Where the two differ, RFC 6455 or 7692 decides, in `Oracle`, by the sentence that stands there. Of the tables
-of `test_ws_frames`, which are held against the server, the package is asked for its opinion, too.
+The same frames, valid and invalid, give the same messages and code. Our reader gets them in any
+pieces. Where the two differ, a sentence of RFC 6455 or RFC 7692 decides: it stands in `Oracle`. The
+package also reads the tables of `test_ws_frames`, which test the server.
 """
 
 from __future__ import annotations
@@ -67,18 +68,18 @@ has_oracle = pytest.mark.skipif(
 
 @dataclass
 class Outcome:
-    """What was understood of a client's frames."""
+    """The result of a client's frames."""
 
     messages: list[str | bytes] = field(default_factory=list)
     pings: list[bytes] = field(default_factory=list)
     code: int | None = None
-    """Of the Close that answers, or of the failure; None while all is well."""
+    """The code of the answering Close, or of the failure; None without either."""
 
 
 def read(
     pieces: Iterable[bytes], limit: float = math.inf, deflate: Deflate | None = None
 ) -> Outcome:
-    """What ours makes of it."""
+    """Read `pieces` with our reader."""
     reader = FrameReader(limit, 1 << 30, deflate)
     outcome = Outcome()
     try:
@@ -125,7 +126,7 @@ class Sent:
 
 
 class Oracle:
-    """What the package makes of it, frame by frame, put right where the RFC is on our side."""
+    """The package's result, frame by frame, corrected where the RFC decides for our reader."""
 
     def __init__(self, limit: float, extension: PerMessageDeflate | None) -> None:
         self._limit = None if limit == math.inf else int(limit)
@@ -141,22 +142,26 @@ class Oracle:
             return
         within = protocol.current_size is not None
         is_in_order = sent.opcode >= CLOSE or within == (sent.opcode == CONTINUATION)
-        # The package counts a control frame against what is left of the message around it. RFC 6455, 5.4: "the message" is made of data frames.
+        # The package counts a control frame against the limit of the message around it.
+        # RFC 6455, 5.4: "the message" consists of data frames.
         protocol.max_message_size = None if sent.opcode >= CLOSE else self._limit
         if sent.opcode == CLOSE:
-            # It refuses a Close within a message. 5.4: "Control frames MAY be injected in the middle of a fragmented message."
+            # It refuses a Close within a message. 5.4: "Control frames MAY be injected in the
+            # middle of a fragmented message."
             protocol.current_size = None
         protocol.receive_data(sent.data)
         self._take()
         if protocol.close_sent is not None and outcome.code is None:
             outcome.code = int(protocol.close_sent.code)
         if not sent.is_minimal:
-            # It takes any length. 5.2: "in all cases, the minimal number of bytes MUST be used to encode the length".
+            # It accepts any length. 5.2: "in all cases, the minimal number of bytes MUST be used to
+            # encode the length".
             heard, pinged = self._counts
             del outcome.messages[heard:], outcome.pings[pinged:]
             outcome.code = 1002
         elif outcome.code == 1009 and (sent.rsv or not is_in_order):
-            # Two faults in one frame, and no sentence says which of them counts: ours looks at the first byte first.
+            # Two faults in one frame, and no sentence decides between them: our reader checks
+            # the first byte first.
             outcome.code = 1002
 
     def _take(self) -> None:
@@ -169,7 +174,7 @@ class Oracle:
                 self._take_data(event)
 
     def _take_data(self, event: Any) -> None:
-        """It leaves UTF-8 to its caller. 8.1: whoever finds that a text is not valid UTF-8 must fail the connection."""
+        """The package leaves UTF-8 to its caller. 8.1: invalid UTF-8 must fail the connection."""
         if event.opcode != CONTINUATION:
             self._utf8 = codecs.getincrementaldecoder("utf-8")() if event.opcode == TEXT else None
             self._parts = []
@@ -193,7 +198,7 @@ def ask(
 
 
 def cut(data: bytes, cuts: list[int]) -> list[bytes]:
-    """`data` in pieces: how long each is, and all the rest."""
+    """Cut `data` into pieces of these lengths, and the rest."""
     pieces = []
     for size in cuts:
         pieces.append(data[:size])
@@ -223,7 +228,7 @@ CLOSE_PAYLOADS = st.one_of(
 
 @st.composite
 def messages(draw: st.DrawFn) -> list[Sent]:
-    """A message that is in order, but perhaps for its UTF-8: in fragments, with control frames between."""
+    """A valid message, except perhaps for its UTF-8: in fragments, with control frames between."""
     opcode = draw(st.sampled_from([TEXT, BINARY]))
     data = draw(st.one_of(TEXTS, TEXTS, TEXTS, PAYLOADS))
     pieces = cut(data, draw(st.lists(st.integers(0, 8), max_size=4)))
@@ -247,7 +252,7 @@ def controls() -> st.SearchStrategy[Sent]:
 
 
 def ends(fits: st.SearchStrategy[int]) -> st.SearchStrategy[Sent]:
-    """A frame with one fault, or a Close; `fits` is the opcode of data that is in order here."""
+    """A frame with one fault, or a Close. `fits`: the opcode of data that is valid here."""
     either = st.one_of(fits, fits, st.sampled_from([PING, PONG, CLOSE]))
     misplaced = st.sampled_from([CONTINUATION, TEXT, BINARY])
     return st.one_of(
@@ -291,7 +296,8 @@ def frames_of_any_kind() -> st.SearchStrategy[Sent]:
 
 @st.composite
 def sequences(draw: st.DrawFn) -> list[Sent]:
-    """Messages and control frames in order, perhaps the beginning of another, one frame that is perhaps wrong, and more behind it."""
+    """Valid messages and control frames, perhaps an incomplete message, a frame that is perhaps
+    invalid, and further frames."""
     frames = [sent for part in draw(st.lists(PARTS, max_size=2)) for sent in part]
     begun = draw(
         st.sampled_from(
@@ -349,7 +355,7 @@ OFFERS = [
 
 
 def agree(offer: bytes) -> tuple[Deflate, PerMessageDeflate]:
-    """Ours and the package's, for the same answer."""
+    """Our compression and the package's, with the same parameters."""
     deflate = negotiate_deflate([(b"sec-websocket-extensions", offer)])
     assert deflate is not None
     forgets = b"client_no_context_takeover" in deflate.header
@@ -359,7 +365,7 @@ def agree(offer: bytes) -> tuple[Deflate, PerMessageDeflate]:
 
 @st.composite
 def compressed_sequences(draw: st.DrawFn, offer: bytes) -> list[Sent]:
-    """Messages, compressed and not, in fragments, of which some are damaged."""
+    """Messages in fragments, compressed and not. Some are damaged."""
     bits = 9 if b"bits=9" in offer else 12
     compressor = zlib.compressobj(wbits=-bits)
     frames: list[Sent] = []
@@ -395,12 +401,14 @@ def compressed_sequences(draw: st.DrawFn, offer: bytes) -> list[Sent]:
 @settings(max_examples=150, deadline=None)
 @given(st.data(), CUTS)
 def test_the_oracle_inflates_the_same(data: st.DataObject, cuts: list[int]) -> None:
-    """RFC 7692, 6 and 7; without a limit, which the package applies to what is compressed, and takes for none where nothing is left of it."""
+    """RFC 7692, 6 and 7. Without a limit: the package limits the compressed size, and takes a
+    remaining size of 0 for no limit."""
     offer = data.draw(st.sampled_from(OFFERS))
     frames = data.draw(compressed_sequences(offer))
     deflate, extension = agree(offer)
     expected = ask(frames, math.inf, extension)
-    # It drops what stands behind a block with BFINAL, which damage may make of any. 7.2.1: "an endpoint MAY use" such blocks.
+    # It drops data after a block with BFINAL. Damage may set this bit. 7.2.1: "an endpoint MAY
+    # use" such blocks.
     assume(not getattr(getattr(extension, "decoder", None), "eof", False))
     wire = b"".join(sent.data for sent in frames)
     assert read([wire], math.inf, deflate) == expected
@@ -417,7 +425,7 @@ def test_the_oracle_inflates_the_same(data: st.DataObject, cuts: list[int]) -> N
 def test_the_limit_of_a_compressed_message_is_exact(
     data: bytes, more: int, cuts: list[int]
 ) -> None:
-    """docs/asgi.md, 102: what counts is what comes out, in however many frames it came in."""
+    """docs/asgi.md, 102: the decompressed size counts, in any number of frames."""
     deflate, _ = agree(OFFERS[0])
     data *= 8
     limit = len(data) + more
@@ -434,7 +442,7 @@ def test_the_limit_of_a_compressed_message_is_exact(
 
 
 def understand(case: Case, limit: int) -> Outcome:
-    """What the package makes of bytes that are no list of frames."""
+    """Read bytes with the package, which are not a list of frames."""
     oracle = Oracle(limit, None)
     oracle._protocol.receive_data(case.data)
     oracle._take()
@@ -456,13 +464,13 @@ DIFFERENT = {
     "a Close with a reason within": FRAGMENTS,
     # 7.4.1: "message that is too big", and control frames are not of the message (5.4)
     "control frames do not count": LIMITS,
-    # nothing forbids to wait for the rest of a frame that is refused in any case; but memory is spent on it
+    # waiting for the rest of an invalid frame is not forbidden, but takes memory
     "RSV1": HEADER,
     "RSV2": HEADER,
     "RSV3": HEADER,
     "two bytes": {**FRAGMENTS, **CONTROL},
 }
-"""Parts of the names of rows on which the package has another opinion."""
+"""Parts of the names of rows with another result in the package."""
 
 
 @pytest.mark.parametrize(
@@ -476,7 +484,7 @@ DIFFERENT = {
     ],
 )
 def test_the_package_agrees_with_the_tables(table: dict[str, Case], limit: int) -> None:
-    """But for what is listed."""
+    """Except for the list above."""
     for name, case in table.items():
         outcome = understand(case, limit)
         expected = Outcome(
@@ -495,8 +503,8 @@ def test_the_package_agrees_with_the_tables(table: dict[str, Case], limit: int) 
     ),
 )
 @settings(max_examples=200, deadline=None)
-def test_what_a_close_may_say_is_the_same_both_ways(code: int, reason: str) -> None:
-    """RFC 6455, 7.4 and 5.5: what the application may send is what a client may."""
+def test_a_close_has_the_same_rules_both_ways(code: int, reason: str) -> None:
+    """RFC 6455, 7.4 and 5.5: the application may send the codes that a client may send."""
     try:
         expected: bytes | None = TheirClose(code, reason).serialize()
     except (ProtocolError, UnicodeEncodeError):
@@ -517,6 +525,6 @@ def test_the_key_of_the_example_is_answered() -> None:
     assert accept_key(KEY) == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 
-def test_reading_stops_behind_a_close() -> None:
+def test_reading_stops_after_a_close() -> None:
     """RFC 6455, 5.5.1."""
     assert read([text("a") + close(1001) + text("b") + close(1000)]) == Outcome(["a"], [], 1001)

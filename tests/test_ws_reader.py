@@ -1,4 +1,7 @@
-"""The reader of a WebSocket's frames, and what is sent, as functions (`gunicorn_asgi.websocket.frames`): the tables of `test_ws_frames`, in any pieces."""
+"""The reader of a WebSocket's frames, and the frames that are sent, as functions.
+
+The tables of `test_ws_frames`, in any pieces (`gunicorn_asgi.websocket.reader`, `frames`, `close`).
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ CASES = [
 
 
 def cuts(data: bytes) -> Iterator[list[bytes]]:
-    """`data` whole, byte by byte, and in two at every place near its ends."""
+    """Cut `data`: whole, byte by byte, and in two at every place near its ends."""
     yield [data]
     yield [data[i : i + 1] for i in range(len(data))]
     for i in {*range(1, min(len(data), 40)), *range(max(1, len(data) - 40), len(data))}:
@@ -60,11 +63,11 @@ def deflating(
     )
 
 
-# What is received.
+# Received frames.
 
 
 @pytest.mark.parametrize(("case", "limit"), CASES)
-def test_the_tables_hold_however_the_bytes_are_cut(case: Case, limit: int) -> None:
+def test_the_tables_hold_in_any_pieces(case: Case, limit: int) -> None:
     expected = Outcome(
         list(case.messages), list(case.pongs), NO_CODE if case.close is None else case.close
     )
@@ -116,7 +119,7 @@ def test_enough_messages_are_as_many_as_the_queue_takes() -> None:
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-def test_enough_messages_are_more_than_the_high_water_mark(parts: int) -> None:
+def test_enough_messages_are_more_than_64_kib(parts: int) -> None:
     def message(size: int) -> bytes:
         return (
             frame(BINARY, bytes(size))
@@ -134,7 +137,7 @@ def test_enough_messages_are_more_than_the_high_water_mark(parts: int) -> None:
     assert len(full.messages) == 3
 
 
-def test_what_comes_while_there_are_enough_is_read_afterwards_in_its_order() -> None:
+def test_data_received_while_full_is_read_later_in_its_order() -> None:
     full = reader(max_queue=1)
     data = b"".join(text(f"{number}") for number in range(6)) + ping(b"p") + text("6")
     assert full.read(data[:10]) is None
@@ -151,7 +154,7 @@ def test_what_comes_while_there_are_enough_is_read_afterwards_in_its_order() -> 
     assert got == ["0", "1", "2", "3", "4", "5", Ping(b"p"), "6"]
 
 
-def test_a_ping_is_returned_before_what_follows_it_is_read() -> None:
+def test_a_ping_is_returned_before_the_next_frame_is_read() -> None:
     both = reader()
     assert both.read(
         ping(b"1") + text("a") + ping(b"2") + frame(PONG, b"x") + text("b") + ping(b"3")[:3]
@@ -181,7 +184,7 @@ def test_dropped_messages_are_not_kept_and_the_close_is_still_found() -> None:
 
 
 def test_a_compressed_frame_may_be_larger_than_its_message_by_a_little_and_no_more() -> None:
-    """An eighth and 64 bytes: what cannot be compressed grows by less."""
+    """By an eighth and 64 bytes: incompressible data grows by less."""
 
     def head(length: int) -> bytes:
         return bytes((0xC0 | BINARY, 0x80 | 126)) + struct.pack("!H", length) + bytes(4)
@@ -199,7 +202,7 @@ def compressed(payload: bytes) -> bytes:
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_a_compressed_message_in_parts_is_compressed_as_a_whole(count: int) -> None:
-    """RFC 7692, 6: RSV1 in the first frame is that of the message."""
+    """RFC 7692, 6: RSV1 in the first frame counts for the message."""
     payload = "é".encode() * 300
     data = compressed(payload)
     size = -(-len(data) // count)
@@ -263,10 +266,10 @@ def test_the_limit_of_a_message_concerns_no_control_frame() -> None:
 
 
 ZEROS = bytes(4)
-"""A mask that changes nothing, so that the payload can be anything on the wire."""
+"""A mask that changes nothing, so the payload has the same bytes on the wire."""
 
 
-def test_what_looks_like_a_frame_within_the_payload_of_another_is_not_read_as_one() -> None:
+def test_a_frame_within_the_payload_of_another_is_payload() -> None:
     inner = text("inner", mask=ZEROS)
     for opcode in (PING, BINARY):
         outer = frame(opcode, inner, mask=ZEROS)
@@ -277,7 +280,7 @@ def test_what_looks_like_a_frame_within_the_payload_of_another_is_not_read_as_on
 
 @pytest.mark.parametrize("size", [4, 124, 125])
 def test_a_short_length_is_not_read_from_the_bytes_that_follow(size: int) -> None:
-    """Which would be as good a length of 64 bits, and all that it tells of is here."""
+    """Those bytes would be a valid length of 64 bits, and all its bytes are here."""
     first, second = b"\0\1\0\1".ljust(size, b"x"), bytes(70_000)
     assert read([frame(BINARY, first, mask=ZEROS) + frame(BINARY, second)]) == Outcome(
         [first, second]
@@ -291,7 +294,7 @@ def test_a_length_of_16_bits_is_not_read_from_the_bytes_before_it() -> None:
     )
 
 
-# What is sent.
+# Sent frames.
 
 
 @pytest.mark.parametrize(
