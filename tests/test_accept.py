@@ -436,7 +436,7 @@ def test_a_worker_that_has_left_for_max_requests_does_not_come_back(parser: str)
     """Or another would leave in trust of it: whoever connects then is refused."""
     board = WorkerTable()
     other = WorkerRow(board, 2)
-    other.attend()
+    other.announce()
     with serve(
         hello, parser, workers=2, max_requests=1, share=WorkerRow(board, 1), has_own_queue=True
     ) as server:
@@ -448,7 +448,7 @@ def test_a_worker_that_has_left_for_max_requests_does_not_come_back(parser: str)
         assert running[0].read_response()[b"connection"] == b"close"
         assert server.host.retired == 1
         # The other tries to leave at the moment in which another request comes.
-        other.leave()
+        other.withdraw()
         running[1].send(b" HTTP/1.1\r\nHost: a\r\n\r\n")
         assert running[1].read_response()[b"connection"] == b"close"
         assert not other.has_others()

@@ -19,7 +19,7 @@ def shares(counts: list[int], clock: Clock) -> list[WorkerRow]:
     workers = [WorkerRow(table, age, clock) for age in range(1, len(counts) + 1)]
     for worker, count in zip(workers, counts, strict=True):
         worker.publish(count)
-        worker.attend()
+        worker.announce()
     return workers
 
 
@@ -62,22 +62,22 @@ def test_a_burst_is_shared_even_if_one_worker_is_always_the_first_to_wake() -> N
 def test_a_worker_that_has_stopped_or_is_blocked_does_not_count() -> None:
     clock = Clock()
     busy, leaving, stuck = shares([50, 0, 0], clock)
-    leaving.leave()
-    leaving.attend()
+    leaving.withdraw()
+    leaving.announce()
     assert busy.is_ahead(50)  # a blocked worker might still accept some
     clock.now += STALE_SECONDS / 2
-    stuck.attend()
+    stuck.announce()
     assert busy.has_others()
-    stuck.leave()
+    stuck.withdraw()
     for worker in (leaving, stuck):
-        worker.attend()  # a worker that has stopped does not come back
+        worker.announce()  # a worker that has stopped does not come back
     assert not busy.has_others()
     busy, stuck = shares([50, 0], clock)
     clock.now += STALE_SECONDS
-    busy.attend()
+    busy.announce()
     assert not busy.is_ahead(50)
     assert not busy.has_others()
-    stuck.attend()
+    stuck.announce()
     assert busy.has_others()
 
 
@@ -87,7 +87,7 @@ def test_each_of_so_many_workers_has_a_row_of_its_own() -> None:
     generation = table.generation[0]
     for number, worker in enumerate(workers):
         worker.publish(number)
-        worker.attend()
+        worker.announce()
     assert sorted(table.counts) == list(range(SLOTS))
     assert list(table.seen) == [clock.now] * SLOTS
     assert table.generation[0] == generation
@@ -99,7 +99,7 @@ def test_two_workers_with_one_row_only_balance_worse() -> None:
     first, second = WorkerRow(table, 1, Clock()), WorkerRow(table, 257, Clock())
     for share, count in ((first, 10), (second, 0)):
         share.publish(count)
-        share.attend()
+        share.announce()
     assert not first.is_ahead(10)
 
 
@@ -115,8 +115,8 @@ def test_a_worker_sees_that_the_master_has_read_its_configuration_again() -> Non
 
 def test_workers_stop_accepting_one_after_the_other() -> None:
     first, second = shares([0, 0], Clock())
-    assert first.leave_if_others()
-    assert not second.leave_if_others()
+    assert first.withdraw_if_others()
+    assert not second.withdraw_if_others()
     assert second.has_others() is False
-    assert first.leave_if_others()  # a second call changes nothing
-    assert not second.leave_if_others()
+    assert first.withdraw_if_others()  # a second call changes nothing
+    assert not second.withdraw_if_others()

@@ -137,7 +137,7 @@ class Acceptors:
     def attend(self) -> None:
         """Tell the other workers that this one is there."""
         if self._share is not None and self._open:
-            self._share.attend()
+            self._share.announce()
 
     def balance(self) -> None:
         """Tell the other workers how many connections there are, and accept while there are not ``worker_connections``."""
@@ -204,7 +204,7 @@ class Acceptors:
             self.stop()
         elif self._share is not None and self._server.settings.workers > 1:
             # Who connects while no worker listens is refused. So one after the other.
-            return self._share.leave_if_others()
+            return self._share.withdraw_if_others()
         return True
 
     async def close(self, seconds: float) -> None:
@@ -223,7 +223,7 @@ class Acceptors:
         """Accept what waits, unless others will, and then no more."""
         acceptors, self._open = self._open, []
         if self._share is not None:
-            self._share.leave()
+            self._share.withdraw()
         # Where nobody else will take them, all that wait, also above ``worker_connections``: they would be reset.
         others = self._share is not None and self._share.has_others() and not self._has_own_queue
         take = 0 if others else self._server.settings.backlog

@@ -63,8 +63,8 @@ class WorkerRow:
         self._slot = age % SLOTS
         self._clock = clock
         self._others: list[int] = []
-        self._looked = -math.inf
-        self._has_left = False
+        self._found_at = -math.inf
+        self._has_withdrawn = False
         self._generation = table.generation[0]
 
     @property
@@ -79,33 +79,33 @@ class WorkerRow:
         """Write the number of this worker's connections."""
         self._table.counts[self._slot] = count
 
-    def attend(self) -> None:
+    def announce(self) -> None:
         """Write a sign of life: this worker accepts connections. Repeat it every 2 s or sooner."""
-        if not self._has_left:
+        if not self._has_withdrawn:
             self._table.seen[self._slot] = self._clock()
 
-    def leave(self) -> None:
+    def withdraw(self) -> None:
         """Write that this worker accepts no more connections."""
-        self._has_left = True
+        self._has_withdrawn = True
         self._table.seen[self._slot] = 0.0
 
-    def leave_if_others(self) -> bool:
-        """Call `leave` if another worker accepts connections. Returns False if none does.
+    def withdraw_if_others(self) -> bool:
+        """Call `withdraw` if another worker accepts connections. Returns False if none does.
 
         Several workers that call it at the same time may all fail: they have to try again.
         """
-        if self._has_left:
+        if self._has_withdrawn:
             return True
-        self.leave()
+        self.withdraw()
         if self.has_others():
             return True
-        self._has_left = False
-        self.attend()
+        self._has_withdrawn = False
+        self.announce()
         return False
 
     def has_others(self) -> bool:
         """True if another worker accepts connections."""
-        self._look(self._clock())
+        self._find_others(self._clock())
         return bool(self._others)
 
     def is_ahead(self, count: int) -> bool:
@@ -116,8 +116,8 @@ class WorkerRow:
         if count <= LEEWAY:
             return False
         now = self._clock()
-        if now - self._looked > REFRESH_SECONDS:
-            self._look(now)
+        if now - self._found_at > REFRESH_SECONDS:
+            self._find_others(now)
         if not self._others:
             return False
         counts = self._table.counts
@@ -125,8 +125,8 @@ class WorkerRow:
         total = count + sum([counts[slot] for slot in self._others])
         return count * workers > total * 1.125 + LEEWAY * workers
 
-    def _look(self, now: float) -> None:
-        self._looked = now
+    def _find_others(self, now: float) -> None:
+        self._found_at = now
         self._others = [
             slot
             for slot, seen in enumerate(self._table.seen)
