@@ -28,7 +28,7 @@ class LoopAcceptor(accept.Acceptor):
 
     async def _listen(self) -> None:
         server = self._server
-        connect = partial(server.protocol, server, self._listener, ("127.0.0.1", 0))
+        connect = partial(server.connect, self._listener, ("127.0.0.1", 0))
         self.accepting = await self._loop.create_server(
             connect, sock=self._sock.dup(), backlog=server.settings.backlog
         )

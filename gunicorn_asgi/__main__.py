@@ -1,6 +1,6 @@
 """``python -m gunicorn_asgi ...`` is ``gunicorn ...`` with this package imported first.
 
-So ``--check-config`` checks the worker also where no configuration file imports it.
+With it, ``--check-config`` checks the worker even if no configuration file imports it.
 """
 
 from gunicorn.app.wsgiapp import run

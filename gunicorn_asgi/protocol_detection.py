@@ -1,138 +1,134 @@
-"""Which version of HTTP a new connection speaks: by ALPN, by the preface, or by ``Upgrade: h2c`` (RFC 9113, 3; RFC 7540, 3.2).
+"""Which version of HTTP a new connection speaks: by ALPN, by the preface, or by ``Upgrade: h2c``.
 
-Only where HTTP/2 is served does a connection come by here; without, it is one of HTTP/1.1 from the start.
+RFC 9113, 3, and RFC 7540, 3.2. Only where HTTP/2 is served; elsewhere a connection speaks HTTP/1.1
+from the start.
 """
 
 from __future__ import annotations
 
-import asyncio
-from enum import Enum
-from typing import TYPE_CHECKING
-
 from .errors import RequestError
 from .http.contract import ASGIStream
+from .http.exchange import ExchangeLog
 from .http.request import Request
 from .http1.connection import H1Connection
 from .http2.connection import H2Connection
 from .http2.frames import PREFACE, ConnectionFailure
-from .http2.request import VERSION, join_cookies
-from .net.connection import CLOSED, LINGER_SECONDS, Connection, Ending
-
-if TYPE_CHECKING:
-    from .asgi.scope import Address
-    from .net.accept import Listener
-    from .observe.access_log import Record
-    from .server import Server
+from .http2.request import HTTP2_VERSION, join_cookies
+from .net.transport import LINGER_SECONDS, Handler, Transport
 
 NO_PREFACE = "No HTTP/2 connection preface, and http2_cleartext is prior-knowledge"
+CONNECTION_FIELDS = frozenset(
+    {b"connection", b"upgrade", b"http2-settings", b"keep-alive", b"proxy-connection"}
+)
+"""Fields that concern the connection of HTTP/1.1 only (RFC 9113, 8.2.2)."""
 
 
-class Reading(Enum):
-    """What the next bytes from the client are, until it is one of `Ending`."""
+def make_handler(transport: Transport) -> Handler:
+    """The handler of a new connection, where HTTP/2 is served."""
+    if transport.listener.scheme == "https":
+        tls = transport.raw.get_extra_info("ssl_object")
+        is_h2 = tls is not None and tls.selected_alpn_protocol() == "h2"
+        return H2Connection(transport) if is_h2 else H1Connection(transport)
+    if transport.rules.h2c in ("prior-knowledge", "both"):
+        return ProtocolDetection(transport)
+    return H1Connection(transport, upgrade)
 
-    PREFACE = "of HTTP/2, or the first request of HTTP/1.1"
 
-
-class Opening(Connection):
-    """A connection until its version is known. Then another takes the transport over."""
+class ProtocolDetection(Handler):
+    """The handler of a connection until its version is known. Then another replaces it."""
 
     __slots__ = ("_data",)
 
-    _reading: Reading | Ending
-
-    def __init__(self, server: Server, listener: Listener, client: Address | None) -> None:
-        super().__init__(server, listener, client)
-        self._reading = Reading.PREFACE
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport)
         self._data = b""
-        """What has come, as long as it is the beginning of the preface."""
+        """Received data, as long as it is the beginning of the preface."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # always a full transport
-        super().connection_made(transport)
-        if (
-            self._listener.scheme == "https"
-            and self._reading is not CLOSED
-            and transport.get_protocol() is self
-        ):
-            tls = transport.get_extra_info("ssl_object")
-            if tls is not None and tls.selected_alpn_protocol() == "h2":
-                self._speak_http2(b"")
-            else:
-                self._speak_http1()
+    def __repr__(self) -> str:
+        return f"<ProtocolDetection {self._data!r}>"
+
+    # From the transport.
 
     def data_received(self, data: bytes) -> None:
-        if self._reading is not Reading.PREFACE:
-            return
         data = self._data = self._data + data
+        h2c = self.transport.rules.h2c
         if data.startswith(PREFACE):
             self._speak_http2(data)
         elif not PREFACE.startswith(data):
             line, has_ended, _ = data.lstrip(b"\r\n").partition(b"\n")
-            if (
-                has_ended
-                and b"HTTP/" not in line
-                and self._rules.h2c in ("prior-knowledge", "both")
-            ):
-                # RFC 9113, 3.4: neither version, so an invalid preface. It is told so in frames, which whoever tries to speak HTTP/2 reads.
+            if has_ended and b"HTTP/" not in line:
+                # RFC 9113, 3.4: neither version, so an invalid preface. Frames tell it to a client
+                # that tries to speak HTTP/2.
                 self._speak_http2(data)
-            elif self._rules.h2c == "prior-knowledge":
-                # As in Gunicorn: such a peer is expected to speak HTTP/2, and a silent downgrade would only hide the mistake.
+            elif h2c == "prior-knowledge":
+                # As in Gunicorn: the client should speak HTTP/2, and a silent downgrade would only
+                # hide the mistake.
                 self._speak_http1().refuse(RequestError(400, NO_PREFACE), data)
             else:
-                self._speak_http1().data_received(data)
+                self._speak_http1().begin(data)
 
     def _speak_http1(self) -> H1Connection:
-        connection = H1Connection(self._server, self._listener, self._client)
-        connection._take_over(self)
-        connection.deadline = self.deadline
-        return connection
+        handler = H1Connection(self.transport, upgrade)
+        self.transport.set_handler(handler)  # the time limit for the head goes on
+        return handler
 
     def _speak_http2(self, data: bytes) -> None:
-        H2Connection(self._server, self._listener, self._client).begin(self, data)
+        handler = H2Connection(self.transport)
+        self.transport.set_handler(handler)
+        handler.begin(data)
 
-    # For the base, and through it for the server.
+    # Deadlines.
 
-    def _streams(self) -> tuple[ASGIStream, ...]:
-        return ()
+    def next_deadline(self) -> float:
+        return self.host.tick_end + self.host.settings.head_timeout_s
 
-    def _patience(self) -> float:
-        return self._server.settings.head_timeout_s
-
-    def _overdue(self) -> None:
+    def deadline_passed(self) -> None:
         if not self._data:
-            self._shut_idle()
-        elif self._rules.h2c == "prior-knowledge":
+            self.transport.close_idle()
+        elif self.transport.rules.h2c == "prior-knowledge":
             self.refuse(RequestError(400, NO_PREFACE))
         else:
             self.refuse(RequestError(408, "The head of the request did not arrive in time"))
 
+    # From the server.
+
+    def streams(self) -> tuple[ASGIStream, ...]:
+        return ()
+
     def refuse(self, error: RequestError) -> None:
         self._speak_http1().refuse(error, self._data)
 
-    def drain(self) -> None:
-        if self._data:  # the rest is on its way
-            self.deadline = min(self.deadline, self._server.now + LINGER_SECONDS)
+    def shut_down(self) -> None:
+        transport = self.transport
+        if self._data:  # the rest is arriving
+            limit = self.host.tick_end + LINGER_SECONDS
+            transport.deadline = min(transport.deadline, limit)
         else:
-            self._shut_idle()
+            transport.close_idle()
+
+    def abort_all(self) -> None:
+        if self.transport.raw.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self.transport.close()
 
 
-CONNECTION_FIELDS = frozenset(
-    {b"connection", b"upgrade", b"http2-settings", b"keep-alive", b"proxy-connection"}
-)
+def upgrade(transport: Transport, request: Request, data: bytes, log: ExchangeLog | None) -> bool:
+    """Answer `request`, which asks for h2c, over HTTP/2. `data` follows it.
 
-
-def upgrade(origin: H1Connection, request: Request, data: bytes, record: Record | None) -> bool:
-    """Answer `request`, which asks for h2c, over HTTP/2. `data` stands behind it. Returns False where its settings are none, or `data` is HTTP/1.1."""
+    Returns False where its settings are invalid, or `data` is HTTP/1.1.
+    """
     if not PREFACE.startswith(data[: len(PREFACE)]):
-        return False  # RFC 9110, 7.8: it may be ignored, and who has sent more requests has not waited for the answer
+        # RFC 9110, 7.8: an upgrade may be ignored. A client that has sent more requests has not
+        # waited for the answer.
+        return False
     method, path, raw_path, query, fields = request
     headers = [field for field in fields.headers if field[0] not in CONNECTION_FIELDS]
     own = fields.with_headers(join_cookies(headers))
-    own.version = VERSION
-    connection = H2Connection(origin._server, origin._listener, origin._client)
+    own.version = HTTP2_VERSION
+    handler = H2Connection(transport)
     try:
-        connection.begin_upgraded(
-            origin, (method, path, raw_path, query, own), fields.h2c, data, record
-        )
+        handler.begin_upgraded((method, path, raw_path, query, own), fields.h2c, data, log)
     except ConnectionFailure:
         return False
     return True

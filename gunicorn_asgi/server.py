@@ -1,4 +1,4 @@
-"""Listeners, live connections, the clock that sweeps them, and draining: all that the connections of one worker share."""
+"""The connections of one worker: their applications, the clock, and the graceful shutdown."""
 
 from __future__ import annotations
 
@@ -11,45 +11,28 @@ from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, ClassVar, Protocol
 
-from .asgi.http import HTTPStream
 from .asgi.scope import Address, Application
 from .config.settings import Settings
 from .errors import RequestError
-from .http.contract import Header
+from .http.contract import ASGIStream, Header
 from .http.fields import DATE, SERVER
-from .http.request import MAX_LINE, Request, Rules
+from .http.request import MAX_LINE, Rules
 from .http.trust import peer_rules, trusted_peers
 from .http1 import parser
 from .http1.connection import H1Connection
-from .net.accept import Acceptors, Listener
+from .net.accept import Acceptors
 from .net.balance import WorkerRow
-from .net.connection import Connection
+from .net.listener import Listener
+from .net.transport import Handler, Transport
+from .observe.access_log import Access
+from .observe.log import Log
 from .process.exits import read_exit_code
 
-if TYPE_CHECKING:
-    from .observe.access_log import Access, Record
 
-
-class Log(Protocol):
-    """What of Gunicorn's logger is used by the server and its connections."""
-
-    def debug(self, message: str, *args: object) -> None: ...
-
-    def info(self, message: str, *args: object) -> None: ...
-
-    def warning(
-        self, message: str, *args: object, exc_info: BaseException | None = None
-    ) -> None: ...
-
-    def error(self, message: str, *args: object, exc_info: BaseException | None = None) -> None: ...
-
-    def exception(self, message: str, *args: object) -> None: ...
-
-
-class Host(Protocol):
-    """What the server needs of Gunicorn's worker."""
+class WorkerHost(Protocol):
+    """Gunicorn's worker, as the server sees it."""
 
     nr: int
     """Requests served, Gunicorn's own attribute."""
@@ -59,22 +42,21 @@ class Host(Protocol):
         """``max_requests`` is reached."""
 
     def leave(self, code: int) -> None:
-        """The application, or a signal handler in the midst of it, wants the process to end."""
+        """The application, or a signal handler within it, has ended the process by exception."""
 
 
 HANDSHAKE_SECONDS = 1.0
-"""What a connection that is still being made has, once idle ones are closed."""
-
+"""Time limit for handshakes in progress, once idle connections are closed."""
 
 RETRY_AFTER = ((b"retry-after", b"1"),)
-"""RFC 9110, 10.2.3, in seconds. Such a lack of room is mostly over in less, and it cannot say so."""
+"""RFC 9110, 10.2.3: a whole number of seconds. Mostly, there is room again in less."""
 
 Spawn = Callable[..., "asyncio.Task[None]"]
 """(coroutine, context=...) -> task."""
 
 
 def _spawner(loop: asyncio.AbstractEventLoop) -> Spawn:
-    """How an application is started: at once from Python 3.12 on, before that in the loop's next turn."""
+    """The function that makes a task. From Python 3.12 on, the task runs at once."""
     if sys.version_info >= (3, 12):
         return partial(asyncio.Task, loop=loop, eager_start=True)
     if sys.version_info >= (3, 11):
@@ -82,34 +64,49 @@ def _spawner(loop: asyncio.AbstractEventLoop) -> Spawn:
     return lambda exchange, context: context.run(loop.create_task, exchange)
 
 
-class Phase(Enum):
-    """How far the worker is on its way out."""
+class ShutdownPhase(Enum):
+    """The phases of a graceful shutdown."""
 
     SERVING = "requests are served, and connections kept"
     LAME_DUCK = "running requests finish, and idle connections stay open for a moment"
-    CLOSING = "running requests finish"
+    FINISHING = "running requests finish"
 
 
-SERVING, LAME_DUCK, CLOSING = Phase
+SERVING, LAME_DUCK, FINISHING = ShutdownPhase
+
+
+def _make_rules(settings: Settings) -> Rules:
+    """The rules for requests of a peer that is not trusted."""
+    return Rules(
+        parse_fields=parser.load(settings.http),
+        limit_line=settings.limit_request_line or MAX_LINE,
+        limit_fields=settings.limit_request_fields,
+        limit_field_size=settings.limit_request_field_size,
+        header_map=settings.header_map,
+        permit_unconventional_method=settings.permit_unconventional_http_method,
+        secure_scheme={},
+        forwarder_names=frozenset(),
+        script_name=settings.script_name,
+    )
 
 
 class Server:
-    """The side of a worker that serves connections."""
+    """The connections of one worker: a `net.transport.ConnectionHost` for each of them."""
 
-    protocol: Callable[[Server, Listener, Address | None], Connection] = H1Connection
-    """What speaks HTTP/1.1 with a new connection."""
+    transport_class: ClassVar[type[Transport]] = Transport
 
     def __init__(
         self,
         settings: Settings,
         app: Application,
-        host: Host,
+        host: WorkerHost,
         log: Log,
         access: Access | None,
         loop: asyncio.AbstractEventLoop,
         share: WorkerRow | None = None,
         has_own_queue: bool = False,
     ) -> None:
+        # Set once.
         self.settings = settings
         self.app = app
         self.host = host
@@ -117,114 +114,85 @@ class Server:
         self.access = access
         self.loop = loop
         self.state: Mapping[str, Any] | None = None
-        """What lifespan.startup left for the requests."""
-        rules = Rules(
-            parse_fields=parser.load(settings.http),
-            limit_line=settings.limit_request_line or MAX_LINE,
-            limit_fields=settings.limit_request_fields,
-            limit_field_size=settings.limit_request_field_size,
-            header_map=settings.header_map,
-            permit_unconventional_method=settings.permit_unconventional_http_method,
-            secure_scheme={},
-            forwarder_names=frozenset(),
-            script_name=settings.script_name,
-        )
-        self.rules_for = peer_rules(rules, settings)
-        self.trusts_proxy = trusted_peers(settings.proxy_allow_ips, "proxy_allow_ips")
-        self._opening: Callable[[Server, Listener, Address | None], Connection] = self.protocol
-        self.upgrade: Callable[[H1Connection, Request, bytes, Record | None], bool] = lambda *_: (
-            False
-        )
-        """What answers a request for h2c, where that is served. Returns whether it does."""
-        if settings.http2:
-            from . import protocol_detection as opening  # noqa: PLC0415 # needs hpack, and takes memory
-
-            self._opening, self.upgrade = opening.Opening, opening.upgrade
-        self.connections: set[Connection] = set()
-        """Those with a transport, and those whose exchange has outlasted it."""
-        self.tasks: dict[asyncio.Task[None], tuple[HTTPStream, float]] = {}
-        """Applications that are still running, also behind a complete response: their exchange, and when it began (``time.monotonic``)."""
         self.limit_concurrency = settings.limit_concurrency
         self.grace_s = settings.disconnect_grace_s
-        self._refused = 0
-        """Requests since the last tick that were above it."""
         self.switched_off = settings.switched_off
-        self.websocket = settings.websocket
-        self.is_closing_websockets = False
-        """Those that there are have been told to end, and new ones are at once."""
-        self.keep_alive = settings.keepalive_s > 0
-        """Whether a response may leave its connection open."""
-        self.now = math.inf
-        """Upper bound of loop.time() until the next tick, so that deadlines never fire early. During a tick, its own time: what is due by then."""
-        self.idle_deadline = 0.0
-        self.default_fields: tuple[bytes, bytes, bytes, bytes] = (b"", b"", b"", b"")
-        """The ``date`` and ``server`` lines, indexed by what of DATE | SERVER the application brought itself."""
-        self.default_headers: tuple[tuple[Header, ...], ...] = ((), (), (), ())
-        """The same as headers."""
+        self.rules_for = peer_rules(_make_rules(settings), settings)
+        self.trusts_proxy = trusted_peers(settings.proxy_allow_ips, "proxy_allow_ips")
+        self.make_handler: Callable[[Transport], Handler] = H1Connection
+        if settings.http2:
+            from . import protocol_detection  # noqa: PLC0415 # needs hpack, and takes memory
+
+            self.make_handler = protocol_detection.make_handler
         self.context = contextvars.copy_context()
         """Every exchange runs in a copy of it, so that nothing leaks from one to the next."""
         self._spawn = _spawner(loop)
+        # Connections and applications.
         self.acceptors = Acceptors(self, share, has_own_queue)
-        self._phase: Phase = SERVING
-        self._lame_ducks: set[Connection] = set()
-        """Idle connections whose lame-duck time is not that of the others."""
+        self.connections: set[Transport] = set()
+        """The open connections, and closed ones whose exchange is not over."""
+        self.tasks: dict[asyncio.Task[None], tuple[ASGIStream, float]] = {}
+        """The running applications, also after a complete response: their exchange, and the time
+        when it began (``time.monotonic``)."""
+        self._refused = 0
+        """Requests above ``limit_concurrency`` since the last tick."""
+        # Refreshed by the clock.
+        self.tick_end = math.inf
+        """Upper bound of ``loop.time()`` until the next tick, so that deadlines never fire early.
+
+        During a tick, the time of the tick itself."""
+        self.idle_deadline = 0.0
+        self.default_lines: tuple[bytes, bytes, bytes, bytes] = (b"", b"", b"", b"")
+        self.default_headers: tuple[tuple[Header, ...], ...] = ((), (), (), ())
+        # The graceful shutdown.
+        self.keeps_alive = settings.keepalive_s > 0
+        self.is_closing_websockets = False
+        self._phase: ShutdownPhase = SERVING
+        self._lame_ducks: set[Transport] = set()
+        """Idle connections whose lame-duck time began later than that of the others."""
         self._changed = asyncio.Event()
         self.tick(1.0)
 
     # Connections.
 
-    def connect(self, listener: Listener, client: Address | None) -> Connection:
-        """What speaks with a new connection."""
-        settings = self.settings
-        if settings.http2 and (
-            listener.scheme == "https"
-            or (
-                settings.http2_cleartext != "off"
-                and self.rules_for(client, None).h2c in ("prior-knowledge", "both")
-            )
-        ):
-            return self._opening(self, listener, client)
-        return self.protocol(self, listener, client)
+    def connect(self, listener: Listener, client: Address | None) -> Transport:
+        """The transport of a new connection."""
+        return self.transport_class(self, listener, client)
 
-    def admit(self, connection: Connection) -> None:
-        """`connection` has a transport."""
-        self.connections.add(connection)
-        self.acceptors.pending.pop(connection, None)
-        if self._phase is CLOSING:
-            connection.deadline = min(connection.deadline, self.now + HANDSHAKE_SECONDS)
+    def opened(self, transport: Transport) -> None:
+        """`transport` is connected."""
+        self.connections.add(transport)
+        self.acceptors.pending.pop(transport, None)
+        if self._phase is FINISHING:
+            transport.deadline = min(transport.deadline, self.tick_end + HANDSHAKE_SECONDS)
 
-    def changed(self) -> None:
+    def connections_changed(self) -> None:
         """There are more or fewer connections than before, pending or made."""
         self.acceptors.balance()
         if self._phase is not SERVING:
             self._changed.set()
 
-    def replace(self, origin: Connection, connection: Connection) -> None:
-        """`connection` goes on with the transport of `origin`, in another protocol."""
-        self.connections.discard(origin)
-        self.connections.add(connection)
-
-    def forget(self, connection: Connection) -> None:
-        """`connection` is closed, and its exchange over."""
-        self.connections.discard(connection)
-        self.changed()
+    def closed(self, transport: Transport) -> None:
+        """`transport` is closed, and its exchanges are over."""
+        self.connections.discard(transport)
+        self.connections_changed()
 
     # Applications.
 
-    def start(self, stream: HTTPStream) -> None:
-        """Start an exchange: count its request, and run the application for it in a task of its own."""
+    def start(self, stream: ASGIStream) -> None:
+        """Count a request, and run the application for it in a task of its own."""
         host = self.host
         host.nr += 1
         if host.nr >= host.max_requests:
             self.retire()
         stream.task = task = self._spawn(stream.run(self.app), context=self.context.copy())
         if not task.done():
-            # Not done after its first step: the loop itself holds tasks only weakly.
+            # It has not ended within its first step. The loop itself holds tasks only weakly.
             self.tasks[task] = stream, time.monotonic()
             task.add_done_callback(self._task_done)
 
     def overloaded(self) -> RequestError:
-        """``limit_concurrency`` is reached. Returns what to raise; the log gets one line for all of a second."""
+        """The error for a request above ``limit_concurrency``. The log has one line a second."""
         self._refused += 1
         return RequestError(503, "Too many requests at once", is_logged=True, fields=RETRY_AFTER)
 
@@ -236,32 +204,15 @@ class Server:
     # The clock.
 
     def tick(self, interval: float) -> None:
-        """Refresh what is known about the time, and end what has waited too long. To be called about every `interval` seconds."""
+        """Refresh the time and the default fields, and act on deadlines that have passed.
+
+        To be called about every `interval` seconds.
+        """
         now = self.loop.time()
-        late = now - self.now
-        self.acceptors.attend()
+        late = now - self.tick_end
+        self.acceptors.announce()
         self.idle_deadline = now + interval + self.settings.keepalive_s
-        date = (
-            ((b"date", formatdate(time.time(), usegmt=True).encode()),)
-            if self.settings.date_header
-            else ()
-        )
-        server = (
-            ((b"server", self.settings.server_header.encode()),)
-            if self.settings.server_header
-            else ()
-        )
-        headers: dict[int, tuple[Header, ...]] = {
-            0: (*date, *server),
-            DATE: server,
-            SERVER: date,
-            DATE | SERVER: (),
-        }
-        self.default_headers = (headers[0], headers[1], headers[2], headers[3])
-        lines = [
-            b"".join([b"%b: %b\r\n" % field for field in fields]) for fields in self.default_headers
-        ]
-        self.default_fields = (lines[0], lines[1], lines[2], lines[3])
+        self._refresh_default_fields()
         if self._refused:
             self.log.warning(
                 "Answered with 503, for limit_concurrency is %d: %d",
@@ -271,112 +222,137 @@ class Server:
             self._refused = 0
         self.acceptors.report(now)
         if late > interval / 4:
-            # Something has blocked the loop. Meanwhile nobody could be served, and what came is read only behind this (uvloop runs timers
-            # first): the time does not count.
-            for connection in self.connections:
-                connection.postpone(late)
-        self.now = now  # an exchange whose deadline comes later than its connection's is not due
-        for connection in [
-            connection for connection in self.connections if connection.deadline <= now
-        ]:
+            # Something has blocked the loop, so nobody could be served: the time does not count.
+            # Data that has arrived is read only after this, for uvloop runs timers first.
+            for transport in self.connections:
+                transport.postpone(late)
+        self.tick_end = now  # the deadlines that have passed now, and no later ones
+        for transport in [each for each in self.connections if each.deadline <= now]:
             try:
-                connection.expired()
+                transport.deadline_passed()
             except Exception:  # the fault of one connection must not end the heartbeat
                 self.log.exception("Error at the deadline of a connection")
-                connection.deadline = math.inf
-        self.now = now + interval
+                transport.deadline = math.inf
+        self.tick_end = now + interval
 
-    # Draining.
+    def _refresh_default_fields(self) -> None:
+        settings = self.settings
+        date: tuple[Header, ...] = ()
+        if settings.date_header:
+            date = ((b"date", formatdate(time.time(), usegmt=True).encode()),)
+        server: tuple[Header, ...] = ()
+        if settings.server_header:
+            server = ((b"server", settings.server_header.encode()),)
+        headers: dict[int, tuple[Header, ...]] = {
+            0: (*date, *server),
+            DATE: server,
+            SERVER: date,
+            DATE | SERVER: (),
+        }
+        self.default_headers = (headers[0], headers[1], headers[2], headers[3])
+        lines = [b"".join([b"%b: %b\r\n" % field for field in each]) for each in headers.values()]
+        self.default_lines = (lines[0], lines[1], lines[2], lines[3])
+
+    # The graceful shutdown.
 
     def retire(self) -> None:
         """``max_requests`` is reached: this response and all later ones end their connections."""
         if not self.acceptors.retire():
             return  # this is asked again with each request
-        self.keep_alive = False
+        self.keeps_alive = False
         self.host.retire()
 
     @property
-    def is_draining(self) -> bool:
-        """Whether the worker is to stop."""
+    def is_shutting_down(self) -> bool:
+        """Whether the worker stops."""
         return self._phase is not SERVING
 
     def leave(self, error: SystemExit | KeyboardInterrupt) -> None:
-        """Somebody called ``sys.exit()`` within an exchange. uvloop would swallow that where an exchange began in a callback of its transport."""
+        """``sys.exit()`` was called within an exchange.
+
+        uvloop would swallow the exception where an exchange began in a callback of its transport.
+        """
         self.host.leave(read_exit_code(error, self.log))
 
-    async def drain(self, seconds: float, abort_seconds: float) -> None:
-        """Let what is running finish, for at most `seconds`. Then what is left hears it, and is ended within `abort_seconds`.
+    async def shut_down(self, seconds: float, abort_seconds: float) -> None:
+        """Let running exchanges finish, for at most `seconds`.
 
-        An idle connection is not closed under the client's next request: for a moment it stays open, and a request that comes is
-        answered with ``Connection: close``.
+        Then the applications are told, and the rest is aborted within `abort_seconds`. An idle
+        connection is not closed under the client's next request: it stays open for a moment, and a
+        request in this time is answered with ``Connection: close``.
         """
         self._phase = LAME_DUCK
-        self.keep_alive = False
-        for connection in list(self.connections):
-            connection.announce()
+        self.keeps_alive = False
+        for transport in list(self.connections):
+            transport.handler.announce_shutdown()
         end = self.loop.time() + seconds
-        # At the latest when there is time left for both sides of the closing.
+        # In time for both sides to close.
         closing = self.loop.call_later(
             min(self.settings.ws_drain_delay_s, seconds / 2), self._close_websockets
         )
         await self.acceptors.close(seconds / 4)
         await self._until_idle(min(self.settings.lame_duck_s, seconds / 4))
-        self._phase = CLOSING
-        for connection in self.connections - self._lame_ducks:
-            connection.drain()
-        # Handshakes that are under way may end.
+        self._phase = FINISHING
+        for transport in self.connections - self._lame_ducks:
+            transport.handler.shut_down()
+        # Handshakes that are in progress may end.
         giving_up = self.loop.call_later(min(HANDSHAKE_SECONDS, seconds / 4), self.acceptors.cancel)
         notice = min(1.0, seconds / 4)
         if not await self._until_idle(end - notice - self.loop.time()):
-            for connection in list(self.connections):
-                connection.hang_up()
+            for transport in list(self.connections):
+                transport.handler.ask_to_end()
             await self._until_idle(end - self.loop.time())
         giving_up.cancel()
         closing.cancel()
-        busy = sum(connection.is_busy for connection in self.connections)
+        busy = self.count_busy()
         if busy or self.tasks:
             self.log.warning(
-                "%d responses were not complete, and %d applications running, at the end of graceful_timeout",
+                "%d responses were not complete, and %d applications running, at the end of "
+                "graceful_timeout",
                 busy,
                 len(self.tasks),
             )
         await self.abort(abort_seconds)
 
+    def count_busy(self) -> int:
+        """The number of connections with an exchange in progress."""
+        return sum(transport.handler.is_busy for transport in self.connections)
+
     def _close_websockets(self) -> None:
         self.is_closing_websockets = True
-        for connection in list(self.connections):
-            connection.close_websocket()
+        for transport in list(self.connections):
+            transport.handler.close_websockets()
 
-    def start_lame_duck(self, connection: Connection) -> None:
-        """`connection` has ended a response in which there was no time to announce that the worker leaves: it is a lame duck from now on."""
-        self._lame_ducks.add(connection)
-        self.loop.call_later(self.settings.lame_duck_s, self._end_lame_duck, connection)
+    def start_lame_duck(self, transport: Transport) -> None:
+        """Close `transport`, idle and not told of the shutdown, after ``lame_duck`` seconds."""
+        self._lame_ducks.add(transport)
+        self.loop.call_later(self.settings.lame_duck_s, self._end_lame_duck, transport)
 
-    def _end_lame_duck(self, connection: Connection) -> None:
-        self._lame_ducks.discard(connection)
-        if connection in self.connections:
-            connection.drain()
+    def _end_lame_duck(self, transport: Transport) -> None:
+        self._lame_ducks.discard(transport)
+        if transport in self.connections:
+            transport.handler.shut_down()
 
     async def abort(self, seconds: float = 0.5) -> None:
-        """End all that is still open: reset the connections, cancel the applications and give them `seconds` to clean up."""
-        self._phase = CLOSING
+        """Abort all connections, and give the cancelled applications `seconds` to clean up."""
+        self._phase = FINISHING
         self.acceptors.stop()
         self.acceptors.cancel()
-        for connection in list(self.connections):
-            connection.kill()
+        for transport in list(self.connections):
+            transport.handler.abort_all()
         for task in list(self.tasks):
             task.cancel()
         await self._until_idle(seconds)
 
     async def _until_idle(self, seconds: float) -> bool:
-        """Wait until no connection and no application is left. Returns whether that came within `seconds`."""
+        """Wait until no connection and no application is left. Returns whether that was in time."""
         deadline = self.loop.time() + seconds
         while self.connections or self.tasks or self.acceptors.pending:
             left = deadline - self.loop.time()
             if left <= 0:
                 return False
             self._changed.clear()
-            waiter = self.loop.create_task(self._changed.wait(), name="gunicorn_asgi drain")
+            waiter = self.loop.create_task(self._changed.wait(), name="gunicorn_asgi shutdown")
             await asyncio.wait({waiter}, timeout=left)
             waiter.cancel()
         return True

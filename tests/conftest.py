@@ -1,32 +1,93 @@
 from __future__ import annotations
 
+import compileall
 import os
 import sys
+from collections import defaultdict
+from pathlib import Path
+from zlib import crc32
 
 import pytest
+from hypothesis import settings
 
 from gunicorn_asgi.http1.parser import available
 
 LOOPS = os.environ.get("TEST_LOOPS", "asyncio uvloop").split()
-"""What tox.ini asks for: some environments have one loop only, since others have both."""
+"""The event loops to test with. tox.ini sets one for environments that need no more."""
 PARSERS = [
     name
     for name, loop in (("h11", "asyncio"), ("httptools", "uvloop"))
     if name in ("h11", available()) and loop in LOOPS
 ]
-"""With the loop that in-process tests run each on."""
+"""The parsers of HTTP/1.1 fields. In-process tests run each of them on its own loop."""
 
 
 @pytest.fixture(params=PARSERS, scope="session")
 def parser(request: pytest.FixtureRequest) -> str:
-    """The behaviour suite is run over every parser of HTTP/1.1 fields."""
+    """The behaviour suite runs with every parser of HTTP/1.1 fields."""
     return str(request.param)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--sample",
+        action="store_true",
+        help="run some cases of each large table, and of the tests that start Gunicorn those with "
+        "the marker smoke",
+    )
+
+
+sampling = False
+"""Whether ``--sample`` is given."""
+
+
+def examples(count: int) -> int:
+    """Give the number of examples for a test with Hypothesis that has `count` in a full run."""
+    return count // 5 if sampling else count
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """What is no fault of ours would fail whichever test runs when the garbage collector comes by."""
+    global sampling
+    sampling = config.getoption("sample")
+    settings.register_profile("tests", parent=settings(), max_examples=examples(100), deadline=None)
+    settings.load_profile("tests")
+    # Gunicorn's processes write no bytecode (see process.py), but read it.
+    compileall.compile_dir(Path(__file__).parent / "apps", quiet=1)
     if sys.version_info < (3, 11):
-        # Its asyncio does not take a TLS transport for closed where the client has closed it first, and says so of each.
+        # After the client has closed a TLS connection first, asyncio of Python 3.10 leaves its
+        # transport unclosed. The warning would fail the test that runs during a later collection
+        # of garbage.
         config.addinivalue_line(
             "filterwarnings", "ignore:unclosed transport <asyncio.sslproto:ResourceWarning"
         )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if sampling:
+        tests: dict[str, list[pytest.Item]] = defaultdict(list)
+        for item in items:
+            tests[item.nodeid.partition("[")[0]].append(item)
+        kept = {item for cases in tests.values() for item in sample(cases)}
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = [item for item in items if item in kept]
+
+
+def sample(cases: list[pytest.Item]) -> list[pytest.Item]:
+    """Choose the cases of one test that ``--sample`` runs.
+
+    A checksum chooses: the same cases in every process of a run, others on each Python.
+    """
+    least = 8
+    if cases[0].get_closest_marker("gunicorn"):
+        least = 2 if cases[0].get_closest_marker("smoke") else 0
+    count = least and least + max(0, len(cases) - least) // 16
+    minor = sys.version_info.minor
+    return sorted(cases, key=lambda case: crc32(f"{minor} {case.nodeid}".encode()))[:count]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tell `process.Gunicorn` whether the test has the marker that it asks for."""
+    if "process" in sys.modules:
+        is_marked = item.get_closest_marker("gunicorn") is not None
+        sys.modules["process"].Gunicorn.may_start = is_marked

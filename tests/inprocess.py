@@ -23,9 +23,11 @@ from certificates import client_context
 from gunicorn.config import Config
 
 from gunicorn_asgi.asgi.scope import Application
-from gunicorn_asgi.config.settings import OPTIONS, STAND_INS, Settings
-from gunicorn_asgi.http1.connection import H1Connection
+from gunicorn_asgi.config.gunicorn_settings import STAND_INS
+from gunicorn_asgi.config.options import OPTIONS
+from gunicorn_asgi.config.settings import Settings
 from gunicorn_asgi.net.balance import WorkerRow
+from gunicorn_asgi.net.transport import LINGER_SECONDS, LOST, Transport
 from gunicorn_asgi.server import Server
 
 try:
@@ -135,26 +137,26 @@ class Listening:
     sock: socket.socket
 
 
-class ByteByByte(H1Connection):
-    """Whatever comes at once is taken as if every byte had come alone."""
+class ByteByByte(Transport):
+    """Data that arrives together is taken as if every byte had come alone."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
-        self.own_transport = transport
-        super().connection_made(transport)
+    def receive_with(self, receive: Callable[[bytes], None]) -> None:
+        self.receive_byte = receive
+        self.data_received = self.receive_bytes
+        self.raw.set_protocol(self)
 
-    def data_received(self, data: bytes) -> None:
+    def receive_bytes(self, data: bytes) -> None:
         for position in range(len(data)):
-            if self.own_transport.is_closing():
+            if self.raw.is_closing():
                 break
-            # whoever has the transport by now: a WebSocket's connection takes it over
-            protocol = self.own_transport.get_protocol()
-            (super() if protocol is self else protocol).data_received(data[position : position + 1])
+            # of the handler by now: an upgrade replaces it
+            self.receive_byte(data[position : position + 1])
 
 
-def sipping(size: int) -> type[H1Connection]:
-    """A connection whose transport reads at most `size` bytes at once, whoever takes it over. Only asyncio's can be told."""
+def sipping(size: int) -> type[Transport]:
+    """A transport that reads at most `size` bytes at once. Only asyncio's can be told."""
 
-    class Sipping(H1Connection):
+    class Sipping(Transport):
         def connection_made(self, transport: asyncio.Transport) -> None:
             transport.max_size = size
             super().connection_made(transport)
@@ -195,6 +197,7 @@ class InProcess:
         self.address = address
         self.clients: list[Client] = []
         self.beat: asyncio.Task[None] | None = None
+        self.is_hurrying = False
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the server's loop."""
@@ -229,6 +232,15 @@ class InProcess:
             seconds -= STEP
             self.server.tick(STEP)
         self.server.tick(TICK)
+
+    def end_lingering(self) -> None:
+        """Put the clock past the time in which rests of requests are read after a response."""
+        self.settle()
+        self.advance(LINGER_SECONDS + 3 * TICK)
+
+    def hurry(self) -> None:
+        """Let the clock run ten times as fast from now on."""
+        self.is_hurrying = True
 
     def advance_until(self, condition: Callable[[], object], seconds: float) -> int:
         """Put the clock forward by `seconds` until `condition`, looked at on the loop, holds. Returns how often that was.
@@ -272,17 +284,14 @@ class InProcess:
 
     def wait_half_closed(self) -> None:
         """The end of what the client sends has arrived."""
-        self._wait_connection(lambda connection: connection._half_closed)
+        self._wait_connection(lambda transport: getattr(transport.handler, "is_half_closed", False))
 
     def wait_lost(self) -> None:
         """The transport is closed, or the stream of HTTP/2, and the application still running."""
         self._wait_connection(
             lambda connection: (
-                connection._lost
-                or any(
-                    exchange._is_lost and not exchange.has_ended
-                    for exchange in exchanges(connection)
-                )
+                connection.state is LOST
+                or any(exchange.phase.name == "LOST" for exchange in exchanges(connection))
             )
         )
 
@@ -290,8 +299,8 @@ class InProcess:
         """What is written does not leave: on the transport, or on a stream of HTTP/2."""
         self._wait_connection(
             lambda connection: (
-                connection._clogged
-                or any(exchange.lane.is_clogged for exchange in exchanges(connection))
+                connection.is_writing_paused
+                or any(exchange.queue.is_paused for exchange in exchanges(connection))
             )
         )
 
@@ -299,9 +308,9 @@ class InProcess:
         """Nothing is read any more, or of a WebSocket over HTTP/2 nothing credited."""
         self._wait_connection(
             lambda connection: (
-                connection._reading_paused
+                connection.is_reading_paused
                 or any(
-                    exchange.tunnel is not None and exchange.tunnel._is_held
+                    exchange.tunnel is not None and exchange.tunnel.is_reading_paused
                     for exchange in exchanges(connection)
                 )
             )
@@ -309,29 +318,38 @@ class InProcess:
 
     def wait_buffered(self, size: int = 1) -> None:
         """That much of a later request, or of the beginning of one, is here."""
-        self._wait_connection(lambda connection: len(connection._inbox.data) >= size)
+        self._wait_connection(lambda connection: len(connection.handler.inbox.data) >= size)
 
     def wait_unread(self, size: int) -> None:
         """That much of the body waits for the application."""
         self._wait_connection(
-            lambda connection: connection._stream and connection._stream.unread >= size
+            lambda connection: (
+                connection.handler.stream and connection.handler.stream.unread >= size
+            )
         )
 
     def wait_body_ended(self) -> None:
         """The last of the body is here."""
         self._wait_connection(
-            lambda connection: connection._stream and connection._stream._body_ended
+            lambda connection: (
+                connection.handler.stream
+                and connection.handler.stream.body.name in ("RECEIVED", "TAKEN")
+            )
         )
 
     def wait_body_left(self, size: int) -> None:
         """That much of a body with a length is still to come."""
         self._wait_connection(
-            lambda connection: connection._framing and connection._framing.left == size
+            lambda connection: (
+                connection.handler._framing and connection.handler._framing.left == size
+            )
         )
 
     def wait_gone(self) -> None:
         """The transports of all connections are closed."""
-        self.wait_until(lambda: all(connection._lost for connection in self.server.connections))
+        self.wait_until(
+            lambda: all(connection.state is LOST for connection in self.server.connections)
+        )
 
     def exchanges(self) -> int:
         """How many of HTTP/2 are not over."""
@@ -354,7 +372,7 @@ class InProcess:
         """That much waits for the window of a stream of HTTP/2."""
         self._wait_connection(
             lambda connection: any(
-                exchange.lane.queued >= size for exchange in exchanges(connection)
+                exchange.queue.size >= size for exchange in exchanges(connection)
             )
         )
 
@@ -362,7 +380,7 @@ class InProcess:
         """That much of the bodies of HTTP/2 waits for applications."""
         self._wait_connection(
             lambda connection: (
-                sum(exchange.lane.unread for exchange in exchanges(connection)) >= size
+                sum(exchange.h2_stream.unread for exchange in exchanges(connection)) >= size
             )
         )
 
@@ -383,7 +401,7 @@ class InProcess:
 
         def work() -> None:
             (connection,) = self.server.connections
-            connection._transport = Counting(connection._transport)
+            connection.raw = Counting(connection.raw)
 
         self.call(work)
         return sizes
@@ -400,33 +418,39 @@ class InProcess:
         def work() -> None:
             (connection,) = self.server.connections
             later(turns)
-            connection._transport.abort()
+            connection.raw.abort()
 
         self.call(work)
 
     def held(self) -> int:
         """Bytes that wait for their turn."""
         return self.call(
-            lambda: sum(len(connection._inbox.data) for connection in self.server.connections)
+            lambda: sum(
+                len(connection.handler.inbox.data) for connection in self.server.connections
+            )
         )
 
     def unsent(self) -> int:
         """Bytes in the transports' buffers, and on streams of HTTP/2."""
 
         def count(connection: Any) -> int:
-            waiting = sum(exchange.lane.queued for exchange in exchanges(connection))
-            return int(connection._transport.get_write_buffer_size()) + waiting
+            waiting = sum(exchange.queue.size for exchange in exchanges(connection))
+            return int(connection.raw.get_write_buffer_size()) + waiting
 
         return self.call(lambda: sum(map(count, self.server.connections)))
 
 
 def exchanges(connection: Any) -> list[Any]:
     """Of HTTP/2, those that are not over."""
-    return list(getattr(connection, "_exchanges", ()))
+    return list(getattr(connection.handler, "exchanges", ()))
 
 
 def _streams(connection: Any) -> Any:
-    return connection.protocol.streams if hasattr(connection, "protocol") else ()
+    return (
+        connection.handler.protocol.streams.active
+        if hasattr(connection.handler, "protocol")
+        else ()
+    )
 
 
 async def _until(condition: Callable[[], object]) -> bool:
@@ -511,9 +535,9 @@ def serve(
         server = Server(chosen, app, host, log, access, loop, share, has_own_queue)
         server.state = state
         if delivery == "bytes":
-            server.protocol = ByteByByte
+            server.transport_class = ByteByByte
         elif read_size:
-            server.protocol = sipping(read_size)
+            server.transport_class = sipping(read_size)
         server.acceptors.listen([listening], tls)
         server.tick(TICK)
         return server
@@ -521,7 +545,7 @@ def serve(
     try:
         server = asyncio.run_coroutine_threadsafe(start(), loop).result(WAIT)
         inside = InProcess(loop, server, log, host, listening.sock.getsockname())
-        beat = inside.beat = inside.call(lambda: loop.create_task(_beat(server)))
+        beat = inside.beat = inside.call(lambda: loop.create_task(_beat(inside)))
         try:
             yield inside
             for client in inside.clients:
@@ -549,9 +573,12 @@ def _run_loop(loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(None)
 
 
-async def _beat(server: Server) -> None:
+async def _beat(inside: InProcess) -> None:
     while True:
-        server.tick(TICK)
+        if inside.is_hurrying:
+            inside._advance(STEP)
+        else:
+            inside.server.tick(TICK)
         await asyncio.sleep(TICK)
 
 

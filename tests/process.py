@@ -77,6 +77,9 @@ class Gunicorn:
     serves, unless `wait` is false.
     """
 
+    may_start = True
+    """Whether the running test has the marker ``gunicorn``. conftest.py sets it."""
+
     def __init__(
         self,
         directory: Path,
@@ -155,6 +158,7 @@ class Gunicorn:
         self.config_file.write_text("\n".join([*lines, self._config]) + "\n")
 
     def __enter__(self) -> Self:
+        assert self.may_start, "a test that starts Gunicorn needs the marker pytest.mark.gunicorn"
         self.stdout = self.directory / "stdout"
         with self.stdout.open("wb") as out:
             self.process = subprocess.Popen(

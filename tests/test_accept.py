@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from certificates import Pair, make_authority
 from inprocess import (
+    WAIT,
     AsyncioLoop,
     Flag,
     Host,
@@ -30,7 +31,8 @@ from inprocess import (
 from load import Load
 from process import DEADLINE, GUNICORN_VERSION, LOOPS, SETTINGS, Connection, Gunicorn
 
-from gunicorn_asgi.net.accept import BATCH, FULL_SECONDS, _ignore_syn
+from gunicorn_asgi.net.accept import FULL_SECONDS
+from gunicorn_asgi.net.acceptor import BATCH, ignore_syn
 from gunicorn_asgi.net.balance import LEEWAY, WorkerRow, WorkerTable
 from gunicorn_asgi.server import Server
 
@@ -175,7 +177,7 @@ def test_a_worker_that_has_left_says_nothing_about_room(parser: str) -> None:
         server.wait_until(lambda: len(server.server.connections) == 1)
         server.advance(1)
         assert told(server) == [full(1, 1, 1)]
-        server.run(server.server.drain(10, 1))
+        server.run(server.server.shut_down(10, 1))
         server.advance(2 * FULL_SECONDS)
         assert told(server) == []
 
@@ -202,11 +204,13 @@ def test_what_waits_for_room_is_served_by_a_drain(parser: str) -> None:
         for client in clients[1:]:
             client.send(GET)
         server.settle()
-        server.run(server.server.drain(10, 1))
+        drained = asyncio.run_coroutine_threadsafe(server.server.shut_down(10, 1), server.loop)
         for client in clients[1:]:
             response = client.read_response()
             assert response.body == b"hello"
             assert response[b"connection"] == b"close"
+            client.close()
+        drained.result(WAIT)
 
 
 def test_a_client_that_waits_for_room_and_goes_away_leaves_nothing_behind(parser: str) -> None:
@@ -224,6 +228,7 @@ def test_a_client_that_waits_for_room_and_goes_away_leaves_nothing_behind(parser
         assert last.read_response().body == b"hello"
 
 
+@pytest.mark.gunicorn
 def test_another_worker_takes_what_is_above_worker_connections(tmp_path: Path, loop: str) -> None:
     with (
         Gunicorn(tmp_path, workers=2, worker_connections=3, keepalive=60, **_loop(loop)) as server,
@@ -290,6 +295,8 @@ async def burst_for_two(loop: asyncio.AbstractEventLoop, name: str) -> tuple[int
     return counts[0], counts[1]
 
 
+@pytest.mark.gunicorn
+@pytest.mark.smoke
 def test_a_burst_is_shared_among_the_workers_of_one_master(tmp_path: Path, loop: str) -> None:
     """The first of ten bursts that is: a worker that is ahead waits some milliseconds, in which a busy machine may run no other."""
     with Gunicorn(tmp_path, workers=4, keepalive=60, **_loop(loop)) as server:
@@ -342,6 +349,7 @@ def answering(clients: list[Connection]) -> list[int]:
 # What waits in the kernel's queue.
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize("own_queue", [False, True], ids=["shared", "reuse_port"])
 def test_what_has_connected_before_a_worker_leaves_is_served(
     tmp_path: Path, loop: str, own_queue: bool
@@ -374,6 +382,7 @@ def free_address() -> str:
         return f"127.0.0.1:{sock.getsockname()[1]}"
 
 
+@pytest.mark.gunicorn
 @pytest.mark.skipif(GUNICORN_VERSION < (24, 0), reason="all workers share one queue")
 def test_a_leaving_worker_with_a_queue_of_its_own_loses_no_connection(
     tmp_path: Path, loop: str
@@ -410,7 +419,7 @@ def test_who_would_connect_while_a_worker_with_a_queue_of_its_own_closes_reaches
         before = [
             stack.enter_context(socket.create_connection(leaving.getsockname())) for _ in range(20)
         ]
-        _ignore_syn(leaving)
+        ignore_syn(leaving)
         # The kernel shares them out between the two.
         during = [stack.enter_context(socket.socket()) for _ in range(20)]
         for client in during:
@@ -457,6 +466,7 @@ def test_a_worker_that_has_left_for_max_requests_does_not_come_back(parser: str)
 # Out of descriptors.
 
 
+@pytest.mark.gunicorn
 def test_a_worker_without_descriptors_says_so_once_and_goes_on_when_it_has_some(
     tmp_path: Path, loop: str
 ) -> None:
@@ -483,6 +493,7 @@ def post_worker_init(worker):
 # The TLS handshake.
 
 
+@pytest.mark.gunicorn
 def test_a_tls_handshake_has_a_deadline(tmp_path: Path, loop: str, certificate: Pair) -> None:
     with Gunicorn(
         tmp_path, **certificate._asdict(), options={"tls_handshake_timeout": 0.5}, **_loop(loop)
@@ -494,6 +505,7 @@ def test_a_tls_handshake_has_a_deadline(tmp_path: Path, loop: str, certificate: 
         assert not server.lines(r"\[(WARNING|ERROR)\]")
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize("workers", [1, 2])
 def test_failed_handshakes_do_not_count_as_connections(
     tmp_path: Path, loop: str, certificate: Pair, workers: int
@@ -508,6 +520,7 @@ def test_failed_handshakes_do_not_count_as_connections(
         assert server.get("/hello").status_code == 200
 
 
+@pytest.mark.gunicorn
 def test_a_handshake_that_does_not_end_does_not_hold_a_worker(
     tmp_path: Path, loop: str, certificate: Pair
 ) -> None:

@@ -21,7 +21,8 @@ from gunicorn.instrument.statsd import Statsd
 from process import NOTE, Gunicorn, poll
 
 from gunicorn_asgi.observe import access_log as access
-from gunicorn_asgi.observe.access_log import Atoms, Record, Response, make_environ
+from gunicorn_asgi.observe.atoms import Atoms
+from gunicorn_asgi.observe.record import LoggedResponse, Record, make_environ
 
 # Who listens.
 
@@ -124,9 +125,9 @@ EXCHANGES = {
     ),
 }
 RESPONSES = {
-    "200": Response(200, [(b"content-type", b'text/"x"'), (b"X-One", b"1")], 12),
-    "404": Response(404, [], 0),
-    "299": Response(299, [(b"set-cookie", b"a"), (b"set-cookie", b"b")], 1 << 40),
+    "200": LoggedResponse(200, [(b"content-type", b'text/"x"'), (b"X-One", b"1")], 12),
+    "404": LoggedResponse(404, [], 0),
+    "299": LoggedResponse(299, [(b"set-cookie", b"a"), (b"set-cookie", b"b")], 1 << 40),
 }
 DURATIONS = [
     timedelta(0),
@@ -274,6 +275,8 @@ def lines(
         assert server.stop() == 0
 
 
+@pytest.mark.gunicorn
+@pytest.mark.smoke
 def test_a_get_has_every_atom(lines: Lines) -> None:
     server = lines.server
     headers = {"X-One": "1", "Referer": 'http://there/"x"', "User-Agent": "me/1.0"}
@@ -309,23 +312,27 @@ def test_a_get_has_every_atom(lines: Lines) -> None:
     }
 
 
+@pytest.mark.gunicorn
 def test_a_post_counts_the_bytes_of_its_response(lines: Lines) -> None:
     lines.server.request("POST", "/echo?posted", content=b"x" * 12345)
     line = lines.one("?posted")
     assert (line["m"], line["s"], line["b"], line["B"]) == ("POST", "200", "12345", "12345")
 
 
+@pytest.mark.gunicorn
 def test_a_head_has_no_bytes(lines: Lines) -> None:
     lines.server.request("HEAD", "/hello?head")
     line = lines.one("?head")
     assert (line["m"], line["s"], line["b"]) == ("HEAD", "200", "0")
 
 
+@pytest.mark.gunicorn
 def test_a_chunked_response_counts_its_content_and_not_its_framing(lines: Lines) -> None:
     assert lines.server.get("/chunks?chunked").text == "one,two,three\n"
     assert lines.one("?chunked")["b"] == "14"
 
 
+@pytest.mark.gunicorn
 def test_http_1_0_is_what_it_is(lines: Lines) -> None:
     with lines.server.connect() as client:
         client.send(b"GET /hello?old HTTP/1.0\r\n\r\n")
@@ -334,12 +341,14 @@ def test_http_1_0_is_what_it_is(lines: Lines) -> None:
     assert (line["r"], line["H"]) == ("GET /hello?old HTTP/1.0", "HTTP/1.0")
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize("status", [204, 304, 404, 418, 500, 599])
 def test_the_status_is_the_applications(lines: Lines, status: int) -> None:
     assert lines.server.get(f"/hello?status={status}").status_code == status
     assert lines.one(f"status={status}")["s"] == str(status)
 
 
+@pytest.mark.gunicorn
 def test_the_time_is_that_of_the_whole_exchange(lines: Lines) -> None:
     with lines.server.connect() as client:
         client.begin_upload("/duplex?timed")
@@ -357,6 +366,7 @@ def test_the_time_is_that_of_the_whole_exchange(lines: Lines) -> None:
     assert line["b"] == "6"
 
 
+@pytest.mark.gunicorn
 def test_the_user_is_that_of_basic_authentication(lines: Lines) -> None:
     lines.server.get("/hello?basic", auth=("user", "secret"))
     assert lines.one("?basic")["u"] == "user"
@@ -364,6 +374,7 @@ def test_the_user_is_that_of_basic_authentication(lines: Lines) -> None:
     assert lines.one("?bearer")["u"] == "-"
 
 
+@pytest.mark.gunicorn
 def test_several_requests_on_a_connection_have_a_line_each(lines: Lines) -> None:
     with lines.server.connect() as client:
         client.send(b"GET /hello?several HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
@@ -372,6 +383,7 @@ def test_several_requests_on_a_connection_have_a_line_each(lines: Lines) -> None
     assert [line["s"] for line in lines.wait("?several", 3)] == ["200"] * 3
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize(
     ("path", "status", "sent"),
     [("/error", "500", "21"), ("/nothing", "500", "21"), ("/late_error", "200", "6")],
@@ -386,6 +398,7 @@ def test_a_failing_application_has_a_line_with_what_went_out(
     assert (line["s"], line["b"]) == (status, sent)
 
 
+@pytest.mark.gunicorn
 def test_a_client_that_goes_before_the_response_is_a_499(lines: Lines) -> None:
     before = lines.server.events.count("silent begun")
     with lines.server.connect() as client:
@@ -427,6 +440,7 @@ SENT = b"Authorization: Basic dXNlcjpwYXNz\r\nReferer: http://there/\r\nuser-age
 """Headers that every rejected request has, behind its request line."""
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize(
     ("request_", "line", "status"), REJECTED, ids=[line for _, line, _ in REJECTED]
 )
@@ -458,6 +472,7 @@ def test_a_rejected_request_has_a_line_with_what_could_be_read(
     assert lines.server.lines("WARNING.*Invalid request from ip=127.0.0.1: ")
 
 
+@pytest.mark.gunicorn
 def test_the_time_of_a_rejected_request_begins_with_its_first_byte(lines: Lines) -> None:
     with lines.server.connect() as client:
         client.send(b"GET /x?began HTTP/1.1\r\n")
@@ -467,6 +482,7 @@ def test_the_time_of_a_rejected_request_begins_with_its_first_byte(lines: Lines)
     assert int(lines.one("/x?began")["D"]) >= 200_000
 
 
+@pytest.mark.gunicorn
 def test_of_a_rejected_head_only_whole_lines_that_look_like_headers_are_read(lines: Lines) -> None:
     head = [
         b"GET /x?guessed HTTP/1.1",
@@ -485,6 +501,7 @@ def test_of_a_rejected_head_only_whole_lines_that_look_like_headers_are_read(lin
     assert seen["f"] == 'a\\x1b\\"b\\x1f\\x0aforged'
 
 
+@pytest.mark.gunicorn
 def test_what_limit_concurrency_turns_away_has_a_line_with_its_headers_and_no_hook(
     tmp_path: Path,
 ) -> None:
@@ -516,6 +533,7 @@ def test_what_limit_concurrency_turns_away_has_a_line_with_its_headers_and_no_ho
         ]
 
 
+@pytest.mark.gunicorn
 def test_a_body_that_turns_out_to_be_malformed_ends_the_request_with_one_line(lines: Lines) -> None:
     with lines.server.connect() as client:
         client.begin_upload("/echo?malformed")
@@ -539,6 +557,7 @@ GARBAGE = {
 }
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize("garbage", GARBAGE)
 def test_a_request_that_cannot_be_read_has_one_line_and_cannot_forge_another(
     lines: Lines, garbage: str
@@ -558,6 +577,7 @@ def test_a_request_that_cannot_be_read_has_one_line_and_cannot_forge_another(
     assert '"' not in columns[NAMES.index("r")].replace('\\"', "")
 
 
+@pytest.mark.gunicorn
 def test_a_decoded_path_or_a_user_cannot_forge_a_line(lines: Lines) -> None:
     user = base64.b64encode(b"me\nforged:password").decode()
     lines.server.get("/a%0a%1bb/hello?forging", headers={"authorization": f"Basic {user}"})
@@ -566,6 +586,7 @@ def test_a_decoded_path_or_a_user_cannot_forge_a_line(lines: Lines) -> None:
     assert line["u"] == "me\\x0aforged"
 
 
+@pytest.mark.gunicorn
 def test_a_pre_request_hook_that_raises_has_a_line_that_names_the_request(tmp_path: Path) -> None:
     config = "def pre_request(worker, req):\n    raise ValueError\n"
     with Gunicorn(
@@ -575,6 +596,7 @@ def test_a_pre_request_hook_that_raises_has_a_line_that_names_the_request(tmp_pa
         assert Lines(server).one("?hook")["r"] == "GET /hello?hook HTTP/1.1"
 
 
+@pytest.mark.gunicorn
 def test_a_peer_on_a_unix_socket_has_no_address(tmp_path: Path) -> None:
     bind = f"unix:{tmp_path}/socket"
     with Gunicorn(
@@ -585,6 +607,7 @@ def test_a_peer_on_a_unix_socket_has_no_address(tmp_path: Path) -> None:
         assert (line["h"], line["{REMOTE_PORT}e"], line["s"]) == ("", "-", "200")
 
 
+@pytest.mark.gunicorn
 def test_the_default_format_is_the_combined_one(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     with Gunicorn(tmp_path, accesslog=str(path)) as server:
@@ -596,6 +619,7 @@ def test_the_default_format_is_the_combined_one(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.gunicorn
 def test_a_format_that_cannot_be_filled_in_is_logged_and_harms_no_request(tmp_path: Path) -> None:
     with (
         Gunicorn(
@@ -608,6 +632,7 @@ def test_a_format_that_cannot_be_filled_in_is_logged_and_harms_no_request(tmp_pa
         assert server.stop() == 0
 
 
+@pytest.mark.gunicorn
 def test_a_filter_that_raises_is_logged_and_harms_no_request(tmp_path: Path) -> None:
     config = log_config(tmp_path, filters=[])
     config["loggers"]["gunicorn.access"]["filters"] = ["raising"]
@@ -617,6 +642,7 @@ def test_a_filter_that_raises_is_logged_and_harms_no_request(tmp_path: Path) -> 
         assert client.get("/hello").text == "hello\n"
 
 
+@pytest.mark.gunicorn
 def test_a_rejected_request_needs_no_access_log(tmp_path: Path) -> None:
     config = NOTE + "\ndef post_request(worker, req, environ, resp):\n    note('post', req.uri)\n"
     with Gunicorn(tmp_path, config=config) as server:
@@ -633,6 +659,7 @@ def test_a_rejected_request_needs_no_access_log(tmp_path: Path) -> None:
 # Loggers of other makes.
 
 
+@pytest.mark.gunicorn
 def test_a_logger_with_its_own_access_gets_every_request_without_an_access_log(
     tmp_path: Path,
 ) -> None:
@@ -654,6 +681,7 @@ def test_a_logger_with_its_own_access_gets_every_request_without_an_access_log(
         assert not server.lines("AssertionError")
 
 
+@pytest.mark.gunicorn
 def test_a_logger_with_its_own_atoms_can_use_them_in_the_format(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     with Gunicorn(
@@ -696,6 +724,7 @@ def log_config(directory: Path, **handler: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize("filters", [[], ["anonymous"]], ids=["formatter", "filter"])
 def test_a_formatter_sees_all_atoms_as_a_mapping(tmp_path: Path, filters: list[str]) -> None:
     path = tmp_path / "access.log"
@@ -723,6 +752,7 @@ def test_a_formatter_sees_all_atoms_as_a_mapping(tmp_path: Path, filters: list[s
         assert seen["{request_method}e"] == "GET"
 
 
+@pytest.mark.gunicorn
 def test_statsd_counts_every_request_without_an_access_log(tmp_path: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
         statsd.bind(("127.0.0.1", 0))

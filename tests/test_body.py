@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -202,7 +203,7 @@ def bodies_in_pieces(draw: st.DrawFn) -> tuple[bytes, bytes, list[bytes]]:
     return b"".join(parts), tail, pieces
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(bodies_in_pieces())
 def test_any_cut_of_a_chunked_body_gives_the_same(case: tuple[bytes, bytes, list[bytes]]) -> None:
     content, tail, pieces = case
@@ -229,7 +230,7 @@ PIECES = st.sampled_from(
 ) | st.binary(max_size=3)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(st.lists(PIECES, max_size=12))
 def test_any_bytes_mean_the_same_whole_and_byte_by_byte(pieces: list[bytes]) -> None:
     """The content and the end, or the refusal."""

@@ -12,7 +12,7 @@ import asyncio
 import socket
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,9 +25,8 @@ import gunicorn_asgi
 from gunicorn_asgi.config.settings import Settings
 from gunicorn_asgi.http1.connection import H1Connection
 from gunicorn_asgi.http2 import frames
-from gunicorn_asgi.net.accept import Listener
-from gunicorn_asgi.net.connection import Connection
-from gunicorn_asgi.protocol_detection import Opening
+from gunicorn_asgi.net.listener import Listener
+from gunicorn_asgi.net.transport import Handler, Transport
 from gunicorn_asgi.server import Server
 
 MAX_PYTHON_CALLS = 25
@@ -109,20 +108,21 @@ def make_connection(
     parser: str,
     transport: NullTransport,
     loop: asyncio.AbstractEventLoop,
-    version: type[Connection] = H1Connection,
-) -> Connection:
+    handler: Callable[[Transport], Handler] = H1Connection,
+) -> Transport:
     settings = Settings.read(Config(), {"http": parser}, {})
     host = SimpleNamespace(nr=0, max_requests=sys.maxsize, retire=lambda: None)
     server = Server(settings, app, host, SimpleNamespace(debug=lambda *_: None), None, loop)  # type: ignore[arg-type]  # nothing is logged
     listening = SimpleNamespace(sock=SimpleNamespace(getsockname=lambda: ("127.0.0.1", 8000)))
-    connection = version(server, Listener(listening, "http", ""), ("127.0.0.1", 40000))  # type: ignore[arg-type]  # of the socket, its name is asked for
+    server.make_handler = handler
+    connection = server.connect(Listener(listening, "http", ""), ("127.0.0.1", 40000))  # type: ignore[arg-type]  # its name is asked for
     transport.set_protocol(connection)
     connection.connection_made(transport)
     return connection
 
 
 def measure(
-    requests: Sequence[bytes], version: type[Connection] = H1Connection
+    requests: Sequence[bytes], handler: Callable[[Transport], Handler] = H1Connection
 ) -> tuple[Counter[str], Counter[str], list[bytes]]:
     """Counts of the last of `requests`, after others on the same connection: (calls by kind, scheduled by kind, writes)."""
     loop = CountingLoop()
@@ -136,10 +136,10 @@ def measure(
             calls[event] += 1
 
     async def main() -> None:
-        make_connection(app, "httptools", transport, loop, version)
+        make_connection(app, "httptools", transport, loop, handler)
         for request in requests[:-1]:
-            transport.get_protocol().data_received(request)  # type: ignore[attr-defined]  # a Connection
-        receive = transport.get_protocol().data_received  # type: ignore[attr-defined]  # a Connection
+            transport.get_protocol().data_received(request)  # type: ignore[attr-defined]  # a Transport
+        receive = transport.get_protocol().data_received  # type: ignore[attr-defined]  # a Transport
         transport.written.clear()
         loop.scheduled.clear()
         sys.setprofile(profile)
@@ -198,9 +198,15 @@ OPENED_H2 = b"".join(
 )
 
 
+def detect(transport: Transport) -> Handler:
+    from gunicorn_asgi.protocol_detection import ProtocolDetection
+
+    return ProtocolDetection(transport)
+
+
 def measure_h2(*streams: int) -> tuple[Counter[str], Counter[str], list[bytes]]:
     """The same counts of a GET on each of these streams in one packet."""
-    return measure([OPENED_H2, b"".join([get_h2(stream, REPEATED) for stream in streams])], Opening)
+    return measure([OPENED_H2, b"".join([get_h2(stream, REPEATED) for stream in streams])], detect)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks start eagerly from Python 3.12 on")
@@ -217,7 +223,7 @@ class TestGetOverHTTP2:
         _, _, written = measure_h2(9)
         assert len(written) == 1
         assert written[0].endswith(
-            frames.header(13, frames.DATA, frames.END_STREAM, 9) + b"Hello, world!"
+            frames.header(13, frames.FrameType.DATA, frames.END_STREAM, 9) + b"Hello, world!"
         )
 
     def test_schedules_nothing(self) -> None:

@@ -13,7 +13,7 @@ import pytest
 from inprocess import Flag, request
 from ways import SHUT, WAYS, serving
 
-from gunicorn_asgi.asgi.http import PARTS_PER_TURN
+from gunicorn_asgi.asgi.exchange import PARTS_PER_TURN
 from gunicorn_asgi.errors import ApplicationError
 
 START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": []}
@@ -172,9 +172,9 @@ def test_a_client_that_takes_none_is_waited_for(parser: str, way: str) -> None:
         client.begin() if asked.is_h2 else client.send(request())
         asked.server.wait_until(
             lambda: any(
-                stream._waiters
+                stream.is_waiting
                 for connection in asked.server.server.connections
-                for stream in connection._streams()
+                for stream in connection.handler.streams()
             )
         )
         # Over HTTP/2, what is written in one turn of the loop.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -183,7 +184,7 @@ ANY = st.binary(max_size=12) | st.sampled_from(
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=examples(1000), deadline=None)
 @given(st.lists(st.tuples(ANY, ANY), max_size=5))
 def test_no_line_end_ever_gets_into_a_line(headers: list[tuple[bytes, bytes]]) -> None:
     try:

@@ -1,4 +1,5 @@
-"""The end of a worker's process: exit codes, and threads of the application that go on (see `gunicorn_asgi.process.exits`)."""
+"""The end of a worker's process: exit codes (`gunicorn_asgi.process.exits`), and the time limit for
+threads of the application (`gunicorn_asgi.process.thread_limit`)."""
 
 from __future__ import annotations
 
@@ -86,6 +87,8 @@ def test_an_exit_code_is_what_the_interpreter_makes_of_it_and_never_halts_the_ar
     assert said in "".join(log.lines)
 
 
+@pytest.mark.gunicorn
+@pytest.mark.smoke
 @pytest.mark.parametrize("where", ["request", "task", "callback"])
 def test_sys_exit_within_the_application_ends_its_worker_and_never_the_master(
     tmp_path: Path, loop: str, where: str
@@ -105,6 +108,8 @@ def test_sys_exit_within_the_application_ends_its_worker_and_never_the_master(
         assert not server.lines("was sent|Exception in worker process")
 
 
+@pytest.mark.gunicorn
+@pytest.mark.smoke
 def test_sys_exit_while_a_task_is_cancelled_at_the_end_does_not_stop_the_master(
     tmp_path: Path, loop: str
 ) -> None:
@@ -128,6 +133,8 @@ def begin(server: Gunicorn, kind: str, seconds: float) -> Any:
     return client
 
 
+@pytest.mark.gunicorn
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("number", "kind", "loop"),
     [
@@ -153,6 +160,8 @@ def test_after_int_and_quit_threads_have_a_second_and_are_named(
         assert server.output == ""
 
 
+@pytest.mark.gunicorn
+@pytest.mark.smoke
 @pytest.mark.parametrize("kind", THREADS)
 def test_after_term_threads_have_what_is_left_of_graceful_timeout(
     tmp_path: Path, kind: str
@@ -167,6 +176,8 @@ def test_after_term_threads_have_what_is_left_of_graceful_timeout(
         assert not server.lines("was sent|Traceback")
 
 
+@pytest.mark.gunicorn
+@pytest.mark.smoke
 @pytest.mark.parametrize("kind", THREADS)
 def test_threads_that_end_in_time_are_waited_for_and_nothing_is_said(
     tmp_path: Path, kind: str
@@ -181,6 +192,7 @@ def test_threads_that_end_in_time_are_waited_for_and_nothing_is_said(
         assert not server.lines("WARNING|ERROR|was sent")
 
 
+@pytest.mark.gunicorn
 def test_hup_does_not_wait_for_a_thread_longer_than_graceful_timeout(tmp_path: Path) -> None:
     with (
         Gunicorn(tmp_path, "threads:app", graceful_timeout=3) as server,
@@ -195,6 +207,7 @@ def test_hup_does_not_wait_for_a_thread_longer_than_graceful_timeout(tmp_path: P
         assert not server.lines("was sent")
 
 
+@pytest.mark.gunicorn
 def test_the_heartbeat_goes_on_while_threads_are_waited_for(tmp_path: Path) -> None:
     settings = {"timeout": 3, "max_requests": 1, "graceful_timeout": 60}
     with (
@@ -209,6 +222,7 @@ def test_the_heartbeat_goes_on_while_threads_are_waited_for(tmp_path: Path) -> N
         assert not server.lines("TIMEOUT|has not turned|was sent|WARNING")
 
 
+@pytest.mark.gunicorn
 def test_max_requests_replaces_a_worker_whose_thread_does_not_end(tmp_path: Path) -> None:
     settings = {"timeout": 60, "max_requests": 1, "graceful_timeout": 3}
     with Gunicorn(tmp_path, "threads:app", **settings) as server, begin(server, "plain", NEVER):
@@ -219,6 +233,7 @@ def test_max_requests_replaces_a_worker_whose_thread_does_not_end(tmp_path: Path
         assert not server.lines("TIMEOUT|has not turned|was sent")
 
 
+@pytest.mark.gunicorn
 def test_quit_shortens_the_wait_for_threads(tmp_path: Path) -> None:
     with (
         Gunicorn(tmp_path, "threads:app", graceful_timeout=600) as server,
@@ -235,6 +250,7 @@ def test_quit_shortens_the_wait_for_threads(tmp_path: Path) -> None:
         assert not server.lines("was sent")
 
 
+@pytest.mark.gunicorn
 def test_reload_does_not_wait_for_a_thread_longer_than_two_seconds(tmp_path: Path) -> None:
     path = tmp_path / "changing.py"
     path.write_text("from threads import *\n")
@@ -260,6 +276,8 @@ def test_reload_does_not_wait_for_a_thread_longer_than_two_seconds(tmp_path: Pat
         assert not server.lines("was sent")
 
 
+@pytest.mark.gunicorn
+@pytest.mark.smoke
 @pytest.mark.parametrize("preload", [False, True])
 def test_an_atexit_handler_that_does_not_end_is_not_waited_for_longer(
     tmp_path: Path, preload: bool
@@ -281,6 +299,7 @@ def test_an_atexit_handler_that_does_not_end_is_not_waited_for_longer(
         assert not server.lines("was sent")
 
 
+@pytest.mark.gunicorn
 def test_an_atexit_handler_of_a_preloaded_application_has_the_same_limit(tmp_path: Path) -> None:
     """It is registered in the master, before any worker is there."""
     (tmp_path / "early.py").write_text(f"from threads import *\natexit.register(work, {NEVER})\n")
@@ -297,6 +316,7 @@ def test_an_atexit_handler_of_a_preloaded_application_has_the_same_limit(tmp_pat
         os.kill(server.pid, signal.SIGKILL)  # its own handler does not end either
 
 
+@pytest.mark.gunicorn
 @pytest.mark.skipif(
     GUNICORN_VERSION < (25, 0), reason="this Gunicorn does not hear INT while it stops"
 )
@@ -326,6 +346,7 @@ def test_after_a_drain_that_quit_has_cut_short_the_arbiter_need_not_kill(tmp_pat
         assert not server.lines("was sent SIGKILL")
 
 
+@pytest.mark.gunicorn
 def test_abrt_ends_the_wait_for_threads(tmp_path: Path) -> None:
     with (
         Gunicorn(tmp_path, "threads:app", graceful_timeout=600) as server,

@@ -295,6 +295,7 @@ def content(size: int) -> bytes:
     return b"".join(b"%08x" % number for number in range(size // 8 + 1))[:size]
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("route", ["absolute", "relative", "static"])
 def test_a_file_response_goes_by_pathsend(server: Gunicorn, route: str, size: int) -> None:
@@ -310,6 +311,7 @@ def test_a_file_response_goes_by_pathsend(server: Gunicorn, route: str, size: in
         server.wait_for_event("background")
 
 
+@pytest.mark.gunicorn
 def test_a_part_of_a_file_and_what_has_not_changed_are_the_frameworks(server: Gunicorn) -> None:
     response = server.get("/static/65537.txt", headers={"Range": "bytes=10-19"})
     assert (response.status_code, response.content) == (206, content(20)[10:])
@@ -320,6 +322,7 @@ def test_a_part_of_a_file_and_what_has_not_changed_are_the_frameworks(server: Gu
     assert server.get("/static/missing.txt").status_code == 404
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize("middleware", ["passing", "zipped"])
 def test_a_file_goes_through_middleware(server: Gunicorn, middleware: str) -> None:
     """docs/asgi.md, 135."""
@@ -328,6 +331,7 @@ def test_a_file_goes_through_middleware(server: Gunicorn, middleware: str) -> No
         assert response.content == content(65537)
 
 
+@pytest.mark.gunicorn
 def test_a_push_promise_is_passed_over(server: Gunicorn) -> None:
     """docs/asgi.md, 121: a framework asks what is advertised."""
     assert server.get("/hinted").json() == sorted(ALWAYS)

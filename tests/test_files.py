@@ -26,14 +26,22 @@ from process import LOOPS, NOTE, Gunicorn, poll
 from ways import SHUT, WAYS, certificate, descriptors, serving
 
 from gunicorn_asgi.asgi import files
-from gunicorn_asgi.asgi.cached import Opener
+from gunicorn_asgi.asgi.opener import Opener
 from gunicorn_asgi.errors import ApplicationError, ClientDisconnected
-from gunicorn_asgi.net import connection, sendfile
+from gunicorn_asgi.net import sendfile, transport
 from gunicorn_asgi.net.sendfile import FileTransfer
 
 BIG = 8_000_000
 """More than the buffers of two sockets hold."""
-SIZES = [0, 1, files.LARGE - 1, files.LARGE, files.LARGE + 1, 3 * files.PIECE + 7, 3_000_000]
+SIZES = [
+    0,
+    1,
+    files.MIN_SENDFILE - 1,
+    files.MIN_SENDFILE,
+    files.MIN_SENDFILE + 1,
+    3 * files.PIECE + 7,
+    3_000_000,
+]
 START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": []}
 
 
@@ -133,7 +141,7 @@ class Counted(FileTransfer):
 def transfers(monkeypatch: pytest.MonkeyPatch) -> list[FileTransfer]:
     """Those that are made: files that go past this process."""
     Counted.made.clear()
-    monkeypatch.setattr(connection, "FileTransfer", Counted)
+    monkeypatch.setattr(transport, "FileTransfer", Counted)
     return Counted.made
 
 
@@ -162,13 +170,13 @@ def test_a_declared_length_is_not_doubled(parser: str, way: str, make: Any) -> N
 
 
 @pytest.mark.parametrize("way", ["1.1", "1.0", "unix", "h2", "tls"])
-@pytest.mark.parametrize("size", [files.LARGE - 1, files.LARGE, 1_000_000])
+@pytest.mark.parametrize("size", [files.MIN_SENDFILE - 1, files.MIN_SENDFILE, 1_000_000])
 def test_sendfile_is_used_for_what_is_large_where_nothing_is_between_file_and_socket(
     parser: str, way: str, make: Any, transfers: list[FileTransfer], size: int
 ) -> None:
     with serving(sending(start(), path_of(make(size))), parser, way) as asked:
         assert asked.fetch().body == content(size)
-        assert len(transfers) == (size >= files.LARGE and way in ("1.1", "1.0", "unix"))
+        assert len(transfers) == (size >= files.MIN_SENDFILE and way in ("1.1", "1.0", "unix"))
 
 
 def test_sendfile_false_turns_it_off(parser: str, make: Any, transfers: list[FileTransfer]) -> None:
@@ -306,7 +314,7 @@ def test_a_folder_that_is_known_is_no_other_one(
     descriptor = os.open("file", files.FLAGS)
     opener.learn("file", descriptor)
     os.close(descriptor)
-    assert not opener._folders.get("/")
+    assert opener.open("/etc", files.FLAGS) == -1
     assert opener.open(f"/{name}", files.FLAGS) == -1
     found = opener.open(name, files.FLAGS)
     assert found == -1 or name == "file"
@@ -438,7 +446,7 @@ def test_while_a_file_passes_through_nothing_else_may_be_sent(
         response = client.read_response(stream) if asked.is_h2 else client.read_response()
         assert response.body == content(BIG) + (b"end" if way == "chunked" else b"")
     assert [str(error) for error in raised] == [
-        f"a file is being sent: expected {'http.response.body' if other == 'body' else 'http.response.zerocopysend'!r} behind it"
+        f"a file is being sent: expected {'http.response.body' if other == 'body' else 'http.response.zerocopysend'!r} after it"
     ]
 
 
@@ -481,9 +489,9 @@ async def until_sending(server: Any) -> None:
     left = -1
     while True:
         found = [
-            connection._transfer.left
+            connection.delivery_count()
             for connection in server.server.connections
-            if connection._transfer is not None
+            if connection.is_sending_file
         ]
         if found and found[0] == left:
             return
@@ -494,7 +502,7 @@ async def until_sending(server: Any) -> None:
 def test_while_a_file_is_opened_another_answer_wins(
     parser: str, make: Any, transfers: list[FileTransfer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files.OPENER, "_syscall", None)
+    monkeypatch.setattr(files.OPENER, "open", lambda _path, _flags: -1)
     raised: list[BaseException] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -550,12 +558,16 @@ def test_a_send_that_outlives_its_exchange_ends(parser: str, way: str, make: Any
 
 
 def streams(server: Any) -> list[Any]:
-    return [stream for connection in server.server.connections for stream in connection._streams()]
+    return [
+        stream
+        for connection in server.server.connections
+        for stream in connection.handler.streams()
+    ]
 
 
 def task_is_waiting(stream: Any) -> bool:
     """For the client to take what was sent."""
-    return bool(stream._clogged and stream._waiters)
+    return stream.is_writing_paused and stream.is_waiting
 
 
 # A file that changes, and a client that does not read, or leaves.
@@ -732,7 +744,7 @@ def test_what_waits_for_a_slow_client_is_bounded_where_a_file_passes_through(
             lambda: any(task_is_waiting(stream) for stream in streams(asked.server))
         )
         queued = asked.server.call(
-            lambda: sum(exchange.lane.queued for exchange in (h2_exchanges(asked.server)))
+            lambda: sum(exchange.queue.size for exchange in (h2_exchanges(asked.server)))
         )
         assert asked.server.unsent() + queued < 1_000_000
         client.close()
@@ -742,7 +754,7 @@ def h2_exchanges(server: Any) -> list[Any]:
     return [
         exchange
         for connection in server.server.connections
-        for exchange in getattr(connection, "_exchanges", ())
+        for exchange in getattr(connection.handler, "exchanges", ())
     ]
 
 
@@ -902,7 +914,7 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
         assert ready.wait(WAIT)
         return real_pread(*args)
 
-    monkeypatch.setattr(files.OPENER, "_syscall", None)
+    monkeypatch.setattr(files.OPENER, "open", lambda _path, _flags: -1)
     monkeypatch.setattr(files.os, "open", slow_open)
     monkeypatch.setattr(files.os, "pread", slow_pread)
     yield ready
@@ -1129,7 +1141,7 @@ def test_parts_of_a_file_are_parts_of_the_body(
 
 def test_an_endless_row_of_parts_lets_others_have_their_turn(parser: str, make: Any) -> None:
     """A client that reads fast enough never makes it wait."""
-    path = make(files.LARGE)
+    path = make(files.MIN_SENDFILE)
     turns = 0
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -1150,7 +1162,7 @@ def test_an_endless_row_of_parts_lets_others_have_their_turn(parser: str, make: 
         counting.cancel()
 
     with serving(app, parser, "1.0") as asked:
-        assert len(asked.fetch().body) == 30 * files.LARGE
+        assert len(asked.fetch().body) == 30 * files.MIN_SENDFILE
         assert turns >= 30
 
 
@@ -1276,7 +1288,7 @@ def test_more_bytes_than_there_are_raise(parser: str, make: Any) -> None:
     ) as asked:
         assert asked.fetch().status == 500
         (line,) = asked.server.log.take("error")
-        assert str(line.error) == "'count' is 8, and behind offset 3 the file has 7 bytes"
+        assert str(line.error) == "'count' is 8, and after offset 3 the file has 7 bytes"
 
 
 def test_a_descriptor_that_cannot_be_read_is_a_500_where_nothing_is_written(
@@ -1312,6 +1324,8 @@ def gunicorn(tmp_path: Path, path: Path, loop: str, **given: Any) -> Iterator[Gu
         yield server
 
 
+@pytest.mark.gunicorn
+@pytest.mark.smoke
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_worker_that_is_told_to_stop_finishes_its_file(
     tmp_path: Path, make: Any, loop: str
@@ -1327,6 +1341,7 @@ def test_a_worker_that_is_told_to_stop_finishes_its_file(
         assert not server.lines(r"\[(WARNING|ERROR|CRITICAL)\]")
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize("loop", LOOPS)
 def test_at_the_end_of_graceful_timeout_a_file_ends_with_a_reset(
     tmp_path: Path, make: Any, loop: str
@@ -1342,18 +1357,19 @@ def test_at_the_end_of_graceful_timeout_a_file_ends_with_a_reset(
         )
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize(("value", "expected"), [("no", False), ("yes", True)])
 def test_the_environment_turns_sendfile_off(
     tmp_path: Path, make: Any, value: str, expected: bool
 ) -> None:
     """Gunicorn's ``SENDFILE``."""
     config = """
-from gunicorn_asgi.net import connection
-class Noted(connection.FileTransfer):
+from gunicorn_asgi.net import transport
+class Noted(transport.FileTransfer):
     def __init__(self, *args):
         note("sendfile")
         super().__init__(*args)
-connection.FileTransfer = Noted
+transport.FileTransfer = Noted
 """
     path = make(1_000_000)
     with gunicorn(

@@ -9,6 +9,8 @@ import httpx
 import pytest
 from process import DEADLINE, Gunicorn, poll
 
+pytestmark = pytest.mark.gunicorn
+
 FRAMEWORKS = [name for name in ("starlette", "fastapi", "django") if find_spec(name) is not None]
 STARLETTES = [name for name in FRAMEWORKS if name != "django"]
 
@@ -28,6 +30,7 @@ def server(
             assert server.events[-1] == "shutdown"
 
 
+@pytest.mark.smoke
 def test_json(server: Gunicorn) -> None:
     with server.client() as client:
         for number in range(3):

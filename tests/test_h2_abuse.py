@@ -27,12 +27,15 @@ from gunicorn_asgi.asgi.http import HTTPStream
 from gunicorn_asgi.errors import ClientDisconnected
 from gunicorn_asgi.http.request import MAX_LINE
 from gunicorn_asgi.http.trust import peer_rules
-from gunicorn_asgi.http2 import budget, outbox, sender
+from gunicorn_asgi.http2 import budget, frame_writer, outbox
 from gunicorn_asgi.http2.blocks import MAX_MEMO, MAX_MEMO_LIST
+from gunicorn_asgi.http2.control import FAILED
 from gunicorn_asgi.http2.events import Event, Failed, Malformed, Opened
+from gunicorn_asgi.http2.limits import HTTP2Limits
 from gunicorn_asgi.http2.protocol import Protocol
 from gunicorn_asgi.http2.request import read_request
-from gunicorn_asgi.http2.streams import Limits, Stream
+from gunicorn_asgi.http2.stream import Stream
+from gunicorn_asgi.net.transport import LOST
 
 (
     DATA,
@@ -150,7 +153,7 @@ class Room:
             "has_websocket": True,
             **limits,
         }
-        self.limits = Limits(**values)
+        self.limits = HTTP2Limits(**values)
         read = partial(
             read_request,
             rules=peer_rules(make_rules(limit_line=MAX_LINE), make_settings())(
@@ -160,7 +163,7 @@ class Room:
             has_websocket=True,
         )
         self.protocol = Protocol(self.limits, read)
-        self.protocol.start()
+        self.protocol.control.start()
         self.now = 1.0
         self.sent: list[tuple[int, int, int, bytes]] = []
         self.opened: dict[int, Stream] = {}
@@ -174,7 +177,7 @@ class Room:
 
     def take(self, data: bytes) -> list[Event]:
         """What comes in one packet."""
-        self.protocol.abandoned = self.abandoned
+        self.protocol.streams.abandoned = self.abandoned
         events = self.protocol.receive(data, self.now)
         for event in events:
             if isinstance(event, Opened):
@@ -189,13 +192,13 @@ class Room:
         """All that can go goes."""
         box = self.protocol.outbox
         while True:
-            self.protocol.pump(65536)
+            self.protocol.streams.pump(65536)
             data = b"".join(box.frames)
             self.sent += split(data)
             box.frames.clear()
             box.size = 0
             self.failed = self.protocol.settle() or self.failed
-            if not box.has_more or self.failed:
+            if not box.has_sendable or self.failed:
                 break
 
     def open(self, fields: bytes = GET, end: bool = True) -> Stream:
@@ -206,8 +209,8 @@ class Room:
 
     def respond(self, stream: Stream, size: int, end: bool = True) -> None:
         """As an application would."""
-        self.protocol.send_head(stream, b"\x88", False)
-        self.protocol.send_data(stream, bytes(size), end)
+        self.protocol.streams.send_head(stream, b"\x88", False)
+        self.protocol.streams.send_data(stream, bytes(size), end)
         self.flush()
 
 
@@ -334,7 +337,7 @@ def data_behind_the_clients_reset(room: Room) -> Iterator[bytes]:
 
 def reset_by_us(room: Room) -> None:
     """Stream 1, early on."""
-    room.protocol.reset(room.open(end=False), 8)  # type: ignore[arg-type]  # CANCEL
+    room.protocol.streams.reset(room.open(end=False), 8)  # type: ignore[arg-type]  # CANCEL
 
 
 @flood(1)
@@ -353,7 +356,7 @@ def data_behind_our_reset_above_the_window(room: Room) -> Iterator[bytes]:
             frame(DATA, 0, 1, bytes(size))
         )  # may have been on its way: costs nothing
         left -= size
-    assert room.protocol._budget.points == pytest.approx(budget.CAPACITY, abs=20)
+    assert room.protocol.budget.tokens == pytest.approx(budget.CAPACITY, abs=20)
     yield from endless(frame(DATA, 0, 1, b"x"))
 
 
@@ -523,9 +526,9 @@ def test_small_blocks_that_unfold_are_not_remembered() -> None:
     room = Room()
     room.take(headers(1, GET + literal(b"a", b"b" * 4000, 0x40)))
     for count in range(3 * MAX_MEMO):
-        room.protocol._budget.earn(budget.CAPACITY)
+        room.protocol.budget.refund(budget.CAPACITY)
         room.take(headers(3 + 2 * count, GET + b"\xbe" * 10 + literal(b"c", b"%d" % count)))
-    memo = room.protocol._blocks._memo.values()
+    memo = room.protocol.stream_frames.blocks.memo.values()
     assert len(memo) <= MAX_MEMO
     assert all(read.size <= MAX_MEMO_LIST for read in memo)
 
@@ -534,9 +537,9 @@ def test_streams_that_were_reset_count_for_their_applications_at_once() -> None:
     """Two times the limit, for those that were cancelled need a moment to end; and not more, however it is cut into packets."""
     room = Room()
     for _ in range(6):
-        room.protocol._budget.earn(budget.CAPACITY)
-        room.abandoned = len(room.opened) - len(room.protocol.streams)
-        resets = b"".join(rst_stream(id_) for id_ in room.protocol.streams)
+        room.protocol.budget.refund(budget.CAPACITY)
+        room.abandoned = len(room.opened) - len(room.protocol.streams.active)
+        resets = b"".join(rst_stream(id_) for id_ in room.protocol.streams.active)
         room.take(
             resets
             + b"".join(headers(id_) for id_, _ in zip(ids(room), range(STREAMS), strict=False))
@@ -566,9 +569,9 @@ def test_data_does_not_pay_for_resets() -> None:
     room = Room()
     room.take(settings((4, ALL)) + window_update(0, ALL - WINDOW))
     download = room.open()
-    room.protocol.send_head(download, b"\x88", False)
+    room.protocol.streams.send_head(download, b"\x88", False)
     for count in range(budget.CAPACITY):
-        room.protocol.send_data(download, bytes(16384), False)
+        room.protocol.streams.send_data(download, bytes(16384), False)
         room.take(
             b"".join(
                 headers(room.next + 2 * more) + rst_stream(room.next + 2 * more)
@@ -604,7 +607,7 @@ def test_a_browser_may_cancel_all_that_it_has_asked_for() -> None:
     for _ in range(2):
         for _ in range(60):
             room.open()
-        room.take(b"".join(rst_stream(id_) for id_ in list(room.protocol.streams)))
+        room.take(b"".join(rst_stream(id_) for id_ in list(room.protocol.streams.active)))
         room.now += 2
     assert room.failed is None
 
@@ -618,10 +621,10 @@ def test_a_client_may_open_both_windows_for_all_that_it_reads(read: int, window:
     if window > WINDOW:
         room.take(window_update(0, window - WINDOW))
     stream = room.open()
-    room.protocol.send_head(stream, b"\x88", False)
+    room.protocol.streams.send_head(stream, b"\x88", False)
     for _ in range(20 << 20 >> 16):
         for _ in range(4):
-            room.protocol.send_data(stream, bytes(16384), False)
+            room.protocol.streams.send_data(stream, bytes(16384), False)
         room.flush()
         while True:
             size = sum(len(payload) for kind, _, _, payload in room.sent if kind == DATA)
@@ -637,11 +640,11 @@ def test_a_client_may_ping_with_each_message() -> None:
     """gRPC's do, to measure the line, and open both windows for a few bytes."""
     room = Room()
     stream = room.open(block("/", "POST"), end=False)
-    room.protocol.send_head(stream, b"\x88", False)
+    room.protocol.streams.send_head(stream, b"\x88", False)
     for _ in range(5000):
         room.take(frame(DATA, 0, 1, b"\0\0\0\0\5hello"))
-        room.protocol.consume(stream, stream.unread)
-        room.protocol.send_data(stream, b"\0\0\0\0\5hello", False)
+        room.protocol.flow.consume(stream, stream.unread)
+        room.protocol.streams.send_data(stream, b"\0\0\0\0\5hello", False)
         room.flush()
         room.take(frame(PING, 0, 0, bytes(8)) + window_update(0, 10))
     assert room.failed is None
@@ -652,7 +655,7 @@ def test_an_upload_may_be_padded() -> None:
     stream = room.open(block("/", "POST"), end=False)
     for _ in range(5000):
         room.take(frame(DATA, PADDED, 1, b"\xff" + b"x" * 500 + bytes(255)))
-        room.protocol.consume(stream, stream.unread)
+        room.protocol.flow.consume(stream, stream.unread)
     assert room.failed is None
     assert not stream.unread
 
@@ -661,12 +664,12 @@ def test_a_websocket_may_live_for_days() -> None:
     """One message of a few bytes and a ping every second, both ways."""
     room = Room()
     stream = room.open(CONNECT, end=False)
-    room.protocol.send_head(stream, b"\x88", False)
+    room.protocol.streams.send_head(stream, b"\x88", False)
     for second in range(20000):
         room.now = 1.0 + second
         room.take(frame(DATA, 0, 1, b"x" * 8) + frame(PING, 0, 0, bytes(8)))
-        room.protocol.consume(stream, stream.unread)
-        room.protocol.send_data(stream, b"x" * 8, False)
+        room.protocol.flow.consume(stream, stream.unread)
+        room.protocol.streams.send_data(stream, b"x" * 8, False)
         room.take(window_update(0, 8) + window_update(1, 8))
     assert room.failed is None
 
@@ -691,7 +694,7 @@ def test_an_upload_that_is_cut_short_may_have_been_on_its_way() -> None:
     for _ in range(3):
         stream = room.open(block("/", "POST"), end=False)
         room.respond(stream, 10)
-        room.protocol.reset(stream, 0)  # type: ignore[arg-type]  # NO_ERROR
+        room.protocol.streams.reset(stream, 0)  # type: ignore[arg-type]  # NO_ERROR
         room.take(
             frame(DATA, 0, stream.id, bytes(10)) * (WINDOW // 10)
             + headers(stream.id, literal(b"a", b"b"))
@@ -715,7 +718,7 @@ def make_stream() -> HTTPStream:
 def test_a_body_in_pieces_takes_little_more_than_its_bytes(size: int) -> None:
     stream, fed = make_stream(), random.Random(size).randbytes(400000)
     for start in range(0, len(fed), size):
-        stream.feed(fed[start : start + size])
+        stream.feed_data(fed[start : start + size])
     assert len(stream._chunks) <= http.MAX_CHUNKS
     assert sum(map(sys.getsizeof, stream._chunks)) <= len(fed) + 64 * http.MAX_CHUNKS
     assert b"".join(stream._chunks) == fed
@@ -726,10 +729,10 @@ def test_large_pieces_are_not_copied_for_the_small_ones_between_them() -> None:
     stream = make_stream()
     parts = [bytes(http.CHUNK_SIZE) for _ in range(2 * http.MAX_CHUNKS)]
     for part in parts:
-        stream.feed(part)
+        stream.feed_data(part)
     assert all(one is other for one, other in zip(stream._chunks, parts, strict=True))
     for _ in range(1000):
-        stream.feed(b"x")
+        stream.feed_data(b"x")
     assert len(stream._chunks) <= len(parts) + http.MAX_CHUNKS
     assert all(one is other for one, other in zip(stream._chunks, parts, strict=False))
 
@@ -901,7 +904,7 @@ def test_applications_of_resets_that_are_spread_count_until_they_end(parser: str
             # As if the client had been here for a while, and were owed all that there is.
             server.call(
                 lambda: [
-                    one.protocol._budget.earn(budget.CAPACITY) for one in server.server.connections
+                    one.protocol.budget.refund(budget.CAPACITY) for one in server.server.connections
                 ]
             )
             for id_ in opened:
@@ -932,7 +935,7 @@ def test_a_client_that_vanishes_leaves_nothing_behind(parser: str, path: str) ->
                 attacker.send(frame(DATA, 0, id_, b"x" * 100))
         attacker.client.reset()
         if path in ("/deaf", "/swallow"):
-            server.wait_until(lambda: all(one._lost for one in server.server.connections))
+            server.wait_until(lambda: all(one.state is LOST for one in server.server.connections))
             server.advance(10)
         server.wait_until(server.is_idle)
         assert not app.running
@@ -974,7 +977,7 @@ def deaf_client(
         server.call(lambda: [one._transport.abort() for one in server.server.connections])
 
 
-MAX_UNSENT = 65536 + sender.FLUSH_SIZE + sender.MAX_BACKLOG
+MAX_UNSENT = 65536 + frame_writer.FLUSH_SIZE + frame_writer.MAX_BACKLOG
 """The mark of a transport, what may be written at it, and what may join it."""
 
 
@@ -988,19 +991,21 @@ def test_a_client_that_does_not_read_stops_the_application_whatever_its_windows_
         server.wait_clogged()
         server.wait_until(
             lambda: any(
-                lane.is_clogged
+                lane.send_queue.is_paused
                 for one in server.server.connections
-                for lane in one.protocol.streams.values()
+                for lane in one.protocol.streams.active.values()
             )
         )
         server.settle()
         assert server.unsent() <= MAX_UNSENT
         (lane,) = server.call(
             lambda: [
-                lane for one in server.server.connections for lane in one.protocol.streams.values()
+                lane
+                for one in server.server.connections
+                for lane in one.protocol.streams.active.values()
             ]
         )
-        assert lane.queued <= outbox.HIGH_WATER + 16384
+        assert lane.send_queue.size <= outbox.STREAM_HIGH_WATER + 16384
     assert app.told == 1
 
 
@@ -1100,7 +1105,7 @@ def test_what_comes_before_a_websocket_is_accepted_is_within_its_window(parser: 
             lambda: [
                 exchange.tunnel._early
                 for one in server.server.connections
-                for exchange in one._exchanges
+                for exchange in one.handler.exchanges
             ]
         )
         assert len(early) == 60000
@@ -1149,10 +1154,10 @@ def test_websockets_with_a_fault_are_not_for_ever(parser: str, fault: str) -> No
             fields += literal(b"sec-websocket-protocol", b"a,,\xe9")
         attacker.wait()
         (protocol,) = server.call(lambda: [one.protocol for one in server.server.connections])
-        protocol._budget._since = math.inf  # no points by time, which passes as it likes
+        protocol.budget.refilled_at = math.inf  # no points by time, which passes as it likes
         count = 0
         while not server.call(
-            lambda: any(one.protocol.has_failed for one in server.server.connections)
+            lambda: any(one.protocol.control.state is FAILED for one in server.server.connections)
         ):
             count += 1
             assert count * budget.RESET < budget.CAPACITY + 20

@@ -20,10 +20,10 @@ from inprocess import HTTP2, Flag, InProcess, answer, hello, mirror, read_body, 
 from test_h2_same import AccessLog, make_access
 
 from gunicorn_asgi.errors import ClientDisconnected
-from gunicorn_asgi.http2.exchange import MAX_DROPPED
+from gunicorn_asgi.http2.exchange import MAX_DISCARDED
 from gunicorn_asgi.http2.frames import PREFACE
-from gunicorn_asgi.http2.outbox import HIGH_WATER
-from gunicorn_asgi.net.connection import LINGER_SECONDS, MAX_LINGER
+from gunicorn_asgi.http2.outbox import STREAM_HIGH_WATER
+from gunicorn_asgi.net.transport import LINGER_SECONDS, MAX_LINGER
 
 NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, REFUSED_STREAM, CANCEL = 0, 1, 2, 7, 8
 INITIAL_WINDOW_SIZE = 4
@@ -183,7 +183,7 @@ def test_a_stream_in_trouble_stalls_no_other(
 ) -> None:
     """RFC 9113, 5: streams are independent. docs/asgi.md, 13 and 41."""
     site = Site()
-    with serve(site, parser, **HTTP2) as server:
+    with serve(site, parser, keepalive=60, **HTTP2) as server:
         client = connect(server)
         before = client.begin("POST", "/echo", end=False)
         client.upload(before, b"be", end=False)
@@ -199,6 +199,7 @@ def test_a_stream_in_trouble_stalls_no_other(
             client.open_window(len(BIG), stream)
         if trouble in (leave_a_body_unread, leave_a_response_unread):
             assert client.read_response(stream).has_ended
+        server.end_lingering()
         server.wait_settled()
         assert_open(client)
         server.log.take("error")
@@ -219,6 +220,7 @@ def test_many_streams_that_nobody_reads_leave_room_for_one_that_somebody_does(pa
         for stream in streams:
             assert client.read_response(stream).body == b"done"
             assert stream.reset in (NO_ERROR, None)
+        server.end_lingering()
         server.wait_settled()
 
 
@@ -232,9 +234,9 @@ def test_send_waits_above_the_mark_and_goes_on_below_it(parser: str) -> None:
         client = connect(server, settings=NO_WINDOW)
         stream = client.begin("GET", "/streams")
         client.withheld.add(stream.id)
-        server.wait_queued(HIGH_WATER)
+        server.wait_queued(STREAM_HIGH_WATER)
         server.settle()
-        assert HIGH_WATER <= site.sent + 8192 <= HIGH_WATER + 8192
+        assert STREAM_HIGH_WATER <= site.sent + 8192 <= STREAM_HIGH_WATER + 8192
         sent = site.sent
         client.open_window(8192, stream)
         client.wait_for(lambda: len(stream.body) == 8192)
@@ -295,7 +297,7 @@ def test_a_send_that_waits_is_released_when_its_client_goes(
             )
             stream = client.begin("GET", "/streams")
             server.wait_clogged()
-        server.wait_queued(HIGH_WATER)
+        server.wait_queued(STREAM_HIGH_WATER)
         end(client, stream)
         if end is break_the_protocol and where == "transport":
             client.reset()
@@ -321,17 +323,18 @@ def test_a_client_that_does_not_read_fills_no_memory_however_wide_its_windows(
         )
         streams = [client.begin("GET", "/streams") for _ in range(3)]
         server.wait_clogged()
-        server.wait_queued(HIGH_WATER)
+        server.wait_queued(STREAM_HIGH_WATER)
         server.settle()
         sent = site.sent
         server.settle()
         assert site.sent == sent
         # asyncio's TLS has 512 KiB of its own before it says so.
-        assert server.unsent() < (3 + 2 + 8 * is_tls) * (HIGH_WATER + 16384)
-        client.wait_for(lambda: all(len(stream.body) > 2 * HIGH_WATER for stream in streams))
+        assert server.unsent() < (3 + 2 + 8 * is_tls) * (STREAM_HIGH_WATER + 16384)
+        client.wait_for(lambda: all(len(stream.body) > 2 * STREAM_HIGH_WATER for stream in streams))
         for stream in streams:
             client.cancel(stream)
         client.leave()
+        server.hurry()
         client.read_to_the_end()
     assert len(site.ended) == 3
 
@@ -509,6 +512,7 @@ def test_only_what_was_read_is_credited(parser: str) -> None:
         site.goes_on.set()
         client.cancel(other)
         client.read_response(stream)
+        server.end_lingering()
         server.wait_settled()
 
 
@@ -564,7 +568,7 @@ def test_an_early_response_is_whole_and_the_rest_is_dropped(
 ) -> None:
     """RFC 9113, 8.1: RST_STREAM with NO_ERROR after the response, unless the rest is short, and comes soon. More is short after a 2xx."""
     if length > SHORT and path == "/early":
-        length = MAX_DROPPED + 4
+        length = MAX_DISCARDED + 4
     with serve(Site(), parser, body_timeout=60, keepalive=60, **HTTP2) as server:
         client = connect(server)
         fields = [(b"content-length", b"%d" % length)] if length >= 0 else []
@@ -640,7 +644,7 @@ def test_a_client_with_too_much_to_send_that_is_answered_with_success_is_reset_a
         peer.begin()
         peer.send(
             peer.request(
-                1, False, "POST", "/early", [(b"content-length", b"%d" % (MAX_DROPPED + 1))]
+                1, False, "POST", "/early", [(b"content-length", b"%d" % (MAX_DISCARDED + 1))]
             )
         )
         peer.wait_response(1)
@@ -870,7 +874,7 @@ def test_a_connection_that_is_to_end_has_given_up_its_last_upload(parser: str) -
         server.advance(LINGER_SECONDS + 1)
         assert peer.read_until(h2raw.RST_STREAM).number == NO_ERROR
         peer.read_until(h2raw.GOAWAY)
-        server.wait_gone()
+        server.advance_until(lambda: not server.server.connections, LINGER_SECONDS + 1)
 
 
 def test_a_short_rest_that_does_not_come_is_given_up(parser: str) -> None:
@@ -926,6 +930,7 @@ def test_a_body_that_does_not_come_is_a_408_on_its_stream(parser: str) -> None:
         assert site.received[2:] == [DISCONNECT] * 2
         site.goes_on.set()
         assert client.read_response(other).body == b"done"
+        server.end_lingering()
         server.wait_settled()
         assert [line[4] for line in log.lines] == [408, 200]
         assert len(server.log.take("warning")) == 1
@@ -1025,6 +1030,7 @@ def test_a_response_that_begins_late_has_its_time_from_then(parser: str) -> None
         assert stream.reset is None
         client.open_window(100, stream)
         assert client.read_response(stream).body == b"done"
+        server.end_lingering()
         server.wait_settled()
 
 
@@ -1383,6 +1389,7 @@ def test_every_exchange_has_one_line_in_the_log_however_it_ends(parser: str) -> 
         client.synchronize()
         server.advance(6)
         assert client.read_response(stream).status == 408
+        server.end_lingering()
         server.wait_settled()
         assert sorted(line[1] for line in log.lines if isinstance(line, tuple)) == sorted(paths)
         assert_is_open_with_no_window(client)

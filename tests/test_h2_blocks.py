@@ -7,6 +7,7 @@ from typing import Any
 
 import hpack
 import pytest
+from conftest import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_encode import INVALID
@@ -14,19 +15,16 @@ from test_encode import INVALID
 from gunicorn_asgi.errors import ApplicationError
 from gunicorn_asgi.http import fields as names
 from gunicorn_asgi.http.fields import DATE, SERVER
-from gunicorn_asgi.http2 import blocks
-from gunicorn_asgi.http2.blocks import (
-    ENTRY_SIZE,
-    MAX_MEMO,
+from gunicorn_asgi.http2 import blocks, literals
+from gunicorn_asgi.http2.blocks import ENTRY_SIZE, MAX_MEMO, TOLERANCE, BlockReader
+from gunicorn_asgi.http2.frames import ConnectionFailure, ErrorCode
+from gunicorn_asgi.http2.literals import (
     STATUS_FIELDS,
     TABLE_SIZE_0,
-    TOLERANCE,
-    BlockReader,
     encode_defaults,
     encode_fields,
     encode_length,
 )
-from gunicorn_asgi.http2.frames import Code, ConnectionFailure
 
 Header = tuple[bytes, bytes]
 MAX_LIST = 65536
@@ -151,7 +149,7 @@ def test_what_is_secret_is_never_indexed_and_never_kept(name: bytes) -> None:
     assert block[0] & 0xF0 == 0x10
     (field,) = hpack.Decoder().decode(block, raw=True)
     assert isinstance(field, hpack.NeverIndexedHeaderTuple)
-    assert (name, b"secret") not in blocks._FIELDS
+    assert (name, b"secret") not in literals.CHECKED_FIELDS
     assert encode_fields([(b"x-plain", b"a")])[0][0] & 0xF0 == 0
 
 
@@ -174,14 +172,17 @@ def test_what_is_remembered_has_a_bound() -> None:
     for number in range(5000):
         encode_fields([(b"x-many", b"%d" % number), (b"x-%d" % number, b"a")])
     encode_fields([(b"x-long", b"v" * 5000), (b"x-" + b"n" * 5000, b"a")])
-    assert len(blocks._FIELDS) <= blocks._MAX_FIELDS
-    assert max(len(name) + len(value) for name, value in blocks._FIELDS) <= blocks._MAX_FIELD
+    assert len(literals.CHECKED_FIELDS) <= literals.MAX_CHECKED_FIELDS
+    assert (
+        max(len(name) + len(value) for name, value in literals.CHECKED_FIELDS)
+        <= literals.MAX_CHECKED_FIELD
+    )
     assert len(names.CHECKED_NAMES) <= names.MAX_CHECKED_NAMES
 
 
 def test_short_fields_are_remembered_together_up_to_a_number() -> None:
     """256 bytes of name and value, and 2048 fields."""
-    known = blocks._FIELDS
+    known = literals.CHECKED_FIELDS
     known.clear()
     encode_fields([(b"x", b"v" * 255), (b"x", b"v" * 256)])
     assert list(known) == [(b"x", b"v" * 255)]
@@ -212,7 +213,7 @@ ANY = st.binary(max_size=12) | st.sampled_from(
 LONG = st.sampled_from([126, 127, 128, 254, 255, 256, 20000]).map(lambda size: b"v" * size)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(st.tuples(ANY, ANY | LONG), max_size=5))
 def test_every_block_is_read_as_the_fields_that_are_in_it(headers: list[Header]) -> None:
     try:
@@ -240,7 +241,7 @@ def test_integers_are_those_of_the_package(number: int, bits: int) -> None:
     """RFC 7541, 5.1."""
     from hpack.hpack import decode_integer, encode_integer
 
-    encoded = blocks._integer(number, bits, 0)
+    encoded = literals.encode_integer(number, bits, 0)
     assert encoded == bytes(encode_integer(number, bits))
     assert decode_integer(encoded, bits) == (number, len(encoded))
 
@@ -275,7 +276,7 @@ def test_the_servers_own_fields() -> None:
 # Reading.
 
 
-def failure(reader: BlockReader, block: bytes) -> Code:
+def failure(reader: BlockReader, block: bytes) -> ErrorCode:
     with pytest.raises(ConnectionFailure) as caught:
         reader.read(block)
     return caught.value.code
@@ -324,18 +325,21 @@ BEFORE = b"\x82\x87\x04"
 def test_where_only_the_path_is_another_the_other_fields_are_the_same_ones() -> None:
     reader = BlockReader(MAX_LIST)
     others = ((b":method", b"GET"), (b":scheme", b"https"), (b"x", b"y"))
-    first = reader.read(BEFORE + b"\x02/a" + blocks._literal(b"x", b"y"))
-    second = reader.read(BEFORE + b"\x04/bcd" + blocks._literal(b"x", b"y"))
+    first = reader.read(BEFORE + b"\x02/a" + literals.encode_literal(b"x", b"y"))
+    second = reader.read(BEFORE + b"\x04/bcd" + literals.encode_literal(b"x", b"y"))
     assert second.others is first.others
     assert second.others == first.others == others
     assert second.fields == [*others[:2], (b":path", b"/bcd"), others[2]]
     assert second.size == first.size + 2
     assert first.fields == [*others[:2], (b":path", b"/a"), others[2]]
     # What stands behind or before it is another: read anew.
-    assert reader.read(BEFORE + b"\x02/a" + blocks._literal(b"x", b"z")).fields[3] == (b"x", b"z")
-    assert reader.read(b"\x83" + BEFORE[1:] + b"\x02/a" + blocks._literal(b"x", b"y")).fields[
-        0
-    ] == (b":method", b"POST")
+    assert reader.read(BEFORE + b"\x02/a" + literals.encode_literal(b"x", b"z")).fields[3] == (
+        b"x",
+        b"z",
+    )
+    assert reader.read(
+        b"\x83" + BEFORE[1:] + b"\x02/a" + literals.encode_literal(b"x", b"y")
+    ).fields[0] == (b":method", b"POST")
 
 
 def test_another_path_is_read_anew_where_the_table_is_another() -> None:
@@ -354,7 +358,7 @@ def test_another_path_is_read_anew_where_the_table_is_another() -> None:
 def test_another_path_that_cannot_be_read_ends_the_connection(path: bytes) -> None:
     reader = BlockReader(MAX_LIST)
     reader.read(BEFORE + b"\x02/a")
-    assert failure(reader, BEFORE + path) is Code.COMPRESSION_ERROR
+    assert failure(reader, BEFORE + path) is ErrorCode.COMPRESSION_ERROR
 
 
 def test_another_path_does_not_get_around_the_bound_of_a_list() -> None:
@@ -363,11 +367,12 @@ def test_another_path_does_not_get_around_the_bound_of_a_list() -> None:
     size = reader.read(BEFORE + b"\x04/bcd").size
     within = 100 * TOLERANCE - size + 4
     assert (
-        reader.read(BEFORE + blocks._integer(within, 7, 0) + b"/" * within).size == 100 * TOLERANCE
+        reader.read(BEFORE + literals.encode_integer(within, 7, 0) + b"/" * within).size
+        == 100 * TOLERANCE
     )
     assert (
-        failure(reader, BEFORE + blocks._integer(within + 1, 7, 0) + b"/" * (within + 1))
-        is Code.ENHANCE_YOUR_CALM
+        failure(reader, BEFORE + literals.encode_integer(within + 1, 7, 0) + b"/" * (within + 1))
+        is ErrorCode.ENHANCE_YOUR_CALM
     )
 
 
@@ -409,7 +414,7 @@ def test_a_table_that_is_made_smaller_is_forgotten_too() -> None:
     reader.read(b"\x40\x01a\x01b")
     assert reader.read(b"\xbe").fields == [(b"a", b"b")]
     reader.read(b"\x20\x82")
-    assert failure(reader, b"\xbe") is Code.COMPRESSION_ERROR
+    assert failure(reader, b"\xbe") is ErrorCode.COMPRESSION_ERROR
 
 
 def test_a_name_too_long_for_the_table_empties_it() -> None:
@@ -417,38 +422,38 @@ def test_a_name_too_long_for_the_table_empties_it() -> None:
     reader = BlockReader(MAX_LIST)
     reader.read(b"\x40\x01a\x01b")
     assert reader.read(b"\xbe").fields == [(b"a", b"b")]
-    reader.read(b"\x40\x01a" + blocks._integer(5000, 7, 0) + b"v" * 5000)
-    assert failure(reader, b"\xbe") is Code.COMPRESSION_ERROR
+    reader.read(b"\x40\x01a" + literals.encode_integer(5000, 7, 0) + b"v" * 5000)
+    assert failure(reader, b"\xbe") is ErrorCode.COMPRESSION_ERROR
 
 
 def test_what_is_remembered_of_a_connection_has_a_bound() -> None:
     """Of blocks, of their bytes, and of what they stand for: one byte may be a field of 4 KB."""
     reader = BlockReader(MAX_LIST)
-    reader.read(b"\x40\x01a" + blocks._integer(4000, 7, 0) + b"v" * 4000)
+    reader.read(b"\x40\x01a" + literals.encode_integer(4000, 7, 0) + b"v" * 4000)
     for number in range(100):
-        reader.read(b"\xbe" * (number % 50) + blocks._literal(b"x", b"%d" % number))
-        reader.read(blocks._literal(b"y", bytes(2000) + b"%d" % number))
+        reader.read(b"\xbe" * (number % 50) + literals.encode_literal(b"x", b"%d" % number))
+        reader.read(literals.encode_literal(b"y", bytes(2000) + b"%d" % number))
         reader.read(
-            blocks._literal(b":path", b"/%d" % number)
-            + blocks._literal(b"x", b"%d" % (number % 50))
+            literals.encode_literal(b":path", b"/%d" % number)
+            + literals.encode_literal(b"x", b"%d" % (number % 50))
         )
         reader.read(
             b"\x82" * (number % 10)
-            + blocks._literal(b":path", b"/")
-            + blocks._literal(b"x", b"%d" % number)
+            + literals.encode_literal(b":path", b"/")
+            + literals.encode_literal(b"x", b"%d" % number)
         )
-    assert 0 < len(reader._memo) <= MAX_MEMO
-    assert sum(len(block) for block in reader._memo) <= MAX_MEMO * blocks.MAX_MEMO_SIZE
-    assert 0 < len(reader._alike) <= blocks.MAX_ALIKE
-    assert all(0 < len(known) <= blocks.MAX_ALIKE for known in reader._alike.values())
-    assert sum(block.size for block in reader._memo.values()) <= MAX_MEMO * blocks.MAX_MEMO_LIST
+    assert 0 < len(reader.memo) <= MAX_MEMO
+    assert sum(len(block) for block in reader.memo) <= MAX_MEMO * blocks.MAX_MEMO_SIZE
+    assert 0 < len(reader.similar) <= blocks.MAX_SIMILAR
+    assert all(0 < len(known) <= blocks.MAX_SIMILAR for known in reader.similar.values())
+    assert sum(block.size for block in reader.memo.values()) <= MAX_MEMO * blocks.MAX_MEMO_LIST
 
 
 @pytest.mark.parametrize(
     ("block", "is_kept"),
     [
-        (blocks._literal(b"x", b"v" * 1018), True),
-        (blocks._literal(b"x", b"v" * 1019), False),
+        (literals.encode_literal(b"x", b"v" * 1018), True),
+        (literals.encode_literal(b"x", b"v" * 1019), False),
         (b"\x82" * 194 + b"\x87", True),
         (b"\x82" * 193 + b"\x86\x87", False),
     ],
@@ -463,11 +468,11 @@ def test_a_block_is_remembered_up_to_two_lengths(block: bytes, is_kept: bool) ->
 
 def test_the_last_blocks_are_remembered_and_no_more_than_a_few() -> None:
     reader = BlockReader(MAX_LIST)
-    several = [blocks._literal(b"x", b"%d" % number) for number in range(17)]
+    several = [literals.encode_literal(b"x", b"%d" % number) for number in range(17)]
     read = [reader.read(block) for block in several[:16]]
     assert all(reader.read(block) is one for block, one in zip(several, read, strict=False))
     reader.read(several[16])
-    assert len(reader._memo) == 1
+    assert len(reader.memo) == 1
 
 
 def test_what_stands_around_a_path_is_remembered_for_a_few() -> None:
@@ -476,13 +481,13 @@ def test_what_stands_around_a_path_is_remembered_for_a_few() -> None:
     known = []
     for number in range(5):
         reader.read(b"\x82" * number + b"\x04\x02/a")
-        known.append(len(reader._alike))
+        known.append(len(reader.similar))
     assert known == [1, 2, 3, 4, 1]
     reader = BlockReader(MAX_LIST)
     known = []
     for number in range(5):
         reader.read(b"\x04\x02/a" + b"\x82" * number)
-        known.append(len(reader._alike[b"\x04"]))
+        known.append(len(reader.similar[b"\x04"]))
     assert known == [1, 2, 3, 4, 1]
 
 
@@ -518,7 +523,7 @@ BROKEN: dict[str, bytes] = {
 @pytest.mark.parametrize("block", BROKEN.values(), ids=BROKEN.keys())
 def test_what_cannot_be_read_ends_the_connection(block: bytes) -> None:
     """RFC 9113, 4.3; RFC 7541, 2.3.3, 4.2, 5.1, 5.2 and 6.1."""
-    assert failure(BlockReader(MAX_LIST), block) is Code.COMPRESSION_ERROR
+    assert failure(BlockReader(MAX_LIST), block) is ErrorCode.COMPRESSION_ERROR
 
 
 def test_the_reason_is_short_however_long_the_block() -> None:
@@ -535,24 +540,25 @@ def test_a_list_may_be_somewhat_too_long_and_not_a_bomb(size: int) -> None:
     reader = BlockReader(size)
     within = max(0, bound - ENTRY_SIZE - 1)
     if bound >= ENTRY_SIZE + 1:
-        assert reader.read(blocks._literal(b"x", b"v" * within)).size == bound
+        assert reader.read(literals.encode_literal(b"x", b"v" * within)).size == bound
     if bound:
         assert (
             failure(
-                reader, blocks._literal(b"x", b"v" * (within + 1 if bound >= ENTRY_SIZE else 100))
+                reader,
+                literals.encode_literal(b"x", b"v" * (within + 1 if bound >= ENTRY_SIZE else 100)),
             )
-            is Code.ENHANCE_YOUR_CALM
+            is ErrorCode.ENHANCE_YOUR_CALM
         )
 
 
 def test_a_bomb_of_indices_is_not_read_to_its_end() -> None:
     """RFC 7541, 7.3, and CVE-2016-6581."""
     reader = BlockReader(MAX_LIST)
-    reader.read(b"\x40\x01a" + blocks._integer(4000, 7, 0) + b"v" * 4000)
-    assert failure(reader, b"\xbe" * 16000) is Code.ENHANCE_YOUR_CALM
+    reader.read(b"\x40\x01a" + literals.encode_integer(4000, 7, 0) + b"v" * 4000)
+    assert failure(reader, b"\xbe" * 16000) is ErrorCode.ENHANCE_YOUR_CALM
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_fields_or_a_failure(block: bytes) -> None:
     reader = BlockReader(MAX_LIST)
@@ -567,7 +573,7 @@ FIELDS = st.tuples(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.data(), st.sampled_from([4096, 4096, 0, 100, 2000]))
 def test_a_connections_blocks_are_read_as_without_a_memo(
     data: st.DataObject, table_size: int
@@ -603,4 +609,4 @@ def test_a_connections_blocks_are_read_as_without_a_memo(
             failure(reader, block)
             return
         assert reader.read(block).fields == expected
-        assert reader._table.rows[blocks.STATIC_ROWS :] == list(plain.header_table.dynamic_entries)
+        assert reader.table.rows[blocks.STATIC_ROWS :] == list(plain.header_table.dynamic_entries)

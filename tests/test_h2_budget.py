@@ -1,4 +1,4 @@
-"""The points of a connection as a function of time: RFC 9113, 10.5."""
+"""The tokens of a connection as a function of time: RFC 9113, 10.5."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gunicorn_asgi.http2.budget import ANSWERS, CAPACITY, IDLE_FRAME, PER_SECOND, RESPONSE, Budget
+from gunicorn_asgi.http2.budget import (
+    CAPACITY,
+    IDLE_FRAME,
+    REFILL_PER_SECOND,
+    REPLIES,
+    RESPONSE,
+    Budget,
+)
 
 
 def spend_all(budget: Budget, now: float) -> int:
-    """How many points there are."""
+    """How many tokens there are."""
     spent = 0
-    while budget.spend(1, now):
+    budget.now = now
+    while budget.take(1):
         spent += 1
         assert spent <= 2 * CAPACITY, "for ever"
     return spent
@@ -23,35 +31,39 @@ def test_there_is_a_capacity_and_no_more() -> None:
     assert spend_all(Budget(), 12345.6) == CAPACITY  # however long a connection was idle
 
 
-def test_points_come_back_with_time() -> None:
+def test_tokens_come_back_with_time() -> None:
     budget = Budget()
     spend_all(budget, 50.0)
-    assert not budget.spend(1, 50.0)
-    assert spend_all(budget, 51.0) in range(PER_SECOND - 3, PER_SECOND + 1)
+    assert not budget.take(1)
+    assert spend_all(budget, 51.0) in range(REFILL_PER_SECOND - 3, REFILL_PER_SECOND + 1)
     assert spend_all(budget, 1000.0) == CAPACITY
 
 
 @pytest.mark.parametrize("interval", [0.0001, 0.003, 0.009, 0.011, 0.5])
 def test_it_makes_no_difference_how_often_it_is_looked_at(interval: float) -> None:
-    """What comes back in a moment may be less than a point."""
+    """What comes back in a moment may be less than a token."""
     budget = Budget()
     spend_all(budget, 1.0)
-    budget.earn(2)
+    budget.refund(2)
     turns = int(1 / interval)
     for turn in range(1, turns + 1):
-        budget.spend(0, 1.0 + turn * interval)
-    assert budget.points == pytest.approx(PER_SECOND * turns * interval, abs=2)
+        budget.now = 1.0 + turn * interval
+        budget.take(0)
+    assert budget.tokens == pytest.approx(REFILL_PER_SECOND * turns * interval, abs=2)
+
+
+def may_send_at_rate(rate: float) -> bool:
+    budget = Budget()
+    for number in range(10 * CAPACITY):
+        budget.now = number / rate
+        if not budget.take(IDLE_FRAME):
+            return False
+    return True
 
 
 def test_a_client_just_below_the_rate_may_go_on_for_ever() -> None:
-    budget = Budget()
-    assert all(
-        budget.spend(IDLE_FRAME, number / (PER_SECOND * 0.99)) for number in range(10 * CAPACITY)
-    )
-    budget = Budget()
-    assert not all(
-        budget.spend(IDLE_FRAME, number / (PER_SECOND * 1.3)) for number in range(10 * CAPACITY)
-    )
+    assert may_send_at_rate(REFILL_PER_SECOND * 0.99)
+    assert not may_send_at_rate(REFILL_PER_SECOND * 1.3)
 
 
 def test_a_clock_that_goes_back_gives_nothing() -> None:
@@ -61,29 +73,29 @@ def test_a_clock_that_goes_back_gives_nothing() -> None:
     assert spend_all(budget, 100.0) == 0
 
 
-def test_responses_and_data_give_points_up_to_the_capacity() -> None:
+def test_responses_and_data_give_tokens_up_to_the_capacity() -> None:
     budget = Budget()
     for _ in range(10):
-        budget.earn(RESPONSE)
+        budget.refund(RESPONSE)
     assert spend_all(budget, 0.0) <= CAPACITY + RESPONSE
-    budget.earn(ANSWERS + 1)  # of which one was owed
-    assert spend_all(budget, 0.0) == ANSWERS
+    budget.refund(REPLIES + 1)  # of which one was owed
+    assert spend_all(budget, 0.0) == REPLIES
 
 
 def test_an_answer_takes_first_what_data_has_paid_for_and_takes_it_once() -> None:
     budget = Budget()
-    budget.pay_answers(3)
-    assert budget.answer(10, 0.0)
-    assert budget.answers == 0
+    budget.allow_replies(3)
+    assert budget.take_reply(10)
+    assert budget.replies == 0
     assert spend_all(budget, 0.0) == CAPACITY - 7
 
 
-def test_an_answer_that_data_has_paid_for_needs_no_points() -> None:
-    """The points may be gone for what only the connection knows, and a download goes on."""
+def test_an_answer_that_data_has_paid_for_needs_no_tokens() -> None:
+    """A download goes on even if the tokens are spent otherwise."""
     budget = Budget()
     spend_all(budget, 0.0)
-    budget.pay_answers(2)
-    assert [budget.answer(1, 0.0) for _ in range(3)] == [True, True, False]
+    budget.allow_replies(2)
+    assert [budget.take_reply(1) for _ in range(3)] == [True, True, False]
 
 
 @given(
@@ -94,15 +106,16 @@ def test_an_answer_that_data_has_paid_for_needs_no_points() -> None:
 )
 def test_there_are_never_more_than_were_earned(actions: list[tuple[str, int, float]]) -> None:
     budget, now, spent, earned = Budget(), 0.0, 0, 0
-    for action, points, seconds in actions:
+    for action, tokens, seconds in actions:
         if action == "earn":
-            budget.earn(points)
-            earned += points
+            budget.refund(tokens)
+            earned += tokens
         else:
             now += seconds
-            was_enough = budget.spend(points, now)
-            spent += points
-            assert was_enough == (budget.points >= 0)
-            if spent > CAPACITY + earned + now * PER_SECOND + 1e-6:
+            budget.now = now
+            was_enough = budget.take(tokens)
+            spent += tokens
+            assert was_enough == (budget.tokens >= 0)
+            if spent > CAPACITY + earned + now * REFILL_PER_SECOND + 1e-6:
                 assert not was_enough
-        assert budget.points <= CAPACITY + 20
+        assert budget.tokens <= CAPACITY + 20

@@ -19,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gunicorn_asgi.http2 import frames
-from gunicorn_asgi.http2.frames import Code, ConnectionFailure, FrameReader
+from gunicorn_asgi.http2.frames import ConnectionFailure, ErrorCode, FrameBuffer, FrameType
 
 MAX = 16384
 
@@ -34,7 +34,7 @@ def raw(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 def read(*pieces: bytes, max_size: int = MAX) -> list[Sent]:
     found: list[Sent] = []
-    reader = FrameReader(max_size)
+    reader = FrameBuffer(max_size)
     for piece in pieces:
         reader.read(piece, found)
     return found
@@ -99,12 +99,12 @@ def test_the_reserved_bit_is_ignored() -> None:
 
 @pytest.mark.parametrize("kind", [0, 1, 4, 9, 0xFF])
 @pytest.mark.parametrize("max_size", [MAX, MAX + 5, 2**24 - 1])
-def test_a_frame_that_is_too_long_fails_by_its_header_and_behind_those_before_it(
+def test_a_frame_that_is_too_long_fails_by_its_header_and_after_the_frames_before_it(
     kind: int, max_size: int
 ) -> None:
     """RFC 9113, 4.2."""
     found: list[Sent] = []
-    reader = FrameReader(max_size)
+    reader = FrameBuffer(max_size)
     if max_size == 2**24 - 1:
         reader.read(
             b"\xff\xff\xff" + bytes((kind, 0, 0, 0, 0, 1)) + b"x", found
@@ -113,28 +113,28 @@ def test_a_frame_that_is_too_long_fails_by_its_header_and_behind_those_before_it
         return
     with pytest.raises(ConnectionFailure) as caught:
         reader.read(raw(0, 0, 1, b"ab") + raw(kind, 0, 1, bytes(max_size + 1))[:9], found)
-    assert caught.value.code == Code.FRAME_SIZE_ERROR
+    assert caught.value.code == ErrorCode.FRAME_SIZE_ERROR
     assert found == [(0, 0, 1, b"ab")]
 
 
 def test_no_more_is_kept_than_a_frame_that_is_not_whole() -> None:
     found: list[Sent] = []
-    reader = FrameReader(MAX)
+    reader = FrameBuffer(MAX)
     frame = raw(0, 0, 1, bytes(MAX))
     for _ in range(5):
         reader.read(frame + frame[:-1], found)
-        assert len(reader._held) == len(frame) - 1
+        assert reader.buffered == len(frame) - 1
         reader.read(frame[-1:], found)
-        assert len(reader._held) == 0
+        assert reader.buffered == 0
     assert len(found) == 10
 
 
 def test_a_frame_in_single_bytes_is_not_looked_at_again_for_each() -> None:
     """So that what comes byte by byte does not cost the square of its length."""
-    reader = FrameReader(MAX)
+    reader = FrameBuffer(MAX)
     found: list[Sent] = []
     reader.read(raw(0, 0, 1, bytes(100))[:20], found)
-    assert reader._needed == 109
+    assert reader.needed == 109
 
 
 # Writing.
@@ -168,9 +168,9 @@ def test_a_ping_is_read_by_others(is_ack: bool) -> None:
     )
 
 
-@pytest.mark.parametrize("code", Code)
+@pytest.mark.parametrize("code", ErrorCode)
 @pytest.mark.parametrize("last", [0, 1, 2**31 - 1])
-def test_a_goaway_is_read_by_others(last: int, code: Code) -> None:
+def test_a_goaway_is_read_by_others(last: int, code: ErrorCode) -> None:
     """RFC 9113, 6.8; what is not ASCII in its reason is written so that it is."""
     (frame,) = parse(frames.goaway(last, code, "why\xe9"))
     assert isinstance(frame, GoAwayFrame)
@@ -184,9 +184,9 @@ def test_a_goaway_is_read_by_others(last: int, code: Code) -> None:
 
 def test_an_rst_stream_is_read_by_others() -> None:
     """RFC 9113, 6.4."""
-    (frame,) = parse(frames.rst_stream(2**31 - 1, Code.CANCEL))
+    (frame,) = parse(frames.rst_stream(2**31 - 1, ErrorCode.CANCEL))
     assert isinstance(frame, RstStreamFrame)
-    assert (frame.stream_id, frame.error_code) == (2**31 - 1, Code.CANCEL)
+    assert (frame.stream_id, frame.error_code) == (2**31 - 1, ErrorCode.CANCEL)
 
 
 @pytest.mark.parametrize(("stream", "increment"), [(0, 1), (1, 2**31 - 1)])
@@ -220,7 +220,7 @@ def test_a_field_block_is_one_headers_and_as_many_continuations_as_it_takes(
 def test_the_length_in_a_header_has_three_bytes(length: int) -> None:
     """RFC 9113, 4.1."""
     frame, parsed = Frame.parse_frame_header(
-        memoryview(frames.header(length, frames.DATA, frames.END_STREAM, 3))
+        memoryview(frames.header(length, FrameType.DATA, frames.END_STREAM, 3))
     )
     assert isinstance(frame, DataFrame)
     assert (parsed, frame.stream_id, frame.flags) == (length, 3, {"END_STREAM"})
@@ -229,16 +229,18 @@ def test_the_length_in_a_header_has_three_bytes(length: int) -> None:
 def test_numbers_are_those_of_the_standard() -> None:
     """RFC 9113, 6 and 11; RFC 8441, 3."""
     kinds = [
-        frames.DATA,
-        frames.HEADERS,
-        frames.PRIORITY,
-        frames.RST_STREAM,
-        frames.SETTINGS,
-        frames.PUSH_PROMISE,
-        frames.PING,
+        FrameType.DATA,
+        FrameType.HEADERS,
+        FrameType.PRIORITY,
+        FrameType.RST_STREAM,
+        FrameType.SETTINGS,
+        FrameType.PUSH_PROMISE,
+        FrameType.PING,
     ]
-    assert [*kinds, frames.GOAWAY, frames.WINDOW_UPDATE, frames.CONTINUATION] == list(range(10))
+    assert [*kinds, FrameType.GOAWAY, FrameType.WINDOW_UPDATE, FrameType.CONTINUATION] == list(
+        range(10)
+    )
     assert SettingsFrame.HEADER_TABLE_SIZE == frames.HEADER_TABLE_SIZE
     assert SettingsFrame.MAX_HEADER_LIST_SIZE == frames.MAX_HEADER_LIST_SIZE
     assert SettingsFrame.ENABLE_CONNECT_PROTOCOL == frames.ENABLE_CONNECT_PROTOCOL
-    assert [code.value for code in Code] == list(range(14))
+    assert [code.value for code in ErrorCode] == list(range(14))

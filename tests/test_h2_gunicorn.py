@@ -25,6 +25,8 @@ from process import APPS, BOOT_LINE, GUNICORN_VERSION, LOOPS, SETTINGS, Gunicorn
 pytest.importorskip("h2")
 from talk import ALL, REFUSED_STREAM, Talk, offering
 
+pytestmark = pytest.mark.gunicorn
+
 SOON = 8.0
 """Seconds that are long for what happens at once, and short beside ``graceful_timeout`` and ``write_timeout``."""
 CLEARTEXT = {"http2_cleartext": "both"}
@@ -82,6 +84,7 @@ def complaints(server: Gunicorn) -> list[str]:
 # Draining.
 
 
+@pytest.mark.smoke
 def test_goaway_comes_in_two_steps_and_what_runs_is_finished(serving: Serving) -> None:
     """RFC 9113, 6.8: first 2^31-1, and the last stream once the client must have seen that."""
     with serving() as server, talk(server) as client:
@@ -484,6 +487,7 @@ def test_h2load_has_no_error(
         assert not complaints(server)
 
 
+@pytest.mark.smoke
 def test_httpx_has_many_streams_and_uploads(serving: Serving, content: Path) -> None:
     async def ask(server: Gunicorn) -> None:
         verify = offering() if server.scheme == "https" else True

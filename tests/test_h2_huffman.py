@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hpack
 import pytest
+from conftest import examples
 from hpack.huffman import HuffmanEncoder
 from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from hpack.huffman_table import decode_huffman
@@ -47,7 +48,7 @@ def test_any_two_bytes_are_what_hpack_takes_them_for() -> None:
     ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     st.one_of(
         st.binary(max_size=40),

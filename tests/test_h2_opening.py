@@ -408,7 +408,7 @@ def test_a_preface_that_has_begun_is_waited_for_by_a_worker_that_leaves(
         server.settle()
         idle = server.connect()
         server.wait_until(lambda: len(server.server.connections) == 2)
-        draining = server.call(lambda: server.loop.create_task(server.server.drain(20.0, 0.1)))
+        draining = server.call(lambda: server.loop.create_task(server.server.shut_down(20.0, 0.1)))
         assert idle.read_rest() == b""
         client.send(PREFACE[10:] + EMPTY_SETTINGS)
         assert client.recv_until(b"\x7f\xff\xff\xff\0\0\0\0")  # the GOAWAY that announces another

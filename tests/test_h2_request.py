@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_proxy import rules_for
@@ -542,7 +543,7 @@ def test_a_path_that_does_not_begin_with_script_name_is_refused() -> None:
     assert verdict(GET, of_environment) == 500
 
 
-# Limits.
+# HTTP2Limits.
 
 
 def test_limit_request_line() -> None:
@@ -616,7 +617,7 @@ def read_http_1(head: bytes, rules: Rules) -> Request | RequestError:
         return error
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     st.sampled_from([b"GET", b"OPTIONS", b"FOO", b"FO", b"get", b"G(T"]),
     st.sampled_from([b"/", b"/a?b", b"/a/%FF", b"*", b"/#", b"/\xe9", b"/" + b"x" * 30]),
@@ -691,12 +692,12 @@ def test_the_last_requests_are_remembered_and_no_more_than_a_few() -> None:
     assert all(one is other for one, other in zip(again, read_first, strict=True))
     for block in blocks:
         reader.read(block)
-        assert len(reader._known) <= MAX_KNOWN
+        assert len(reader.known) <= MAX_KNOWN
 
 
 def test_names_that_are_remembered_are_short_and_have_a_bound() -> None:
     """Of all connections together: any client may make them up."""
-    known = http2_request._NAMES
+    known = http2_request.CHECKED_NAMES
     known.clear()
     for number in range(1100):
         read_request(block_of([*GET, (b"x-%d" % number, b"")]), RULES, MAX_LIST, False)
@@ -712,7 +713,7 @@ def test_a_request_is_remembered_up_to_a_length_of_its_list(more: int, is_kept: 
     reader = RequestReader(RULES, MAX_LIST, True)
     size = 8192 - block_of([*GET, (b"x", b"")]).size + more
     reader.read(block_of([*GET, (b"x", b"v" * size)]))
-    assert bool(reader._known) == is_kept
+    assert bool(reader.known) == is_kept
 
 
 def test_what_is_remembered_of_requests_has_a_bound() -> None:
@@ -725,10 +726,10 @@ def test_what_is_remembered_of_requests_has_a_bound() -> None:
             )
         )
         assert outcome(partial(reader.read, block_of([*GET, (b"x", b"\0%d" % number)]))).args
-    assert 0 < len(reader._known) <= MAX_KNOWN
+    assert 0 < len(reader.known) <= MAX_KNOWN
     assert all(
         sum(len(name) + len(value) for name, value in others) <= MAX_KNOWN_LIST
-        for others in reader._known
+        for others in reader.known
     )
 
 
@@ -773,7 +774,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     st.lists(st.tuples(NAMES, VALUES), max_size=8), st.sampled_from(["drop", "refuse", "dangerous"])
 )

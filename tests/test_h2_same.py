@@ -25,7 +25,8 @@ from inprocess import HTTP2, Flag, InProcess, Truncated, answer, hello, read_bod
 
 from gunicorn_asgi.errors import ApplicationError
 from gunicorn_asgi.http.contract import Header
-from gunicorn_asgi.observe.access_log import Access, Atoms
+from gunicorn_asgi.observe.access_log import Access
+from gunicorn_asgi.observe.atoms import Atoms
 
 START: dict[str, Any] = {"type": "http.response.start", "status": 200}
 BODY: dict[str, Any] = {"type": "http.response.body"}

@@ -38,6 +38,7 @@ from ws import (
 from ws2 import CANCEL, Client2, Header, Stream2, assert_accepted2, extended_connect, serve2
 
 from gunicorn_asgi.errors import ApplicationError, ClientDisconnected
+from gunicorn_asgi.net.transport import LOST
 
 NO_ERROR, PROTOCOL_ERROR, REFUSED_STREAM = 0, 1, 7
 CONNECT_PROTOCOL = h2.settings.SettingCodes.ENABLE_CONNECT_PROTOCOL
@@ -120,6 +121,7 @@ def test_a_handshake_that_is_refused_is_answered_and_no_application_sees_it(
         assert response.status == status
         versions = [b"13"] if any(b"Sec-WebSocket-Version" in response.body for _ in "x") else []
         assert response.values(b"sec-websocket-version") == versions
+        server.end_lingering()
         assert stream.read_reset() == NO_ERROR  # the client's side is still open
         assert len(server.log.take("warning")) == 1
         assert not server.call(
@@ -282,6 +284,7 @@ def test_a_close_before_the_acceptance_is_a_403(parser: str, early: bytes) -> No
         client = settled(server)
         stream = client.open(extended_connect(), early)
         assert stream.read_response().status == 403
+        server.end_lingering()
         assert stream.read_reset() == NO_ERROR  # RFC 9113, 8.1: nobody waits for the rest
         client.round_trip()
 
@@ -420,6 +423,7 @@ def test_an_application_that_does_not_answer_is_a_500_after_a_while(
         server.advance(4)
         ended.wait()
         assert told == ([disconnect(1006)] if listens else [])
+        server.end_lingering()
         assert stream.read_reset() == NO_ERROR
         assert len(server.log.take("error")) == 1
         assert not server.log.take("warning")
@@ -748,7 +752,7 @@ def test_an_application_that_ignores_the_end_is_cancelled_and_forgotten(
         if how.endswith("loss"):
             client.tcp.reset()
             server.wait_until(
-                lambda: all(connection._lost for connection in server.server.connections)
+                lambda: all(connection.state is LOST for connection in server.server.connections)
             )
         server.advance(2)
         assert not cancelled.is_set()
@@ -865,7 +869,9 @@ def test_a_slow_application_stalls_its_own_stream_only(parser: str) -> None:
             assert not ws.client.room()
         check_siblings(client)
         client.tcp.reset()
-        server.wait_until(lambda: all(connection._lost for connection in server.server.connections))
+        server.wait_until(
+            lambda: all(connection.state is LOST for connection in server.server.connections)
+        )
         server.advance(5)
 
 
@@ -990,7 +996,7 @@ def test_a_worker_that_leaves_closes_all_with_1012_and_siblings_finish(parser: s
         sockets = [accepted2(client.open(extended_connect(b"/%d" % number))) for number in range(5)]
         get = client.get()
         client.round_trip()
-        drained = asyncio.run_coroutine_threadsafe(server.server.drain(60, 0.5), server.loop)
+        drained = asyncio.run_coroutine_threadsafe(server.server.shut_down(60, 0.5), server.loop)
         for ws in sockets:
             assert ws.read_close() == (1012, "")
             ws.send(close(1012))
@@ -1019,7 +1025,7 @@ def test_one_that_is_accepted_behind_the_drain_is_closed_at_once(parser: str) ->
         client = settled(server)
         stream = client.open(extended_connect())
         asked.wait()
-        drained = asyncio.run_coroutine_threadsafe(server.server.drain(60, 0.5), server.loop)
+        drained = asyncio.run_coroutine_threadsafe(server.server.shut_down(60, 0.5), server.loop)
         server.wait_until(lambda: server.server.is_closing_websockets)
         go.set()
         assert accepted2(stream).answer_close() == (1012, "")
@@ -1121,6 +1127,7 @@ def test_one_above_limit_concurrency_is_a_503(parser: str) -> None:
         ws = accepted2(client.open(extended_connect()))
         stream = client.open(extended_connect(), text("early"))
         assert stream.read_response().status == 503
+        server.end_lingering()
         assert stream.read_reset() == NO_ERROR
         ws.close()
         server.wait_until(lambda: not server.server.tasks)

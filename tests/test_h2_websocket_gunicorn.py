@@ -16,6 +16,8 @@ from process import DEADLINE, LOOPS, Gunicorn
 from ws import accepted2, close, text
 from ws2 import Client2, Header, Stream2, extended_connect
 
+pytestmark = pytest.mark.gunicorn
+
 NODE = shutil.which("node")
 CLIENT = Path(__file__).parent / "websocket_h2.js"
 CLEARTEXT = {"http2_cleartext": "prior-knowledge"}

@@ -15,7 +15,10 @@ pytest.importorskip("h2")
 from h2load import Load, Tally
 from talk import offering
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks processes up in /proc")
+pytestmark = [
+    pytest.mark.gunicorn,
+    pytest.mark.skipif(sys.platform != "linux", reason="looks processes up in /proc"),
+]
 
 SECONDS = 120.0
 """Of a load whose requests are counted: only a broken run takes so long."""

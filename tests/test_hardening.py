@@ -9,6 +9,7 @@ import ssl
 import struct
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,14 +39,16 @@ async def listens(scope: Any, receive: Any, send: Any) -> None:
         pass
 
 
-def test_the_time_in_which_the_loop_was_blocked_does_not_count_for_deadlines(parser: str) -> None:
+def test_the_time_in_which_the_loop_was_blocked_does_not_count_for_deadlines(
+    parser: str, tmp_path: Path
+) -> None:
     """uvloop runs timers before it reads: what came meanwhile is read only behind the sweep."""
 
     def blocked_for(seconds: float) -> None:
         server.loop.ahead += seconds
         server.server.tick(0.1)
 
-    with serve(hello, parser, keepalive=2) as server:
+    with serve(hello, parser, bind=str(tmp_path / "socket"), keepalive=2) as server:
         client = server.connect()
         client.send(GET)
         assert client.read_response().body == b"ok"
@@ -147,7 +150,7 @@ def test_what_nobody_answers_does_not_hold_a_drain(parser: str, held: bytes) -> 
         if held.startswith(b"POST"):
             assert client.read_response().body == b"no"
         server.settle()
-        drained = asyncio.run_coroutine_threadsafe(server.server.drain(500, 0.5), server.loop)
+        drained = asyncio.run_coroutine_threadsafe(server.server.shut_down(500, 0.5), server.loop)
         server.settle()
         server.advance(5)
         server.settle()

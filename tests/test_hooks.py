@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from process import LOOPS, NOTE, Gunicorn, poll
 
+pytestmark = pytest.mark.gunicorn
+
 CONFIG = (
     NOTE
     + """
@@ -193,6 +195,7 @@ def test_the_default_pre_request_writes_its_debug_line(tmp_path: Path) -> None:
         server.wait_for(r"\[DEBUG\] GET /hello")
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("loop", LOOPS)
 def test_post_worker_init_and_the_application_see_the_event_loop_that_will_serve(
     tmp_path: Path, loop: str
@@ -217,6 +220,7 @@ def post_worker_init(worker):
         assert server.output == ""
 
 
+@pytest.mark.smoke
 def test_every_hook_of_a_workers_life_is_called_in_its_order(tmp_path: Path) -> None:
     names = {
         "post_fork": 2,

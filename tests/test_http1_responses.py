@@ -655,7 +655,7 @@ def test_the_date_is_refreshed_on_a_long_connection(server: InProcess, script: S
     client = server.connect()
     client.send(GET)
     first = client.read_response()[b"date"]
-    server.wait_until(lambda: first not in server.server.default_fields[0])
+    server.wait_until(lambda: first not in server.server.default_lines[0])
     client.send(GET)
     assert client.read_response()[b"date"] != first
 

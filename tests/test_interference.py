@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from process import LOOPS, Gunicorn, poll
 
-from gunicorn_asgi.process.interference import Watch
+from gunicorn_asgi.process.interference import InterferenceWatch
 
 DISPLACED = r"\[WARNING\] The application, or a hook, has replaced the worker's handler of SIGTERM with .+\. Unless that calls the handler it has replaced, "
 BEATS = {"timeout": 1}
@@ -23,6 +23,8 @@ def loop(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.mark.gunicorn
+@pytest.mark.smoke
 @pytest.mark.parametrize("way", ["signal_module", "loop_method"])
 def test_a_signal_handler_of_the_application_is_told_of_once(
     tmp_path: Path, loop: str, way: str
@@ -40,6 +42,7 @@ def test_a_signal_handler_of_the_application_is_told_of_once(
         assert not server.lines("was sent")
 
 
+@pytest.mark.gunicorn
 def test_a_handler_that_calls_the_worker_s_own_drains_it(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, "meddling:app", **BEATS) as server:
         server.get("/chained")
@@ -49,6 +52,7 @@ def test_a_handler_that_calls_the_worker_s_own_drains_it(tmp_path: Path) -> None
         assert not server.lines("was sent")
 
 
+@pytest.mark.gunicorn
 def test_loggers_that_the_application_has_disabled_are_named_once_on_stderr(tmp_path: Path) -> None:
     with Gunicorn(
         tmp_path, "meddling:app", accesslog=str(tmp_path / "access.log"), **BEATS
@@ -82,11 +86,13 @@ def test_a_stderr_that_cannot_be_written_to_does_not_end_the_heartbeat(stderr: A
             raise AssertionError(message)
 
     Log.error_log.disabled = True
-    watch = Watch({}, Log(), stderr)
+    watch = InterferenceWatch({}, Log(), stderr)
     watch.look()
     watch.look()
 
 
+@pytest.mark.gunicorn
+@pytest.mark.smoke
 @pytest.mark.skipif(importlib.util.find_spec("gevent") is None, reason="gevent is not installed")
 @pytest.mark.parametrize("reload", [False, True])
 def test_an_application_that_is_patched_for_gevent_stops_the_boot_with_one_sentence(

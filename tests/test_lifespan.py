@@ -653,6 +653,8 @@ needs_asgi_lifespan = pytest.mark.skipif(
 )
 
 
+@pytest.mark.gunicorn
+@pytest.mark.smoke
 @pytest.mark.parametrize("loop", LOOPS)
 def test_every_request_has_a_copy_of_the_state_and_no_context_of_the_startup(
     tmp_path: Path, loop: str
@@ -668,6 +670,7 @@ def test_every_request_has_a_copy_of_the_state_and_no_context_of_the_startup(
         assert 'lifespan {"version": "3.0", "spec_version": "2.0"}' in server.events
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize("lifespan", ["raises_at_once", "raises_in_startup", "returns"])
 def test_an_application_without_lifespan_is_served_without_state(
     tmp_path: Path, lifespan: str
@@ -678,6 +681,7 @@ def test_an_application_without_lifespan_is_served_without_state(
         assert bool(server.lines("no database")) == (lifespan == "raises_in_startup")
 
 
+@pytest.mark.gunicorn
 @needs_asgi_lifespan
 def test_lifespan_off_is_off(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, asgi_lifespan="off") as server:
@@ -703,6 +707,8 @@ if "asgi_lifespan" in SETTINGS:
     ]
 
 
+@pytest.mark.gunicorn
+@pytest.mark.smoke
 @pytest.mark.parametrize(("mode", "lifespan", "reason"), FAILURES)
 def test_a_startup_that_fails_at_boot_halts_gunicorn_with_its_boot_error_and_the_reason(
     tmp_path: Path, mode: str, lifespan: str, reason: str
@@ -715,6 +721,7 @@ def test_a_startup_that_fails_at_boot_halts_gunicorn_with_its_boot_error_and_the
         assert not server.lines("on Gunicorn")
 
 
+@pytest.mark.gunicorn
 def test_a_respawned_worker_that_cannot_start_does_not_halt_the_healthy_ones(
     tmp_path: Path,
 ) -> None:
@@ -734,6 +741,7 @@ def test_a_respawned_worker_that_cannot_start_does_not_halt_the_healthy_ones(
         assert server.stop() == 0
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_slow_startup_outlasts_the_timeout_and_no_request_is_served_before_its_end(
     tmp_path: Path, loop: str
@@ -748,6 +756,8 @@ def test_a_slow_startup_outlasts_the_timeout_and_no_request_is_served_before_its
         assert len(server.lines("Booting worker")) == 1
 
 
+@pytest.mark.gunicorn
+@pytest.mark.smoke
 @pytest.mark.parametrize("how", ["task", "callback"])
 @pytest.mark.parametrize("loop", LOOPS)
 def test_sys_exit_in_a_task_or_callback_of_the_startup_fails_it(
@@ -765,6 +775,7 @@ def start_acting(directory: Path, act: str, **kwargs: Any) -> Gunicorn:
     return Gunicorn(directory, "acts:app", env={"TEST_ACT": str(path)}, **kwargs)
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize("how", ACTS)
 @pytest.mark.parametrize("mode", ["auto", "on"] if "asgi_lifespan" in SETTINGS else ["auto"])
 def test_a_first_worker_whose_startup_ends_so_serves_or_halts_gunicorn(
@@ -782,6 +793,7 @@ def test_a_first_worker_whose_startup_ends_so_serves_or_halts_gunicorn(
             assert len(server.lines("Booting worker")) == 1
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize("mode", ["auto", "on", "off"] if "asgi_lifespan" in SETTINGS else ["auto"])
 def test_a_replacement_whose_startup_ends_so_serves_or_is_tried_again_beside_the_others(
     tmp_path: Path, mode: str
@@ -802,6 +814,7 @@ def test_a_replacement_whose_startup_ends_so_serves_or_is_tried_again_beside_the
         assert server.stop() == 0
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize("mode", ["auto", "on", "off"] if "asgi_lifespan" in SETTINGS else ["auto"])
 def test_a_worker_whose_shutdown_ends_so_leaves_with_a_code_that_stops_nobody_else(
     tmp_path: Path, mode: str
@@ -822,6 +835,7 @@ def test_a_worker_whose_shutdown_ends_so_leaves_with_a_code_that_stops_nobody_el
         assert server.stop() == 0
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
 def test_a_worker_that_is_told_to_stop_during_its_startup_leaves(
     tmp_path: Path, number: int
@@ -833,6 +847,7 @@ def test_a_worker_that_is_told_to_stop_during_its_startup_leaves(
         assert not server.lines("SIGKILL|ERROR")
 
 
+@pytest.mark.gunicorn
 def test_a_hup_during_a_startup_replaces_the_worker(tmp_path: Path) -> None:
     with start_gunicorn(tmp_path, "never_starts", wait=False) as server:
         server.wait_for_event("starting")
@@ -843,6 +858,7 @@ def test_a_hup_during_a_startup_replaces_the_worker(tmp_path: Path) -> None:
         assert server.running
 
 
+@pytest.mark.gunicorn
 def test_a_shutdown_that_fails_is_logged_and_does_not_stop_the_worker_from_leaving(
     tmp_path: Path,
 ) -> None:
@@ -852,6 +868,8 @@ def test_a_shutdown_that_fails_is_logged_and_does_not_stop_the_worker_from_leavi
         assert server.lines("Worker exiting")
 
 
+@pytest.mark.gunicorn
+@pytest.mark.smoke
 def test_a_shutdown_that_never_ends_is_cancelled_before_the_arbiter_kills(tmp_path: Path) -> None:
     with start_gunicorn(tmp_path, "never_shuts_down", graceful_timeout=2) as server:
         assert server.stop() == 0

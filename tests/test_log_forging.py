@@ -22,7 +22,8 @@ from process import Gunicorn, poll
 from test_proxy_header import ON
 from ws import handshake, text
 
-from gunicorn_asgi.observe.access_log import ATOMS, Access
+from gunicorn_asgi.observe.access_log import Access
+from gunicorn_asgi.observe.atoms import ATOMS
 from gunicorn_asgi.observe.printable import printable, tolerate_any_character
 
 # The function.
@@ -486,6 +487,7 @@ def test_handlers_without_a_file_are_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "late").read_bytes() == b"\\xe9\n"
 
 
+@pytest.mark.gunicorn
 def test_the_c_locale_costs_no_line(tmp_path: Path) -> None:
     env = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     path = tmp_path / "access.log"
@@ -500,6 +502,7 @@ def test_the_c_locale_costs_no_line(tmp_path: Path) -> None:
 FORGING = "/x%22%20200%0a10.0.0.1%20%22GET%20/hello"
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize("version", ["1.1", "2"])
 def test_statsd_writes_one_line_for_a_path_with_a_line_end(tmp_path: Path, version: str) -> None:
     path = tmp_path / "access.log"

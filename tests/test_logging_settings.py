@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from process import SETTINGS, Gunicorn, poll
 
+pytestmark = pytest.mark.gunicorn
+
 LINE = '"GET /hello?log HTTP/1.1" 200 6'
 
 
@@ -146,6 +148,7 @@ def as_dictionary(directory: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("form", ["logconfig", "logconfig_json", "logconfig_dict"])
 def test_a_logging_configuration_gets_the_lines_of_the_worker_and_of_its_requests(
     tmp_path: Path, form: str

@@ -19,7 +19,7 @@ from ways import Way, serving
 from ws import connect
 from ws2 import WAYS, serve_way
 
-from gunicorn_asgi.asgi.http import PARTS_PER_TURN
+from gunicorn_asgi.asgi.exchange import PARTS_PER_TURN
 
 TRANSPORTS = ["1.1", "tls", "h2", "h2-tls"]
 PATIENCE = 1000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from conftest import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -236,7 +237,7 @@ LINES = st.builds(
 
 
 @pytest.mark.skipif(parsers.available() != "httptools", reason="there is only one parser")
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=examples(1000), deadline=None)
 @given(lines=st.lists(LINES, max_size=5), host=st.booleans(), version=mixed(b"1.0", b"1.1"))
 @example(lines=[b"Content-Length: 5\t"], host=True, version=b"1.1")
 @example(lines=[b"A:\r", b"B: c"], host=True, version=b"1.1")
@@ -248,7 +249,7 @@ def test_both_parsers_agree_on_arbitrary_bytes(
     assert outcome(data, "h11") == outcome(data, "httptools")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(lines=st.lists(LINES, max_size=5))
 def test_accepted_fields_have_no_line_end_or_control_character(
     parser: str, lines: list[bytes]

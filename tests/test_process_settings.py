@@ -28,6 +28,8 @@ from process import (
     wait_until_gone,
 )
 
+pytestmark = pytest.mark.gunicorn
+
 NOBODY = "nobody"
 
 
@@ -217,6 +219,7 @@ def test_the_hooks_of_the_master_are_called(tmp_path: Path) -> None:
 # A daemon.
 
 
+@pytest.mark.smoke
 def test_a_daemon_serves_and_its_pidfile_says_who_to_stop(tmp_path: Path) -> None:
     pidfile = tmp_path / "pid"
     with Gunicorn(
@@ -276,6 +279,7 @@ def test_print_config_prints_every_setting(tmp_path: Path) -> None:
         assert "Worker()" in server.output
 
 
+@pytest.mark.smoke
 def test_spew_prints_the_lines_that_are_executed(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, "inside:app", spew=True, timeout=0) as server:
         assert server.get("/").status_code == 200
@@ -337,6 +341,7 @@ async def app(scope, receive, send):
 """
 
 
+@pytest.mark.smoke
 @pytest.mark.skipif("dirty_apps" not in SETTINGS, reason="this Gunicorn has no dirty arbiter")
 def test_an_application_calls_a_dirty_one(tmp_path: Path) -> None:
     (tmp_path / "dirty.py").write_text(DIRTY)

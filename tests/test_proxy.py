@@ -27,7 +27,7 @@ from gunicorn_asgi.errors import ConfigError, RequestError
 from gunicorn_asgi.http.request import Rules
 from gunicorn_asgi.http.trust import peer_rules
 from gunicorn_asgi.http1.request import read_head
-from gunicorn_asgi.observe.access_log import Record, make_environ
+from gunicorn_asgi.observe.record import Record, make_environ
 
 UNTRUSTED = make_rules()
 
@@ -376,6 +376,7 @@ def test_the_last_script_name_of_several_counts_and_an_asterisk_is_no_path(parse
             assert (scope["root_path"], scope["path"], scope["raw_path"]) == ("/app", "*", b"*")
 
 
+@pytest.mark.gunicorn
 def test_script_name_of_the_environment_holds_for_everybody(tmp_path: Path) -> None:
     """As for Gunicorn's WSGI workers; a trusted header stands in its place."""
     env = {"SCRIPT_NAME": "/app"}
@@ -501,6 +502,7 @@ def ask_application(client: Client, data: bytes) -> Any:
     return ast.literal_eval(response.body.decode()) if response.status == 200 else None
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_trust_is_gunicorns_own(name: str, parser: str, tmp_path: Path) -> None:
     """Status, scheme and passed headers, and SCRIPT_NAME as far as the peer is trusted, are those of a WSGI worker."""
@@ -535,6 +537,7 @@ def scheme(server: Gunicorn, headers: dict[str, str]) -> object:
     return server.get("/scope", headers=headers).json()["scheme"]
 
 
+@pytest.mark.gunicorn
 def test_a_trusted_proxy_says_the_scheme_of_its_client(tmp_path: Path) -> None:
     with Gunicorn(tmp_path) as server:
         assert scheme(server, HTTPS) == "https"
@@ -551,6 +554,7 @@ def test_a_trusted_proxy_says_the_scheme_of_its_client(tmp_path: Path) -> None:
         assert "other_name" not in server.get("/scope", headers={"Other_Name": "x"}).text
 
 
+@pytest.mark.gunicorn
 def test_a_trusted_proxy_says_the_address_of_its_client_and_the_log_keeps_the_peers(
     tmp_path: Path,
 ) -> None:
@@ -578,6 +582,7 @@ def test_a_trusted_proxy_says_the_address_of_its_client_and_the_log_keeps_the_pe
     )
 
 
+@pytest.mark.gunicorn
 def test_what_an_untrusted_peer_says_of_its_client_is_ignored(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, forwarded_allow_ips="10.0.0.1") as server:
         assert scheme(server, HTTPS) == "http"
@@ -589,6 +594,7 @@ def test_what_an_untrusted_peer_says_of_its_client_is_ignored(tmp_path: Path) ->
         assert "script_name" not in server.get("/scope", headers={"Script_Name": "/x"}).text
 
 
+@pytest.mark.gunicorn
 def test_a_proxy_on_a_unix_socket_is_trusted(tmp_path: Path) -> None:
     with Gunicorn(
         tmp_path, bind=f"unix:{tmp_path}/socket", forwarded_allow_ips="10.0.0.1"
@@ -619,6 +625,7 @@ def is_listening(path: str) -> bool:
         return sock.connect_ex(path) == 0
 
 
+@pytest.mark.gunicorn
 @pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 def test_the_nginx_of_the_documentation_lets_no_client_say_who_it_is(tmp_path: Path) -> None:
     text = (Path(__file__).parent.parent / "docs" / "proxies.md").read_text()
@@ -661,6 +668,7 @@ def test_the_nginx_of_the_documentation_lets_no_client_say_who_it_is(tmp_path: P
             nginx.wait(DEADLINE)
 
 
+@pytest.mark.gunicorn
 def test_gunicorn_itself_refuses_what_cannot_be_an_address(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, wait=False, forwarded_allow_ips="localhost") as server:
         assert server.wait() == 1

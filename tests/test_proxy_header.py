@@ -189,10 +189,11 @@ def test_a_header_that_does_not_come_does_not_hold_a_drain(parser: str) -> None:
     with proxied(parser, head_timeout=0) as (server, client):
         client.send(V1[:10])
         server.wait_until(lambda: server.server.acceptors.pending)
-        server.run(server.server.drain(8, 1))
+        server.run(server.server.shut_down(1, 1))
         assert client.read_rest() == b""
 
 
+@pytest.mark.gunicorn
 def test_the_addresses_of_the_header_reach_log_and_hooks(tmp_path: Path) -> None:
     access = tmp_path / "access.log"
     with Gunicorn(
@@ -250,6 +251,7 @@ def _settings(loop: str, certificate: Pair) -> dict[str, Any]:
     }
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize("header", [*HEADERS, pytest.param(b"", id="none")])
 def test_the_header_stands_in_front_of_tls(
     tmp_path: Path, loop: str, certificate: Pair, header: bytes
@@ -265,6 +267,7 @@ def test_the_header_stands_in_front_of_tls(
         assert server.stop() == 0
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize(
     ("header", "settings", "reason"),
     [

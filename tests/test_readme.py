@@ -22,14 +22,16 @@ import pytest
 from gunicorn.config import KNOWN_SETTINGS
 
 from gunicorn_asgi import Worker
-from gunicorn_asgi.config.settings import GUNICORN_DEFAULTS, OPTIONS, STAND_INS, read_options
+from gunicorn_asgi.config.gunicorn_settings import NEWER_DEFAULTS, STAND_INS
+from gunicorn_asgi.config.options import OPTIONS
+from gunicorn_asgi.config.read_options import read_options
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 EXAMPLES = ROOT / "examples"
 SETTINGS = (
     {setting.name for setting in KNOWN_SETTINGS}
-    | set(GUNICORN_DEFAULTS)
+    | set(NEWER_DEFAULTS)
     | {option.name for option in STAND_INS}
 )
 """Every setting of this Gunicorn, and those of newer ones that this package knows."""
@@ -69,6 +71,16 @@ def test_the_table_of_options_is_that_of_the_code() -> None:
     assert found[1] == options_table(), (
         "put the output of `python -m tests.test_readme` between the options marks of README.md"
     )
+
+
+def test_the_table_of_http2_settings_is_that_of_the_code() -> None:
+    """On an older Gunicorn they are options of this package: see `STAND_INS`."""
+    page = (ROOT / "docs" / "http2.md").read_text()
+    (table,) = re.findall(
+        r"^\| Setting \| Default \| Here \|\n\|[-|]+\n(.*?)\n\n", page, re.MULTILINE | re.DOTALL
+    )
+    rows = re.findall(r"^\| `(\w+)` \| `?([\w-]+)`? \|", table, re.MULTILINE)
+    assert rows == [(option.name, str(option.default)) for option in STAND_INS]
 
 
 def test_every_setting_in_the_readme_is_one() -> None:

@@ -42,6 +42,8 @@ def start(directory: Path, statement: str = FINE, **kwargs: Any) -> Gunicorn:
     return Gunicorn(directory, "broken:app", env={"TEST_IMPORT": str(path)}, **kwargs)
 
 
+@pytest.mark.gunicorn
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", IMPORTS)
 def test_a_first_worker_whose_import_fails_stops_the_boot(tmp_path: Path, name: str) -> None:
     statement, reason, code = IMPORTS[name]
@@ -52,6 +54,7 @@ def test_a_first_worker_whose_import_fails_stops_the_boot(tmp_path: Path, name: 
         assert not server.lines("could not replace")
 
 
+@pytest.mark.gunicorn
 def test_a_thread_that_a_failing_import_has_left_does_not_hold_the_boot_error_back(
     tmp_path: Path,
 ) -> None:
@@ -64,6 +67,7 @@ def test_a_thread_that_a_failing_import_has_left_does_not_hold_the_boot_error_ba
         assert not server.lines("was sent")
 
 
+@pytest.mark.gunicorn
 def test_a_replacement_whose_import_fails_is_tried_again_and_harms_nobody(tmp_path: Path) -> None:
     with start(tmp_path, workers=2) as server:
         healthy = server.workers()[0]
@@ -81,6 +85,7 @@ def test_a_replacement_whose_import_fails_is_tried_again_and_harms_nobody(tmp_pa
         assert server.stop() == 0
 
 
+@pytest.mark.gunicorn
 def test_the_replacement_at_max_requests_may_fail(tmp_path: Path) -> None:
     with start(tmp_path, max_requests=1) as server:
         (tmp_path / "import").write_text("import nosuch")
@@ -106,6 +111,7 @@ BAD_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize("name", BAD_SETTINGS)
 def test_a_hup_to_settings_that_cannot_work_does_not_end_the_master(
     tmp_path: Path, name: str
@@ -133,6 +139,7 @@ def post_worker_init(worker):
         assert server.stop() == 0
 
 
+@pytest.mark.gunicorn
 def test_more_workers_at_a_hup_are_replacements_too(tmp_path: Path) -> None:
     with start(tmp_path) as server:
         (tmp_path / "import").write_text("import nosuch")
@@ -146,6 +153,7 @@ def test_more_workers_at_a_hup_are_replacements_too(tmp_path: Path) -> None:
         assert not server.lines("failed to boot")
 
 
+@pytest.mark.gunicorn
 def test_one_more_worker_by_ttin_is_a_replacement_too(tmp_path: Path) -> None:
     with start(tmp_path) as server:
         [first] = server.workers()
@@ -156,6 +164,7 @@ def test_one_more_worker_by_ttin_is_a_replacement_too(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.gunicorn
 def test_a_worker_that_is_told_to_stop_while_it_waits_for_its_next_try_leaves(
     tmp_path: Path,
 ) -> None:
@@ -274,6 +283,7 @@ def test_every_kind_of_certificate_that_openssl_reads_is_taken(
     assert make_context(cfg)
 
 
+@pytest.mark.gunicorn
 def test_tls_files_that_cannot_be_used_are_found_before_the_first_worker(
     tmp_path: Path, files: dict[str, str]
 ) -> None:
@@ -287,6 +297,7 @@ def test_tls_files_that_cannot_be_used_are_found_before_the_first_worker(
         assert not server.lines("Booting worker|Traceback")
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize(
     ("worker_class", "sentence"),
     [
@@ -314,6 +325,8 @@ ON_THE_PATH = {
 """Gunicorn loads the application before it heeds its own setting of that name."""
 
 
+@pytest.mark.gunicorn
+@pytest.mark.smoke
 def test_check_config_finds_what_the_boot_would(tmp_path: Path, files: dict[str, str]) -> None:
     """Each case is a process, and none of them serves."""
     tls = {"certfile": files["certificate"], "keyfile": files["key"]}
@@ -358,6 +371,7 @@ def test_check_config_finds_what_the_boot_would(tmp_path: Path, files: dict[str,
             assert server.log == ""
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize(
     ("worker_class", "app", "sentence"),
     [
@@ -382,6 +396,8 @@ def test_check_config_knows_a_worker_that_only_the_arguments_name(
         assert len(server.output.splitlines()) <= 1
 
 
+@pytest.mark.gunicorn
+@pytest.mark.smoke
 def test_the_package_runs_gunicorn(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, program=("-m", "gunicorn_asgi")) as server:
         assert server.get("/hello").text == "hello\n"

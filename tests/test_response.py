@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gunicorn_asgi.errors import RequestError
-from gunicorn_asgi.http1.response import LARGE, Response
+from gunicorn_asgi.http1.response import SEPARATE_SIZE, Response
 
 DEFAULTS = (b"date: d\r\nserver: s\r\n", b"server: s\r\n", b"date: d\r\n", b"")
 
@@ -93,12 +93,12 @@ def test_without_a_body_nothing_is_counted() -> None:
     assert response.sent == 0
 
 
-@pytest.mark.parametrize("size", [LARGE - 1, LARGE])
+@pytest.mark.parametrize("size", [SEPARATE_SIZE - 1, SEPARATE_SIZE])
 def test_a_large_body_is_a_piece_of_its_own(size: int) -> None:
     response = Response()
     response.start(200, [])
     head, large = response.begin("1.1", bytes(size), True, False, True, DEFAULTS)
-    assert len(large) == (size if size == LARGE else 0)
+    assert len(large) == (size if size == SEPARATE_SIZE else 0)
     assert head.endswith(b"content-length: %d\r\n\r\n" % size + bytes(size - len(large)))
 
 

@@ -1,4 +1,4 @@
-"""Every setting and option: what is read, from where, and what stops the boot (see `gunicorn_asgi.config.settings`)."""
+"""Every setting and option: what is read, from where, and what stops the boot (see `gunicorn_asgi.config`)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from gunicorn.http import message
 from process import SETTINGS, Gunicorn
 
 from gunicorn_asgi import Worker
-from gunicorn_asgi.config import settings
-from gunicorn_asgi.config.settings import (
-    GUNICORN_DEFAULTS,
-    OPTIONS,
-    Options,
-    Settings,
-    read_options,
+from gunicorn_asgi.config.gunicorn_settings import (
+    NEWER_DEFAULTS,
+    SETTING_ROWS,
+    STAND_INS,
+    GunicornSettings,
 )
+from gunicorn_asgi.config.options import OPTION_ROWS, OPTIONS, Options, OptionSettings
+from gunicorn_asgi.config.read_options import read_options
+from gunicorn_asgi.config.rows import Option
+from gunicorn_asgi.config.settings import RESPONSE_EXTENSIONS, Settings
 from gunicorn_asgi.errors import ConfigError
 from gunicorn_asgi.http1 import parser
 
@@ -72,14 +74,44 @@ def test_every_option_has_its_default_unless_it_is_given() -> None:
     }
 
 
-def test_the_typed_options_are_the_documented_options() -> None:
-    assert set(get_type_hints(Options)) == {
-        option.name for option in (*OPTIONS, *settings.STAND_INS)
+def test_the_typed_options_are_those_of_the_tables_in_the_same_order() -> None:
+    hints = get_type_hints(Options)
+    assert hints == {option.name: option.type for option in (*OPTIONS, *STAND_INS)}
+    assert list(hints) == [option.name for option in (*OPTIONS, *STAND_INS)]
+
+
+@pytest.mark.parametrize(
+    ("table", "rows"),
+    [(OptionSettings, OPTION_ROWS), (GunicornSettings, SETTING_ROWS)],
+    ids=["options", "Gunicorn's settings"],
+)
+def test_every_attribute_of_a_table_has_a_row_that_no_other_has(
+    table: type, rows: dict[str, Any]
+) -> None:
+    assert list(rows) == list(get_type_hints(table))
+    assert len({row.name for row in rows.values()}) == len(rows)
+
+
+def test_an_attribute_has_the_name_of_its_option_or_setting_with_the_unit() -> None:
+    renamed = {
+        attribute: row.name
+        for attribute, row in (OPTION_ROWS | SETTING_ROWS).items()
+        if row.name not in (attribute, attribute.removesuffix("_s"))
     }
+    assert renamed == {"disconnect_grace_s": "asgi_disconnect_grace_period"}
+
+
+def test_a_stand_in_has_the_name_of_its_setting() -> None:
+    for row in SETTING_ROWS.values():
+        assert row.stand_in is None or row.stand_in.name == row.name
+
+
+def test_every_extension_that_can_be_switched_off_has_an_option() -> None:
+    assert set(RESPONSE_EXTENSIONS) <= {option.name for option in OPTIONS if option.type is bool}
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
-def test_every_option_says_what_it_is_and_allows_its_own_default(option: settings.Option) -> None:
+def test_every_option_says_what_it_is_and_allows_its_own_default(option: Option) -> None:
     assert option.check(option.default)
     assert option.help
     assert option.variable == f"GUNICORN_ASGI_{option.name.upper()}"
@@ -197,11 +229,11 @@ def test_a_value_that_is_not_allowed_is_refused_with_name_value_and_what_is_allo
 
 
 def of_stand_ins(name: str, value: object) -> object:
-    return read_options({name: value}, {}, settings.STAND_INS)[name]
+    return read_options({name: value}, {}, STAND_INS)[name]
 
 
 def test_a_setting_of_http2_has_gunicorns_default_where_gunicorn_lacks_it() -> None:
-    assert read_options({}, {}, settings.STAND_INS) == {
+    assert read_options({}, {}, STAND_INS) == {
         "http_protocols": "h1",
         "http2_cleartext": "off",
         "http2_max_concurrent_streams": 100,
@@ -386,12 +418,12 @@ def test_settings_of_gunicorn_are_taken_over() -> None:
     assert result.secure_scheme_headers == {b"x-forwarded-proto": b"https"}
 
 
-@pytest.mark.parametrize("name", GUNICORN_DEFAULTS)
+@pytest.mark.parametrize("name", NEWER_DEFAULTS)
 def test_a_gunicorn_that_lacks_a_setting_gets_the_default_of_the_newest(name: str) -> None:
     cfg = Config()
     newest = Settings.read(cfg, {}, {})
     if name in cfg.settings:
-        assert cfg.settings[name].default == GUNICORN_DEFAULTS[name]
+        assert cfg.settings[name].default == NEWER_DEFAULTS[name]
         del cfg.settings[name]
     assert Settings.read(cfg, {}, {}) == newest
 
@@ -536,6 +568,7 @@ def parser_of(server: Gunicorn) -> str:
     return found[1]
 
 
+@pytest.mark.gunicorn
 def test_configure_in_the_configuration_file_reaches_the_worker(tmp_path: Path) -> None:
     with Gunicorn(
         tmp_path, options={"http": "h11", "server_header": "mine", "date_header": False}
@@ -547,6 +580,7 @@ def test_configure_in_the_configuration_file_reaches_the_worker(tmp_path: Path) 
         assert server.stop() == 0
 
 
+@pytest.mark.gunicorn
 def test_an_option_in_the_environment_reaches_the_worker_and_wins(tmp_path: Path) -> None:
     env = {"GUNICORN_ASGI_HTTP": "h11", "GUNICORN_ASGI_SERVER_HEADER": ""}
     with Gunicorn(tmp_path, env=env, options={"http": "auto", "server_header": "mine"}) as server:
@@ -554,6 +588,7 @@ def test_an_option_in_the_environment_reaches_the_worker_and_wins(tmp_path: Path
         assert "server" not in server.get("/hello").headers
 
 
+@pytest.mark.gunicorn
 def test_an_option_given_with_env_on_the_command_line_reaches_the_worker_and_wins(
     tmp_path: Path,
 ) -> None:
@@ -564,11 +599,14 @@ def test_an_option_given_with_env_on_the_command_line_reaches_the_worker_and_win
         assert server.get("/hello").headers["server"] == "theirs"
 
 
+@pytest.mark.gunicorn
+@pytest.mark.smoke
 def test_the_worker_is_found_by_its_entry_point(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, worker_class="egg:gunicorn_asgi#main") as server:
         assert server.get("/hello").text == "hello\n"
 
 
+@pytest.mark.gunicorn
 def test_the_worker_is_found_by_its_name(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, worker_class="gunicorn_asgi.Worker") as server:
         assert server.get("/hello").text == "hello\n"
@@ -598,6 +636,7 @@ STOPS = [
 ]
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize(
     ("given", "sentence"), STOPS, ids=["unknown", "value", "variable", "variable value", "--env"]
 )
@@ -613,6 +652,7 @@ def test_a_bad_option_stops_the_boot_with_one_sentence(
         assert server.workers() == []
 
 
+@pytest.mark.gunicorn
 def test_an_option_that_became_bad_before_a_hup_is_said_and_does_not_end_the_master(
     tmp_path: Path,
 ) -> None:

@@ -327,6 +327,7 @@ def test_half_of_what_http2_needs_and_a_way_past_a_proxy_are_warned_of(
 # A running Gunicorn.
 
 
+@pytest.mark.gunicorn
 def test_gunicorn_stops_with_the_sentence_before_it_starts_a_worker(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, wait=False, threads=4) as server:
         assert server.wait() == 1
@@ -336,12 +337,14 @@ def test_gunicorn_stops_with_the_sentence_before_it_starts_a_worker(tmp_path: Pa
         assert server.workers() == []
 
 
+@pytest.mark.gunicorn
 def test_a_warning_comes_once_for_all_workers(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, forwarded_allow_ips="10.0.0.1", workers=2) as server:
         assert len(server.lines(r"\[WARNING\] keepalive is Gunicorn's default of 2 s")) == 1
         assert len(server.lines(r"\[(WARNING|ERROR|CRITICAL)\]")) == 1
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_setting_that_became_bad_before_a_hup_is_said_and_mended_by_the_next_hup(
     tmp_path: Path, workers: int
@@ -358,6 +361,7 @@ def test_a_setting_that_became_bad_before_a_hup_is_said_and_mended_by_the_next_h
         assert "Traceback" not in server.log + server.output
 
 
+@pytest.mark.gunicorn
 def test_a_setting_that_gunicorn_itself_refuses_at_a_hup_ends_its_master(tmp_path: Path) -> None:
     with Gunicorn(tmp_path) as server:
         server.configure(keepalive=-1)

@@ -21,7 +21,8 @@ from inprocess import GET, Flag, InProcess, request
 from ways import Way, serving
 
 from gunicorn_asgi.errors import ClientDisconnected
-from gunicorn_asgi.net.accept import SO_ATTACH_FILTER
+from gunicorn_asgi.net import kernel
+from gunicorn_asgi.net.acceptor import SO_ATTACH_FILTER
 
 PIECE = b"0123456789abcdef" * 1024
 START = {"type": "http.response.start", "status": 200, "headers": []}
@@ -45,8 +46,8 @@ class Filling:
         while still < 2 and scope["method"] == "GET":
             await send({"type": "http.response.body", "body": PIECE, "more_body": True})
             self.sent += len(PIECE)
-            await asyncio.sleep(0.005)
-            waiting = connection._outstanding()
+            await asyncio.sleep(0.002)
+            waiting = kernel.unacknowledged(connection.raw)
             still = still + 1 if waiting == before > 0 else 0
             before = waiting
         await send({"type": "http.response.body", "body": b"end"})
@@ -101,7 +102,7 @@ def test_a_worker_that_is_told_to_stop_waits_for_a_client_that_pauses(
     app = Filling(START)
     with filled(app, parser, way, keepalive=60, write_timeout=60.0) as (asked, client):
         drained = asyncio.run_coroutine_threadsafe(
-            asked.server.server.drain(60, 0.5), asked.server.loop
+            asked.server.server.shut_down(60, 0.5), asked.server.loop
         )
         asked.server.settle()
         asked.server.advance(10)
@@ -203,12 +204,13 @@ def test_an_idle_client_that_has_vanished_does_not_hold_a_drain(parser: str, way
             client.synchronize()
         asked.server.wait_until(
             lambda: all(
-                not connection._outstanding() for connection in asked.server.server.connections
+                not kernel.unacknowledged(connection.raw)
+                for connection in asked.server.server.connections
             )
         )
         deafen(client)
         drained = asyncio.run_coroutine_threadsafe(
-            asked.server.server.drain(60, 0.5), asked.server.loop
+            asked.server.server.shut_down(60, 0.5), asked.server.loop
         )
         for _ in range(12):
             time.sleep(0.1)
@@ -230,10 +232,13 @@ def test_one_that_has_vanished_before_its_response_came_does_not_either(parser: 
         client = asked.connect()
         client.send(GET)
         asked.server.wait_until(
-            lambda: any(connection._is_silent() for connection in asked.server.server.connections)
+            lambda: any(
+                kernel.is_unresponsive(connection.raw)
+                for connection in asked.server.server.connections
+            )
         )
         drained = asyncio.run_coroutine_threadsafe(
-            asked.server.server.drain(60, 0.5), asked.server.loop
+            asked.server.server.shut_down(60, 0.5), asked.server.loop
         )
         for _ in range(12):
             time.sleep(0.1)
@@ -269,10 +274,7 @@ def test_a_client_that_reads_all_the_time_is_never_taken_for_stuck(
         client = asked.connect(receive_buffer=65536)
         client.send(GET)
         asked.server.wait_until(
-            lambda: any(
-                connection._clogged or connection._transfer
-                for connection in asked.server.server.connections
-            )
+            lambda: any(connection.is_blocked for connection in asked.server.server.connections)
         )
         for _ in range(40):
             before = len(client.buffer)

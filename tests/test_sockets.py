@@ -16,6 +16,8 @@ import httpx
 import pytest
 from process import LOOPS, Gunicorn, listening_at, poll, wait_until_gone
 
+pytestmark = pytest.mark.gunicorn
+
 
 @pytest.fixture(params=LOOPS)
 def loop(request: pytest.FixtureRequest) -> str:
@@ -55,6 +57,7 @@ os.environ.update(LISTEN_FDS="2", LISTEN_PID=str(os.getpid()))
 """
 
 
+@pytest.mark.smoke
 def test_sockets_from_systemd_take_the_place_of_bind_and_outlive_gunicorn(
     tmp_path: Path, loop: str
 ) -> None:

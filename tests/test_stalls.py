@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from process import LOOPS, NOTE, Gunicorn, is_alive, poll, wait_until_gone
 
+pytestmark = pytest.mark.gunicorn
+
 HOOKS = (
     NOTE
     + """
@@ -59,6 +61,7 @@ def abort(server: Gunicorn) -> None:
 # ABRT.
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("app", ["main:app", "starlette_app:app"])
 def test_a_worker_that_is_idle_at_abrt_shuts_down_and_says_no_more_than_what_it_did(
     tmp_path: Path, loop: str, app: str
@@ -92,6 +95,7 @@ def test_a_worker_is_warned_of_and_then_aborted_with_a_report(tmp_path: Path, lo
         assert "worker_abort" in server.events
 
 
+@pytest.mark.smoke
 def test_the_report_tells_what_holds_the_loop_and_what_waits_for_it(
     tmp_path: Path, loop: str
 ) -> None:
@@ -139,6 +143,7 @@ def test_the_report_tells_what_holds_the_loop_and_what_waits_for_it(
         assert DUMP not in server.log + server.output  # it would only repeat
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("way", ["python", "lock", "child", "with_thread"])
 def test_whatever_lets_the_interpreter_run_is_warned_of_and_reported(
     tmp_path: Path, way: str
@@ -182,6 +187,7 @@ def test_c_code_that_lets_go_of_the_interpreter_is_warned_of(tmp_path: Path) -> 
         server.wait_for("on Gunicorn", 2)
 
 
+@pytest.mark.smoke
 def test_c_code_that_never_lets_go_has_its_stack_written_from_c(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, "blocking:app", **QUICK) as server:
         [pid] = server.workers()
@@ -203,6 +209,7 @@ def test_c_code_that_never_lets_go_has_its_stack_written_from_c(tmp_path: Path) 
         assert DUMP not in old.read_text()
 
 
+@pytest.mark.smoke
 def test_a_crash_leaves_its_stack_in_the_log(tmp_path: Path) -> None:
     with Gunicorn(
         tmp_path,

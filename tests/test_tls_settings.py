@@ -15,6 +15,8 @@ import pytest
 from certificates import Pair, client_context, make_authority, sign
 from process import LOOPS, Connection, Gunicorn, wait_until_gone
 
+pytestmark = pytest.mark.gunicorn
+
 
 @pytest.fixture(params=LOOPS)
 def loop(request: pytest.FixtureRequest) -> str:
@@ -181,6 +183,7 @@ def test_the_order_of_http_protocols_is_that_of_preference(
             assert sock.selected_alpn_protocol() == chosen
 
 
+@pytest.mark.smoke
 def test_a_new_certificate_is_shown_after_a_hup(tmp_path: Path, loop: str, people: People) -> None:
     files = Pair(str(tmp_path / "cert.pem"), str(tmp_path / "key.pem"))
 

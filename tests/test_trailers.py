@@ -193,14 +193,18 @@ def test_a_promise_that_is_not_kept_ends_cleanly(parser: str, way: str, ends: st
             stream = client.begin("GET", "/", (b"te", b"trailers"))
             waiting.wait()
             asked.server.call(
-                lambda: [connection.hang_up() for connection in asked.server.server.connections]
+                lambda: [
+                    transport.handler.ask_to_end() for transport in asked.server.server.connections
+                ]
             )
             assert client.read_response(stream).has_ended
         else:
             client.send(request("GET", "/", TE))
             waiting.wait()
             asked.server.call(
-                lambda: [connection.hang_up() for connection in asked.server.server.connections]
+                lambda: [
+                    transport.handler.ask_to_end() for transport in asked.server.server.connections
+                ]
             )
             assert client.read_response().body == b"hello"
 
@@ -299,7 +303,7 @@ def test_at_the_wrong_time_they_raise(parser: str, way: str, order: str) -> None
         (line,) = asked.server.log.take("error")
         assert (
             str(line.error)
-            == "expected 'http.response.trailers' behind the body of a response that was started with 'trailers' True"
+            == "expected 'http.response.trailers' after the body of a response that was started with 'trailers' True"
         )
 
 

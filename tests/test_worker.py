@@ -33,6 +33,8 @@ from process import (
     wait_until_gone,
 )
 
+pytestmark = pytest.mark.gunicorn
+
 HOOKS = (
     NOTE
     + """
@@ -67,6 +69,7 @@ class Clock:
 # Boot.
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("parser", PARSERS)
 def test_one_line_at_boot_says_what_runs(tmp_path: Path, loop: str, parser: str) -> None:
     with Gunicorn(tmp_path, asgi_loop=loop, options={"http": parser}) as server:
@@ -198,6 +201,7 @@ def test_workers_with_reuse_port_listen_for_themselves(tmp_path: Path) -> None:
             assert server.stop() == 0
 
 
+@pytest.mark.smoke
 def test_a_preloaded_application_runs_on_the_loops_of_the_workers(
     tmp_path: Path, loop: str
 ) -> None:
@@ -249,6 +253,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {"keyfile": key, "certfile": cert}
 
 
+@pytest.mark.smoke
 def test_tls_is_served_and_its_scheme_is_https(
     tmp_path: Path, loop: str, certificate: dict[str, str]
 ) -> None:
@@ -338,6 +343,7 @@ def test_a_tls_client_that_is_still_sending_gets_its_answer(
         assert server.stop() == 0
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("path", ["/hello", "/trickle"])
 def test_a_client_that_resets_leaves_nothing_on_stderr(
@@ -429,6 +435,7 @@ def test_an_ssl_context_hook_that_makes_no_context_stops_the_boot_and_is_never_p
 # TERM.
 
 
+@pytest.mark.smoke
 def test_term_drains(tmp_path: Path, loop: str) -> None:
     """All of it in one run: the running request ends, the idle connections do at once, nobody else is accepted, and what comes after."""
     with (
@@ -543,6 +550,7 @@ def test_an_application_that_listens_hears_of_the_end_in_time_and_completes_its_
         assert not server.lines("was sent|WARNING|ERROR")
 
 
+@pytest.mark.smoke
 def test_a_request_that_never_ends_is_cancelled_before_the_arbiter_kills(
     tmp_path: Path, loop: str
 ) -> None:
@@ -638,6 +646,7 @@ def test_quit_while_the_application_is_imported_leaves_at_once(tmp_path: Path) -
         assert not server.lines("was sent|on Gunicorn|ERROR")
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGINT])
 def test_quit_and_int_are_obeyed_also_by_an_import_that_lets_nothing_through(
     tmp_path: Path, number: int
@@ -655,6 +664,7 @@ def test_quit_and_int_are_obeyed_also_by_an_import_that_lets_nothing_through(
         assert not server.lines("was sent|on Gunicorn|ERROR")
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGINT])
 def test_quit_and_int_leave_quickly(tmp_path: Path, loop: str, number: int) -> None:
     with (
@@ -781,6 +791,7 @@ def test_a_worker_that_was_told_to_quit_is_replaced(tmp_path: Path) -> None:
 # ABRT and the heartbeat.
 
 
+@pytest.mark.smoke
 def test_a_blocked_loop_is_aborted_with_its_hook_and_the_worker_replaced(
     tmp_path: Path, loop: str
 ) -> None:
@@ -858,6 +869,7 @@ def test_an_error_in_a_callback_of_the_application_is_logged_and_harms_no_reques
         assert server.output == ""
 
 
+@pytest.mark.smoke
 def test_sys_exit_in_a_request_ends_the_worker_with_its_code(tmp_path: Path, loop: str) -> None:
     with Gunicorn(tmp_path, asgi_loop=loop, config=HOOKS) as server, server.connect() as client:
         [first] = server.workers()
@@ -874,6 +886,7 @@ def test_sys_exit_in_a_request_ends_the_worker_with_its_code(tmp_path: Path, loo
 # Other signals, and the parent.
 
 
+@pytest.mark.smoke
 def test_usr1_reopens_the_logs_and_disturbs_no_request(tmp_path: Path, loop: str) -> None:
     access_log = tmp_path / "access.log"
     with (
@@ -905,6 +918,7 @@ def test_usr1_reopens_the_logs_and_disturbs_no_request(tmp_path: Path, loop: str
         assert server.lines(rf"Worker exiting \(pid: {worker}\)")
 
 
+@pytest.mark.smoke
 def test_hup_replaces_the_workers_with_new_settings_while_the_old_finish(
     tmp_path: Path, loop: str
 ) -> None:
@@ -977,6 +991,7 @@ def test_max_requests_replaces_the_worker_and_loses_no_request(tmp_path: Path, l
         assert not server.lines("was sent|ERROR|WARNING")
 
 
+@pytest.mark.smoke
 def test_max_requests_is_logged_once_and_what_runs_beside_the_last_request_finishes(
     tmp_path: Path,
 ) -> None:
@@ -1045,6 +1060,7 @@ def change_until(server: Gunicorn, path: Path, source: str, text: str) -> None:
     poll(answered, f"the answer {text!r}")
 
 
+@pytest.mark.smoke
 def test_reload_serves_the_changed_application(reloading: tuple[Gunicorn, Path]) -> None:
     server, path = reloading
     change_until(server, path, APP.format(text="two"), "two")

@@ -262,7 +262,7 @@ def test_the_connection_ends_with_the_answer_to_the_server(
         server.settle()
         if how == "worker":
             connections = server.server.connections
-            server.call(lambda: [each.close_websocket() for each in list(connections)])
+            server.call(lambda: [each.handler.close_websockets() for each in list(connections)])
         else:
             server.advance(12)
         if how == "ping":

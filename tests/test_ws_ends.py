@@ -138,7 +138,7 @@ def test_a_client_that_leaves_behind_messages_nobody_reads_is_noticed(
         client.send(b"".join(map(text, MANY)) + close(1001, "bye"))
         asked.server.wait_until(
             lambda: any(
-                connection._reading_paused for connection in asked.server.server.connections
+                connection.is_reading_paused for connection in asked.server.server.connections
             )
         )
         client.close()
@@ -171,7 +171,10 @@ def test_what_had_come_before_a_worker_leaves_can_still_be_read(parser: str, way
         client.send(b"".join(map(text, MANY)))
         server.wait_paused()
         server.call(
-            lambda: [connection.close_websocket() for connection in list(server.server.connections)]
+            lambda: [
+                connection.handler.close_websockets()
+                for connection in list(server.server.connections)
+            ]
         )
         app.go.set()
         app.ended.wait()

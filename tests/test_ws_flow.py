@@ -343,7 +343,7 @@ def test_a_receive_that_is_cancelled_in_the_turn_of_its_message(parser: str, ord
 def protocol(server: InProcess) -> Any:
     """What the transport of the only connection gives its data to."""
     (connection,) = server.server.connections
-    return connection._transport.get_protocol()
+    return connection.raw.get_protocol()
 
 
 # Closing by the application.
@@ -1346,7 +1346,7 @@ def test_a_worker_that_leaves_closes_with_1012(parser: str, delay: float) -> Non
     app = Recorder()
     with serves(app, parser, ws_drain_delay=delay, lame_duck=0, ws_ping_interval=0) as server:
         ws = connect(server)
-        drained = asyncio.run_coroutine_threadsafe(server.server.drain(60, 0.5), server.loop)
+        drained = asyncio.run_coroutine_threadsafe(server.server.shut_down(60, 0.5), server.loop)
         if delay:
             server.settle()
             server.advance(1)
@@ -1375,7 +1375,7 @@ def test_a_handshake_that_nobody_has_answered_is_a_500_in_a_drain(parser: str) -
         client = server.connect()
         client.send(handshake())
         asked.wait()
-        drained = asyncio.run_coroutine_threadsafe(server.server.drain(8, 0.5), server.loop)
+        drained = asyncio.run_coroutine_threadsafe(server.server.shut_down(8, 0.5), server.loop)
         server.settle()
         server.advance(7.1)
         assert client.read_response().status == 500

@@ -25,6 +25,8 @@ from wsclient import (
     read_refusal,
 )
 
+pytestmark = pytest.mark.gunicorn
+
 
 class Served(NamedTuple):
     """What is served, what that needs, and what its log may have at the end."""

@@ -48,7 +48,8 @@ from wsclient import (
     read_refusal,
 )
 
-from gunicorn_asgi.config.settings import OPTIONS, Settings
+from gunicorn_asgi.config.options import OPTIONS
+from gunicorn_asgi.config.settings import Settings
 from gunicorn_asgi.errors import ConfigError
 
 APP = "sockets:app"
@@ -101,6 +102,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lines]:
         assert server.stop() == 0
 
 
+@pytest.mark.gunicorn
 def test_a_websocket_has_its_line_at_its_end_with_its_duration_and_its_bytes(lines: Lines) -> None:
     server = lines.server
     begun = time.monotonic()
@@ -137,6 +139,7 @@ def test_a_websocket_has_its_line_at_its_end_with_its_duration_and_its_bytes(lin
     assert {name: line[name] for name in expected} == expected
 
 
+@pytest.mark.gunicorn
 def test_bytes_are_counted_as_they_go_out_compressed(lines: Lines) -> None:
     with connect(lines.server, "/echo?compressed") as ws:
         text = "again and " * 1000
@@ -144,6 +147,7 @@ def test_bytes_are_counted_as_they_go_out_compressed(lines: Lines) -> None:
     assert 20 < int(lines.one("?compressed")["B"]) < 1000
 
 
+@pytest.mark.gunicorn
 def test_a_client_that_is_lost_ends_its_line(lines: Lines) -> None:
     with lines.server.connect() as client:
         RawWebSocket(client).open("/echo?lost")
@@ -151,6 +155,7 @@ def test_a_client_that_is_lost_ends_its_line(lines: Lines) -> None:
     lines.server.wait_for_event("disconnect 1006")
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize(
     ("path", "status"),
     [
@@ -188,6 +193,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_refused_handshake_has_a_line_and_never_reaches_the_application(
     lines: Lines, what: str
@@ -213,6 +219,7 @@ def test_a_refused_handshake_has_a_line_and_never_reaches_the_application(
 # Hooks and statsd.
 
 
+@pytest.mark.gunicorn
 def test_the_hooks_are_called_once_before_the_application_and_at_the_end(tmp_path: Path) -> None:
     config = (
         NOTE
@@ -234,6 +241,7 @@ def post_request(worker, req, environ, resp):
         assert len([event for event in server.events if event.startswith(("pre ", "post "))]) == 2
 
 
+@pytest.mark.gunicorn
 def test_a_pre_request_that_raises_refuses_the_handshake_with_500(tmp_path: Path) -> None:
     with Gunicorn(
         tmp_path, APP, config="def pre_request(worker, req):\n    raise ValueError('not today')\n"
@@ -243,6 +251,7 @@ def test_a_pre_request_that_raises_refuses_the_handshake_with_500(tmp_path: Path
         assert "connect /echo" not in server.events
 
 
+@pytest.mark.gunicorn
 def test_statsd_counts_a_websocket_once_at_its_end(tmp_path: Path) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
         statsd.bind(("127.0.0.1", 0))
@@ -271,6 +280,8 @@ def test_statsd_counts_a_websocket_once_at_its_end(tmp_path: Path) -> None:
 # Draining.
 
 
+@pytest.mark.gunicorn
+@pytest.mark.smoke
 def test_term_closes_with_1012_and_the_application_may_still_clean_up(
     tmp_path: Path, loop: str
 ) -> None:
@@ -284,6 +295,7 @@ def test_term_closes_with_1012_and_the_application_may_still_clean_up(
         assert not server.lines(TROUBLE)
 
 
+@pytest.mark.gunicorn
 def test_what_was_sent_before_term_is_still_answered(tmp_path: Path) -> None:
     """Messages that the application has not taken yet stay readable before the disconnect."""
     with Gunicorn(tmp_path, APP) as server:
@@ -299,6 +311,7 @@ def test_what_was_sent_before_term_is_still_answered(tmp_path: Path) -> None:
             assert read_close(ws)[0] == 1012
 
 
+@pytest.mark.gunicorn
 def test_a_handshake_without_an_answer_is_ended_by_a_drain(tmp_path: Path) -> None:
     with (
         Gunicorn(
@@ -314,6 +327,7 @@ def test_a_handshake_without_an_answer_is_ended_by_a_drain(tmp_path: Path) -> No
         assert not server.lines("was sent")
 
 
+@pytest.mark.gunicorn
 def test_hup_closes_with_1012_and_clients_come_back_to_a_new_worker(
     tmp_path: Path, loop: str
 ) -> None:
@@ -332,6 +346,7 @@ def test_hup_closes_with_1012_and_clients_come_back_to_a_new_worker(
         assert not server.lines(TROUBLE)
 
 
+@pytest.mark.gunicorn
 def test_ttou_closes_those_of_the_worker_that_leaves_and_no_others(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, APP, workers=2) as server, ExitStack() as stack:
         leaving, staying = server.workers()
@@ -350,6 +365,7 @@ def test_ttou_closes_those_of_the_worker_that_leaves_and_no_others(tmp_path: Pat
         assert not server.lines(TROUBLE)
 
 
+@pytest.mark.gunicorn
 def test_max_requests_counts_websockets_and_closes_those_that_are_open(
     tmp_path: Path, loop: str
 ) -> None:
@@ -376,6 +392,7 @@ PROGRAM = "from gunicorn.app.wsgiapp import run; run()"
 """What the installed ``gunicorn`` does: USR2 runs what was run before, by its path."""
 
 
+@pytest.mark.gunicorn
 @pytest.mark.skipif(sys.platform != "linux", reason="looks processes up in /proc")
 def test_an_upgrade_of_the_master_closes_with_1012_and_clients_come_back_to_the_new_one(
     tmp_path: Path,
@@ -408,6 +425,7 @@ def test_an_upgrade_of_the_master_closes_with_1012_and_clients_come_back_to_the_
                 end(new)
 
 
+@pytest.mark.gunicorn
 def test_ws_drain_delay_is_waited_for_and_messages_flow_meanwhile(
     tmp_path: Path, loop: str
 ) -> None:
@@ -428,6 +446,7 @@ def test_ws_drain_delay_is_waited_for_and_messages_flow_meanwhile(
         assert seen(server) == ["disconnect 1012", "tidied", *LEAVING]
 
 
+@pytest.mark.gunicorn
 def test_a_websocket_that_ends_by_itself_in_ws_drain_delay_ends_the_drain(tmp_path: Path) -> None:
     with Gunicorn(
         tmp_path, APP, config=HOOKS, options={"ws_drain_delay": 3600}, graceful_timeout=3600
@@ -442,6 +461,7 @@ def test_a_websocket_that_ends_by_itself_in_ws_drain_delay_ends_the_drain(tmp_pa
         assert seen(server) == ["disconnect 1000", "tidied", *LEAVING]
 
 
+@pytest.mark.gunicorn
 def test_a_ws_drain_delay_longer_than_graceful_timeout_leaves_time_for_the_end(
     tmp_path: Path,
 ) -> None:
@@ -456,6 +476,7 @@ def test_a_ws_drain_delay_longer_than_graceful_timeout_leaves_time_for_the_end(
         assert not server.lines("was sent")
 
 
+@pytest.mark.gunicorn
 def test_the_heartbeat_goes_on_in_ws_drain_delay(tmp_path: Path) -> None:
     with (
         Gunicorn(tmp_path, APP, timeout=1, options={"ws_drain_delay": 3.0}) as server,
@@ -469,6 +490,7 @@ def test_the_heartbeat_goes_on_in_ws_drain_delay(tmp_path: Path) -> None:
         assert not server.lines("WORKER TIMEOUT|was sent")
 
 
+@pytest.mark.gunicorn
 def test_a_client_that_does_not_answer_the_close_holds_a_drain_for_ws_close_timeout_only(
     tmp_path: Path, loop: str
 ) -> None:
@@ -487,6 +509,7 @@ def test_a_client_that_does_not_answer_the_close_holds_a_drain_for_ws_close_time
         assert seen(server) == ["disconnect 1012", "tidied", *LEAVING]
 
 
+@pytest.mark.gunicorn
 def test_a_client_that_does_not_answer_the_close_cannot_hold_the_worker_beyond_graceful_timeout(
     tmp_path: Path,
 ) -> None:
@@ -501,6 +524,7 @@ def test_a_client_that_does_not_answer_the_close_cannot_hold_the_worker_beyond_g
         assert not server.lines("was sent")
 
 
+@pytest.mark.gunicorn
 def test_a_client_that_does_not_read_cannot_hold_the_worker(tmp_path: Path) -> None:
     with (
         Gunicorn(tmp_path, APP, config=HOOKS, graceful_timeout=3) as server,
@@ -512,6 +536,7 @@ def test_a_client_that_does_not_read_cannot_hold_the_worker(tmp_path: Path) -> N
         assert not server.lines("was sent")
 
 
+@pytest.mark.gunicorn
 def test_an_application_that_does_not_end_is_cancelled_before_the_arbiter_kills(
     tmp_path: Path, loop: str
 ) -> None:
@@ -526,6 +551,7 @@ def test_an_application_that_does_not_end_is_cancelled_before_the_arbiter_kills(
         assert not server.lines("was sent|ERROR")
 
 
+@pytest.mark.gunicorn
 def test_an_application_that_refuses_to_be_cancelled_cannot_hold_the_worker(tmp_path: Path) -> None:
     with (
         Gunicorn(tmp_path, APP, config=HOOKS, graceful_timeout=3) as server,
@@ -538,6 +564,7 @@ def test_an_application_that_refuses_to_be_cancelled_cannot_hold_the_worker(tmp_
         assert not server.lines("was sent")
 
 
+@pytest.mark.gunicorn
 def test_an_application_that_only_sends_hears_of_the_end_by_an_oserror(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, APP, config=HOOKS) as server, connect(server, "/chatter") as ws:
         assert ws.recv(DEADLINE) == "tick"
@@ -548,6 +575,7 @@ def test_an_application_that_only_sends_hears_of_the_end_by_an_oserror(tmp_path:
         assert not server.lines(TROUBLE)
 
 
+@pytest.mark.gunicorn
 @pytest.mark.skipif(
     "asgi_disconnect_grace_period" not in SETTINGS,
     reason="this Gunicorn has no asgi_disconnect_grace_period",
@@ -571,6 +599,7 @@ def test_an_application_whose_client_has_gone_is_cancelled_after_the_grace_perio
         assert not server.lines(TROUBLE)
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize("number", [signal.SIGQUIT, signal.SIGINT])
 def test_quit_and_int_are_quick(tmp_path: Path, loop: str, number: int) -> None:
     with (
@@ -591,6 +620,7 @@ def test_quit_and_int_are_quick(tmp_path: Path, loop: str, number: int) -> None:
         assert not server.lines("was sent|ERROR")
 
 
+@pytest.mark.gunicorn
 def test_quit_ends_a_drain_that_waits_for_ws_drain_delay(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"options": {"ws_drain_delay": 3600}, "graceful_timeout": 3600}
     with (
@@ -608,6 +638,7 @@ def test_quit_ends_a_drain_that_waits_for_ws_drain_delay(tmp_path: Path) -> None
         assert seen(server)[-4:] == LEAVING
 
 
+@pytest.mark.gunicorn
 def test_a_reload_does_not_wait_for_an_open_websocket(tmp_path: Path) -> None:
     """A browser's tab must not hold new code up. The wait is that of a drain under ``reload``, see RELOAD_SECONDS in `worker`."""
     settings: dict[str, Any] = {
@@ -639,6 +670,8 @@ def test_a_reload_does_not_wait_for_an_open_websocket(tmp_path: Path) -> None:
         wait_until_gone(first)
 
 
+@pytest.mark.gunicorn
+@pytest.mark.smoke
 def test_sys_exit_in_a_websocket_ends_the_worker_with_its_code(tmp_path: Path, loop: str) -> None:
     with Gunicorn(tmp_path, APP, asgi_loop=loop, config=HOOKS) as server:
         [first] = server.workers()
@@ -652,6 +685,7 @@ def test_sys_exit_in_a_websocket_ends_the_worker_with_its_code(tmp_path: Path, l
 # How many.
 
 
+@pytest.mark.gunicorn
 def test_worker_connections_counts_websockets_and_what_is_above_it_waits(
     tmp_path: Path, loop: str
 ) -> None:
@@ -670,6 +704,7 @@ def test_worker_connections_counts_websockets_and_what_is_above_it_waits(
         assert waiting.read_until(b"\r\n\r\n").startswith(b"HTTP/1.1 101 ")
 
 
+@pytest.mark.gunicorn
 def test_limit_concurrency_answers_a_handshake_above_it_with_503(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, APP, options={"limit_concurrency": 1}) as server:
         with connect(server, "/tidy?seconds=0") as ws:
@@ -688,6 +723,7 @@ def test_limit_concurrency_answers_a_handshake_above_it_with_503(tmp_path: Path)
         server.wait_for("Answered with 503, for limit_concurrency is 1: ")
 
 
+@pytest.mark.gunicorn
 def test_many_at_once(tmp_path: Path, loop: str) -> None:
     with (
         Gunicorn(tmp_path, APP, asgi_loop=loop, workers=2, config=HOOKS) as server,
@@ -719,6 +755,8 @@ def read_scope(server: Gunicorn, headers: dict[str, str] | None = None) -> dict[
     return scope
 
 
+@pytest.mark.gunicorn
+@pytest.mark.smoke
 def test_wss_is_served(tmp_path: Path, loop: str) -> None:
     pair = make_authority(tmp_path, "localhost")
     with Gunicorn(tmp_path, APP, asgi_loop=loop, config=HOOKS, **pair._asdict()) as server:
@@ -735,6 +773,7 @@ def test_wss_is_served(tmp_path: Path, loop: str) -> None:
         assert not server.lines(TROUBLE)
 
 
+@pytest.mark.gunicorn
 def test_a_websocket_on_a_unix_socket(tmp_path: Path, loop: str) -> None:
     path = f"{tmp_path}/socket"
     with Gunicorn(tmp_path, APP, bind=f"unix:{path}", asgi_loop=loop) as server:
@@ -751,6 +790,7 @@ def test_a_websocket_on_a_unix_socket(tmp_path: Path, loop: str) -> None:
             assert exchange(ws, large) == large
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize(
     ("header", "value", "scheme"),
     [
@@ -770,6 +810,7 @@ def test_a_trusted_proxy_says_whether_it_is_wss(
         assert (scope["scheme"], scope["client"]) == (scheme, ["192.0.2.1", 0])
 
 
+@pytest.mark.gunicorn
 def test_forwarded_says_it_too(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, APP, options={"proxy_headers": "forwarded"}) as server:
         for proto, scheme in (("https", "wss"), ("wss", "wss"), ("ws", "ws")):
@@ -777,6 +818,7 @@ def test_forwarded_says_it_too(tmp_path: Path) -> None:
             assert (scope["scheme"], scope["client"]) == (scheme, ["192.0.2.1", 0])
 
 
+@pytest.mark.gunicorn
 @pytest.mark.parametrize("value", ["https", "wss"])
 def test_nobody_else_says_it(tmp_path: Path, value: str) -> None:
     with Gunicorn(tmp_path, APP, forwarded_allow_ips="10.0.0.1", keepalive=3) as server:
@@ -787,6 +829,7 @@ def test_nobody_else_says_it(tmp_path: Path, value: str) -> None:
 DOCS = Path(__file__).parent.parent / "docs"
 
 
+@pytest.mark.gunicorn
 @pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 def test_the_nginx_of_the_documentation_passes_websockets_on_and_requests_as_before(
     tmp_path: Path,
@@ -849,6 +892,7 @@ def test_the_nginx_of_the_documentation_passes_websockets_on_and_requests_as_bef
 # A stuck worker.
 
 
+@pytest.mark.gunicorn
 def test_the_report_of_a_stuck_worker_names_the_websocket(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, APP, options={"stall_warning": 0.2}, timeout=3600) as server:
         with connect(server, "/echo?secret"), connect(server, "/block?secret") as ws:
@@ -883,6 +927,7 @@ needs_setting = pytest.mark.skipif(
 )
 
 
+@pytest.mark.gunicorn
 @needs_setting
 @pytest.mark.parametrize("compression", [None, "deflate"])
 def test_a_message_above_websocket_max_message_size_is_1009(
@@ -910,6 +955,7 @@ LIMIT = 16 * 1024 * 1024
 """The default of Gunicorn's setting."""
 
 
+@pytest.mark.gunicorn
 def test_the_default_limit_is_16_mib_with_any_gunicorn(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, APP) as server:
         with connect(server, "/echo", compression=None, max_size=None) as ws:
@@ -922,6 +968,7 @@ def test_the_default_limit_is_16_mib_with_any_gunicorn(tmp_path: Path) -> None:
             assert raw.read_close()[0] == 1009
 
 
+@pytest.mark.gunicorn
 @needs_setting
 def test_without_a_limit_messages_may_be_larger(tmp_path: Path) -> None:
     with (
@@ -931,6 +978,7 @@ def test_without_a_limit_messages_may_be_larger(tmp_path: Path) -> None:
         assert exchange(ws, bytes(LIMIT + 1)) == bytes(LIMIT + 1)
 
 
+@pytest.mark.gunicorn
 def test_ws_none_is_plain_http(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, APP, options={"ws": "none"}) as server:
         response = read_refusal(server, "/hello")
@@ -948,6 +996,7 @@ def test_ws_none_is_plain_http(tmp_path: Path) -> None:
         assert not server.lines(TROUBLE)
 
 
+@pytest.mark.gunicorn
 def test_ws_per_message_deflate_is_a_switch(tmp_path: Path) -> None:
     for value, expected in (("true", "permessage-deflate"), ("false", None)):
         with (
@@ -1004,6 +1053,7 @@ def test_a_wrong_value_of_an_option_is_refused_with_one_sentence(name: str, valu
         )
 
 
+@pytest.mark.gunicorn
 def test_a_wrong_option_stops_the_boot_with_one_sentence(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, APP, wait=False, options={"ws_ping_interval": "often"}) as server:
         assert server.wait() == 1

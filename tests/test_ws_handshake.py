@@ -884,6 +884,52 @@ def test_a_denial_without_a_body_has_an_end(parser: str, status: int) -> None:
         assert client.read_rest() == b""
 
 
+def test_an_application_that_ignores_the_end_of_such_a_denial_is_cancelled(parser: str) -> None:
+    raised: list[BaseException] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({**START, "status": 204})
+        await send(body(b"", True))
+        try:
+            await asyncio.Event().wait()
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    with serve(app, parser, ws_accept_timeout=1000.0) as server:
+        client = server.connect()
+        client.send(handshake())
+        assert client.read_response().status == 204
+        server.advance(6)
+        server.advance(6)
+        server.wait_until(lambda: not server.server.tasks)
+        assert [type(error) for error in raised] == [asyncio.CancelledError]
+        assert client.read_rest() == b""
+
+
+@pytest.mark.parametrize("kind", ["close", "response"])
+def test_a_receive_that_waits_returns_when_the_denial_is_complete(parser: str, kind: str) -> None:
+    got: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert await receive() == CONNECT
+        receiver = asyncio.ensure_future(receive())
+        await asyncio.sleep(0)
+        if kind == "close":
+            await send({"type": "websocket.close"})
+        else:
+            await send({**START, "status": 403})
+            await send(body(b""))
+        got.append(await receiver)
+
+    with serve(app, parser) as server:
+        client = server.connect()
+        client.send(handshake())
+        assert client.read_response().status == 403
+        server.wait_until(lambda: got)
+        assert got == [disconnect(1006)]
+
+
 @pytest.mark.parametrize(
     "status", [200, 204, 302, 304, 401, 404, 418, 451, 500, 503, 599, 600, 999]
 )

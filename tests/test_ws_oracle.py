@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from conftest import examples
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from test_ws_frames import (
@@ -323,7 +324,7 @@ LIMITS_OF_SIZE = st.sampled_from([math.inf, math.inf, 1 << 24, 125, 30, 10, 1])
 
 
 @has_oracle
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(sequences(), CUTS, LIMITS_OF_SIZE)
 @example([Sent(TEXT, b"a", fin=False), Sent(CLOSE, b"\x03\xe8")], [], math.inf)
 @example([Sent(TEXT, b"a", fin=False), Sent(PING, b"x" * 9), Sent(CONTINUATION, b"")], [], 5)
@@ -398,7 +399,7 @@ def compressed_sequences(draw: st.DrawFn, offer: bytes) -> list[Sent]:
 
 
 @has_oracle
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.data(), CUTS)
 def test_the_oracle_inflates_the_same(data: st.DataObject, cuts: list[int]) -> None:
     """RFC 7692, 6 and 7. Without a limit: the package limits the compressed size, and takes a
@@ -416,7 +417,7 @@ def test_the_oracle_inflates_the_same(data: st.DataObject, cuts: list[int]) -> N
     assert read(cut(wire, cuts), math.inf, deflate) == expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.binary(min_size=1, max_size=300),
     st.integers(-2, 2),
@@ -502,7 +503,7 @@ def test_the_package_agrees_with_the_tables(table: dict[str, Case], limit: int) 
         st.text(max_size=130), st.sampled_from(["é" * 61, "é" * 62, "x" * 123, "x" * 124, "\ud800"])
     ),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_a_close_has_the_same_rules_both_ways(code: int, reason: str) -> None:
     """RFC 6455, 7.4 and 5.5: the application may send the codes that a client may send."""
     try:

@@ -16,7 +16,10 @@ import turnover
 from load import Load, Tally
 from process import LOOPS, Gunicorn, trusting_context
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks processes up in /proc")
+pytestmark = [
+    pytest.mark.gunicorn,
+    pytest.mark.skipif(sys.platform != "linux", reason="looks processes up in /proc"),
+]
 
 SECONDS = 120.0
 """Of a load whose requests are counted: only a broken run takes so long."""
@@ -88,6 +91,7 @@ def test_no_request_is_lost_at_max_requests_over_tls(tmp_path: Path, loop: str) 
         check(server, tally, 3)
 
 
+@pytest.mark.smoke
 def test_no_request_is_lost_at_hup(tmp_path: Path, loop: str, keep_alive: bool) -> None:
     with serving(tmp_path, asgi_loop=loop) as server:
         with Load(server.address, keep_alive=keep_alive) as load:

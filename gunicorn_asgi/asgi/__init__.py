@@ -1,1 +1,4 @@
-"""The side of the application: scopes, messages and their order. No transport, no parser, no version of HTTP."""
+"""The side of the application: scopes, and messages in their order.
+
+It knows no transport, no parser and no version of HTTP.
+"""

@@ -1,4 +1,4 @@
-"""What kind of callable was handed in as the application (ASGI statements 1 and 2)."""
+"""The kind of the application: ASGI 3, ASGI 2 (ASGI, "Legacy Applications"), or none of them."""
 
 from __future__ import annotations
 
@@ -12,47 +12,47 @@ from .scope import Application, Receive, Scope, Send
 
 
 def single_callable(app: Any) -> Application:
-    """`app` as an ASGI 3 application: as it is, or wrapped if it is an ASGI 2 one, ``app(scope)`` returning ``(receive, send)``.
+    """Return `app` as an ASGI 3 application. An ASGI 2 application is wrapped.
 
-    Raises ConfigError for what is no application, or a WSGI one.
+    The latter is called with the scope, and returns a callable for ``(receive, send)``. Raises
+    ConfigError for a WSGI application, and if `app` is no application.
     """
     if not callable(app):
         raise ConfigError(
             f"The application must be an ASGI application, not {type(app).__name__} {app!r}."
         )
     try:
-        # Of what is called, and not of what that says it stands for: a bridge may carry the name of the WSGI application behind it.
+        # The signature of the callable itself, not of its `__wrapped__`: a bridge may carry the
+        # attributes of its WSGI application.
         signature = inspect.signature(app, follow_wrapped=False)
         if any(
             parameter.kind is parameter.VAR_POSITIONAL
             for parameter in signature.parameters.values()
         ):
             signature = inspect.signature(app)  # a decorator's (*args, **kwargs)
-    except (
-        TypeError,
-        ValueError,
-        NameError,
-    ):  # some extension types have none: they get the benefit of the doubt
+    except (TypeError, ValueError, NameError):  # some extension types have no signature
         return cast(Application, app)
     is_wsgi = list(signature.parameters)[:2] == ["environ", "start_response"]
     if _takes(signature, 3) and not is_wsgi:
         return cast(Application, app)
-    # What can do without one is a function that makes an application, rather than one that needs a scope.
+    # A function without required arguments is a factory, not an ASGI 2 application.
     if _takes(signature, 1) and not _takes(signature, 0):
         return _wrap(app)
     if _takes(signature, 2) or is_wsgi:
         raise ConfigError(
-            f"The application {app!r} looks like a WSGI application: serve it with worker_class gthread, or wrap it in a2wsgi.WSGIMiddleware."
+            f"The application {app!r} looks like a WSGI application: serve it with worker_class"
+            " gthread, or wrap it in a2wsgi.WSGIMiddleware."
         )
     if _takes(signature, 0):
         raise ConfigError(
-            f'The application {app!r} needs no arguments: if it makes the application, name it with parentheses, as in "{_place(app)}()".'
+            f"The application {app!r} needs no arguments: if it makes the application, name it"
+            f' with parentheses, as in "{_place(app)}()".'
         )
     raise ConfigError(f"The application {app!r} must take (scope, receive, send), not {signature}.")
 
 
 def _place(app: Any) -> str:
-    """The module and name of `app`, as Gunicorn is given them; an example where they are not known."""
+    """Return the module and name of `app` in Gunicorn's form, or an example if unknown."""
     module, name = getattr(app, "__module__", None), getattr(app, "__name__", "")
     is_found = getattr(sys.modules.get(module or ""), name, None) is app
     return f"{module}:{name}" if is_found else "module:name"
@@ -74,7 +74,10 @@ def _wrap(app: Callable[[Scope], Callable[[Receive, Send], Awaitable[None]]]) ->
 
 
 def failing(text: str) -> Application:
-    """An application that answers every request with 500 and `text`: for a developer whose application cannot be loaded, under ``reload``."""
+    """Return an application for ``reload``: it answers every request with 500 and `text`.
+
+    It is served while the developer's application cannot be loaded.
+    """
     body = text.encode("utf-8", "replace")
     headers = [(b"content-type", b"text/plain; charset=utf-8")]
 

@@ -1,4 +1,7 @@
-"""Files as bodies: opened and read without holding the loop up (ASGI statements 124 to 136)."""
+"""Files as bodies of responses: open and read them without blocking the loop.
+
+See the ASGI specification, "Path Send" and "Zero Copy Send".
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,17 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..errors import ApplicationError
-from .cached import Opener
+from .opener import Opener
 
-LARGE = 16384
-"""Bytes from which on a file is sent without being read, where that is possible. A smaller one is read as a whole with its opening, and sent in one
-write with its head."""
+MIN_SENDFILE = 16384
+"""Size in bytes from which a file is sent without reading it, if the connection can do so.
+
+A smaller file is read when it is opened, and sent in one write with the head.
+"""
 PIECE = 131072
-"""Bytes that are read at once of a larger one, where it passes through this process."""
+"""Bytes of one read of a larger file, if the connection cannot send it directly."""
 NOWAIT = getattr(os, "RWF_NOWAIT", 0)
-"""Linux reads what is in its cache, and says where it would have to wait for the disk."""
+"""Linux: read from the cache, or fail where the read would wait for the disk."""
 
 
 class File(NamedTuple):
@@ -28,13 +33,14 @@ class File(NamedTuple):
     offset: int
     size: int
     data: bytes | None
-    """All of it, where that has been read already."""
+    """The whole content, if it was read with the opening."""
 
 
 def check_path(message: Mapping[str, Any]) -> str:
-    """The path of ``http.response.pathsend``. Raises ApplicationError."""
+    """Return the path of ``http.response.pathsend``. Raises ApplicationError."""
     path = message.get("path")
-    # Statement 131 wants it absolute. Starlette passes on what its user gave to FileResponse, once it has found a file there.
+    # ASGI ("Path Send") asks for an absolute path. Starlette passes on the path given to
+    # FileResponse, after it has found a file there.
     if isinstance(path, str) and path and "\0" not in path:
         return path
     raise ApplicationError(f"'path' must be the path of a file as a str, not {path!r}")
@@ -42,27 +48,30 @@ def check_path(message: Mapping[str, Any]) -> str:
 
 OPENER = Opener()
 FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-"""O_NONBLOCK: a FIFO would be waited for until somebody writes to it."""
+"""O_NONBLOCK: opening a FIFO would wait until another process writes to it."""
 
 
 async def open_file(loop: asyncio.AbstractEventLoop, path: str) -> File:
-    """Open the regular file at `path`, in a thread unless that can be done at once. Raises ApplicationError."""
+    """Open the regular file at `path`, in a thread unless it can be opened at once.
+
+    Raises ApplicationError.
+    """
     descriptor = OPENER.open(path, FLAGS)
     if descriptor >= 0:
         try:
             return _look(descriptor, NOWAIT)
         except OSError:
-            os.close(descriptor)  # a thread may wait for the disk, and finds out what else is wrong
+            os.close(descriptor)  # a thread can wait for the disk, and finds any other error
     opening = loop.run_in_executor(None, _open, path)
     try:
-        await asyncio.wait([opening])  # which, cancelled, does not cancel it
+        await asyncio.wait([opening])  # does not cancel it when it is cancelled itself
     except asyncio.CancelledError:
         opening.add_done_callback(_close_unwanted)
         raise
     try:
         return opening.result()
     except (OSError, ValueError) as error:
-        # Not as it is: for a framework, an OSError out of send() says that the client is gone.
+        # Not an OSError: frameworks take it for the end of the client.
         raise ApplicationError(
             f"the file of 'http.response.pathsend' cannot be sent: {path!r}: {error}"
         ) from error
@@ -72,8 +81,9 @@ def _open(path: str) -> File:
     try:
         descriptor = os.open(path, FLAGS)
     except BlockingIOError:
-        # Somebody has a lease of it (fcntl(2), F_SETLEASE), as file servers have, and is asked to give that up: which this thread may wait for.
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 # a str is what there is
+        # Another process, for example a file server, has a lease on the file (fcntl(2),
+        # F_SETLEASE). The kernel asks it to release the lease. This thread may wait for it.
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 # the path is a str
             raise
         descriptor = os.open(path, FLAGS & ~os.O_NONBLOCK)
     try:
@@ -85,18 +95,21 @@ def _open(path: str) -> File:
 
 
 def _look(descriptor: int, flags: int) -> File:
-    """Read it if it is small. Raises OSError, also where that would take time and `flags` are NOWAIT."""
+    """Check an open file, and read it if it is small.
+
+    Raises OSError, also if `flags` are NOWAIT and the read would wait.
+    """
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise OSError("not a regular file")
     size = status.st_size
-    if size >= LARGE:
+    if size >= MIN_SENDFILE:
         return File(descriptor, 0, size, None)
     buffer = bytearray(size)
     count = os.preadv(descriptor, [buffer], 0, flags)
     if flags and count < size:
         raise BlockingIOError("only a part of it is in the cache")
-    return File(descriptor, 0, count, bytes(buffer[:count]))  # it may have become shorter since
+    return File(descriptor, 0, count, bytes(buffer[:count]))  # it may have shrunk
 
 
 def _close_unwanted(opening: asyncio.Future[File]) -> None:
@@ -105,7 +118,10 @@ def _close_unwanted(opening: asyncio.Future[File]) -> None:
 
 
 def describe(message: Mapping[str, Any]) -> File:
-    """The part of a file that ``http.response.zerocopysend`` is to send. Raises ApplicationError."""
+    """Return the part of a file that ``http.response.zerocopysend`` names.
+
+    Raises ApplicationError.
+    """
     file: Any = message.get("file")
     offset, count = message.get("offset"), message.get("count")
     for name, number in (("offset", offset), ("count", count)):
@@ -119,17 +135,11 @@ def describe(message: Mapping[str, Any]) -> File:
         if isinstance(file, io.TextIOBase):
             raise TypeError
         if offset is None and stat.S_ISREG(status.st_mode):
-            # A buffer in front of the descriptor has read ahead of what the application has.
+            # A buffered file has read ahead: its own position counts, not the descriptor's.
             offset = (
                 int(file.tell()) if hasattr(file, "tell") else os.lseek(descriptor, 0, os.SEEK_CUR)
             )
-    except (
-        AttributeError,
-        TypeError,
-        ValueError,
-        OSError,
-        OverflowError,
-    ) as error:  # io.UnsupportedOperation is two of them
+    except (AttributeError, TypeError, ValueError, OSError, OverflowError) as error:
         raise ApplicationError(
             f"'file' must be an open binary file with a descriptor, not {file!r}"
         ) from error
@@ -141,13 +151,13 @@ def describe(message: Mapping[str, Any]) -> File:
         count = left
     elif count > left:
         raise ApplicationError(
-            f"'count' is {count}, and behind offset {offset} the file has {left} bytes"
+            f"'count' is {count}, and after offset {offset} the file has {left} bytes"
         )
     return File(descriptor, offset, count, b"" if count == 0 else None)
 
 
 def move_on(message: Mapping[str, Any], file: File) -> None:
-    """Where no offset was given, the file's own position was meant: put it behind what was sent."""
+    """Without an offset the file's own position counts: move it to the end of the part."""
     if message.get("offset") is None:
         end = file.offset + file.size
         if hasattr(message["file"], "seek"):
@@ -159,20 +169,23 @@ def move_on(message: Mapping[str, Any], file: File) -> None:
 async def read_piece(
     loop: asyncio.AbstractEventLoop, descriptor: int, offset: int, size: int
 ) -> bytes:
-    """The next `size` bytes; fewer where the file ends before. In a thread, unless they are in the system's cache. Raises OSError."""
+    """Read `size` bytes, or fewer at the end of the file. Raises OSError.
+
+    A thread reads them unless they are in the system's cache.
+    """
     found = b""
     if NOWAIT:
         buffer = bytearray(size)
         try:
             count = os.preadv(descriptor, [buffer], offset, NOWAIT)
         except OSError:
-            pass  # it would have to wait, or this file system cannot tell
+            pass  # the read would wait, or the file system does not support the flag
         else:
-            await asyncio.sleep(0)  # others want their turn
+            await asyncio.sleep(0)  # let other tasks run
             if count == size:
                 return bytes(buffer)
             found = bytes(buffer[:count])
-    # Of its own: whoever is cancelled meanwhile closes the file, and the number might soon be another one's.
+    # A duplicate: a cancelled caller closes the file, and its number may then be used again.
     duplicate = os.dup(descriptor)
     reading = loop.run_in_executor(
         None, os.pread, duplicate, size - len(found), offset + len(found)
@@ -181,8 +194,8 @@ async def read_piece(
     def release(_: object) -> None:
         os.close(duplicate)
         if not reading.cancelled():
-            reading.exception()  # nobody may be left to see it
+            reading.exception()  # the caller may have been cancelled
 
     reading.add_done_callback(release)
-    await asyncio.wait([reading])  # which, cancelled, does not cancel it
+    await asyncio.wait([reading])  # does not cancel it when it is cancelled itself
     return found + reading.result()

@@ -1,113 +1,94 @@
-"""One HTTP exchange: the application's ``receive()`` and ``send()``, the order of messages, and how much body is due."""
+"""An HTTP exchange: the application's ``receive()`` and ``send()``, and the order of messages."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from enum import IntEnum
-from typing import Any, NoReturn, Protocol
+from enum import Enum
+from typing import Any, NoReturn
 
 from ..errors import ApplicationError, ClientDisconnected, is_disconnect
-from ..http.contract import NEVER, Header, ResponseWriter
+from ..http.contract import NEVER, ResponseWriter
 from ..http.fields import as_list
+from ..http.grammar import Header
 from ..observe.printable import printable
-from .scope import Application, Message, Scope
+from .exchange import (
+    COMPLETE,
+    PARTS_PER_TURN,
+    STARTED,
+    STREAMING,
+    TRAILING,
+    UNDECLARED,
+    WAITING,
+    ExchangeHost,
+    ResponsePhase,
+    Waiters,
+    pace,
+    run_application,
+    unexpected_body,
+    wait,
+    wake,
+)
+from .extensions import promised_trailers, send_extension
+from .scope import Message, Scope
 
-UNKNOWN = -1
-"""No ``content-length`` was declared."""
-
-DISCONNECT = "http.disconnect"
 MAX_CHUNKS = 256
-"""Parts of the request's body that wait for the application one by one."""
+"""Number of parts of a request body that are stored separately until they are read."""
 CHUNK_SIZE = 65536
-"""Bytes from which on a part is left as it is."""
-PARTS_PER_TURN = 64
-"""Parts of a body that are sent without letting the loop turn. Ends and errors that are told without it."""
+"""Size in bytes from which a part is never joined with others."""
 
 
-class Phase(IntEnum):
-    """How far the response is."""
+class RequestBody(Enum):
+    """The progress of a request's body."""
 
-    WAITING = 0
-    """The application has sent nothing."""
-    STARTED = 1
-    """It has sent ``http.response.start``; the connection holds the head, nothing is written."""
-    STREAMING = 2
-    """The head is written, the body is not complete."""
-    SENDING = 3
-    """A file is on its way, and nothing else may be written before it has ended: the one phase that goes back, to STREAMING."""
-    TRAILING = 4
-    """The body is complete, and the trailers are waited for that were promised."""
-    COMPLETE = 5
-    """All is written, or it was given up: the connection no longer belongs to this exchange."""
+    AWAITS_CONTINUE = "the client waits for 100 (Continue) before it sends the body"
+    EXPECTED = "more of the body is to come"
+    RECEIVED = "the whole body has arrived"
+    TAKEN = "the application has received the whole body"
 
 
-WAITING, STARTED, STREAMING, SENDING, TRAILING, COMPLETE = Phase
+AWAITS_CONTINUE, EXPECTED, RECEIVED, TAKEN = RequestBody
 
 
-class Log(Protocol):
-    """What of Gunicorn's logger is used here."""
+class ClientState(Enum):
+    """The client of an exchange, as the application knows it. It never goes back."""
 
-    def debug(self, message: str, *args: object) -> None: ...
+    PRESENT = "the client waits for the response"
+    ASKED_TO_END = "receive() returns http.disconnect, and send() still works"
+    GONE = "receive() returns http.disconnect, and send() raises"
 
-    def error(self, message: str, *args: object, exc_info: BaseException | None = None) -> None: ...
 
-
-class Host(Protocol):
-    """What an exchange needs of the server."""
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop: ...
-
-    @property
-    def log(self) -> Log: ...
-
-    @property
-    def now(self) -> float:
-        """The latest that it can be on the loop's clock before deadlines are looked at again."""
-
-    @property
-    def grace_s(self) -> float:
-        """Seconds that an application has to end once its client has gone: ``asgi_disconnect_grace_period``."""
-
-    @property
-    def switched_off(self) -> Mapping[str, str]:
-        """The extensions of a response that are not offered, each with the option that says so."""
-
-    def leave(self, error: SystemExit | KeyboardInterrupt) -> None:
-        """The process is to end."""
+PRESENT, ASKED_TO_END, GONE = ClientState
 
 
 class HTTPStream:
-    """One request and its response, for whatever version of HTTP is below (see `http.contract`)."""
+    """A request and its response, over any version of HTTP (see `http.contract`).
+
+    A WebSocket's handshake has an HTTPStream as well: its response denies the WebSocket.
+    """
 
     __slots__ = (
-        "_body_ended",
-        "_body_taken",
-        "_bodyless",
         "_chunks",
-        "_clogged",
-        "_due",
-        "_expects_continue",
-        "_gone",
-        "_host",
-        "_hung_up",
         "_parts",
-        "_phase",
-        "_scope",
-        "_told",
-        "_trailers",
+        "_returned_at_once",
         "_waiters",
-        "_writer",
+        "body",
+        "client",
+        "content_left",
         "deadline",
+        "host",
+        "is_bodyless",
+        "is_writing_paused",
         "method",
+        "phase",
         "raw_path",
+        "scope",
         "task",
+        "trailers",
         "unread",
+        "writer",
     )
 
     may_be_followed = True
-    """The connection may be kept for another exchange."""
 
     def __init__(
         self,
@@ -115,46 +96,41 @@ class HTTPStream:
         scope: Scope,
         has_body: bool,
         expects_continue: bool,
-        host: Host,
+        host: ExchangeHost,
     ) -> None:
         # Set once.
-        self._writer = writer
-        self._host = host
-        self._scope = scope
-        # Kept because the application may change its scope.
+        self.writer = writer
+        self.host = host
+        self.scope = scope
+        # Copied, because the application may change its scope.
         self.method: str = scope["method"]
         self.raw_path: bytes = scope["raw_path"]
         self.task: asyncio.Task[None] | None = None
         self.deadline = NEVER
-        """When an application whose response has no body is to be through with it."""
+        """When the application has to end, after a response without a body."""
         # The request.
+        self.body: RequestBody = RECEIVED
+        if has_body:
+            self.body = AWAITS_CONTINUE if expects_continue else EXPECTED
         self._chunks: list[bytes] = []
         self.unread = 0
-        """Bytes of the body that wait for the application."""
-        self._body_ended = not has_body
-        self._body_taken = False
-        """The application was handed the last part of the body."""
-        self._expects_continue = expects_continue
-        # The response.
-        self._phase: Phase = WAITING
-        self._bodyless = False
-        self._due = UNKNOWN
-        """Bytes that the declared ``content-length`` still asks for."""
+        # The response: see `extensions.ExtensibleResponse`.
+        self.phase: ResponsePhase = WAITING
+        self.is_bodyless = False
+        self.content_left = UNDECLARED
+        self.trailers: list[Header] | None = None
         self._parts = 0
-        self._trailers: list[Header] | None = None
-        """Those that have come; None where none were promised, or could be sent."""
+        """The count for PARTS_PER_TURN."""
         # The client.
-        self._gone = False
-        self._told = 0
-        """How often the application was told that the exchange is over, or that a message of its own is wrong."""
-        self._hung_up = False
-        self._clogged = False
-        self._waiters: list[asyncio.Future[None]] | None = None
-        """Made by the first who waits: most never do."""
+        self.client: ClientState = PRESENT
+        self.is_writing_paused = False
+        self._waiters: Waiters | None = None
+        self._returned_at_once = 0
+        """The count for `pace`."""
 
     def __repr__(self) -> str:
-        gone = " gone" if self._gone else ""
-        return f"<HTTPStream {self.method} {self.raw_path!r} {self._phase.name}{gone}>"
+        gone = " gone" if self.client is GONE else ""
+        return f"<HTTPStream {self.method} {self.raw_path!r} {self.phase.name}{gone}>"
 
     # From the connection.
 
@@ -162,99 +138,100 @@ class HTTPStream:
         self._chunks.append(data)
         self.unread += len(data)
         if len(self._chunks) >= MAX_CHUNKS:
-            self._join()
-        self._wake()
+            self._join_chunks()
+        if self._waiters:
+            wake(self._waiters)
 
     def feed_eof(self) -> None:
-        self._body_ended = True
-        self._wake()
+        self.body = RECEIVED
+        if self._waiters:
+            wake(self._waiters)
 
     def ask_to_end(self) -> None:
-        self._hung_up = True
+        if self.client is PRESENT:
+            self.client = ASKED_TO_END
         self._wake()
 
     def pause_writing(self) -> None:
-        self._clogged = True
+        self.is_writing_paused = True
 
     def resume_writing(self) -> None:
-        self._clogged = False
+        self.is_writing_paused = False
         self._wake()
 
     def connection_lost(self) -> None:
-        self._gone = True
-        self._clogged = False
+        self.client = GONE
+        self.is_writing_paused = False
         self._chunks.clear()
         self._wake()
 
     def deadline_passed(self) -> None:
-        """The client has had all of its response for a while, which has no body, and the application goes on: as if the client had gone."""
-        if self._gone:
+        """The client has had its whole response, which has no body, and the application goes on.
+
+        First the application is told that the client is gone, then it is cancelled.
+        """
+        if self.client is GONE:
             self.deadline = NEVER
             self.cancel()
         else:
-            self.deadline = self._host.now + self._host.grace_s
+            self.deadline = self.host.tick_end + self.host.grace_s
             self.connection_lost()
 
     def cancel(self) -> None:
-        self._gone = True
+        self.client = GONE
         if self.task is not None:
             self.task.cancel()
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether the application waits in ``receive()`` or ``send()``."""
+        return bool(self._waiters)
+
+    @property
     def awaits_body(self) -> bool:
-        """Whether the application waits for more of the body."""
-        return bool(self._waiters) and not self._body_ended
+        return self.is_waiting and self.body in (AWAITS_CONTINUE, EXPECTED)
 
     # The application.
 
-    async def run(self, app: Application) -> None:
-        """Call the application, and see to it that the exchange ends, however it does."""
-        try:
-            await app(self._scope, self.receive, self.send)
-        except (SystemExit, KeyboardInterrupt) as error:
-            self._host.leave(error)  # a signal handler's, or the application's own
-        except asyncio.CancelledError:
-            if not self._gone and self._phase is not COMPLETE:
-                self._fail("ASGI application was cancelled, handling request %s %s", None)
-            raise
-        except BaseException as error:  # noqa: BLE001 # whatever leaves the application ends here, in the log
-            if not (is_disconnect(error) and self._gone):
-                self._fail("Error handling request %s %s", error)
-        else:
-            if self._phase is not COMPLETE and not self._gone:
-                self._unfinished()
-        finally:
-            if self._phase is not COMPLETE:
-                self._end()
+    run = run_application
 
     async def receive(self) -> Message:
-        """``http.request`` until the body is complete, then ``http.disconnect`` as soon as the response is, or the client gone."""
-        while not (self._gone or self._phase is COMPLETE):
-            if self._chunks or (self._body_ended and not self._body_taken):
-                return self._take()
-            if self._hung_up:
+        """Return ``http.request`` until the body is complete, then ``http.disconnect``.
+
+        ``http.disconnect`` comes with the end of the response, or when the client goes.
+        """
+        while self.client is not GONE and self.phase is not COMPLETE:
+            if self._chunks or self.body is RECEIVED:
+                return self._take_body()
+            if self.client is ASKED_TO_END:
                 break
-            if self._expects_continue:
-                # RFC 9110, 10.1.1: only now that the content is wanted, and not behind a final status.
-                self._expects_continue = False
-                if self._phase < STREAMING and not self._body_ended:
-                    self._writer.write_informational(100, ())
-            await self._wait()
-        await self._tell()
-        return {"type": DISCONNECT}
+            if self.body is AWAITS_CONTINUE:
+                # RFC 9110, 10.1.1: not before the application reads the body, and not after a
+                # final status.
+                self.body = EXPECTED
+                if self.phase < STREAMING:
+                    self.writer.write_informational(100, ())
+            if self._waiters is None:
+                self._waiters = []
+            await wait(self._waiters, self.host.loop)
+        self._returned_at_once += 1
+        await pace(self._returned_at_once)
+        return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """Send ``http.response.start`` or ``http.response.body``.
+        """Send ``http.response.start``, ``http.response.body``, or a message of an extension.
 
-        Waits while the client does not take what was sent. Raises ApplicationError for a message that is not allowed here, and
-        ClientDisconnected (an OSError) once the client is gone.
+        Waits while the connection's buffer is full. Raises ApplicationError for a message that is
+        not allowed here, and ClientDisconnected (an OSError) once the client is gone. After the
+        end of the response, messages are ignored (ASGI, "HTTP", "Response Body").
         """
-        phase = self._phase
-        if phase is COMPLETE and not self._gone:
-            await self._tell()
-            return  # statement 61: later messages are ignored
+        phase = self.phase
+        if phase is COMPLETE and self.client is not GONE:
+            self._returned_at_once += 1
+            await pace(self._returned_at_once)
+            return
         try:
-            if self._gone:
+            if self.client is GONE:
                 raise ClientDisconnected("the client is gone")
             try:
                 kind = message["type"]
@@ -264,51 +241,34 @@ class HTTPStream:
                 ) from None
             if kind == "http.response.body":
                 if phase is not STARTED and phase is not STREAMING:
-                    self._refuse_body(kind, phase)
-                self._send_body(message, phase)
-                if self._phase is STREAMING:
-                    self._parts += 1
-                    if self._clogged:
-                        await self._drain()
-                    elif self._parts % PARTS_PER_TURN == 0:
-                        # A client that reads fast enough never makes an endless stream wait; the rest of the worker would.
-                        await asyncio.sleep(0)
+                    raise unexpected_body(kind, phase)
+                self.send_body(message)
+                if self.phase is not STREAMING:
+                    return
             elif kind == "http.response.start":
                 if phase is not WAITING:
                     raise ApplicationError(
                         "'http.response.start' was sent before; expected 'http.response.body'"
                     )
-                self._send_start(message)
-            else:
-                await self._send_extension(kind, message, phase)
+                self.send_start(message, message.get("trailers"))
+                return
+            elif not await send_extension(self, kind, message):
+                return
+            # The same lines stand in `WebSocketStream.send`: a call would cost too much there.
+            self._parts += 1
+            if self.is_writing_paused:
+                await self.wait_for_room()
+            elif self._parts % PARTS_PER_TURN == 0:
+                await asyncio.sleep(0)
         except Exception:
-            await self._tell()
+            self._returned_at_once += 1
+            await pace(self._returned_at_once)
             raise
 
-    # Inside.
+    # The response.
 
-    async def _tell(self) -> None:
-        """Let the loop turn now and then before the application is told of an end or an error.
-
-        An application that ignores it and asks again, without an end, would otherwise keep the loop
-        from everything else, its own cancellation included. Not each time, for frameworks poll:
-        they cancel a ``receive()`` that does not return at once (Starlette's ``is_disconnected``).
-        """
-        self._told += 1
-        if self._told % PARTS_PER_TURN == 0:
-            await asyncio.sleep(0)
-
-    def _join(self) -> None:
-        """Of many small parts make few large ones: each takes some fifty bytes of memory besides its content, which may be a single one."""
-        chunks = self._chunks
-        start = next(
-            (position for position, chunk in enumerate(chunks) if len(chunk) < CHUNK_SIZE),
-            len(chunks),
-        )
-        if len(chunks) - start > 1:
-            chunks[start:] = [b"".join(chunks[start:])]
-
-    def _send_start(self, message: Message) -> None:
+    def send_start(self, message: Message, trailers: object) -> None:
+        """Check and start the response. `trailers`: the application is going to send some."""
         try:
             status = message["status"]
         except KeyError:
@@ -318,139 +278,140 @@ class HTTPStream:
         headers = message.get("headers", ())
         if type(headers) is not list:
             headers = as_list(headers)
-        self._due = self._writer.start(status, headers)
-        if message.get("trailers"):
-            self._promise_trailers()
+        self.content_left = self.writer.start(status, headers)
+        if trailers:
+            self.trailers = promised_trailers(self)
         # RFC 9110, 6.4.1.
         if status == 204 or status == 304 or self.method == "HEAD":
-            self._bodyless = True
-            self._due = UNKNOWN
-            self._trailers = None
-        self._phase = STARTED
+            self.is_bodyless = True
+            self.content_left = UNDECLARED
+            self.trailers = None
+        self.phase = STARTED
 
-    def _send_body(self, message: Message, phase: Phase) -> None:
+    def send_body(self, message: Message) -> None:
+        """Send a part of the body. The last part finishes the exchange."""
         body = message.get("body", b"")
         if type(body) is not bytes:
             body = _as_bytes(body)
         end = not message.get("more_body", False)
-        due = self._due
-        if due >= 0:
-            due -= len(body)
-            if due < 0:
-                raise ApplicationError(f"the body is {-due} bytes longer than its content-length")
-            self._due = due
-        is_last = end and self._trailers is None and due <= 0
-        if phase is STARTED:
-            self._phase = STREAMING
-            if self._bodyless and not end:
-                self.deadline = self._host.now + self._host.grace_s
-            self._writer.respond(body, is_last, self._bodyless)
-        elif not self._bodyless:
-            self._writer.write(body, is_last)
+        left = self.content_left
+        if left >= 0:
+            left -= len(body)
+            if left < 0:
+                raise ApplicationError(f"the body is {-left} bytes longer than its content-length")
+            self.content_left = left
+        is_last = end and self.trailers is None and left <= 0
+        if self.phase is STARTED:
+            self.phase = STREAMING
+            if self.is_bodyless and not end:
+                self.deadline = self.host.tick_end + self.host.grace_s
+            self.writer.respond(body, is_last, self.is_bodyless)
+        elif not self.is_bodyless:
+            self.writer.write(body, is_last)
         if end:
-            if due > 0:
-                # Nobody may take it for whole: it ends short of the announced length, and without an end of its own (RFC 9112, 8; RFC 9113, 8.1).
-                self._writer.abort()
-                self._end()
-                raise ApplicationError(f"the body is {due} bytes shorter than its content-length")
+            if left > 0:
+                # The body must not be taken for complete, so it has no regular end (RFC 9112, 8;
+                # RFC 9113, 8.1).
+                self.writer.abort()
+                self.finish()
+                raise ApplicationError(f"the body is {left} bytes shorter than its content-length")
             if is_last:
-                self._end()
+                self.finish()
             else:
-                self._phase = TRAILING
+                self.phase = TRAILING
 
-    def _refuse_body(self, kind: str, phase: Phase) -> NoReturn:
-        if phase is SENDING:
-            raise ApplicationError(f"a file is being sent: expected {kind!r} behind it")
-        expected = "http.response.start" if phase is WAITING else "http.response.trailers"
-        raise ApplicationError(
-            f"expected {expected!r} before {kind!r}"
-            if phase is WAITING
-            else f"expected {expected!r}, not {kind!r}"
-        )
-
-    def _promise_trailers(self) -> None:
-        """Trailers are to follow: see `extensions`. A denied WebSocket has none."""
-
-    async def _send_extension(self, kind: str, _message: Message, _phase: Phase) -> None:
-        """Send what is neither the start nor a part of the body: see `extensions`."""
-        raise ApplicationError(
-            f"expected 'http.response.start' or 'http.response.body', not {kind!r}"
-        )
-
-    def _take(self) -> Message:
-        chunks, self._chunks = self._chunks, []
-        self.unread = 0
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        if self._body_ended:
-            self._body_taken = True
-            return {"type": "http.request", "body": body, "more_body": False}
-        self._writer.resume_body()
-        return {"type": "http.request", "body": body, "more_body": True}
-
-    async def _wait(self) -> None:
-        """Wait until something has changed. Each caller has a future of its own, so that cancelling one does not concern the others."""
-        waiter = self._host.loop.create_future()
-        if self._waiters is None:
-            self._waiters = []
-        self._waiters.append(waiter)
-        try:
-            await waiter
-        finally:
-            self._waiters.remove(waiter)
-
-    def _wake(self) -> None:
+    def finish(self) -> None:
+        self.phase = COMPLETE
+        if self._chunks:
+            self._chunks.clear()
+        self.writer.finish()
         if self._waiters:
-            for waiter in self._waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+            self.is_writing_paused = False
+            wake(self._waiters)
 
-    async def _drain(self) -> None:
-        while self._clogged:
-            await self._wait()
-        self._check_client()
+    async def wait_for_room(self) -> None:
+        """Wait while the connection's buffer is full. Raises ClientDisconnected."""
+        while self.is_writing_paused:
+            if self._waiters is None:
+                self._waiters = []
+            await wait(self._waiters, self.host.loop)
+        self.check_client()
 
-    def _check_client(self) -> None:
-        if self._gone:
+    def check_client(self) -> None:
+        """Raises ClientDisconnected if the client is gone."""
+        if self.client is GONE:
             raise ClientDisconnected("the client is gone")
 
-    def _unfinished(self) -> None:
-        """The application has returned, and its response is not complete."""
-        if self._phase is TRAILING:
-            self._writer.write(b"", True)  # statement 152: the body was whole
-        elif self._hung_up:  # it was told http.disconnect, and has drawn the consequence
-            self._writer.abort()
-        elif self._phase >= STREAMING:
-            self._fail("ASGI application returned without completing its response to %s %s", None)
-        else:
-            self._fail("ASGI application returned without sending a response to %s %s", None)
+    # The end of the application: see `run_application`.
 
-    def _fail(self, what: str, error: BaseException | None) -> None:
-        """The application did not finish: a clean 500 where nothing is written yet, otherwise an end that cannot be taken for one."""
-        self._host.log.error(what, printable(self.method), printable(self.raw_path), exc_info=error)
-        if self._gone or self._phase is COMPLETE:
+    def application_returned(self) -> None:
+        if self.client is GONE:
             return
-        if self._phase < STREAMING:
+        if self.phase is TRAILING:
+            self.writer.write(b"", True)  # the body is complete, only the trailers are missing
+        elif self.client is ASKED_TO_END:  # the application has seen http.disconnect
+            self.writer.abort()
+        elif self.phase >= STREAMING:
+            self.report_failure(
+                "ASGI application returned without completing its response to %s %s", None
+            )
+        else:
+            self.report_failure(
+                "ASGI application returned without sending a response to %s %s", None
+            )
+
+    def application_cancelled(self) -> None:
+        if self.client is not GONE:
+            self.report_failure("ASGI application was cancelled, handling request %s %s", None)
+
+    def application_raised(self, error: BaseException) -> None:
+        if not (self.client is GONE and is_disconnect(error)):
+            self.report_failure("Error handling request %s %s", error)
+
+    def report_failure(self, text: str, error: BaseException | None) -> None:
+        """Log the application's failure. Answer with 500, or abort a response after its head."""
+        self.host.log.error(text, printable(self.method), printable(self.raw_path), exc_info=error)
+        if self.client is GONE or self.phase is COMPLETE:
+            return
+        if self.phase < STREAMING:
             body = b"Internal Server Error"
-            self._writer.start(
+            self.writer.start(
                 500,
                 [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")],
             )
-            self._writer.respond(body, True, self.method == "HEAD")
+            self.writer.respond(body, True, self.method == "HEAD")
         else:
-            self._writer.abort()
+            self.writer.abort()
 
-    def _end(self) -> None:
-        self._phase = COMPLETE
-        if self._chunks:
-            self._chunks.clear()
-        self._writer.finish()
+    # Private.
+
+    def _wake(self) -> None:
         if self._waiters:
-            self._clogged = False  # what nobody sends any more need not be waited for
-            self._wake()
+            wake(self._waiters)
+
+    def _join_chunks(self) -> None:
+        """Join many small parts: each takes some fifty bytes of memory beside its content."""
+        chunks = self._chunks
+        start = next(
+            (position for position, chunk in enumerate(chunks) if len(chunk) < CHUNK_SIZE),
+            len(chunks),
+        )
+        if len(chunks) - start > 1:
+            chunks[start:] = [b"".join(chunks[start:])]
+
+    def _take_body(self) -> Message:
+        chunks, self._chunks = self._chunks, []
+        self.unread = 0
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if self.body is RECEIVED:
+            self.body = TAKEN
+            return {"type": "http.request", "body": body, "more_body": False}
+        self.writer.resume_body()
+        return {"type": "http.request", "body": body, "more_body": True}
 
 
 def _refuse_status(status: object) -> NoReturn:
-    # RFC 9110, 15.2: a 1xx is followed by the final response, and is no end of the wait for it.
+    # RFC 9110, 15.2: a 1xx precedes the final response, and does not replace it.
     hint = " (an early hint is sent with 'http.response.early_hint')" if status == 103 else ""
     raise ApplicationError(
         f"'status' must be an int from 200 to 999, that of a final response, not {status!r}{hint}"
@@ -458,7 +419,7 @@ def _refuse_status(status: object) -> NoReturn:
 
 
 def _as_bytes(body: Any) -> bytes:
-    """Statement 75: other views of bytes are accepted, and copied, since they may change after ``send()`` has returned."""
+    """Copy other views of bytes, since they may change after ``send()`` has returned."""
     if isinstance(body, (bytes, bytearray, memoryview)):
         return bytes(body)
     raise ApplicationError(f"'body' must be bytes, not {type(body).__name__}")

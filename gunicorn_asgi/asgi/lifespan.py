@@ -1,38 +1,29 @@
-"""The lifespan of the application in one worker: startup, the shared state, shutdown (ASGI, "Lifespan Protocol")."""
+"""The lifespan of the application in one worker: startup, the shared state, shutdown.
+
+See the ASGI specification, "Lifespan Protocol".
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from ..errors import ApplicationError, LifespanError
+from ..observe.log import Log
 from .scope import Application, Message, lifespan_scope
 
-
-class Log(Protocol):
-    """What of Gunicorn's logger is used here."""
-
-    def info(self, message: str, *args: object) -> None: ...
-
-    def warning(
-        self, message: str, *args: object, exc_info: BaseException | None = None
-    ) -> None: ...
-
-    def error(self, message: str, *args: object, exc_info: BaseException | None = None) -> None: ...
-
-
 CLEANUP_SECONDS = 1.0
-"""How long an application may go on behind its answer to lifespan.shutdown."""
+"""Time for an application to return after its answer to lifespan.shutdown."""
 CANCEL_SECONDS = 0.1
-"""How long an application that was cancelled may take to notice."""
+"""Time for a cancelled application to end."""
 
 
-class Phase(Enum):
-    """What the application is expected to do next."""
+class LifespanPhase(Enum):
+    """The next step that is expected of the application."""
 
-    NEW = "to be called"
+    NEW = "to receive lifespan.startup"
     STARTING = "to answer lifespan.startup"
     RUNNING = "to wait for lifespan.shutdown"
     STOPPING = "to answer lifespan.shutdown"
@@ -40,11 +31,11 @@ class Phase(Enum):
 
 
 class Lifespan:
-    """Calls the application with a lifespan scope and keeps it waiting between startup and shutdown.
+    """Calls the application with a lifespan scope, and keeps it between startup and shutdown.
 
-    `mode` is Gunicorn's ``asgi_lifespan``: ``on`` requires the protocol, ``auto`` does without where the application raises or
-    returns instead of answering, ``off`` never asks. `leave` is called where the application ends the
-    process (``sys.exit()``) after its startup.
+    `mode` is Gunicorn's ``asgi_lifespan``. ``on`` requires the protocol. ``auto`` does without it
+    if the application raises or returns instead of answering. ``off`` never calls the application.
+    `leave` is called if the application ends the process (``sys.exit()``) after its startup.
     """
 
     def __init__(
@@ -59,25 +50,28 @@ class Lifespan:
         self._log = log
         self._leave = leave
         self._state: dict[str, Any] = {}
-        self._phase = Phase.NEW
-        self._received = False
-        self._started = False
-        self._told = False
-        """lifespan.shutdown was received."""
+        self._phase = LifespanPhase.NEW
+        self._has_started = False
+        """The application has sent lifespan.startup.complete."""
+        self._has_received_shutdown = False
         self._failure: str | None = None
+        """The reason why the worker must not serve."""
         self._answered = asyncio.Event()
         self._shutdown = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_cancelled = False
-        """This object has cancelled the task, so a CancelledError is no failure of the application."""
+        """This object has cancelled the task: a CancelledError is no failure of the application."""
 
     @property
     def state(self) -> Mapping[str, Any] | None:
-        """What the application has put into its state, to be copied for every request; None if it speaks no lifespan."""
-        return self._state if self._started else None
+        """The state of the application, to be copied for every request. None without lifespan."""
+        return self._state if self._has_started else None
 
     async def startup(self) -> None:
-        """Run the application's startup to its end, however long that takes. Raises LifespanError if the worker must not serve."""
+        """Run the application's startup, which has no time limit.
+
+        Raises LifespanError if the worker must not serve.
+        """
         if self._mode == "off":
             return
         self._task = asyncio.create_task(self._run(), name="lifespan")
@@ -91,15 +85,15 @@ class Lifespan:
             raise LifespanError(self._failure)
 
     async def shutdown(self, timeout: float) -> None:
-        """Run the application's shutdown, for at most `timeout` seconds; what then still runs is cancelled and logged."""
+        """Run the application's shutdown, for at most `timeout` seconds; then cancel and log."""
         task = self._task
         if task is None or task.done():
             return
-        if self._phase is Phase.RUNNING:
-            self._phase = Phase.STOPPING
+        if self._phase is LifespanPhase.RUNNING:
+            self._phase = LifespanPhase.STOPPING
             self._answered.clear()
             self._shutdown.set()
-        if self._phase is Phase.STOPPING:  # also if an earlier call was cancelled
+        if self._phase is LifespanPhase.STOPPING:  # also if an earlier call was cancelled
             answer = asyncio.create_task(self._answered.wait(), name="gunicorn_asgi answer")
             await asyncio.wait({answer}, timeout=timeout)
             if not answer.done():
@@ -131,17 +125,17 @@ class Lifespan:
         else:
             self._returned()
         finally:
-            self._phase = Phase.OVER
+            self._phase = LifespanPhase.OVER
             self._answered.set()
 
     def fail_startup(self, error: SystemExit | KeyboardInterrupt) -> bool:
-        """The application ends the process, in its lifespan or in another task or callback: that fails a startup in every mode.
+        """The application ends the process, in its lifespan or in another task or callback.
 
-        Returns whether the startup fails by it, or has failed already.
+        This fails a startup in every mode. Returns whether the startup fails, or has failed before.
         """
         if self._failure is not None:
             return True
-        if self._task is None or self._phase not in (Phase.NEW, Phase.STARTING):
+        if self._task is None or self._phase not in (LifespanPhase.NEW, LifespanPhase.STARTING):
             return False
         self._failure = f"ASGI lifespan.startup raised {error!r}"
         self._answered.set()
@@ -152,12 +146,13 @@ class Lifespan:
             self._leave(error)
 
     def _raised(self, error: BaseException) -> None:
-        if self._phase in (Phase.NEW, Phase.STARTING):
+        if self._phase in (LifespanPhase.NEW, LifespanPhase.STARTING):
             if self._mode == "on":
                 self._failure = f"ASGI lifespan.startup raised {error!r}"
                 self._log.error("ASGI lifespan.startup failed", exc_info=error)
-            elif self._received:
-                # ASGI has the server go on without lifespan. More likely than that meaning is a fault in the startup.
+            elif self._phase is LifespanPhase.STARTING:
+                # ASGI: the server continues without lifespan. An error in the startup is more
+                # likely here than an application without lifespan.
                 self._log.warning(
                     "ASGI lifespan.startup raised; serving without lifespan (asgi_lifespan = auto)",
                     exc_info=error,
@@ -168,7 +163,7 @@ class Lifespan:
             self._log.error("ASGI lifespan raised", exc_info=error)
 
     def _returned(self) -> None:
-        if self._phase in (Phase.NEW, Phase.STARTING):
+        if self._phase in (LifespanPhase.NEW, LifespanPhase.STARTING):
             if self._mode == "on":
                 self._failure = (
                     "the application returned from its lifespan before lifespan.startup.complete"
@@ -177,33 +172,32 @@ class Lifespan:
                 self._log.info("ASGI lifespan is not supported by the application")
 
     async def _receive(self) -> Message:
-        if self._phase is Phase.NEW:
-            self._phase = Phase.STARTING
-            self._received = True
+        if self._phase is LifespanPhase.NEW:
+            self._phase = LifespanPhase.STARTING
             return {"type": "lifespan.startup"}
         await self._shutdown.wait()
-        if self._told:
-            await asyncio.Event().wait()  # for good: there is no third message
-        self._told = True
+        if self._has_received_shutdown:
+            await asyncio.Event().wait()  # forever: there is no third message
+        self._has_received_shutdown = True
         return {"type": "lifespan.shutdown"}
 
     async def _send(self, message: Message) -> None:
         kind = message.get("type")
         if kind in ("lifespan.startup.complete", "lifespan.startup.failed"):
-            if self._phase not in (Phase.NEW, Phase.STARTING):
+            if self._phase not in (LifespanPhase.NEW, LifespanPhase.STARTING):
                 raise ApplicationError(f"{kind!r} was not expected: the startup is over")
             if kind == "lifespan.startup.complete":
-                self._phase = Phase.RUNNING
-                self._started = True
+                self._phase = LifespanPhase.RUNNING
+                self._has_started = True
             else:
-                self._phase = Phase.OVER
+                self._phase = LifespanPhase.OVER
                 self._failure = "ASGI lifespan.startup failed: " + (
                     message.get("message") or "no reason given"
                 )
         elif kind in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
-            if self._phase is not Phase.STOPPING:
+            if self._phase is not LifespanPhase.STOPPING:
                 raise ApplicationError(f"{kind!r} was not expected: there was no lifespan.shutdown")
-            self._phase = Phase.OVER
+            self._phase = LifespanPhase.OVER
             if kind == "lifespan.shutdown.failed":
                 self._log.error(
                     "ASGI lifespan.shutdown failed: %s", message.get("message") or "no reason given"

@@ -1,11 +1,15 @@
-"""The only place that knows the keys of a scope (ASGI statements 3 to 5, 18 to 41, 76 to 81, 105, 117 and 154)."""
+"""The only place that knows the keys of a scope.
+
+See the ASGI specification: "HTTP Connection Scope", "Websocket Connection Scope", "Lifespan
+Protocol: Scope", and the rules 18 to 41 and 76 to 81 in docs/asgi.md.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
-from ..http.contract import Header
+from ..http.request import Request
 
 Scope = dict[str, Any]
 Message = dict[str, Any]
@@ -14,44 +18,59 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 Address = tuple[str, int | None]
-"""(host, port), or (path, None) of a unix socket."""
+"""(host, port), or (path, None) for a unix socket."""
 
 SPEC_VERSION = "2.5"
 
 
+class Site(Protocol):
+    """A listening socket, as far as a scope tells of it."""
+
+    scheme: str
+    root_path: str
+    raw_root_path: bytes
+
+
+class Peer(Protocol):
+    """A connection, as far as a scope tells of it."""
+
+    client: Address | None
+    server_address: Address | None
+    tls: Mapping[str, Any] | None
+
+    @property
+    def listener(self) -> Site: ...
+
+
 def http_scope(
-    http_version: str,
-    method: str,
-    scheme: str,
-    path: str,
-    raw_path: bytes,
-    query_string: bytes,
-    root_path: str,
-    headers: list[Header],
-    client: Address | None,
-    server: Address | None,
-    state: Mapping[str, Any] | None,
-    tls: Mapping[str, Any] | None = None,
-    switched_off: Iterable[str] = (),
+    request: Request, peer: Peer, state: Mapping[str, Any] | None, switched_off: Iterable[str]
 ) -> Scope:
-    """The scope of one request. Every mutable part of it is this request's own (statement 18).
+    """The scope of one request. Every mutable part of it is this request's own.
 
     `switched_off` are the extensions that are not offered, though they would work.
     """
+    method, path, raw_path, query_string, fields = request
+    listener = peer.listener
+    http_version, tls = fields.version, peer.tls
+    root_path = fields.root_path
+    if root_path is None:
+        root_path = listener.root_path
+        if root_path and path != "*":
+            path, raw_path = root_path + path, listener.raw_root_path + raw_path
     scope: Scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": SPEC_VERSION},
         "http_version": http_version,
         "method": method,
-        "scheme": scheme,
+        "scheme": fields.scheme or listener.scheme,
         "path": path,
         "raw_path": raw_path,
         "query_string": query_string,
         "root_path": root_path,
-        "headers": headers,
-        "client": client,
-        "server": server,
-        # Statement 16: each is there exactly where it works.
+        "headers": fields.headers.copy(),
+        "client": fields.client or peer.client,
+        "server": peer.server_address,
+        # An extension is present if it works (docs/asgi.md, 16).
         "extensions": {
             "http.response.pathsend": {},
             "http.response.zerocopysend": {},
@@ -74,7 +93,7 @@ def http_scope(
 
 
 def websocket_scope(handshake: Scope, subprotocols: list[str]) -> Scope:
-    """The scope of a WebSocket (statements 76 to 81 and 117), made of the one of its handshake."""
+    """Return the scope of a WebSocket, made from the scope of its `handshake`."""
     scope = handshake | {
         "type": "websocket",
         "scheme": {"https": "wss"}.get(handshake["scheme"], "ws"),
@@ -88,5 +107,5 @@ def websocket_scope(handshake: Scope, subprotocols: list[str]) -> Scope:
 
 
 def lifespan_scope(state: dict[str, Any]) -> Scope:
-    """The scope of the lifespan, whose versions are a series of their own (statement 155)."""
+    """Return the scope of the lifespan. Its ``spec_version`` has a series of its own."""
     return {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": state}

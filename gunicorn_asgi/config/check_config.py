@@ -1,4 +1,7 @@
-"""``gunicorn --check-config``: Gunicorn loads the application there, and nothing else; this adds the checks of the worker."""
+"""The worker's own checks in ``gunicorn --check-config``.
+
+Gunicorn itself only loads the application there.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def install() -> None:
-    """Have Gunicorn check the worker, too, where it only checks (or prints) its configuration.
+    """Have Gunicorn check the worker, too, when it only checks or prints its configuration.
 
-    Gunicorn loads the application there, and calls nothing of a worker class. So its method that loads is
-    replaced by one that does the same, and checks afterwards. In a process that serves, it does no more.
+    Gunicorn then loads the application, and calls no method of a worker class. So its method for
+    loading is wrapped. The wrapper checks after loading; in a serving process, it only loads.
     """
     load: Callable[[WSGIApplication], Any] = WSGIApplication.load
 
@@ -35,7 +38,7 @@ def install() -> None:
 
 
 class Stderr:
-    """A logger for the terminal of whoever checks."""
+    """Gunicorn's logger for the checks, on the terminal."""
 
     def error(self, message: str, *args: object) -> None:
         sys.stderr.write(f"Error: {message % args}\n")
@@ -45,12 +48,12 @@ class Stderr:
 
 
 def _check(cfg: Config, application: object) -> None:
-    """Raise SystemExit(1), with one sentence on stderr, if a worker could not serve `application` with this configuration."""
+    """Raise SystemExit(1), with one sentence on stderr, if no worker could serve `application`."""
     log = Stderr()
-    os.environ.update(cfg.env)  # as the arbiter does it at the boot
+    os.environ.update(cfg.env)  # as the arbiter does at boot
     try:
         worker_class = cfg.worker_class
-    except Exception as error:  # noqa: BLE001 # whatever importing it raises
+    except Exception as error:  # noqa: BLE001 # from its import
         _fail(log, error)
     if isinstance(worker_class, str):
         _fail(

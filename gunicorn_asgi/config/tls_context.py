@@ -1,9 +1,10 @@
-"""The TLS context that Gunicorn makes of its settings, and the reason where it cannot make one."""
+"""Gunicorn's TLS context, made from its settings, and the reason if it cannot be made."""
 
 from __future__ import annotations
 
 import re
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,15 +17,31 @@ if TYPE_CHECKING:
     from gunicorn.config import Config
 
 
+ALPN = {"h1": "http/1.1", "h2": "h2"}
+"""The versions of HTTP: Gunicorn's names, and the names of TLS (RFC 7301)."""
+
+
+def serving_context(cfg: Config, protocols: Sequence[str]) -> ssl.SSLContext | None:
+    """Return the context for listeners that serve `protocols`, or None without TLS."""
+    if not cfg.is_ssl:
+        return None
+    context = make_context(cfg)
+    # RFC 7301: the server's order counts. A client without a protocol in common is served HTTP/1.1,
+    # even if `protocols` lacks it, as in Gunicorn.
+    context.set_alpn_protocols([ALPN[name] for name in protocols])
+    return context
+
+
 def make_context(cfg: Config) -> ssl.SSLContext:
-    """Gunicorn's context for `cfg`. Raises ConfigError, whose sentence names the setting, the file and the remedy."""
+    """Return Gunicorn's context for `cfg`.
+
+    Raises ConfigError: its sentence names the setting, the file and the remedy.
+    """
     if not has_tls_hook(cfg):
         _check_files(cfg)
     try:
         context: object = sock.ssl_context(cfg)
-    except (
-        Exception
-    ) as error:  # whatever OpenSSL or the hook raises: plain HTTP is never served instead
+    except Exception as error:  # from OpenSSL or the hook: plain HTTP is never served instead
         if has_tls_hook(cfg):
             raise ConfigError(f"The ssl_context hook raised {error!r}.") from error
         raise _explain(cfg, error) from error
@@ -34,7 +51,7 @@ def make_context(cfg: Config) -> ssl.SSLContext:
 
 
 def _check_files(cfg: Config) -> None:
-    """Raise ConfigError if a file is missing, or holds something else than its setting asks for."""
+    """Raise ConfigError if a file is missing, or is not of the kind named by its setting."""
     certificate = _read(cfg, "certfile")
     if re.search(rb"-----BEGIN (X509 |TRUSTED )?CERTIFICATE-----", certificate) is None:
         raise _refusal(cfg, "certfile", "holds no certificate in PEM form")
@@ -49,7 +66,8 @@ def _check_files(cfg: Config) -> None:
             cfg,
             name,
             "holds an encrypted key, and Gunicorn has no setting for its password: decrypt it "
-            f"(openssl pkey -in {getattr(cfg, name)} -out NEW), or make the context in the ssl_context hook",
+            f"(openssl pkey -in {getattr(cfg, name)} -out NEW), or make the context in the "
+            "ssl_context hook",
         )
     if cfg.ca_certs and b"-----BEGIN " not in _read(cfg, "ca_certs"):
         raise _refusal(cfg, "ca_certs", "holds no certificate in PEM form")
@@ -63,7 +81,7 @@ def _read(cfg: Config, name: str) -> bytes:
 
 
 def _explain(cfg: Config, error: Exception) -> ConfigError:
-    """The sentence for an `error` of OpenSSL, whose own does not say which setting is at fault."""
+    """Return the error for an `error` of OpenSSL, which does not name the setting at fault."""
     reason = getattr(error, "reason", None) or str(error)
     if reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
         return _refusal(

@@ -12,7 +12,7 @@ response, or a WebSocket. One request over HTTP/1.1, from the packet to the answ
         |                |                            |--------------------------->|
         |                | resume_body() <------------| receive() -> http.request  |
         |                |                            |                            |
-        |                | start(status, headers) <---| send(http.response.start)  |  checked, held
+        |                | start(status, headers) <---| send(http.response.start)  |  checked, kept
         |   one write    | respond(body, end) <-------| send(http.response.body)   |
         |<---------------|                            |                            |
         |                | finish() <-----------------| the response is complete   |
@@ -22,11 +22,11 @@ A connection calls its streams and never awaits. A stream calls its connection a
 there either. Only a stream awaits, and only for two things: more of the request, and room to
 write.
 
-Nothing here belongs to one version of HTTP, so one
-:class:`~gunicorn_asgi.asgi.http.HTTPStream` serves every version.
+The contract is the same for every version of HTTP, so
+:class:`~gunicorn_asgi.asgi.http.HTTPStream` serves all of them.
 
-A WebSocket begins as an exchange. Until the application accepts it, the exchange may be answered
-with any response. After that it continues with a `WebSocketTransport`::
+A WebSocket begins as an exchange. The application may deny it with any response. Once accepted, it
+continues with a `WebSocketTransport`::
 
     transport        connection                   stream                      application
         |                | accept(headers) <----------| send(websocket.accept)     |
@@ -41,13 +41,13 @@ Each way to end has one verb, with the same meaning in every module:
 
 ==================  ===========================================================================
 ``finish``          The application's part of an exchange is over. Called exactly once.
-``close``           Send everything that was written, then end this direction (FIN, close_notify,
+``close``           Send all written data, then end this direction (FIN, close_notify,
                     END_STREAM).
-``abort``           End at once (RST, RST_STREAM), so that nobody takes the message for complete.
+``abort``           End at once (RST, RST_STREAM): the message must not be taken for complete.
 ``refuse``          Answer in place of the application, then close.
 ``fail``            The peer broke the protocol: say so with the protocol's code, then close.
 ``cancel``          Cancel the application's task.
-``ask_to_end``      Tell the application that the exchange should end: ``http.disconnect``, or a
+``ask_to_end``      Tell the application to end the exchange: ``http.disconnect``, or a
                     WebSocket's close with 1012.
 ``connection_lost``  The transport (or the HTTP/2 stream) is gone.
 ``shut_down``       Graceful shutdown: an idle connection closes now, a busy one after its
@@ -57,51 +57,63 @@ Each way to end has one verb, with the same meaning in every module:
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Coroutine, Iterable
+from typing import Any, Protocol
 
+from ..asgi.scope import Application
 from ..errors import RequestError
 from .grammar import Header as Header  # noqa: PLC0414 # re-exported on purpose
 
 NEVER = math.inf
 
 CLIENT_CLOSED_REQUEST = 499
-"""Status for the log only: the client went away before there was a response. nginx made it known."""
+"""Status for the log only: the client went away before there was a response. From nginx."""
 
 
 class ASGIStream(Protocol):
-    """The calls that a connection makes to an exchange's ASGI side. All are plain calls."""
+    """The ASGI side of an exchange, as its connection calls it. Except `run`, no call waits."""
 
-    # Of the request, for the log and the report on a blocked loop.
+    # The request, for the log and the report on a blocked loop.
     method: str
     raw_path: bytes
 
-    task: asyncio.Task[None] | None
-    """Runs the application; None before it was started."""
-    deadline: float
-    """When `deadline_passed` is due, on the loop's clock. NEVER if nothing is waited for.
-
-    The connection checks it about once a second.
-    """
+    task: Any
+    """The asyncio.Task of `run`, or None before the start."""
     may_be_followed: bool
-    """The same connection may carry further requests after this one (HTTP/1.1)."""
+    """The same connection may carry further requests after this exchange (HTTP/1.1)."""
     unread: int
-    """Bytes of the body that wait for the application. `WebSocketTransport.pause_reading` bounds
-    the unread messages of a WebSocket instead."""
+    """Bytes of the body in memory, until the application reads them.
+
+    Always 0 for a WebSocket: `WebSocketTransport.pause_reading` bounds its unread messages.
+    """
+
+    @property
+    def deadline(self) -> float:
+        """The time of the next `deadline_passed`, on the loop's clock; NEVER if there is none.
+
+        The connection checks it about once a second.
+        """
 
     @property
     def awaits_body(self) -> bool:
         """Whether the application waits for more of the body."""
 
+    def run(self, app: Application) -> Coroutine[Any, Any, None]:
+        """Call the application, and finish the exchange however the application ends."""
+
     def feed_data(self, data: bytes) -> None:
-        """A part of the request's body has arrived. After `ResponseWriter.accept`: further bytes
-        of a WebSocket's client."""
+        """A part of the request's body has arrived.
+
+        After `ResponseWriter.accept`: data of a WebSocket has arrived.
+        """
 
     def feed_eof(self) -> None:
-        """The request's body is complete. Of an accepted WebSocket: nothing more comes, and the
-        other direction is still open (RFC 8441, 5)."""
+        """The request's body is complete.
+
+        After `ResponseWriter.accept`: the client has ended its direction. The other direction is
+        still open (RFC 8441, 5).
+        """
 
     def ask_to_end(self) -> None:
         """The client will not wait much longer, or the server shuts down.
@@ -113,10 +125,13 @@ class ASGIStream(Protocol):
         """The connection's buffer is full: ``send()`` waits."""
 
     def resume_writing(self) -> None:
-        """There is room to send again."""
+        """The connection's buffer has room again: ``send()`` continues."""
 
     def connection_lost(self) -> None:
-        """The client is gone: ``receive()`` says so and ``send()`` raises. May be called again."""
+        """The client is gone: ``receive()`` returns a disconnect, ``send()`` raises.
+
+        May be called again.
+        """
 
     def deadline_passed(self) -> None:
         """`deadline` has passed."""
@@ -126,115 +141,115 @@ class ASGIStream(Protocol):
 
 
 class ResponseWriter(Protocol):
-    """The calls that an exchange makes to its connection. All are plain calls."""
+    """The connection of an exchange, as its stream calls it. No call waits."""
 
     def start(self, status: int, headers: Iterable[Header]) -> int:
-        """Check and hold the head of the response; write nothing yet.
+        """Check and keep the head of the response; write nothing yet.
 
-        Returns the ``content-length`` that the application declared, or -1. Raises
-        ApplicationError. May be called again until `respond` is: an exception in between still
-        becomes a clean 500.
+        Returns the declared ``content-length``, or -1. Raises ApplicationError. May be called again
+        before `respond`: if the application raises in between, a clean 500 replaces the head.
         """
 
     def respond(self, body: bytes, end: bool, bodyless: bool) -> object:
-        """Write the held head, followed by `body`, in one write.
+        """Write the head and `body` in one write.
 
-        `end`: this is the whole body (a missing ``content-length`` becomes its length).
-        `bodyless`: the response may not carry a body (HEAD, 1xx, 204, 304: RFC 9110, 6.4.1), so
-        `body` only lends its length.
+        `end`: `body` is the whole body, and its length becomes a missing ``content-length``.
+        `bodyless`: the response may not have a body (HEAD, 1xx, 204, 304: RFC 9110, 6.4.1). Then
+        only the length of `body` counts.
         """
 
     def write(self, data: bytes, end: bool) -> None:
-        """Write a further part of the body, the last one with `end`."""
+        """Write a further part of the body, the last part with `end`."""
 
     def set_length(self, length: int) -> None:
-        """Give the held head a ``content-length`` of so many bytes, unless it has one."""
+        """Add a ``content-length`` to the head, unless it has one. The head is not written yet."""
 
     def allows_trailers(self) -> bool:
-        """Whether the response whose head is held can have trailers (RFC 9110, 6.5)."""
+        """Whether the response can have trailers (RFC 9110, 6.5). The head is not written yet."""
 
     def write_trailers(self, headers: Iterable[Header]) -> None:
         """End the body with a trailer section. Raises ApplicationError; then nothing is written."""
 
     def start_file(self, descriptor: int, offset: int, count: int, end: bool) -> bool:
-        """Write the head, if it is still held, and send part of a file without reading it.
+        """Write the head, unless it is written, and send part of a file without reading it.
 
-        `end`: this is the last part of the body. If the file does not leave at once,
-        `ASGIStream.pause_writing` is called from within, and `ASGIStream.resume_writing` when the
-        file is sent, or cannot be. Returns False where files cannot be sent like this: then the
-        head is written, and the caller writes the bytes of the file.
+        `end`: the part is the last of the body. Returns False if the connection cannot send files.
+        Then only the head is written, and the caller writes the content.
+
+        If the part is not sent at once, this calls `ASGIStream.pause_writing`, and later
+        `ASGIStream.resume_writing`: when the part is sent, or when sending fails.
         """
 
     def stop_file(self) -> int:
-        """Stop sending the file, if that goes on. Returns how many bytes were not sent."""
+        """Stop sending the file. Returns the number of bytes that were not sent."""
 
     def write_informational(self, status: int, headers: Iterable[Header]) -> None:
-        """Write a 1xx response, where the version of the protocol has them (RFC 9110, 15.2)."""
+        """Write a 1xx response, unless the client speaks HTTP/1.0 (RFC 9110, 15.2)."""
 
     def resume_body(self) -> None:
-        """The application has taken all of the body that was here: more may come."""
+        """The application has read the body as far as it has arrived: read on."""
 
     def accept(self, headers: Iterable[Header]) -> tuple[WebSocketTransport, bytes]:
         """Complete the handshake of a WebSocket, with `headers` of the application.
 
-        Returns the transport that replaces this object, and the bytes that the client has already
-        sent. Raises ApplicationError for `headers`, and ClientDisconnected where the client has
-        closed its side.
+        Returns the transport for the frames, which replaces this object, and the data received so
+        far. Raises ApplicationError for `headers`, and ClientDisconnected if the client has closed
+        its side.
         """
 
     def abort(self) -> None:
-        """End the response so that nobody can take it for complete."""
+        """End the response in a way that shows it to be incomplete."""
 
     def refuse(self, error: RequestError) -> None:
-        """Answer in the application's place, and give the exchange up.
+        """Answer in place of the application.
 
         `ASGIStream.connection_lost` follows, and `ASGIStream.cancel` if the application does not
         end by itself.
         """
 
     def finish(self) -> None:
-        """The application's part of the exchange is over: called exactly once."""
+        """The application's part of the exchange is over. Called exactly once."""
 
 
 class WebSocketTransport(Protocol):
-    """The calls that an accepted WebSocket makes to its connection. All are plain calls.
+    """The connection of an accepted WebSocket, as its stream calls it. No call waits.
 
-    Everything written leaves in order, also before the end that `close` and `fail` make. The
-    connection limits how long that may take (``write_timeout``). After `close`, `abort` and `fail`
-    nothing more is fed: `ASGIStream.connection_lost` follows, and `ASGIStream.cancel` if the
-    application does not end by itself. A connection that cannot end one direction alone asks
+    Frames are sent in the order of the writes, and before the end by `close` or `fail`. The
+    connection limits the time for this (``write_timeout``). After `close`, `abort` and `fail` it
+    feeds no data: `ASGIStream.connection_lost` follows, and `ASGIStream.cancel` if the application
+    does not end by itself. Over TLS, which cannot end one direction alone, the connection asks
     `WebSocketStream.has_closed` when to end both.
     """
 
     def write(self, data: bytes) -> None:
-        """Write whole frames. Never waits: `ASGIStream.pause_writing` says when to."""
+        """Write whole frames. `ASGIStream.pause_writing` follows when the buffer is full."""
 
     def pause_reading(self) -> None:
-        """The application has enough to read: ask nothing of the client until `resume_reading`.
+        """The application has enough messages: read nothing until `resume_reading`.
 
-        Bytes that are already on their way may still be fed.
+        Data already received from the client may still be fed.
         """
 
     def resume_reading(self) -> None:
-        """Everything that was fed is taken, and more may come.
+        """All data so far counts as read: give the client room for more.
 
-        Bytes that are fed while reading is not paused count as taken at once.
+        Data fed while reading is not paused counts as read at once.
         """
 
     def deadline_changed(self) -> None:
         """The stream's `deadline` has a new value."""
 
     def close(self, is_clean: bool) -> None:
-        """Nothing more is to be written or read.
+        """Close the connection; `is_clean`: both sides have sent a Close frame.
 
-        `is_clean`: both sides have sent a Close frame. Otherwise the client may still be sending.
+        Otherwise the client may still be sending.
         """
 
     def abort(self) -> None:
-        """The client has not answered in time: end without waiting for it."""
+        """The client has not answered in time: end at once."""
 
     def fail(self, reason: str) -> None:
         """The client has broken the protocol (RFC 6455, 7.1.7): log `reason`, then close."""
 
     def finish(self) -> None:
-        """The application has ended: called exactly once. The closing handshake may continue."""
+        """The application has ended. Called exactly once. The closing handshake may continue."""

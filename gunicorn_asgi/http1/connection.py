@@ -1,37 +1,100 @@
-"""One HTTP/1.x connection: its requests as they come, pipelining, deadlines and draining. How they are answered is `Answering`'s."""
+"""The reading side of an HTTP/1.x connection: requests, pipelining, deadlines and shutdown.
+
+The writing side is `writer.H1ResponseWriter`.
+"""
 
 from __future__ import annotations
 
-from ..asgi.extensions import ExtendedStream
+from collections.abc import Callable, Mapping
+from enum import IntEnum
+
 from ..asgi.http import HTTPStream
 from ..asgi.scope import http_scope
 from ..asgi.websocket import WebSocketStream
 from ..errors import RequestError
-from ..http.contract import NEVER
+from ..http.contract import NEVER, ASGIStream
+from ..http.exchange import LATE_BODY, BodyDeadline, ExchangeLog
 from ..http.request import Fields, Request
-from ..net.connection import CLOSED, LINGER, LINGER_SECONDS
-from .answering import Answering
-from .body import ChunkedFraming, LengthFraming
+from ..net import kernel
+from ..net.deadlines import Deadline
+from ..net.transport import LINGER_SECONDS, LOST, Handler, Transport
+from .body import ChunkedFraming, Framing, LengthFraming
+from .inbox import Inbox
 from .request import read_head
-from .states import BODY, DONE, HANG_UP_SECONDS, HEAD, HIGH_WATER, TURN
+from .states import (
+    BODY,
+    BODY_END,
+    END,
+    ENDED,
+    EXCHANGE_OVER,
+    HEAD,
+    HIGH_WATER,
+    LOOK_SECONDS,
+    MAX_DISCARD,
+    MAX_PIPELINED,
+    NEXT_STATE,
+    NEXT_TURN,
+    REQUEST,
+    REQUEST_WITH_BODY,
+    RESPONDING,
+    ReadState,
+)
 from .upgrade import check_handshake
+from .writer import H1ResponseWriter
+
+UpgradeToHTTP2 = Callable[[Transport, Request, bytes, ExchangeLog | None], bool]
+"""Answers a request for h2c over HTTP/2; the bytes followed it. Returns whether it does."""
 
 
-class H1Connection(Answering):
-    """A client on a socket. Requests are answered one after the other, in their order (RFC 9112, 9.3.2)."""
+class H1Connection(Handler):
+    """A connection of HTTP/1.x. It answers requests one after the other (RFC 9112, 9.3.2)."""
 
-    __slots__ = ()
+    __slots__ = (
+        "_discard_left",
+        "_framing",
+        "_upgrade",
+        "_writer",
+        "body",
+        "fields",
+        "has_pipelined_data",
+        "inbox",
+        "is_half_closed",
+        "reading",
+        "stream",
+    )
+
+    def __init__(self, transport: Transport, upgrade: UpgradeToHTTP2 | None = None) -> None:
+        super().__init__(transport)
+        # Set once.
+        self._upgrade = upgrade
+        self._writer = H1ResponseWriter(transport, self)
+        # The connection.
+        self.reading: ReadState = HEAD
+        self.inbox = Inbox()
+        self.is_half_closed = False
+        """The client has closed its side, and gets its response."""
+        self.has_pipelined_data = False
+        """Data of later requests follows the current one; `_serve` continues with it."""
+        # The current request, or the last.
+        self.stream: ASGIStream | None = None
+        """The exchange in progress."""
+        self.fields: Fields | None = None
+        self.body: BodyDeadline | None = None
+        """The deadline of a request's body; None without a body."""
+        self._framing: Framing | None = None
+        self._discard_left = 0
+        """Bytes that may still be dropped, of a body that nobody reads."""
 
     def __repr__(self) -> str:
-        return f"<H1Connection {self._client} {self._reading.name} {self._stream!r}>"
+        return f"<H1Connection {self.reading.name} {self.stream!r}>"
 
     # From the transport.
 
     def data_received(self, data: bytes) -> None:
-        reading = self._reading
+        reading = self.reading
         if reading is HEAD:
-            if self._inbox.data:
-                self._hold_head(data)
+            if self.inbox.data:
+                self._add_to_head(data)
             else:
                 self._serve(data)
         elif reading is BODY:
@@ -41,319 +104,485 @@ class H1Connection(Answering):
                 self.refuse(error)
             else:
                 if data:
-                    self._hold(data)
-        elif reading is DONE:
-            self._hold(data)
-        elif reading is LINGER:
-            self._drop(len(data))
+                    self._keep(data)
+        elif reading is RESPONDING:
+            self._keep(data)
 
     def eof_received(self) -> bool:
         is_handshake = (
-            self._stream is not None
-            and not self._stream.may_be_followed
-            and not self._response.begun
+            self.stream is not None
+            and not self.stream.may_be_followed
+            and not self._writer.response.begun
         )
-        may_read = self._reading is DONE and self._listener.scheme == "http" and not is_handshake
-        if not may_read or self._server.settings.half_close == "disconnect":
-            return super().eof_received()
-        # The request is whole, so it gets its response, though nobody may be there to read it (RFC 9112, 9.6). TLS cannot do this.
-        self._half_closed = True
-        if self._stream is not None and not self._clogged and not self._is_transferring:
-            self.deadline = self._server.now + HANG_UP_SECONDS
-        return True
+        transport = self.transport
+        may_serve = (
+            self.reading is RESPONDING
+            and transport.listener.scheme == "http"
+            and not is_handshake
+            and self.host.settings.half_close != "disconnect"
+        )
+        if may_serve:
+            # The request is complete, so it gets its response, though maybe nobody reads it
+            # (RFC 9112, 9.6). TLS cannot do this.
+            self.is_half_closed = True
+            if self.stream is not None and not transport.is_blocked:
+                transport.deadline = self.host.tick_end + LOOK_SECONDS
+        return may_serve
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._response.keep_alive = False
-        super().connection_lost(exc)
+    def reading_ended(self) -> None:
+        self.reading = NEXT_STATE[self.reading, END]
+
+    def connection_lost(self) -> None:
+        self._writer.response.keep_alive = False
+        super().connection_lost()
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._reading is DONE and self._stream is None:
-            self._await_next()
+        if self.reading is RESPONDING and self.stream is None:
+            self.exchange_over()
 
-    # Reading.
+    def file_stopped(self, unsent: int) -> None:
+        self._writer.response.sent -= unsent
+
+    def finished(self) -> None:
+        del self._writer  # they refer to each other
+
+    # Requests.
 
     def _serve(self, data: bytes, since: float = NEVER) -> None:
-        """Answer the requests in `data` one after the other, until one of them, or its client, has to be waited for.
+        """Answer the requests in `data` in turn, until one of them or the client has to be awaited.
 
-        The first has begun to arrive at `since` on the loop's clock, where that is not now.
+        `since`: when the first began to arrive, on the loop's clock, if not now.
         """
-        server = self._server
-        turn = 0
-        while data and self._reading is HEAD:
+        count = 0
+        while data and self.reading is HEAD:
             end = data.find(b"\r\n\r\n") + 4
             if end < 4 or data[0] == 13:
-                if self._inbox.passes_empty_line(data):
+                if self.inbox.passes_empty_line(data):
                     data = data[2:]
                     continue
                 if end < 4:
-                    self._hold_head(data)
+                    self._add_to_head(data)
                     break
-            if turn and self._is_closing():
-                break  # a response could not be written: nobody is there for the others
-            if turn == TURN:
-                self._reading = DONE
-                self._inbox.hold(data)
-                server.loop.call_soon(self._serve_buffered)
+            if count and self.transport.is_closing():
+                break  # a response could not be written: nobody waits for the others
+            if count == MAX_PIPELINED:
+                self.reading = NEXT_STATE[self.reading, NEXT_TURN]
+                self.inbox.hold(data)
+                self.host.loop.call_soon(self._serve_buffered)
                 break
-            turn += 1
+            count += 1
             try:
-                data = self._begin(read_head(data[:end], self._fields, self._rules), data[end:])
+                request = read_head(data[:end], self.fields, self.transport.rules)
+                data = self._begin(request, data[end:])
             except RequestError as error:
-                self.refuse(error, data, since if turn == 1 else NEVER)
+                self.refuse(error, data, since if count == 1 else NEVER)
                 break
         else:
-            if data and self._reading is not CLOSED:
+            if data and self.reading is not ENDED:
                 self.data_received(data)
-            elif self._half_closed and self._reading is HEAD:
-                self._shut()
+            elif self.is_half_closed and self.reading is HEAD:
+                self.transport.close()
 
     def _begin(self, request: Request, data: bytes) -> bytes:
-        """Begin the exchange of `request`; returns what of `data`, which came behind its head, is not this one's. Raises RequestError."""
-        method, path, raw_path, query, fields = request
-        server = self._server
-        listener = self._listener
-        if len(server.tasks) >= server.limit_concurrency:
-            raise server.overloaded()
-        self._fields = fields
-        self._inbox.empty_lines = 0
-        scheme = fields.scheme or listener.scheme
-        if server.access is not None:
-            self._record = server.access.begin(
-                method,
-                raw_path,
-                query,
-                fields.version,
-                scheme,
-                fields.headers,
-                self._client,
-                self._server_address,
-                fields.script_name,
-            )
-        root_path = fields.root_path
-        if root_path is None:
-            root_path = listener.root_path
-            if root_path and path != "*":
-                path, raw_path = root_path + path, listener.raw_root_path + raw_path
-        version, headers, client = (
-            fields.version,
-            fields.headers.copy(),
-            fields.client or self._client,
-        )
-        address, state, off = self._server_address, server.state, server.switched_off
-        scope = http_scope(
-            version,
-            method,
-            scheme,
-            path,
-            raw_path,
-            query,
-            root_path,
-            headers,
-            client,
-            address,
-            state,
-            self._tls,
-            off,
-        )
-        response = self._response
+        """Begin the exchange of `request`.
+
+        `data` follows its head. Returns the part of it that belongs to later requests. Raises
+        RequestError.
+        """
+        host, transport, writer = self.host, self.transport, self._writer
+        if len(host.tasks) >= host.limit_concurrency:
+            raise host.overloaded()
+        self.fields = fields = request[4]
+        self.inbox.empty_lines = 0
+        writer.is_head = request[0] == "HEAD"
+        log = writer.log
+        if log is not None:
+            log.begin(request, fields.version, transport)
+        settings = host.settings
+        scope = http_scope(request, transport, host.state, settings.switched_off)
+        response = writer.response
         response.begun = response.keep_alive = False
         response.sent = 0
-        if fields.upgrade == "h2c" and server.upgrade(self, request, data, self._record):
-            self._record, self._reading = None, CLOSED
+        transport.progress.deadline = NEVER
+        if (
+            fields.upgrade == "h2c"
+            and self._upgrade is not None
+            and self._upgrade(transport, request, data, log)
+        ):
+            self.reading = NEXT_STATE[self.reading, END]
             return b""
-        stream: HTTPStream
-        if fields.upgrade == "websocket" and server.websocket is not None:
-            check_handshake(method, headers, fields.length != 0)
-            self._stream = stream = WebSocketStream(self, scope, server, server.websocket)
-            self._reading = DONE
-            self._set_deadline()
-            self._hold(data)
+        stream: ASGIStream
+        if fields.upgrade == "websocket" and settings.websocket is not None:
+            check_handshake(scope["method"], fields.headers, fields.length != 0)
+            self.stream = stream = WebSocketStream(writer, scope, host, settings.websocket)
+            self.reading = NEXT_STATE[self.reading, REQUEST]
+            transport.set_deadline()
+            self._keep(data)
             data = b""
         elif fields.length == 0:
-            self._stream = stream = ExtendedStream(self, scope, False, False, server)
-            self._reading = DONE
-            self.deadline = NEVER
+            self.stream = stream = HTTPStream(writer, scope, False, False, host)
+            self.reading = NEXT_STATE[self.reading, REQUEST]
+            transport.deadline = NEVER
         else:
-            self._stream = stream = ExtendedStream(
-                self, scope, True, fields.expect_continue, server
-            )
+            self.stream = stream = HTTPStream(writer, scope, True, fields.expect_continue, host)
             data = self._begin_body(fields, data)
-            if self._half_closed and self._reading is BODY:
-                self._stream = None
-                self._shut()  # the rest will never come
+            if self.is_half_closed and self.reading is BODY:
+                self.stream = None
+                transport.close()  # the rest will never come
                 return b""
-        self._more = bool(data)
-        server.start(stream)
+        self.has_pipelined_data = bool(data)
+        host.start(stream)
         return data
 
     def _begin_body(self, fields: Fields, data: bytes) -> bytes:
-        """A body follows; returns what of `data` stands behind it. Raises RequestError."""
-        self._reading = BODY
-        self._awaits_100 = fields.expect_continue
-        length, rules = fields.length, self._rules
+        """Read a body from `data` on; returns the rest. Raises RequestError."""
+        self.reading = NEXT_STATE[self.reading, REQUEST_WITH_BODY]
+        length, rules, host = fields.length, self.transport.rules, self.host
+        self.body = BodyDeadline(
+            host.settings.body_timeout_s, host.tick_end, fields.expect_continue
+        )
         self._framing = (
             LengthFraming(length)
             if length > 0
             else ChunkedFraming(rules.limit_fields, rules.limit_field_size)
         )
-        self._set_deadline()
-        return self._read_body(data) if data else data
+        if data:
+            return self._read_body(data)
+        self.transport.set_deadline()
+        return data
 
     def _read_body(self, data: bytes) -> bytes:
-        """Take the body's part of `data`, and return what stands behind it. Raises RequestError."""
+        """Take the body's part of `data`, and return the rest. Raises RequestError."""
+        body = self.body
         assert self._framing is not None
-        content, complete, data = self._framing.feed(data)
-        stream = self._stream
-        self._awaits_100 = False
-        if complete:
-            self._framing = None
-            self._reading = DONE
+        assert body is not None
+        content, is_complete, data = self._framing.feed(data)
+        stream = self.stream
+        if is_complete:
+            self._framing = self.body = None
+            self.reading = NEXT_STATE[self.reading, BODY_END]
         if stream is not None:
             if content:
                 stream.feed_data(content)
-            if complete:
+            if is_complete:
                 stream.feed_eof()
-            elif stream.unread > HIGH_WATER:
-                self._pause_reading()
-            self._wait_anew()
-        elif complete:
-            self._await_next()
+            else:
+                body.received(self.host.tick_end)
+                if stream.unread > HIGH_WATER:
+                    self.transport.pause_reading()
+            self.transport.set_deadline()
+        elif is_complete:
+            self.exchange_over()
         else:
-            self._drain_left -= len(content)
-            if self._drain_left < 0:
-                self._close()
+            self._discard_left -= len(content)
+            if self._discard_left < 0:
+                self.close()
         return data
 
-    def _hold(self, data: bytes) -> None:
-        """Keep what belongs to later requests, within a bound."""
-        if self._reading is HEAD:  # what was behind the body of a request that is answered already
+    def _keep(self, data: bytes) -> None:
+        """Keep data of later requests, within a limit."""
+        if self.reading is HEAD:  # it follows the discarded rest of a body
             self._serve(data)
-            return
-        if self._reading is not DONE:
-            return
-        if self._inbox.hold(data):
-            self._pause_reading()
-            self._wait_anew()
+        elif self.reading is RESPONDING and self.inbox.hold(data):
+            self.transport.pause_reading()
+            self.transport.set_deadline()
 
-    def _hold_head(self, data: bytes) -> None:
-        """Keep the beginning of a head until it is whole."""
-        if self._half_closed:
-            self._shut()  # the rest will never come
+    def _add_to_head(self, data: bytes) -> None:
+        """Keep the beginning of a head until it is complete."""
+        if self.is_half_closed:
+            self.transport.close()  # the rest will never come
             return
-        inbox = self._inbox
+        host, inbox = self.host, self.inbox
         if not inbox.data:
-            server = self._server
-            # Of one that dribbles, a worker that leaves does not wait for the whole: as `drain` has it, which has been here already.
-            patience = (
-                min(LINGER_SECONDS, server.settings.head_timeout_s)
-                if server.is_draining
-                else server.settings.head_timeout_s
-            )
-            self.deadline = server.now + patience
-            inbox.began = self._server.loop.time()
+            limit_s = host.settings.head_timeout_s
+            if host.is_shutting_down:  # `shut_down` was called before
+                limit_s = min(LINGER_SECONDS, limit_s)
+            self.transport.deadline = host.tick_end + limit_s
+            inbox.began = host.loop.time()
         try:
-            is_whole = inbox.add_to_head(data, self._rules)
+            is_complete = inbox.add_to_head(data, self.transport.rules)
         except RequestError as error:
             self.refuse(error, bytes(inbox.data), inbox.began)
             return
-        if is_whole:
+        if is_complete:
             self._serve(inbox.take(), inbox.began)
 
     def _serve_buffered(self) -> None:
-        """Go on with the requests that wait, once nothing is being answered."""
-        if self._reading is not DONE or self._stream is not None or self._clogged:
+        """Continue with the requests that wait, if nothing is being answered."""
+        transport = self.transport
+        if self.reading is not RESPONDING or self.stream is not None or transport.is_writing_paused:
             return
-        if self._is_closing():
-            self._transport.abort()  # TLS that does not read would never know
+        if transport.is_closing():
+            transport.raw.abort()  # TLS that is not read would never know
             return
-        self._reading = HEAD
-        self._resume_reading()
-        self._serve(self._inbox.take())
+        self.reading = NEXT_STATE[self.reading, EXCHANGE_OVER]
+        transport.resume_reading()
+        self._serve(self.inbox.take())
 
-    # For the base, and through it for the server.
+    # For the writer.
 
-    def _patience(self) -> float:
-        stream = self._stream
-        patience = NEVER
-        if self._reading is BODY and not self._reading_paused and not self._awaits_100:
-            patience = self._server.settings.body_timeout_s
-        elif (
-            self._reading is BODY and self._reading_paused and self._listener.scheme == "https"
-        ) or (
-            self._reading is DONE
-            and stream is not None
-            and (self._half_closed or self._reading_paused)
-        ):
-            patience = HANG_UP_SECONDS
-        return patience if stream is None else min(patience, stream.deadline - self._server.now)
+    def resume_body(self) -> None:
+        if self.transport.is_reading_paused and self.reading is BODY:
+            assert self.body is not None
+            self.transport.resume_reading()
+            self.body.received(self.host.tick_end)
+            self.transport.set_deadline()
 
-    def _overdue(self) -> None:
-        reading = self._reading
-        stream = self._stream
-        if reading is HEAD and self._inbox.data:
-            self.refuse(
-                RequestError(408, "The head of the request did not arrive in time"),
-                bytes(self._inbox.data),
-                self._inbox.began,
-            )
-        elif stream is not None and stream.deadline <= self._server.now:
-            stream.deadline_passed()
-            if self._stream is stream and self._reading is reading:
-                self._set_deadline()
-        elif reading is BODY and stream is not None and stream.awaits_body:
-            self.refuse(RequestError(408, "The body of the request did not arrive in time"))
-        elif reading is DONE and stream is not None and (self._half_closed or self._is_gone()):
-            if self._server.settings.half_close == "disconnect":
-                self._shut()  # reading is paused, so the transport has not seen the FIN
+    def may_continue(self, is_whole: bool) -> bool:
+        if self.reading is BODY and is_whole and not self._is_discardable():
+            return False
+        return not self.is_half_closed or self.has_pipelined_data or bool(self.inbox.data)
+
+    def exchange_over(self) -> None:
+        transport, reading = self.transport, self.reading
+        if not self._writer.response.keep_alive or reading is ENDED:
+            if reading is not ENDED:
+                self.close()
+            elif transport.state is LOST:
+                transport.finished()
+        elif reading is RESPONDING:
+            if transport.is_writing_paused:
+                return  # `resume_writing` comes back here once this response has left
+            transport.deadline = self.host.idle_deadline
+            if self.inbox.data:
+                # Later: this may be within the task of the exchange that has just ended.
+                self.host.loop.call_soon(self._serve_buffered)
                 return
-            stream.ask_to_end()
-            self.deadline = stream.deadline
-        elif (
-            reading is BODY
-            and self._reading_paused
-            and self._listener.scheme == "https"
-            and self._is_gone()
-        ):
-            self._resume_reading()  # asyncio's TLS keeps the end to itself until it is to read on, and drops what is written
-        elif reading is DONE or (reading is BODY and stream is not None):
-            self._set_deadline()  # it is the application that takes its time
-        elif reading is HEAD and (self._is_known_to_owe() or self._stuck_at != NEVER):
-            self._await_departure()
+            self.reading = NEXT_STATE[reading, EXCHANGE_OVER]
+            if self.has_pipelined_data:
+                return
+            if self.is_half_closed:
+                self.close()
+            elif not self.host.keeps_alive:  # since the head of this response was written
+                self.host.start_lame_duck(transport)
+        elif self._is_discardable():
+            assert self.body is not None
+            self._discard_left = MAX_DISCARD
+            self.body.received(self.host.tick_end)
+            transport.resume_reading()
+            transport.set_deadline()
         else:
-            self._shut_idle()
+            self.close()
 
-    def _await_departure(self) -> None:
-        """The application has ended, but the client takes its time with the response: ``keepalive`` counts from when it has all of it."""
-        now = self._server.now
-        if not self._is_known_to_owe():
-            self._stuck_at = NEVER
-            self.deadline = self._server.idle_deadline
+    def _is_discardable(self) -> bool:
+        """Whether the rest of a body that nobody reads is probably short, and surely sent."""
+        return (
+            self._framing is not None
+            and self._framing.left <= MAX_DISCARD
+            and self.body is not None
+            and not self.body.awaits_continue
+        )
+
+    def close(self) -> None:
+        self.inbox.data.clear()
+        is_expected = (
+            self.reading is RESPONDING and self.fields is not None and not self.fields.keep_alive
+        )
+        if is_expected or self.is_half_closed:
+            self.transport.close()
+        else:
+            self.transport.linger(
+                is_sending=self.reading is not RESPONDING and not self._writer.response.delimited
+            )
+
+    def give_up(self) -> None:
+        stream = self.stream
+        if stream is not None:
+            # The application is given the time to end that it has after a loss.
+            stream.connection_lost()
+            if stream.task is None:
+                self.stream = None
+
+    def refuse(self, error: RequestError, head: bytes = b"", since: float = NEVER) -> None:
+        """Answer a request in place of the application, and close.
+
+        Where no exchange has begun, `head` is the received part of it, and `since` the time when
+        that began to arrive, on the loop's clock, if not now.
+        """
+        host, transport, writer = self.host, self.transport, self._writer
+        if self.stream is not None or (writer.log is not None and writer.log.is_open):
+            writer.refuse(error)
             return
-        if not self._is_stuck() or self._stuck_at == NEVER:
-            self._stuck_at = now + self._server.settings.write_timeout_s
-        elif self._stuck_at <= now:
-            self._reset()
+        if not error.is_logged:
+            transport.log_invalid("request", error)
+        if self.reading is BODY:
+            self.close()  # the rest of an answered request: it gets no second answer
             return
-        self.deadline = min(self._stuck_at, now + HANG_UP_SECONDS)
+        writer.is_head = head[:5] == b"HEAD "
+        writer.write_refusal(error)
+        if host.access is not None:
+            host.access.refused(
+                head,
+                error.status,
+                writer.response.sent,
+                transport.listener.scheme,
+                transport.client,
+                transport.server_address,
+                max(0.0, host.loop.time() - since),
+            )
 
-    def postpone(self, seconds: float) -> None:
-        super().postpone(seconds)
-        self._stuck_at += seconds
+    # Deadlines.
 
-    def drain(self) -> None:
-        if self._reading is HEAD:
-            if (
-                self._inbox.data
-            ):  # a request is on its way, but that of a client that dribbles is not waited for
-                self.deadline = min(self.deadline, self._server.now + LINGER_SECONDS)
+    def next_deadline(self) -> float:
+        host, transport, stream = self.host, self.transport, self.stream
+        now = host.tick_end
+        if transport.state is LOST:
+            return now + host.settings.disconnect_grace_s
+        if self.reading is ENDED:
+            return NEVER
+        if self.reading is HEAD:
+            is_first = self.fields is None
+            return now + host.settings.head_timeout_s if is_first else host.idle_deadline
+        if transport.is_blocked:
+            return NEVER  # the client has to take something first
+        deadline = NEVER if stream is None else stream.deadline
+        if self.reading is BODY and not transport.is_reading_paused:
+            assert self.body is not None
+            return min(deadline, self.body.next_at(now))
+        if self._may_be_gone():
+            return min(deadline, now + LOOK_SECONDS)
+        return deadline
+
+    def _may_be_gone(self) -> bool:
+        """Whether only a look tells that the client has gone."""
+        if self.reading is BODY:
+            return self.transport.listener.scheme == "https"
+        return self.stream is not None and (self.is_half_closed or self.transport.is_reading_paused)
+
+    def deadline_passed(self) -> None:
+        H1_DEADLINES[self._waits_for()].action(self)
+
+    def _waits_for(self) -> H1Wait:
+        stream, reading = self.stream, self.reading
+        if self.transport.state is LOST:
+            return H1Wait.APPLICATION_END
+        if reading is HEAD:
+            return H1Wait.HEAD if self.inbox.data else H1Wait.NEXT_REQUEST
+        if stream is not None and stream.deadline <= self.host.tick_end:
+            return H1Wait.STREAM
+        if reading is BODY and stream is None:
+            return H1Wait.DISCARDED_BODY
+        if reading is BODY and not self.transport.is_reading_paused:
+            return H1Wait.BODY
+        return H1Wait.CLIENT
+
+    def _cancel(self) -> None:
+        for stream in self.streams():
+            stream.cancel()
+
+    def _refuse_late_head(self) -> None:
+        self.refuse(
+            RequestError(408, "The head of the request did not arrive in time"),
+            bytes(self.inbox.data),
+            self.inbox.began,
+        )
+
+    def _end_idle(self) -> None:
+        """Close an idle connection, unless the client is still taking the last response.
+
+        Then ``keepalive`` counts from the moment when it has all of it.
+        """
+        transport, progress, now = self.transport, self.transport.progress, self.host.tick_end
+        if transport.has_undelivered(unknown=False):
+            if progress.deadline == NEVER:
+                progress.start(now, transport.delivery_count())
+            transport.deadline = min(progress.deadline, now + LOOK_SECONDS)
+        elif progress.deadline != NEVER:
+            progress.stop()
+            transport.deadline = self.host.idle_deadline
+        else:
+            transport.close_idle()
+
+    def _pass_deadline(self) -> None:
+        stream, reading = self.stream, self.reading
+        assert stream is not None
+        stream.deadline_passed()
+        if self.stream is stream and self.reading is reading:
+            self.transport.set_deadline()
+
+    def _check_body(self) -> None:
+        assert self.body is not None
+        assert self.stream is not None
+        if self.body.is_overdue(self.host.tick_end, self.stream):
+            self.refuse(LATE_BODY)
+        else:
+            self.transport.set_deadline()
+
+    def _close_idle(self) -> None:
+        self.transport.close_idle()
+
+    def _look_for_client(self) -> None:
+        transport, stream = self.transport, self.stream
+        is_gone = self.is_half_closed or (self._may_be_gone() and kernel.is_gone(transport.raw))
+        if not is_gone or stream is None:
+            transport.set_deadline()  # the application takes its time
+        elif self.reading is BODY:
+            # asyncio's TLS does not report the end until it reads on, and drops all writes.
+            transport.resume_reading()
+        elif self.host.settings.half_close == "disconnect":
+            transport.close()  # reading is paused, so the transport has not seen the FIN
+        else:
+            stream.ask_to_end()
+            transport.deadline = stream.deadline
+
+    # From the server.
+
+    def streams(self) -> tuple[ASGIStream, ...]:
+        return () if self.stream is None else (self.stream,)
+
+    def shut_down(self) -> None:
+        transport = self.transport
+        if self.reading is HEAD:
+            if self.inbox.data:  # a request is arriving; a slow client is not waited for
+                limit = self.host.tick_end + LINGER_SECONDS
+                transport.deadline = min(transport.deadline, limit)
             else:
-                self._shut_idle()
-        elif self._reading is BODY and self._stream is None:
-            self._close()
+                transport.close_idle()
+        elif self.reading is BODY and self.stream is None:
+            self.close()
 
-    def kill(self) -> None:
-        super().kill()
-        self._stream = None
-        if self._record is not None:
-            self._record_end()
+    def abort_all(self) -> None:
+        transport, stream, writer = self.transport, self.stream, self._writer
+        transport.stop_file()
+        self.stream = None
+        if transport.state is LOST:
+            transport.finished()
+        elif stream is not None or transport.raw.get_write_buffer_size():
+            transport.abort()
+        else:
+            transport.close()
+        if stream is not None:
+            stream.cancel()
+        if writer.log is not None:
+            writer.end_log()
+
+
+class H1Wait(IntEnum):
+    """The things that a connection of HTTP/1.x waits for, beside those of the transport."""
+
+    NEXT_REQUEST = 0
+    HEAD = 1
+    """The rest of a request's head."""
+    BODY = 2
+    """The next part of a request's body."""
+    DISCARDED_BODY = 3
+    """The rest of a body that nobody reads."""
+    STREAM = 4
+    """A deadline of the exchange."""
+    CLIENT = 5
+    """The application responds, and the client is still there."""
+    APPLICATION_END = 6
+    """The application ends; the client is gone."""
+
+
+H1_DEADLINES: Mapping[H1Wait, Deadline[H1Connection]] = {
+    H1Wait.NEXT_REQUEST: Deadline("keepalive; head_timeout for the first", H1Connection._end_idle),
+    H1Wait.HEAD: Deadline("head_timeout; RFC 9110, 15.5.9", H1Connection._refuse_late_head),
+    H1Wait.BODY: Deadline("body_timeout; RFC 9110, 15.5.9", H1Connection._check_body),
+    H1Wait.DISCARDED_BODY: Deadline("body_timeout", H1Connection._close_idle),
+    H1Wait.STREAM: Deadline("ASGIStream.deadline", H1Connection._pass_deadline),
+    H1Wait.CLIENT: Deadline("LOOK_SECONDS; RFC 9112, 9.6", H1Connection._look_for_client),
+    H1Wait.APPLICATION_END: Deadline("asgi_disconnect_grace_period", H1Connection._cancel),
+}
+"""The limit of each wait, and the action after it."""

@@ -1,4 +1,4 @@
-"""Pure: the writing side of a connection, that is one response at a time, from what the application sent to bytes."""
+"""Pure: one response after the other, from the application's messages to bytes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ..http.contract import Header
 from ..http.fields import CONNECTION_CLOSE
 from .encode import STATUS_LINES, body_framing, chunk, encode_fields, refusal
 
-LARGE = 16384
-"""Bytes from which on a body is not copied behind its head: two writes are cheaper then."""
+SEPARATE_SIZE = 16384
+"""Size in bytes from which a body is not copied after its head: two writes cost less then."""
 
 
 class Response:
-    """The response to the current request. A connection has one, and uses it again and again."""
+    """The response to the current request. A connection has one, and uses it for every request."""
 
     __slots__ = (
         "_chunked",
@@ -29,7 +29,7 @@ class Response:
     )
 
     def __init__(self) -> None:
-        # The head that the application sent, held until there is a body.
+        # The head of the application, held until there is a body.
         self.status = 0
         self._lines = b""
         self._declared = -1
@@ -37,13 +37,13 @@ class Response:
         self._chunked = False
         self.delimited = False
         """Only the end of the connection ends this response."""
-        # Of the response before, until the connection begins a new one.
+        # These describe the previous response until the connection begins a new one.
         self.begun = False
         """The head is written."""
         self.keep_alive = False
-        """The connection stays open behind it, as far as this side is concerned."""
+        """This side keeps the connection open after the response."""
         self.sent = 0
-        """Bytes of the body without its framing."""
+        """Bytes of the body, without its framing."""
 
     def start(self, status: int, headers: Iterable[Header]) -> int:
         """Check and hold a head; returns its ``content-length`` or -1. Raises ApplicationError."""
@@ -60,10 +60,12 @@ class Response:
         keep_alive: bool,
         default_fields: tuple[bytes, ...],
     ) -> tuple[bytes, bytes]:
-        """The held head and the first part of the body, the whole of it if `end`: as one piece, and a second one if that is too large to copy.
+        """The held head and the first part of the body, the whole body if `end`.
 
-        `version` is the request's; `keep_alive` what request and connection allow; `default_fields` the lines for the fields that the
-        application left out, indexed by what it brought. The status line always says HTTP/1.1 (RFC 9110, 6.2).
+        Returns one piece, and a second one if the body is too large to copy. `version` is the
+        version of the request. `keep_alive`: request and connection allow the connection to stay
+        open. `default_fields`: the server's own lines, indexed by the fields that the application
+        has set. The status line always says HTTP/1.1 (RFC 9110, 6.2).
         """
         status = self.status
         found = self._found
@@ -73,7 +75,7 @@ class Response:
         self.keep_alive = keep_alive = keep_alive and not (
             found & CONNECTION_CLOSE or self.delimited
         )
-        # RFC 9112, 9.3: what is not said means close to HTTP/1.0, and keep-alive to HTTP/1.1.
+        # RFC 9112, 9.3: without the field, HTTP/1.0 closes and HTTP/1.1 keeps the connection.
         if not keep_alive:
             framing += b"connection: close\r\n"
         elif version == "1.0":
@@ -86,7 +88,7 @@ class Response:
                 body = chunk(body, end)
         self.begun = True
         large = b""
-        if len(body) >= LARGE:
+        if len(body) >= SEPARATE_SIZE:
             body, large = b"", body
         return b"".join(
             (STATUS_LINES[status], self._lines, default_fields[found & 3], framing, b"\r\n", body)
@@ -104,11 +106,14 @@ class Response:
 
     @property
     def may_be_chunked(self) -> bool:
-        """Whether the held head leaves open how long the body is."""
+        """Whether the held head does not declare the length of the body."""
         return self._declared < 0
 
     def write_trailers(self, headers: Iterable[Header]) -> bytes:
-        """The end of a chunked body, with a trailer section (RFC 9112, 7.1.2). Raises ApplicationError."""
+        """The end of a chunked body, with a trailer section (RFC 9112, 7.1.2).
+
+        Raises ApplicationError.
+        """
         return b"0\r\n%b\r\n" % encode_fields(headers)[0]
 
     def part(self, data: bytes, end: bool) -> bytes:
@@ -117,7 +122,7 @@ class Response:
         return chunk(data, end) if self._chunked else data
 
     def refuse(self, error: RequestError, bodyless: bool, default_fields: bytes) -> bytes:
-        """The whole answer to a request that the application is not to see, or not to answer, in place of a head that may be held."""
+        """The whole answer of the server's own to a request, in place of a head that may be held."""
         data, self.sent = refusal(error, bodyless, default_fields)
         self.status, self.begun = error.status, True
         return data

@@ -1,1 +1,1 @@
-"""HTTP/2 (RFC 9113): frames, header blocks, streams and their windows, and the connection that joins them to exchanges."""
+"""HTTP/2. Most modules are pure; `connection` joins them with the transport and ASGI."""

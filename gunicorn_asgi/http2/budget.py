@@ -1,71 +1,97 @@
-"""Pure: what a client may cost without asking for anything (RFC 9113, 10.5).
+"""Pure: a limit on the work a client causes without asking for anything (RFC 9113, 10.5).
 
-Each frame that makes work, and brings nobody forward, costs a point or some. Points come back with time, and with what the connection is there
-for: complete responses. So a busy proxy is never short of them, and a client that does nothing else is after a moment.
+Each connection has a token bucket. A frame costs tokens if it causes work and completes no request.
+Tokens come back with time, and with complete responses, which are the purpose of a connection. So
+a busy proxy never runs out of tokens, and a client that only causes work soon does.
 
-A client that is sent data has to answer it: by WINDOW_UPDATE, and by PING where it measures its line. So data that is sent pays for answers, and
-for nothing else: whoever could turn a download into resets would have applications started for nothing at the price of a fast line.
+A client that receives data has to reply: with WINDOW_UPDATE, and with PING where it measures the
+line. So the data pays for replies, and for nothing else. Otherwise a client with a fast line could
+turn a download into resets, each of which starts an application for nothing.
 """
 
 from __future__ import annotations
 
+from .frames import ConnectionFailure, ErrorCode
+
 CAPACITY = 1000
-PER_SECOND = 100
+REFILL_PER_SECOND = 100
 
+# Costs in tokens.
 IDLE_FRAME = 1
-"""PING, PRIORITY, WINDOW_UPDATE, CONTINUATION, DATA without data, a frame of an unknown type, a stream above the limit, HEADERS behind a reset."""
+"""PING, PRIORITY, WINDOW_UPDATE, CONTINUATION, DATA without data, a frame of an unknown type, a
+stream above the limit, HEADERS after a reset."""
 SETTINGS_FRAME = 5
-"""Has an acknowledgement, and may change every window. One more for each value in it."""
+"""Each is acknowledged, and may change every window. Each value in the frame costs 1 more."""
 RESET = 5
-"""A stream that ends early, by the client or by its fault: its application was started for nothing."""
+"""A stream ended early by the client, or by its fault: the application was started for nothing."""
 REFUSED = 10
-"""A request that is answered in the application's place, or a WebSocket that fails by its client, each with a line in the log: more than its response
-gives back. One more for each KiB of its fields."""
+"""A refused request, or a WebSocket that fails by a fault of its client. Each writes a line to the
+log, so it costs more than its response refunds. Each KiB of its fields costs 1 more."""
 SMALL_FRAME = 1
-"""A frame that had to be small because the client's window was."""
+"""A data frame that had to be small because the client's window was small."""
 LEAST_FRAME = 256
-"""Bytes of data from which on a frame is not."""
+"""Data frames with fewer bytes are small."""
 
-# What is given back.
+# Refunds in tokens.
 RESPONSE = 5
 """As much as a reset costs: a client may cancel every other request."""
-ANSWERS = 2
-"""For a frame of data, however small: both windows are opened behind it..."""
-ANSWER_SIZE = 512
-"""...and one more for every so many bytes: some open both for each KiB that their application reads."""
-MAX_ANSWERS = 10000
-"""As many as 5 MB on their way can bring at once."""
+REPLIES = 2
+"""For each data frame, however small: it is followed by an update of both windows..."""
+REPLY_SIZE = 512
+"""...and 1 more for so many bytes: some clients update both windows for each KiB that their
+application reads."""
+MAX_REPLIES = 10000
+"""The replies to 5 MB in flight, which may arrive at once."""
+
+TOO_MANY = "too many frames that ask for nothing"
 
 
 class Budget:
-    """The points of one connection."""
+    """The tokens of one connection."""
 
-    __slots__ = ("_since", "answers", "points")
+    __slots__ = ("now", "refilled_at", "replies", "tokens")
 
     def __init__(self) -> None:
-        self.points: float = CAPACITY
-        self.answers = 0
-        """What data has paid for."""
-        self._since = 0.0
+        self.tokens: float = CAPACITY
+        self.replies = 0
+        """Tokens for replies, paid by data."""
+        self.now = 0.0
+        """When the current data arrived, in seconds on a monotonic clock."""
+        self.refilled_at = 0.0
+        """The time up to which tokens have come back."""
 
-    def spend(self, points: int, now: float) -> bool:
-        """Take so many at the time `now`, in seconds on a clock that does not go back. Returns whether there were enough."""
-        if now > self._since:
-            self.points = min(CAPACITY, self.points + (now - self._since) * PER_SECOND)
-            self._since = now
-        self.points -= points
-        return self.points >= 0
+    def take(self, cost: int) -> bool:
+        """Take `cost` tokens; returns whether there were enough."""
+        now = self.now
+        if now > self.refilled_at:
+            refill = (now - self.refilled_at) * REFILL_PER_SECOND
+            self.tokens = min(CAPACITY, self.tokens + refill)
+            self.refilled_at = now
+        self.tokens -= cost
+        return self.tokens >= 0
 
-    def answer(self, points: int, now: float) -> bool:
-        """The same for what may be an answer to data."""
-        paid = min(points, self.answers)
-        self.answers -= paid
-        return paid == points or self.spend(points - paid, now)
+    def take_reply(self, cost: int) -> bool:
+        """Take the `cost` of a possible reply to data, first from the tokens paid by data."""
+        paid = min(cost, self.replies)
+        self.replies -= paid
+        return paid == cost or self.take(cost - paid)
 
-    def earn(self, points: int) -> None:
-        """Give so many back."""
-        self.points = min(CAPACITY, self.points + points)
+    def spend(self, cost: int) -> None:
+        """Take `cost` tokens. Raises ConnectionFailure where there are not enough."""
+        if not self.take(cost):
+            # 10.5: "An endpoint MAY treat activity that is suspicious as a connection error of type
+            # ENHANCE_YOUR_CALM."
+            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, TOO_MANY)
 
-    def pay_answers(self, points: int) -> None:
-        """Data was sent that so many may answer."""
-        self.answers = min(MAX_ANSWERS, self.answers + points)
+    def spend_reply(self, cost: int) -> None:
+        """The same as `take_reply`. Raises ConnectionFailure where there are not enough."""
+        if not self.take_reply(cost):
+            raise ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, TOO_MANY)
+
+    def refund(self, tokens: int) -> None:
+        """Give `tokens` back, up to the capacity."""
+        self.tokens = min(CAPACITY, self.tokens + tokens)
+
+    def allow_replies(self, tokens: int) -> None:
+        """Data was sent to which the client may reply."""
+        self.replies = min(MAX_REPLIES, self.replies + tokens)

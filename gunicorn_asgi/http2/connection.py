@@ -1,351 +1,384 @@
-"""One HTTP/2 connection: the transport below, a `Protocol`, and an `Exchange` for each stream.
-
-It is made of layers: `Sender`, what goes; `Admission`, how exchanges begin; and here what comes, the deadlines, and how it ends.
-"""
+"""One HTTP/2 connection: a `Protocol` on a transport, and an `Exchange` for each stream."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from enum import IntEnum
 
-from ..asgi.http import HTTPStream
 from ..errors import RequestError
-from ..http.contract import NEVER
+from ..http.contract import NEVER, ASGIStream
+from ..http.exchange import ExchangeLog
 from ..http.request import Request
-from ..net.connection import CLOSED, LINGER, Connection
-from .admission import LOGGED_VERSION, Admission
+from ..net.deadlines import Deadline
+from ..net.transport import CLOSING, LINGERING, LOST, OPEN, Handler, Transport
 from .events import (
-    Acknowledged,
     Event,
     Failed,
-    Leaving,
+    GoawayAcknowledged,
+    GoawayReceived,
     Malformed,
     Opened,
     Received,
     Refused,
     Reset,
-    Seen,
+    ResponseAcknowledged,
 )
-from .exchange import Exchange
-from .frames import Code
-from .sender import FRAMES
-
-if TYPE_CHECKING:
-    from ..asgi.scope import Address
-    from ..net.accept import Listener
-    from ..observe.access_log import Record
-    from ..server import Server
+from .exchange import EXCHANGE_FINISHED, Exchange
+from .frame_writer import FrameWriter
+from .frames import ErrorCode
+from .opening import (
+    LOGGED_VERSION,
+    log_refused,
+    make_protocol,
+    open_exchange,
+    refuse_stream,
+    start_exchanges,
+)
 
 GOAWAY_SECONDS = 0.5
-"""How long a client that is told of an error over TLS may still send before that is closed in its face."""
+"""Time that a client over TLS has to read the GOAWAY of a connection error, and to close."""
+UPGRADE_TO_H2C = b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
 
 
-class H2Connection(Admission):
-    """A client on a transport, with any number of exchanges at once."""
+class H2Connection(Handler):
+    """A connection of HTTP/2, with any number of exchanges at once."""
 
-    __slots__ = ("_awaited", "_idle_until", "_is_ending")
+    __slots__ = (
+        "_all_acknowledged",
+        "_head_deadline",
+        "_idle_deadline",
+        "_incomplete",
+        "_is_ending",
+        "exchanges",
+        "protocol",
+        "writer",
+    )
 
-    def __init__(self, server: Server, listener: Listener, client: Address | None) -> None:
-        super().__init__(server, listener, client)
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport)
+        # Set once.
+        self.protocol = make_protocol(transport)
+        self.writer = FrameWriter(transport, self.protocol, self._take)
+        # The connection.
+        self.exchanges: dict[Exchange, None] = {}
+        """The exchanges that are not over, in their order."""
         self._is_ending = False
-        """It closes behind its last exchange."""
-        self._awaited: object = None
-        """What is to be whole by `_more_until`."""
-        self._idle_until = NEVER
-        """When it ends, unless there is an exchange."""
+        """The connection closes after its last exchange."""
+        self._all_acknowledged = False
+        """The client has received every response; the GOAWAY that followed it would not miss."""
+        # Deadlines.
+        self._incomplete: object = None
+        """The preface, or the field block, that has to be complete by `_head_deadline`."""
+        self._head_deadline = NEVER
+        self._idle_deadline = NEVER
+        """The end of an idle connection. Counts while there is no exchange."""
 
     def __repr__(self) -> str:
-        return (
-            f"<H2Connection {self._client} {self._reading.name} {len(self._exchanges)} exchanges>"
-        )
+        return f"<H2Connection {len(self.exchanges)} exchanges>"
 
-    def begin(self, origin: Connection, data: bytes) -> None:
-        """Go on in place of `origin`, which has received `data` and nothing else."""
-        self._take_over(origin)
-        self.protocol = self._make_protocol()
-        self.protocol.start()
+    def begin(self, data: bytes = b"") -> None:
+        self.protocol.control.start()
         self._begin(data)
 
     def begin_upgraded(
-        self,
-        origin: Connection,
-        request: Request,
-        settings: bytes,
-        data: bytes,
-        record: Record | None,
+        self, request: Request, settings: bytes, data: bytes, log: ExchangeLog | None
     ) -> None:
-        """The same behind ``Upgrade: h2c``: `request`, whose response is sent as that of stream 1, had those `settings`.
+        """Begin after ``Upgrade: h2c`` with `request`, whose response is sent on stream 1.
 
-        `record` is what the log has of it. Raises ConnectionFailure where they are none; then nothing has happened.
+        `settings` come with it (RFC 7540, 3.2.1). `log` has its record. Raises ConnectionFailure
+        for invalid settings; then nothing has happened.
         """
-        self._rules = origin._rules
-        self.protocol = self._make_protocol()
+        transport = self.transport
         stream = self.protocol.start_upgraded(settings)
-        origin._write(SWITCHING_PROTOCOLS)
-        self._take_over(origin)
-        self._resume_reading()
-        if record is not None:
-            record.protocol = "HTTP/" + LOGGED_VERSION
-        exchange = self._open(stream, request, True, record)
-        self._start([exchange])
+        transport.write(UPGRADE_TO_H2C)
+        transport.set_handler(self)
+        transport.resume_reading()
+        own = None if log is None else log.hand_over(LOGGED_VERSION)
+        start_exchanges(self, [open_exchange(self, stream, request, True, own)])
         self._begin(data)
 
     def _begin(self, data: bytes) -> None:
-        self._more_until = self._server.now + self.settings.head_timeout_s
-        self._awaited = self.protocol.awaited
-        self._idle_until = self._server.idle_deadline
-        if self._clogged:
-            self.pause_writing()
-        if self._server.is_draining:
-            self.announce()
-            self._server.start_lame_duck(self)  # also for a client that does not acknowledge
-        self._set_deadline()
+        host, transport = self.host, self.transport
+        self._head_deadline = host.tick_end + host.settings.head_timeout_s
+        self._incomplete = self.protocol.incomplete
+        self._idle_deadline = host.idle_deadline
+        if transport.is_writing_paused:
+            self.writer.pause()
+        if host.is_shutting_down:
+            self.announce_shutdown()
+            host.start_lame_duck(transport)  # also for a client that does not acknowledge
+        transport.set_deadline()
         if data:
             self.data_received(data)
         else:
-            self._flush()
+            self.writer.flush()
 
     # From the transport.
 
     def data_received(self, data: bytes) -> None:
-        if self._reading is not FRAMES:
-            if self._reading is LINGER:
-                self._drop(len(data))
+        transport, protocol, writer = self.transport, self.protocol, self.writer
+        if transport.state is not OPEN:
             return
-        protocol = self.protocol
-        self._is_flushing = True  # at the end of this
-        protocol.abandoned = len(self._exchanges) - len(protocol.streams)
+        writer.is_scheduled = True  # `flush` follows below
+        protocol.streams.abandoned = len(self.exchanges) - len(protocol.streams.active)
         starting: list[Exchange] = []
-        for event in protocol.receive(data, self._server.now):
+        for event in protocol.receive(data, self.host.tick_end):
             if isinstance(event, Opened):
-                starting.append(self._open(*event))
+                self._all_acknowledged = False
+                if not self.exchanges:
+                    transport.deadline = min(self._head_deadline, transport.progress.deadline)
+                starting.append(open_exchange(self, *event))
             else:
                 self._take(event)
                 if not self._is_open():
                     break
         if starting:
-            self._start(starting)
-        awaited = protocol.awaited
-        if awaited is not self._awaited:
-            self._awaited = awaited
-            self._more_until = (
-                NEVER if awaited is None else self._server.now + self.settings.head_timeout_s
-            )
-            self.watch(self._more_until)
-        self._flush()
+            start_exchanges(self, starting)
+        incomplete = protocol.incomplete
+        if incomplete is not self._incomplete:
+            self._incomplete = incomplete
+            self._await_head(incomplete is not None)
+        writer.flush()
 
     def _is_open(self) -> bool:
-        return self._reading is FRAMES
+        return self.transport.state is OPEN
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._reading = CLOSED
-        self._lost = True
-        self._more_until = self._stuck_at = NEVER
-        self._lose()
-        if self._exchanges:
-            self.deadline = self._next_deadline()  # also of one that knew it before
-        else:
-            self.deadline = NEVER
-            self._server.forget(self)
+    def _await_head(self, is_incomplete: bool) -> None:
+        host, transport = self.host, self.transport
+        self._head_deadline = NEVER
+        if is_incomplete:
+            self._head_deadline = host.tick_end + host.settings.head_timeout_s
+            transport.deadline = min(transport.deadline, self._head_deadline)
 
-    # What comes.
+    def pause_writing(self) -> None:
+        self.writer.pause()
+
+    def resume_writing(self) -> None:
+        self.writer.resume()
+
+    def connection_lost(self) -> None:
+        self._head_deadline = NEVER
+        self._close_streams()
+
+    def finished(self) -> None:
+        del self.writer  # they refer to each other
+
+    # Events.
 
     def _take(self, event: Event) -> None:
         match event:
             case Received(stream, data, has_ended):
-                assert stream.exchange is not None
-                stream.exchange.received(data, has_ended)
+                if stream.exchange is not None:
+                    stream.exchange.data_received(data, has_ended)
+                elif has_ended:
+                    self.writer.wake_client()
             case Refused(stream, error, block):
-                exchange = Exchange(self, stream, None)
-                self._exchanges[exchange] = None
-                bodyless = (b":method", b"HEAD") in block.fields
-                self._log_refused(block.fields, error, bodyless)
-                exchange.refuse(error, bodyless)
+                refuse_stream(self, stream, error, block)
             case Malformed(block, reason):
-                self.complain("request", reason)
-                self._log_refused(block.fields, RequestError(400, reason), True)
+                self.transport.log_invalid("request", reason)
+                log_refused(self.transport, block.fields, RequestError(400, reason), True)
             case Reset(stream, _, reason):
                 if reason is not None:
-                    self.complain("HTTP/2 frame", reason)
-                assert stream.exchange is not None
-                stream.exchange.lost()
+                    self.transport.log_invalid("HTTP/2 frame", reason)
+                if stream.exchange is not None:
+                    stream.exchange.connection_lost()
             case Failed(_, reason):
-                self.complain("HTTP/2 frame", reason)
+                self.transport.log_invalid("HTTP/2 frame", reason)
                 self._fail()
-            case Acknowledged():
-                self.drain()
-            case Seen(stream):
-                assert stream.exchange is not None
-                stream.exchange.seen()
-            case Leaving(code) if code == Code.NO_ERROR:
+            case GoawayAcknowledged():
+                self.shut_down()
+            case ResponseAcknowledged(stream):
+                if stream.exchange is not None:
+                    stream.exchange.response_acknowledged()
+            case GoawayReceived(code) if code == ErrorCode.NO_ERROR:
                 self._end_when_idle()
-            case Leaving():
-                self._part_with()
+            case GoawayReceived():
+                self._close_failed()
 
-    def forget(self, exchange: Exchange) -> None:
-        if exchange not in self._exchanges:
+    def exchange_over(self, exchange: Exchange) -> None:
+        """The application has ended, and the stream is closed. Called again without effect."""
+        if exchange not in self.exchanges:
             return
-        del self._exchanges[exchange]
+        del self.exchanges[exchange]
         exchange.deadline = NEVER
-        exchange.stream = None  # they hold each other
+        # These refer to each other, and are not left to the garbage collector.
+        exchange.stream = exchange.h2_stream.exchange = None
         if exchange.tunnel is not None:
-            exchange.tunnel.let_go()
-        if not self._exchanges:
-            if self._lost:
-                self._server.forget(self)
+            exchange.tunnel.finished()
+        if not self.exchanges:
+            transport = self.transport
+            if transport.state is LOST:
+                transport.finished()
             elif self._is_ending:
-                self._server.loop.call_soon(self._end)  # behind what is still to be sent
-            elif self._reading is FRAMES:
-                self._idle_until = self._server.idle_deadline
-                self.deadline = min(self._idle_until, self._more_until, self._stuck_at)
+                self.host.loop.call_soon(self._end)  # after the frames that are still to be sent
+            elif transport.state is OPEN:
+                self._idle_deadline = self.host.idle_deadline
+                transport.deadline = min(
+                    self._idle_deadline, self._head_deadline, transport.progress.deadline
+                )
 
     # The end.
 
-    def announce(self) -> None:
-        if self._reading is FRAMES and not self._is_ending:
-            self._had_all = not self._exchanges and not self._is_on_its_way()
-            self.protocol.announce()
-            self.flush_soon()
+    def announce_shutdown(self) -> None:
+        if self.transport.state is OPEN and not self._is_ending:
+            self._all_acknowledged = not (
+                self.exchanges or self.transport.has_undelivered(unknown=True)
+            )
+            self.protocol.control.announce()
+            self.writer.flush_soon()
 
-    def drain(self) -> None:
-        if self._reading is FRAMES:
-            if self._exchanges:
-                self.protocol.stop()
-                self.flush_soon()
+    def shut_down(self) -> None:
+        if self.transport.state is OPEN:
+            if self.exchanges:
+                self._refuse_streams()
             self._end_when_idle()
+
+    def _refuse_streams(self) -> None:
+        self.protocol.control.refuse_streams()
+        self.writer.flush_soon()
 
     def _end_when_idle(self) -> None:
         if not self._is_ending:
             self._is_ending = True
-            if not self._exchanges:
-                self._server.loop.call_soon(self._end)
+            if not self.exchanges:
+                self.host.loop.call_soon(self._end)
 
     def _end(self) -> None:
-        """Every exchange is over: close."""
-        if self._reading is FRAMES and self._exchanges:
-            self.protocol.stop()  # one has come meanwhile
-            self.flush_soon()
-        elif self._reading is FRAMES:
-            is_owing = not self._had_all and self._is_on_its_way()
-            self.protocol.stop()
-            self._flush()
-            if self._reading is FRAMES and self._listener.scheme == "https" and not is_owing:
-                self._shut_soon()  # but for that GOAWAY
-            elif self._reading is FRAMES:
-                # The client may be sending, if only what it says of its windows, and by that TLS would cut itself off.
-                self._linger(is_sending=True, is_owing=is_owing)
-                self._seen = self._look()
+        """Close, for every exchange is over."""
+        transport = self.transport
+        if transport.state is not OPEN:
+            return
+        if self.exchanges:
+            self._refuse_streams()  # a stream was opened meanwhile
+            return
+        must_deliver = not self._all_acknowledged and transport.has_undelivered(unknown=True)
+        self.protocol.control.refuse_streams()
+        self.writer.flush()
+        if not self._is_open():
+            return
+        if transport.listener.scheme == "https" and not must_deliver:
+            transport.close_soon()  # the client would miss the GOAWAY only
+        else:
+            # The client may be sending WINDOW_UPDATE frames, and TLS would fail by them.
+            transport.linger(is_sending=True, must_deliver=must_deliver)
 
     def _fail(self) -> None:
-        """The protocol has failed, and said so."""
-        self._lose()
-        parts = self.protocol.outbox.frames
-        self._write(b"".join(parts))
-        parts.clear()
-        if self._reading is FRAMES:
-            self._linger(is_sending=True, is_owing=False)
-            if self._listener.scheme == "https":
-                # 5.4.1: the connection is closed behind GOAWAY. Without TLS the client has seen that; here it may be waiting for it, and
-                # not for as long as a clock takes that comes by once a second.
-                self._server.loop.call_later(GOAWAY_SECONDS, self._part)
+        """The client has broken the protocol, and GOAWAY is among the frames."""
+        transport = self.transport
+        self._close_streams()
+        self.writer.write_last_frames()
+        if transport.state is OPEN:
+            transport.linger(is_sending=True, must_deliver=False)
+            if transport.listener.scheme == "https":
+                # 5.4.1: the connection is closed after GOAWAY. Without TLS the client has seen
+                # the end. With TLS it may be waiting for it, and a tick of the clock is too long.
+                self.host.loop.call_later(GOAWAY_SECONDS, self._close_lingering)
 
-    def _part_with(self) -> None:
-        """The client has found a connection error, and will not take anything (5.4.1)."""
-        self._lose()
-        self._flush()
-        if self._reading is FRAMES:
-            self._linger(is_sending=False, is_owing=False)
+    def _close_failed(self) -> None:
+        """The client reports a connection error, and takes nothing any more (5.4.1)."""
+        self._close_streams()
+        self.writer.flush()
+        if self._is_open():
+            self.transport.linger(is_sending=False, must_deliver=False)
 
-    def _part(self) -> None:
-        if self._reading is LINGER:
-            self._shut_idle()
+    def _close_lingering(self) -> None:
+        if self.transport.state is LINGERING:
+            self.transport.close_idle()
 
-    def _lose(self) -> None:
-        """No stream goes on."""
-        self.protocol.lose()
-        for exchange in list(self._exchanges):
-            exchange.lost()
+    def _close_streams(self) -> None:
+        self.protocol.streams.close_all()
+        for exchange in list(self.exchanges):
+            exchange.connection_lost()
 
     # Deadlines.
 
+    def next_deadline(self) -> float:
+        deadline = min((exchange.deadline for exchange in self.exchanges), default=NEVER)
+        if self.transport.state is not OPEN:
+            return deadline
+        idle = NEVER if self.exchanges else self._idle_deadline
+        return min(deadline, idle, self._head_deadline)
+
+    def deadline_passed(self) -> None:
+        for wait in list(self._waits()):
+            H2_DEADLINES[wait].action(self)
+        if self.transport.state is OPEN or self.transport.state is LOST:
+            self.transport.set_deadline()
+
+    def _waits(self) -> Iterator[H2Wait]:
+        """The waits whose deadline has passed."""
+        now = self.host.tick_end
+        if self.transport.state is OPEN:
+            if self._head_deadline <= now:
+                yield H2Wait.HEAD
+            elif not self.exchanges and self._idle_deadline <= now:
+                yield H2Wait.NEXT_REQUEST
+        yield H2Wait.EXCHANGES
+
+    def _close_idle(self) -> None:
+        self.transport.close_idle()
+
+    def _check_exchanges(self) -> None:
+        now = self.host.tick_end
+        for exchange in list(self.exchanges):
+            if exchange.deadline <= now:
+                exchange.deadline_passed()
+
     def postpone(self, seconds: float) -> None:
-        super().postpone(seconds)
-        self._idle_until += seconds
-        self._more_until += seconds
-        self._stuck_at += seconds
-        for exchange in self._exchanges:
+        self._idle_deadline += seconds
+        self._head_deadline += seconds
+        for exchange in self.exchanges:
             exchange.postpone(seconds)
 
-    def _patience(self) -> float:
-        return self._next_deadline() - self._server.now
+    # From the server.
 
-    def _next_deadline(self) -> float:
-        idle = NEVER if self._exchanges or self._lost else self._idle_until
-        return min(
-            [
-                self._more_until,
-                self._stuck_at,
-                idle,
-                *[exchange.deadline for exchange in self._exchanges],
-            ]
-        )
-
-    def expired(self) -> None:
-        now = self._server.now
-        if self._reading is not FRAMES and not self._lost:
-            super().expired()
-        elif self._stuck_at <= now and not self._lost:
-            if self._is_stuck():
-                self._reset()
-            else:
-                self._stuck_at = now + self.settings.write_timeout_s
-        elif self._more_until <= now and not self._lost:
-            self._shut_idle()
-        elif not self._exchanges and self._idle_until <= now:
-            self._end()
-        for exchange in list(self._exchanges):
-            if exchange.deadline <= now:
-                exchange.expired()
-        if self._reading is FRAMES or self._lost:
-            self.deadline = self._next_deadline()
-
-    def _overdue(self) -> None:
-        """Nothing of this version waits in the way of the base."""
-
-    # For the base, and through it for the server.
-
-    def _streams(self) -> tuple[HTTPStream, ...]:
+    def streams(self) -> tuple[ASGIStream, ...]:
         return tuple(
             exchange.stream
-            for exchange in self._exchanges
-            if exchange.stream is not None and not exchange.has_ended
+            for exchange in self.exchanges
+            if exchange.stream is not None and exchange.phase < EXCHANGE_FINISHED
         )
 
     def refuse(self, error: RequestError) -> None:
-        self._reset()  # there is no stream to answer on
+        self.transport.abort()  # there is no stream to answer on
 
-    def close_websocket(self) -> None:
-        for exchange in list(self._exchanges):
+    def close_websockets(self) -> None:
+        for exchange in list(self.exchanges):
             if exchange.tunnel is not None:
                 exchange.tunnel.close_websocket()
 
-    def kill(self) -> None:
-        self.close_websocket()  # so that the client knows why
-        exchanges = list(self._exchanges)
-        if self._reading is FRAMES:
-            self.protocol.stop()
-            self._flush()
-        if self._lost:
-            self._server.forget(self)
-        elif self._clogged or self._reading is CLOSED:
-            self._reset()
+    def abort_all(self) -> None:
+        self.close_websockets()  # so that the client knows why
+        transport = self.transport
+        exchanges = [(exchange, exchange.stream) for exchange in self.exchanges]
+        if transport.state is OPEN:
+            self.protocol.control.refuse_streams()
+            self.writer.flush()
+        if transport.state is LOST:
+            transport.finished()
+        elif transport.is_writing_paused or transport.state is CLOSING:
+            transport.abort()
         else:
-            self._shut()  # a stream without its end is not taken for whole
-        for exchange in exchanges:
-            if exchange.stream is not None:
-                exchange.stream.cancel()
-            exchange.record_end()
+            transport.close()  # nobody takes a stream without its end for complete
+        for exchange, stream in exchanges:
+            if stream is not None:
+                stream.cancel()
+            exchange.end_log()
 
 
-SWITCHING_PROTOCOLS = (
-    b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n"
-)
+class H2Wait(IntEnum):
+    """The things that a connection of HTTP/2 waits for, beside those of the transport."""
+
+    NEXT_REQUEST = 0
+    HEAD = 1
+    """The rest of the preface, or of a field block."""
+    EXCHANGES = 2
+    """See `exchange.EXCHANGE_DEADLINES`."""
+
+
+H2_DEADLINES: Mapping[H2Wait, Deadline[H2Connection]] = {
+    H2Wait.NEXT_REQUEST: Deadline("keepalive", H2Connection._end),
+    H2Wait.HEAD: Deadline("head_timeout", H2Connection._close_idle),
+    H2Wait.EXCHANGES: Deadline("the exchanges'", H2Connection._check_exchanges),
+}
+"""The limit of each wait, and the action after it."""

@@ -1,45 +1,82 @@
-"""Pure: what of HTTP/2 concerns a connection alone: its settings, PING, how it ends, and what its client has cost (RFC 9113, 5.4.1, 6.5 to 6.8, 10.5)."""
+"""Pure: frames of a whole connection: SETTINGS, PING, GOAWAY (RFC 9113, 6.5 to 6.8)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from enum import Enum
+
 from . import budget, frames
-from .events import Acknowledged, Event, Failed, Leaving, Seen
-from .frames import ACK, DEFAULT_WINDOW, MAX_STREAM_ID, MAX_WINDOW, Code, ConnectionFailure
-from .streams import HALF_CLOSED_REMOTE, Limits, Stream, Streams
+from .budget import Budget
+from .events import Event, GoawayAcknowledged, GoawayReceived, ResponseAcknowledged
+from .flow_control import FlowControl
+from .frames import (
+    ACK,
+    DEFAULT_WINDOW_SIZE,
+    MAX_STREAM_ID,
+    MAX_WINDOW_SIZE,
+    ConnectionFailure,
+    ErrorCode,
+    FrameType,
+)
+from .limits import HTTP2Limits
+from .outbox import Outbox
+from .stream import Stream
+from .streams import Streams
 
-MARK = b"drained?"
-"""In the PING that asks whether all before it was seen."""
-STREAM_MARK = b"end?"
-"""In the PING that asks the same for one stream, before the stream's number."""
-WAKE = b"closed.."
-"""Payload of a PING whose answer is ignored."""
+GOAWAY_PING = b"drained?"
+"""Payload of the PING after the first GOAWAY of a graceful shutdown."""
+RESPONSE_PING = b"end?"
+"""The same after a response, followed by the identifier of its stream."""
+WAKE_PING = b"closed.."
+"""Payload of a PING with an acknowledgement of no interest."""
 MAX_SENT_FRAME = 65536
-"""Bytes of the longest frame of data that is sent, however long the client allows it: others want their turn."""
+"""Bytes of the longest data frame sent, even if the client accepts longer frames: the other
+streams have their turn after each frame."""
 UPGRADE_WINDOW = 16384
-"""Bytes of the body that may stand behind the 101 of ``Upgrade: h2c``. All comes in one packet there, and curl, for one, fails with more than 32 KiB."""
-TOO_MANY = "too many frames that ask for nothing"
+"""Bytes of the body sent directly after the 101 of ``Upgrade: h2c``. They arrive in a packet with
+it, and curl, for example, fails with more than 32 KiB."""
 
 
-class Control(Streams):
-    """A connection with its frames on stream 0. Those of the streams are read by `Protocol`, which is all of it."""
+class ConnectionState(Enum):
+    """Whether the client may open streams."""
 
-    def __init__(self, limits: Limits) -> None:
-        super().__init__(limits)
-        self._now = 0.0
-        """When what is read has come, in seconds."""
-        self._is_settled = False
-        """The client's first SETTINGS are here."""
+    ACCEPTING = "yes"
+    REFUSING = "no: GOAWAY with the last accepted stream is sent (RFC 9113, 6.8)"
+    FAILED = "no, and further frames are ignored: a connection error (RFC 9113, 5.4.1)"
+
+
+ACCEPTING, REFUSING, FAILED = ConnectionState
+
+
+class ConnectionControl:
+    """The frames on stream 0, received and sent."""
+
+    def __init__(
+        self,
+        limits: HTTP2Limits,
+        outbox: Outbox,
+        streams: Streams,
+        flow: FlowControl,
+        budget_: Budget,
+    ) -> None:
+        # Set once, or shared with the connection.
+        self._limits = limits
+        self._outbox = outbox
+        self._streams = streams
+        self._flow = flow
+        self._budget = budget_
+        # Own.
+        self.state = ACCEPTING
+        self.has_client_settings = False
+        """The client's first SETTINGS have arrived."""
         self._is_acknowledged = False
-        """Ours are with the client."""
-        self._new_window = max(limits.window, DEFAULT_WINDOW)
-        """What a new stream of the client begins with. Until it has our SETTINGS, it may send as much as without them (6.9.2)."""
-        self._is_refusing = False
-        """No new ones are taken..."""
-        self._last_taken = MAX_STREAM_ID
-        """...behind this one."""
-        self.has_failed = False
+        """The client has our SETTINGS."""
+        self._last_accepted = MAX_STREAM_ID
+        """The highest stream allowed by the last GOAWAY."""
         self._withheld = 0
-        """Bytes of the client's window that are not used before its SETTINGS are here."""
+        """Bytes of the client's window, not used before its SETTINGS arrive."""
+
+    # The beginning.
 
     def start(self) -> None:
         """Send our SETTINGS, and open the connection's window."""
@@ -52,160 +89,157 @@ class Control(Streams):
         ]
         if limits.has_websocket:
             values.append((frames.ENABLE_CONNECT_PROTOCOL, 1))
-        self.outbox.add([frames.settings(values)])
-        if self._window > DEFAULT_WINDOW:
-            self.outbox.add([frames.window_update(0, self._window - DEFAULT_WINDOW)])
+        self._outbox.add([frames.settings(values)])
+        if self._flow.window > DEFAULT_WINDOW_SIZE:
+            increment = self._flow.window - DEFAULT_WINDOW_SIZE
+            self._outbox.add([frames.window_update(0, increment)])
 
-    def start_upgraded(self, settings: bytes) -> Stream:
-        """The same behind ``Upgrade: h2c``: `settings` are those of the request, which is the stream 1 that the client has ended (RFC 7540, 3.2).
+    def start_upgraded(self, settings: bytes) -> None:
+        """The same after ``Upgrade: h2c``, with the `settings` of its request (RFC 7540, 3.2).
 
-        Raises ConnectionFailure for settings that are none.
+        Raises ConnectionFailure for invalid settings.
         """
         self._apply(settings)
         self.start()
-        self._withheld = self.outbox.window - UPGRADE_WINDOW
-        self.outbox.window = UPGRADE_WINDOW
-        self.last_id = 1
-        stream = self.streams[1] = Stream(1, self.outbox.initial_window, 0, HALF_CLOSED_REMOTE, 0)
-        return stream
+        self._withheld = self._outbox.window - UPGRADE_WINDOW
+        self._outbox.window = UPGRADE_WINDOW
 
-    # What it has cost.
-
-    def _spend(self, points: int) -> None:
-        if not self._budget.spend(points, self._now):
-            # 10.5: "An endpoint MAY treat activity that is suspicious as a connection error of type ENHANCE_YOUR_CALM."
-            raise ConnectionFailure(Code.ENHANCE_YOUR_CALM, TOO_MANY)
-
-    def _answer(self) -> None:
-        if not self._budget.answer(budget.IDLE_FRAME, self._now):
-            raise ConnectionFailure(Code.ENHANCE_YOUR_CALM, TOO_MANY)
-
-    def charge(self, points: int) -> None:
-        """The client has cost so many by what only the connection knows: where they were too many, its next stream is its last."""
-        self._budget.spend(points, self._now)
-
-    def settle(self) -> Failed | None:
-        """Set off what the data frames have cost, or paid. Returns why the connection has failed by it."""
-        points, self.outbox.points = self.outbox.points, 0
-        if points < 0:
-            self._budget.pay_answers(-points)
-        elif points > 0 and not self._budget.answer(points, self._now):
-            failure = Failed(Code.ENHANCE_YOUR_CALM, "a window that allows next to nothing")
-            self.fail(*failure)
-            return failure
-        return None
-
-    # Its frames.
+    # Received frames.
 
     def _on_settings(self, flags: int, id_: int, payload: bytes, _events: list[Event]) -> None:
         if id_:
-            raise ConnectionFailure(Code.PROTOCOL_ERROR, "SETTINGS on a stream")  # 6.5
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")  # 6.5
         if flags & ACK:
-            if payload:
-                raise ConnectionFailure(
-                    Code.FRAME_SIZE_ERROR, "SETTINGS that acknowledge, and set something"
-                )  # 6.5
-            if not self._is_settled:
-                raise ConnectionFailure(Code.PROTOCOL_ERROR, "the first frame is not SETTINGS")
-            self._acknowledged()
+            self._on_acknowledgement(payload)
             return
-        # 6.5.3: the values are taken in their order, each with all that it changes.
-        self._spend(budget.SETTINGS_FRAME + len(payload) // 6)
+        self._budget.spend(budget.SETTINGS_FRAME + len(payload) // 6)
         self._apply(payload)
-        self._is_settled = True
-        self.outbox.window += self._withheld
+        self.has_client_settings = True
+        self._outbox.window += self._withheld
         self._withheld = 0
-        self.outbox.add([frames.SETTINGS_ACK])
+        self._outbox.add([frames.SETTINGS_ACK])
 
-    def _acknowledged(self) -> None:
+    def _on_acknowledgement(self, payload: bytes) -> None:
+        if payload:
+            raise ConnectionFailure(
+                ErrorCode.FRAME_SIZE_ERROR, "SETTINGS that acknowledge, and set something"
+            )  # 6.5
+        if not self.has_client_settings:
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS")
         if self._is_acknowledged:
-            self._spend(budget.IDLE_FRAME)
+            self._budget.spend(budget.IDLE_FRAME)
             return
         self._is_acknowledged = True
-        self._new_window = self._limits.window
-        surplus = DEFAULT_WINDOW - self._limits.window
-        if surplus > 0:
-            for stream in self.streams.values():
-                stream.receive_window -= surplus
+        self._flow.settings_acknowledged(self._streams.active.values())
 
     def _apply(self, payload: bytes) -> None:
-        """Take the client's SETTINGS (6.5.2). Raises ConnectionFailure."""
+        """Apply the client's SETTINGS (6.5.2). Raises ConnectionFailure.
+
+        6.5.3: the values are processed in their order, each with all of its consequences.
+        """
         if len(payload) % 6:
             raise ConnectionFailure(
-                Code.FRAME_SIZE_ERROR, "SETTINGS of a size that is no multiple of 6"
+                ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a size that is no multiple of 6"
             )
-        outbox = self.outbox
+        outbox = self._outbox
         for setting, value in frames.read_settings(payload):
             if setting == frames.INITIAL_WINDOW_SIZE:
-                if value > MAX_WINDOW:
-                    raise ConnectionFailure(
-                        Code.FLOW_CONTROL_ERROR, f"SETTINGS_INITIAL_WINDOW_SIZE of {value}"
-                    )
-                change, outbox.initial_window = value - outbox.initial_window, value
-                # 6.9.2: of the streams that there are, too.
-                if not all(outbox.open(stream, change) for stream in self.streams.values()):
-                    raise ConnectionFailure(Code.FLOW_CONTROL_ERROR, "a window above 2^31-1")
+                self._set_initial_window(value)
             elif setting == frames.MAX_FRAME_SIZE:
                 if not frames.LEAST_MAX_FRAME_SIZE <= value < 2**24:
                     raise ConnectionFailure(
-                        Code.PROTOCOL_ERROR, f"SETTINGS_MAX_FRAME_SIZE of {value}"
+                        ErrorCode.PROTOCOL_ERROR, f"SETTINGS_MAX_FRAME_SIZE of {value}"
                     )
-                outbox.max_frame = min(value, MAX_SENT_FRAME)
+                outbox.max_frame_size = min(value, MAX_SENT_FRAME)
             elif setting in (frames.ENABLE_PUSH, frames.ENABLE_CONNECT_PROTOCOL) and value > 1:
-                raise ConnectionFailure(Code.PROTOCOL_ERROR, f"a setting of {value} that is 0 or 1")
+                raise ConnectionFailure(
+                    ErrorCode.PROTOCOL_ERROR, f"a setting of {value} that is 0 or 1"
+                )
+
+    def _set_initial_window(self, value: int) -> None:
+        if value > MAX_WINDOW_SIZE:
+            raise ConnectionFailure(
+                ErrorCode.FLOW_CONTROL_ERROR, f"SETTINGS_INITIAL_WINDOW_SIZE of {value}"
+            )
+        outbox = self._outbox
+        change, outbox.initial_window = value - outbox.initial_window, value
+        # 6.9.2: the windows of active streams change, too.
+        for stream in self._streams.active.values():
+            if not outbox.widen(stream.send_queue, change):
+                raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "a window above 2^31-1")
 
     def _on_push_promise(
         self, _flags: int, _id: int, _payload: bytes, _events: list[Event]
     ) -> None:
-        raise ConnectionFailure(Code.PROTOCOL_ERROR, "PUSH_PROMISE from a client")  # 8.4
+        raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "PUSH_PROMISE from a client")  # 8.4
 
     def _on_ping(self, flags: int, id_: int, payload: bytes, events: list[Event]) -> None:
         if id_:
-            raise ConnectionFailure(Code.PROTOCOL_ERROR, "PING on a stream")  # 6.7
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "PING on a stream")  # 6.7
         if len(payload) != 8:
-            raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "PING of another size than 8")  # 6.7
-        self._answer()
+            raise ConnectionFailure(
+                ErrorCode.FRAME_SIZE_ERROR, "PING of another size than 8"
+            )  # 6.7
+        self._budget.spend_reply(budget.IDLE_FRAME)
         if not flags & ACK:
-            self.outbox.add([frames.ping(payload, True)])
-        elif payload == MARK:
-            events.append(Acknowledged())
-        elif payload.startswith(STREAM_MARK):
-            stream = self.streams.get(int.from_bytes(payload[len(STREAM_MARK) :], "big"))
+            self._outbox.add([frames.ping(payload, True)])
+        elif payload == GOAWAY_PING:
+            events.append(GoawayAcknowledged())
+        elif payload.startswith(RESPONSE_PING):
+            id_ = int.from_bytes(payload[len(RESPONSE_PING) :], "big")
+            stream = self._streams.active.get(id_)
             if stream is not None:
-                events.append(Seen(stream))
+                events.append(ResponseAcknowledged(stream))
 
     def _on_goaway(self, _flags: int, id_: int, payload: bytes, events: list[Event]) -> None:
         if id_:
-            raise ConnectionFailure(Code.PROTOCOL_ERROR, "GOAWAY on a stream")  # 6.8
+            raise ConnectionFailure(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")  # 6.8
         if len(payload) < 8:
-            raise ConnectionFailure(Code.FRAME_SIZE_ERROR, "GOAWAY of less than 8 bytes")
-        self._spend(budget.SETTINGS_FRAME)
-        events.append(Leaving(int.from_bytes(payload[4:8], "big")))
+            raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY of less than 8 bytes")
+        self._budget.spend(budget.SETTINGS_FRAME)
+        events.append(GoawayReceived(int.from_bytes(payload[4:8], "big")))
 
-    def ask(self, stream: Stream) -> None:
-        """Ask when the client has seen all that was sent on `stream`: `Seen` comes."""
-        self.outbox.add([frames.ping(STREAM_MARK + stream.id.to_bytes(4, "big"), False)])
+    # Sent frames.
+
+    def ask_for_response(self, stream: Stream) -> None:
+        """Send a PING after the frames of `stream`; `ResponseAcknowledged` will follow."""
+        self._outbox.add([frames.ping(RESPONSE_PING + stream.id.to_bytes(4, "big"), False)])
 
     def wake_client(self) -> None:
-        """Send something, whatever it is: what is to be told of the connection's window, or else a PING."""
-        if not self.settle_credit():
-            self.outbox.add([frames.ping(WAKE, False)])
-
-    # The end.
+        """Send any frame: an update of the connection's window if possible, otherwise a PING."""
+        if not self._flow.update_connection():
+            self._outbox.add([frames.ping(WAKE_PING, False)])
 
     def announce(self) -> None:
-        """Say that the connection will end, and ask when that is known: `Acknowledged` comes (6.8)."""
-        self.outbox.add([frames.goaway(MAX_STREAM_ID, Code.NO_ERROR, ""), frames.ping(MARK, False)])
+        """Announce the end of the connection (6.8); `GoawayAcknowledged` will follow."""
+        self._outbox.add(
+            [
+                frames.goaway(MAX_STREAM_ID, ErrorCode.NO_ERROR, ""),
+                frames.ping(GOAWAY_PING, False),
+            ]
+        )
 
-    def stop(self) -> None:
-        """Take no more streams, and tell the client up to which all have been taken (6.8)."""
-        if not self._is_refusing and not self.has_failed:
-            self._is_refusing = True
-            self._last_taken = self.last_id
-            self.outbox.add([frames.goaway(self.last_id, Code.NO_ERROR, "")])
+    def refuse_streams(self) -> None:
+        """Accept no more streams, and tell the client the last accepted stream (6.8)."""
+        if self.state is ACCEPTING:
+            self.state = REFUSING
+            self._last_accepted = self._streams.last_id
+            self._outbox.add([frames.goaway(self._last_accepted, ErrorCode.NO_ERROR, "")])
 
-    def fail(self, code: Code, reason: str) -> None:
-        """End the connection for `reason` (5.4.1). Nothing that comes behind it is looked at."""
-        self.has_failed = True
-        # 6.8: the number must not grow, whatever was refused since.
-        self.outbox.add([frames.goaway(min(self.last_id, self._last_taken), code, reason)])
+    def fail(self, code: ErrorCode, reason: str) -> None:
+        """End the connection for `reason` (5.4.1). Further frames are ignored."""
+        self.state = FAILED
+        # 6.8: the number must not grow, even if the client has opened streams since.
+        last = min(self._streams.last_id, self._last_accepted)
+        self._outbox.add([frames.goaway(last, code, reason)])
+
+
+CONNECTION_FRAMES: Mapping[
+    int, Callable[[ConnectionControl, int, int, bytes, list[Event]], None]
+] = {
+    FrameType.SETTINGS: ConnectionControl._on_settings,
+    FrameType.PUSH_PROMISE: ConnectionControl._on_push_promise,
+    FrameType.PING: ConnectionControl._on_ping,
+    FrameType.GOAWAY: ConnectionControl._on_goaway,
+}
+"""Each takes (flags, stream, payload, events), and raises ConnectionFailure."""

@@ -1,4 +1,4 @@
-"""Pure: what comes of the frames of a client, in their order."""
+"""Pure: the events caused by a client's frames, in the order of the frames."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import NamedTuple
 from ..errors import RequestError
 from ..http.request import Request
 from .blocks import Block
-from .frames import Code
-from .streams import Stream
+from .frames import ErrorCode
+from .stream import Stream
 
 
 class Opened(NamedTuple):
-    """A request, whose body is still to come unless it `has_ended`."""
+    """A request; its body follows unless it `has_ended`."""
 
     stream: Stream
     request: Request
@@ -20,7 +20,7 @@ class Opened(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A request that is in order for HTTP/2, and refused with an answer."""
+    """A request of valid HTTP/2, refused with a response."""
 
     stream: Stream
     error: RequestError
@@ -28,14 +28,14 @@ class Refused(NamedTuple):
 
 
 class Malformed(NamedTuple):
-    """A request that is none (RFC 9113, 8.1.1); its stream is reset already."""
+    """A malformed request (RFC 9113, 8.1.1). Its stream is already reset."""
 
     block: Block
     reason: str
 
 
 class Received(NamedTuple):
-    """A part of a request's body, the last one if it `has_ended`."""
+    """A part of a request's body, the last part if it `has_ended`."""
 
     stream: Stream
     data: bytes
@@ -43,34 +43,45 @@ class Received(NamedTuple):
 
 
 class Reset(NamedTuple):
-    """A stream is gone: by the client, or for `reason`, which is its fault."""
+    """A stream was reset: by the client, or by us for the `reason`, a fault of the client."""
 
     stream: Stream
-    code: Code | int
+    code: ErrorCode | int
     reason: str | None
 
 
-class Acknowledged(NamedTuple):
-    """The client has seen what was sent before `Protocol.announce` asked it."""
+class GoawayAcknowledged(NamedTuple):
+    """The client has received the GOAWAY of `ConnectionControl.announce`."""
 
 
-class Seen(NamedTuple):
-    """The client has seen all that was sent on `stream` before `Protocol.ask` asked it."""
+class ResponseAcknowledged(NamedTuple):
+    """The client has received everything sent before `ConnectionControl.ask_for_response`."""
 
     stream: Stream
 
 
-class Leaving(NamedTuple):
-    """The client opens no more streams; and takes nothing more of those that there are, where `code` is not NO_ERROR."""
+class GoawayReceived(NamedTuple):
+    """The client opens no more streams. With a `code` other than NO_ERROR it also accepts nothing
+    more on open streams."""
 
     code: int
 
 
 class Failed(NamedTuple):
-    """The connection is over, by the client's fault. It is told already."""
+    """A connection error, by a fault of the client. GOAWAY with the `code` is already sent."""
 
-    code: Code
+    code: ErrorCode
     reason: str
 
 
-Event = Opened | Refused | Malformed | Received | Reset | Acknowledged | Seen | Leaving | Failed
+Event = (
+    Opened
+    | Refused
+    | Malformed
+    | Received
+    | Reset
+    | GoawayAcknowledged
+    | ResponseAcknowledged
+    | GoawayReceived
+    | Failed
+)

@@ -1,291 +1,375 @@
-"""One stream of an HTTP/2 connection: its request, as it comes, to an HTTPStream, and that one's response to frames."""
+"""One exchange on a stream of HTTP/2: its request goes to an HTTPStream, its response to frames."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from enum import IntEnum
+from typing import Protocol as TypingProtocol
 
-from ..asgi.http import HTTPStream
 from ..errors import ClientDisconnected, RequestError
-from ..http.contract import CLIENT_CLOSED_REQUEST, NEVER, Header
-from ..http.fields import DATE, SERVER, copied
+from ..http import exchange
+from ..http.contract import NEVER, ASGIStream, Header
+from ..http.exchange import LATE_BODY, BodyDeadline, ExchangeLog
+from ..http.fields import DATE, SERVER
 from ..http.request import UNKNOWN_LENGTH, Fields, takes_trailers
-from ..net.connection import LINGER_SECONDS, MAX_LINGER
-from .blocks import STATUS_FIELDS, encode_defaults, encode_fields, encode_length
-from .frames import Code
-from .outbox import HIGH_WATER
-from .streams import CLOSED, HALF_CLOSED_LOCAL, OPEN, Stream
+from ..net.deadlines import Deadline, Progress
+from ..net.transport import LINGER_SECONDS, MAX_LINGER, ConnectionHost, Transport
+from .frame_writer import FrameWriter
+from .frames import ErrorCode
+from .literals import STATUS_FIELDS, encode_defaults, encode_fields, encode_length
+from .outbox import STREAM_HIGH_WATER
+from .protocol import Protocol
+from .stream import HALF_CLOSED_LOCAL, STREAM_CLOSED, STREAM_OPEN, Stream
 from .tunnel import Tunnel
 
-if TYPE_CHECKING:
-    from ..observe.access_log import Record
-    from .admission import Admission
+MAX_DISCARDED = 33554432
+"""Bytes of a request that are dropped after a response with a 2xx: curl 7.88 goes on sending after
+it. They are not kept in memory."""
 
-MAX_DROPPED = 33554432
-"""Bytes of a request that are dropped after a response with a 2xx, with which curl 7.88 does not stop sending. Nobody keeps them."""
+
+class ExchangePhase(IntEnum):
+    """The progress of an exchange. It only advances."""
+
+    RUNNING = 0
+    """The application runs, or will."""
+    LOST = 1
+    """The application was told that the client is gone, and has not ended."""
+    FINISHED = 2
+    """The application has ended, or there is none."""
+    STOPPING = 3
+    """The client will be told to send no more, once it has received the response."""
+
+
+EXCHANGE_RUNNING, EXCHANGE_LOST, EXCHANGE_FINISHED, EXCHANGE_STOPPING = ExchangePhase
+
+
+class ExchangeOwner(TypingProtocol):
+    """The connection, as far as its exchanges need it."""
+
+    host: ConnectionHost
+    transport: Transport
+    protocol: Protocol
+    writer: FrameWriter
+    exchanges: dict[Exchange, None]
+    """The exchanges that are not over."""
+
+    def exchange_over(self, exchange: Exchange) -> None:
+        """The application has ended, and the stream is closed."""
 
 
 class Exchange:
-    """The `ResponseWriter` of one HTTPStream, on one stream of a connection that it shares with others.
+    """The `ResponseWriter` of one HTTPStream, and the owner of one stream of the protocol.
 
-    It is over once the application has ended and the stream is closed: `_settle` decides, whichever comes last.
+    It is over once the application has ended and the stream is closed. `_settle` decides that.
     """
 
     __slots__ = (
-        "_awaits_100",
         "_block",
-        "_body_until",
         "_declared",
         "_found",
-        "_is_lost",
-        "_is_stopping",
-        "_seen",
+        "_progress",
+        "_sent",
+        "_status",
+        "body",
         "connection",
         "deadline",
         "fields",
-        "has_ended",
-        "lane",
-        "record",
-        "sent",
-        "status",
+        "h2_stream",
+        "is_head",
+        "log",
+        "phase",
+        "queue",
         "stream",
         "tunnel",
     )
 
-    def __init__(self, connection: Admission, lane: Stream, record: Record | None) -> None:
+    def __init__(
+        self, connection: ExchangeOwner, stream: Stream, is_head: bool, log: ExchangeLog | None
+    ) -> None:
         # Set once.
         self.connection = connection
-        self.lane = lane
-        """The stream of the protocol."""
-        lane.exchange = self
-        self.record = record
-        """What the log has of it, until its end is told."""
+        self.h2_stream = stream
+        self.queue = stream.send_queue
+        self.is_head = is_head
+        """The method is HEAD, so an answer of the server's own has no body."""
+        self.log = log
+        stream.exchange = self
         self.fields: Fields | None = None
-        """Of the request, where that is in order."""
-        self.stream: HTTPStream | None = None
-        """None where no application is to see the request."""
+        """The fields of a valid request."""
+        self.stream: ASGIStream | None = None
+        """None where no application sees the request."""
         self.tunnel: Tunnel | None = None
-        """Of a WebSocket, also before it is accepted."""
+        """The transport of a WebSocket, also before it is accepted."""
+        # The exchange.
+        self.phase: ExchangePhase = EXCHANGE_RUNNING
+        self.body: BodyDeadline | None = None
+        """The deadline of a request's body; None without a body."""
+        self._progress: Progress | None = None
+        """The client's progress with queued data; made when some has to wait."""
         self.deadline = NEVER
-        """On the loop's clock; the connection looks after it."""
-        self.has_ended = False
-        """The application is through with it."""
-        self._is_lost = False
-        """The application was told that the client is gone."""
-        self._awaits_100 = False
-        """The client holds its body back until it is asked for."""
-        self._is_stopping = False
-        """The client is to be told that it need not send the rest, once it has seen the response."""
-        self._body_until = 0.0
-        """When more of the body has to be here, if the application waits for it."""
-        # The response: its head is held until there is a body.
-        self.status = 0
+        """On the loop's clock. The connection calls `deadline_passed`."""
+        # The response. Its head is held until there is a body.
+        self._status = 0
         self._block = b""
         self._declared = -1
         self._found = 0
-        self.sent = 0
+        self._sent = 0
         """Bytes of the body."""
-        self._seen = 0
-        """How many of them had left when that was last asked."""
 
     def __repr__(self) -> str:
-        return f"<Exchange {self.lane!r} {self.stream!r}>"
+        return f"<Exchange {self.h2_stream!r} {self.stream!r}>"
 
-    # From the connection.
+    # From the connection: see `stream.StreamOwner`.
 
-    def expect_body(self, awaits_100: bool) -> None:
-        """The body of the request is still to come."""
-        self._awaits_100 = awaits_100
-        self._await_body()
+    def expect_body(self, awaits_continue: bool) -> None:
+        """The body of the request follows."""
+        host = self.connection.host
+        self.body = BodyDeadline(host.settings.body_timeout_s, host.tick_end, awaits_continue)
+        self.set_deadline(self.body.at)
 
-    def received(self, data: bytes, end: bool) -> None:
-        """A part of the request's body has come."""
+    def data_received(self, data: bytes, end: bool) -> None:
         if self.tunnel is not None:
-            self.tunnel.received(data, end)
+            self.tunnel.data_received(data, end)
             return
-        stream = self.stream
-        self._awaits_100 = False
-        if stream is None or self.has_ended or self._is_lost:
-            # Nobody reads this, and it moves no deadline.
-            self.connection.protocol.consume(self.lane, len(data))
-            if end and self.lane.state is CLOSED:
-                # curl 7.88 ends its side, and looks at its stream only when something comes.
-                self.connection.protocol.wake_client()
-                self.connection.flush_soon()
-            if self.lane.state is CLOSED or (
-                self.lane.state is HALF_CLOSED_LOCAL and not self._may_end()
-            ):
-                self._settle()
+        stream, connection = self.stream, self.connection
+        if self.body is not None:
+            self.body.awaits_continue = False
+        if stream is None or self.phase is not EXCHANGE_RUNNING:
+            self._discard(data, end)
             return
         if data:
             stream.feed_data(data)
-        if end and self.lane.expected > 0:
-            stream.ask_to_end()  # the client has given the rest up: the body is not whole
+        if end and self.h2_stream.expected > 0:
+            stream.ask_to_end()  # the client has given up: the body is not complete
         elif end:
             stream.feed_eof()
-        self._body_until = self.connection.now + self.connection.settings.body_timeout_s
-        if (
-            not self.lane.is_waiting
-        ):  # otherwise it is the response that is waited for, whatever comes
+        if self.body is not None:
+            self.body.received(connection.host.tick_end)
+        if not self.queue.size:  # otherwise the response is waited for
             self._watch()
 
-    def lost(self) -> None:
-        """The stream or the connection is gone, or as good as that: the application hears it, and has a moment to end."""
-        if self.tunnel is not None:
-            self.tunnel.lost()
-            if self.tunnel.is_accepted:
-                self.record_end()
-        if self.stream is None or self.has_ended:
-            self.has_ended = True
+    def _discard(self, data: bytes, end: bool) -> None:
+        """Drop a part of the body that nobody reads. It moves no deadline."""
+        stream, connection = self.h2_stream, self.connection
+        connection.protocol.flow.consume(stream, len(data))
+        if end and stream.state is STREAM_CLOSED:
+            connection.writer.wake_client()
+        if stream.state is STREAM_CLOSED or (
+            stream.state is HALF_CLOSED_LOCAL and not self._may_end()
+        ):
             self._settle()
-        elif not self._is_lost:
-            self._is_lost = True
-            self.set_deadline(self.connection.now + self.connection.settings.disconnect_grace_s)
+
+    def connection_lost(self) -> None:
+        """The stream or the connection is gone, or the client is given up.
+
+        The application is told, and has ``asgi_disconnect_grace_period`` to end.
+        """
+        if self.tunnel is not None:
+            self.tunnel.connection_lost()
+            if self.tunnel.is_accepted:
+                self.end_log()
+        if self.stream is None or self.phase >= EXCHANGE_FINISHED:
+            self.phase = max(self.phase, EXCHANGE_FINISHED)
+            self._settle()
+        elif self.phase is EXCHANGE_RUNNING:
+            self.phase = EXCHANGE_LOST
+            host = self.connection.host
+            self.set_deadline(host.tick_end + host.settings.disconnect_grace_s)
             self.stream.connection_lost()
 
-    def freed(self) -> None:
-        """There is room to send again."""
-        if self.stream is not None and not self.lane.is_clogged:
+    def resume_writing(self) -> None:
+        if self.stream is not None and not self.queue.is_paused:
             self.stream.resume_writing()
 
-    def completed(self) -> None:
-        """The end of the response was queued, and is out."""
+    def end_sent(self) -> None:
         if self.tunnel is None or not self.tunnel.is_accepted:
             self._settle()
-        elif self.lane.state is CLOSED:
-            self.lost()
+        elif self.h2_stream.state is STREAM_CLOSED:
+            self.connection_lost()
         else:
-            self.tunnel.ended()
+            self.tunnel.end_sent()
 
-    def seen(self) -> None:
-        """The client says that it has seen all that was sent on the stream."""
-        if self._is_stopping:  # otherwise it was not asked
-            self._give_up_body()
+    def response_acknowledged(self) -> None:
+        if self.phase is EXCHANGE_STOPPING:  # otherwise it was not asked
+            self._stop_now()
 
-    def expired(self) -> None:
-        """`deadline` has passed."""
-        self.deadline = NEVER
-        stream = self.stream
-        if self._is_lost and not self.has_ended:
-            assert stream is not None
-            stream.cancel()
-        elif self.tunnel is not None and self.tunnel.is_accepted:
-            self.tunnel.expired()
-        elif self.lane.is_waiting and self.is_stuck():
-            self.reset(Code.CANCEL)
-        elif stream is None or self.has_ended:
-            if self.lane.state is HALF_CLOSED_LOCAL:
-                self._give_up_body()
-            else:
-                self._watch()
-        elif stream.deadline <= self.connection.now:
-            stream.deadline_passed()
-            if stream.deadline != NEVER and not self.has_ended:
-                assert self.stream is not None
-                self.set_deadline(self.stream.deadline)
-        elif self._is_body_overdue() and stream.awaits_body:
-            self.refuse(RequestError(408, "The body of the request did not arrive in time"))
-        else:
-            self._watch()
-
-    def is_stuck(self) -> bool:
-        """Whether nothing that is queued has left since this was asked before, and the client could have taken something."""
-        before, self._seen = self._seen, self.sent - self.lane.queued
-        return self._seen == before and not self.connection.is_clogged
+    # Deadlines.
 
     def set_deadline(self, deadline: float) -> None:
+        """Have `deadline_passed` called at that time, instead of any other."""
         self.deadline = deadline
-        self.connection.watch(deadline)
+        transport = self.connection.transport
+        transport.deadline = min(transport.deadline, deadline)
 
     def postpone(self, seconds: float) -> None:
         """The loop was blocked for so long."""
         self.deadline += seconds
-        self._body_until += seconds
+        if self.body is not None:
+            self.body.postpone(seconds)
+        if self._progress is not None:
+            self._progress.deadline += seconds
 
-    def _await_body(self) -> None:
-        self._body_until = self.connection.now + self.connection.settings.body_timeout_s
-        self.set_deadline(self._body_until)
+    def deadline_passed(self) -> None:
+        """`deadline` has passed. Acts by the table `EXCHANGE_DEADLINES`."""
+        self.deadline = NEVER
+        EXCHANGE_DEADLINES[self._waits_for()].action(self)
 
-    def _is_body_overdue(self) -> bool:
-        lane = self.lane
-        return (
-            lane.state is OPEN
-            and not lane.is_waiting
-            and not self._awaits_100
-            and self._body_until <= self.connection.now
+    def _waits_for(self) -> ExchangeWait:
+        if self.phase is EXCHANGE_LOST:
+            return ExchangeWait.APPLICATION_END
+        if self.tunnel is not None and self.tunnel.is_accepted:
+            return ExchangeWait.WEBSOCKET
+        if self.is_stuck():
+            return ExchangeWait.DELIVERY
+        if self.stream is None or self.phase >= EXCHANGE_FINISHED:
+            return ExchangeWait.DISCARDED_BODY
+        if self.stream.deadline <= self.connection.host.tick_end:
+            return ExchangeWait.STREAM
+        return ExchangeWait.BODY
+
+    def _cancel(self) -> None:
+        assert self.stream is not None
+        self.stream.cancel()
+
+    def _ask_tunnel(self) -> None:
+        assert self.tunnel is not None
+        self.tunnel.deadline_passed()
+
+    def _give_up_client(self) -> None:
+        self.reset(ErrorCode.CANCEL)
+
+    def _end_discarded_body(self) -> None:
+        if self.h2_stream.state is HALF_CLOSED_LOCAL:
+            self._stop_now()
+        else:
+            self._watch()
+
+    def _pass_deadline(self) -> None:
+        stream = self.stream
+        assert stream is not None
+        stream.deadline_passed()
+        if stream.deadline != NEVER and self.phase < EXCHANGE_FINISHED:
+            self.set_deadline(stream.deadline)
+
+    def _check_body(self) -> None:
+        stream, body = self.stream, self.body
+        assert stream is not None
+        is_late = (
+            body is not None
+            and self.h2_stream.state is STREAM_OPEN
+            and not self.queue.size
+            and body.is_overdue(self.connection.host.tick_end, stream)
         )
+        if is_late:
+            self.refuse(LATE_BODY)
+        else:
+            self._watch()
+
+    def is_stuck(self) -> bool:
+        """Whether the client has taken nothing of the queued data within ``write_timeout``."""
+        progress, now = self._progress, self.connection.host.tick_end
+        if not self.queue.size or progress is None:
+            return False
+        if self.connection.writer.is_paused:
+            progress.start(now, self._delivered())  # the transport's own progress decides
+            return False
+        return progress.is_stuck(now, self._delivered())
+
+    @property
+    def has_finished(self) -> bool:
+        """Whether the application has ended."""
+        return self.phase >= EXCHANGE_FINISHED
+
+    @property
+    def delivery_deadline(self) -> float:
+        """When the client has to have taken queued data; NEVER if there is none."""
+        if not self.queue.size or self._progress is None:
+            return NEVER
+        return self._progress.deadline
+
+    def _delivered(self) -> int:
+        return self._sent - self.queue.size
 
     def _watch(self) -> None:
-        """Set the deadline of what is waited for now."""
-        now, lane = self.connection.now, self.lane
+        """Set the deadline for the thing that is waited for now."""
+        host, state = self.connection.host, self.h2_stream.state
         deadline = NEVER
-        if lane.is_waiting:
-            deadline = now + self.connection.settings.write_timeout_s
-        elif lane.state is OPEN or lane.state is HALF_CLOSED_LOCAL:
-            if self._body_until <= now:
-                self._body_until = now + self.connection.settings.body_timeout_s
-            deadline = self._body_until
-        if self.stream is not None and not self.has_ended:
+        if self.queue.size:
+            deadline = self.delivery_deadline
+        elif state is STREAM_OPEN or state is HALF_CLOSED_LOCAL:
+            if self.body is None:
+                self.body = BodyDeadline(host.settings.body_timeout_s, host.tick_end, False)
+            deadline = self.body.next_at(host.tick_end)
+        if self.stream is not None and self.phase < EXCHANGE_FINISHED:
             deadline = min(deadline, self.stream.deadline)
         self.set_deadline(deadline)
 
-    # For the stream (see `http.contract`).
+    # For the stream: see `http.contract.ResponseWriter`.
 
     def start(self, status: int, headers: Iterable[Header]) -> int:
         self._block, self._declared, self._found = encode_fields(headers)
-        self.status = status
-        if self.record is not None:
-            self.record.response_headers = copied(headers)
+        self._status = status
+        if self.log is not None:
+            self.log.set_headers(headers)
         return self._declared
 
     def respond(self, body: bytes, end: bool, bodyless: bool) -> None:
-        status, connection = self.status, self.connection
+        status, connection, stream = self._status, self.connection, self.h2_stream
         block = (
             STATUS_FIELDS[status]
             + self._block
-            + encode_defaults(connection.server.default_headers[self._found])
+            + encode_defaults(connection.host.default_headers[self._found])
         )
-        # RFC 9110, 8.6: a 204 has none; a 304, and the answer to HEAD, only where GET would have had it.
+        # RFC 9110, 8.6: a 204 has no length. A 304 and the answer to HEAD have the length of the
+        # answer to GET, or none.
         if status == 204:
             pass
         elif self._declared >= 0:
             block += encode_length(self._declared)
         elif end and not (bodyless and (status == 304 or not body)):
             block += encode_length(len(body))
-        self.lane.is_answered = True
-        if end and self.lane.state is OPEN:
+        stream.is_answered = True
+        if end and stream.state is STREAM_OPEN:
             self._make_room()
         if bodyless or (end and not body):
-            connection.protocol.send_head(self.lane, block, True)
+            connection.protocol.streams.send_head(stream, block, True)
             if not end:
                 assert self.stream is not None
                 self.set_deadline(self.stream.deadline)
         else:
-            connection.protocol.send_head(self.lane, block, False)
+            connection.protocol.streams.send_head(stream, block, False)
             self.put(body, end)
-        connection.flush_soon()
+        connection.writer.flush_soon()
 
     def write(self, data: bytes, end: bool) -> None:
-        if end and self.lane.state is OPEN:
+        if end and self.h2_stream.state is STREAM_OPEN:
             self._make_room()
         self.put(data, end)
-        self.connection.flush_soon()
+        self.connection.writer.flush_soon()
 
     def put(self, data: bytes, end: bool) -> None:
-        """Send a part of the body, the last one if `end`."""
-        lane = self.lane
-        self.sent += len(data)
-        self.connection.protocol.send_data(lane, data, end)
-        if lane.queued:
-            if lane.queued > HIGH_WATER and not lane.is_clogged and self.stream is not None:
-                lane.is_clogged = True
-                self.stream.pause_writing()
-            if lane.queued == len(data):  # nothing was before
-                self._seen = self.sent - lane.queued
-                if self.tunnel is None or not self.tunnel.is_accepted:
-                    self._watch()
-            if self.deadline == NEVER:
+        """Queue a part of the body, the last one if `end`."""
+        queue = self.queue
+        self._sent += len(data)
+        self.connection.protocol.streams.send_data(self.h2_stream, data, end)
+        if queue.size:
+            self._await_window(len(data))
+
+    def _await_window(self, size: int) -> None:
+        """Data is queued, of which the last `size` bytes are new."""
+        queue = self.queue
+        if queue.size > STREAM_HIGH_WATER and not queue.is_paused and self.stream is not None:
+            queue.is_paused = True
+            self.stream.pause_writing()
+        if queue.size == size:  # the queue was empty
+            host = self.connection.host
+            if self._progress is None:
+                self._progress = Progress(host.settings.write_timeout_s)
+            self._progress.start(host.tick_end, self._delivered())
+            if self.tunnel is None or not self.tunnel.is_accepted:
                 self._watch()
+        if self.deadline == NEVER:
+            self._watch()
 
     def set_length(self, length: int) -> None:
         if self._declared < 0:
@@ -296,13 +380,13 @@ class Exchange:
 
     def write_trailers(self, headers: Iterable[Header]) -> None:
         block = encode_fields(headers)[0]
-        if self.lane.state is OPEN:
+        if self.h2_stream.state is STREAM_OPEN:
             self._make_room()
-        self.connection.protocol.send_trailers(self.lane, block)
-        self.connection.flush_soon()
+        self.connection.protocol.streams.send_trailers(self.h2_stream, block)
+        self.connection.writer.flush_soon()
 
     def start_file(self, descriptor: int, offset: int, count: int, end: bool) -> bool:
-        if not self.lane.is_answered:
+        if not self.h2_stream.is_answered:
             self.respond(b"", False, False)
         return False  # it has to be cut into frames
 
@@ -310,164 +394,208 @@ class Exchange:
         return 0
 
     def write_informational(self, status: int, headers: Iterable[Header]) -> None:
+        connection = self.connection
         if status == 100:
-            if not self._awaits_100:
+            if self.body is None or not self.body.awaits_continue:
                 return  # the body is on its way
-            self._awaits_100 = False
-            self._await_body()
-        block, _, _ = encode_fields(headers)
-        self.connection.protocol.send_head(self.lane, STATUS_FIELDS[status] + block, False)
-        self.connection.flush_soon()
-        if self.connection.is_clogged:  # no window holds these
+            self.body.received(connection.host.tick_end)
+            self.set_deadline(self.body.at)
+        block = STATUS_FIELDS[status] + encode_fields(headers)[0]
+        connection.protocol.streams.send_head(self.h2_stream, block, False)
+        connection.writer.flush_soon()
+        if connection.writer.is_paused:  # no window limits these
             assert self.stream is not None
             self.stream.pause_writing()
-            self.connection.hold_back(self)
+            connection.writer.await_room(self)
 
     def resume_body(self) -> None:
-        protocol = self.connection.protocol
-        protocol.consume(self.lane, self.lane.unread)
-        if protocol.outbox.frames:  # mostly, it is not told each time
-            self.connection.flush_soon()
+        stream, connection = self.h2_stream, self.connection
+        connection.protocol.flow.consume(stream, stream.unread)
+        if connection.protocol.outbox.frames:  # mostly, no WINDOW_UPDATE is due
+            connection.writer.flush_soon()
 
     def abort(self) -> None:
-        self.connection.protocol.reset(self.lane, Code.INTERNAL_ERROR)
-        self.connection.flush_soon()
+        self._end_stream(ErrorCode.INTERNAL_ERROR)
 
     def accept(self, headers: Iterable[Header]) -> tuple[Tunnel, bytes]:
-        tunnel = self.tunnel
+        tunnel, stream, connection = self.tunnel, self.h2_stream, self.connection
         assert tunnel is not None
-        if self.lane.state is CLOSED:
+        if stream.state is STREAM_CLOSED:
             raise ClientDisconnected("the client is gone")
-        block, _, found = encode_fields(
-            headers
-        )  # RFC 9110, 9.3.6: without a length, which is left out there
-        if self.record is not None:
-            self.record.response_headers = copied(headers)
-        block += encode_defaults(self.connection.server.default_headers[found & (DATE | SERVER)])
+        # RFC 9110, 9.3.6: the answer to CONNECT has no length.
+        block, _, found = encode_fields(headers)
+        if self.log is not None:
+            self.log.set_headers(headers)
+        block += encode_defaults(connection.host.default_headers[found & (DATE | SERVER)])
         # RFC 8441, 5: a 2xx accepts, without a Sec-WebSocket-Accept.
-        self.status, self.lane.is_answered = 200, True
-        self.connection.protocol.send_head(self.lane, STATUS_FIELDS[200] + block, False)
-        self.connection.flush_soon()
+        self._status, stream.is_answered = 200, True
+        connection.protocol.streams.send_head(stream, STATUS_FIELDS[200] + block, False)
+        connection.writer.flush_soon()
         return tunnel, tunnel.accept()
 
     def finish(self) -> None:
-        self.has_ended = True
-        if self.record is not None:
-            self.record_end()
+        self.phase = EXCHANGE_FINISHED
+        if self.log is not None:
+            self.end_log()
         self._settle()
+
+    def finish_tunnel(self) -> None:
+        """The application of a WebSocket has ended; its closing handshake may go on."""
+        self.phase = EXCHANGE_FINISHED
+        if self.h2_stream.state is STREAM_CLOSED:
+            self.connection.exchange_over(self)
 
     # The end.
 
-    def reset(self, code: Code) -> None:
-        """End the stream at once."""
-        self.connection.protocol.reset(self.lane, code)
-        self.connection.flush_soon()
-        self.lost()
+    def reset(self, code: ErrorCode) -> None:
+        """Abort the stream, and tell the application that the client is gone."""
+        self._end_stream(code)
+        self.connection_lost()
+
+    def _end_stream(self, code: ErrorCode) -> None:
+        self.connection.protocol.streams.reset(self.h2_stream, code)
+        self.connection.writer.flush_soon()
 
     def _settle(self) -> None:
-        """The application, or the stream, or both have ended: what now?"""
-        lane = self.lane
-        if not self.has_ended:
+        """The application, or the stream, has ended: act if both have, or wait for the other."""
+        stream, connection = self.h2_stream, self.connection
+        if self.phase < EXCHANGE_FINISHED:
             return
-        if lane.state is CLOSED:
-            self.connection.forget(self)
-        elif lane.state is HALF_CLOSED_LOCAL and (self._is_stopping or not self._may_end()):
+        if stream.state is STREAM_CLOSED:
+            connection.exchange_over(self)
+        elif stream.state is HALF_CLOSED_LOCAL and (
+            self.phase is EXCHANGE_STOPPING or not self._may_end()
+        ):
             self._stop_body()
-        elif not lane.has_ended:
-            self.reset(
-                Code.INTERNAL_ERROR
-            )  # without a whole response: sys.exit() in the midst of it
+        elif not self.queue.has_end_stream:
+            self.reset(ErrorCode.INTERNAL_ERROR)  # sys.exit() within an incomplete response
         else:
-            # The rest of the response is on its way, or that of a request which is short: to be dropped.
-            self.connection.protocol.consume(lane, lane.unread)
-            if lane.state is HALF_CLOSED_LOCAL and lane.expected == UNKNOWN_LENGTH:
-                # As likely as not, its end comes next. A reset in its way would hide the client's own faults, and some take it for ours.
-                self.set_deadline(min(self.deadline, self.connection.now + LINGER_SECONDS))
+            # The rest of the response leaves, or a short rest of the request arrives to be dropped.
+            connection.protocol.flow.consume(stream, stream.unread)
+            if stream.state is HALF_CLOSED_LOCAL and stream.expected == UNKNOWN_LENGTH:
+                # Probably its end comes next. A reset would hide the client's own faults, and some
+                # clients take it for ours.
+                limit = connection.host.tick_end + LINGER_SECONDS
+                self.set_deadline(min(self.deadline, limit))
             else:
                 self._watch()
 
     def _make_room(self) -> None:
-        """The response is about to end before the request: let the client send a rest that is not too long, which is dropped.
+        """The response ends before the request: let the client send a rest that is not too long.
 
-        Before the end, for curl 7.88 reads nothing more after a complete response with a 2xx, and would
-        wait for more room for ever.
+        The rest is dropped. The room has to come before the end: curl 7.88 reads nothing more after
+        a complete response with a 2xx, and would wait for room for ever.
         """
-        lane = self.lane
-        if not (self._awaits_100 or lane.is_connected):
-            most = MAX_LINGER if self.status >= 300 else MAX_DROPPED
-            rest = most if lane.expected == UNKNOWN_LENGTH else lane.expected
-            if rest <= most:
-                self.connection.protocol.make_room(lane, rest)
+        stream = self.h2_stream
+        awaits_continue = self.body is not None and self.body.awaits_continue
+        if not (awaits_continue or stream.is_tunnel):
+            limit = MAX_LINGER if self._status >= 300 else MAX_DISCARDED
+            rest = limit if stream.expected == UNKNOWN_LENGTH else stream.expected
+            if rest <= limit:
+                self.connection.protocol.flow.make_room(stream, rest)
 
     def _may_end(self) -> bool:
-        """Whether the client can send all that is left of its body without being given more room."""
-        lane = self.lane
-        return not self._awaits_100 and (
-            lane.receive_window > 0
-            if lane.expected == UNKNOWN_LENGTH
-            else lane.expected <= lane.receive_window
-        )
+        """Whether the client can send the rest of its body without more room."""
+        stream = self.h2_stream
+        if self.body is not None and self.body.awaits_continue:
+            return False
+        if stream.expected == UNKNOWN_LENGTH:
+            return stream.receive_window > 0
+        return stream.expected <= stream.receive_window
 
     def _stop_body(self) -> None:
-        """The response is complete, and more of the body than the client may send is missing.
+        """Stop a client whose rest of the body is longer than the room that it has.
 
-        RFC 9113, 8.1, has RST_STREAM for that. Some clients lose a response that comes together with it:
-        curl 7.88 closes the stream as soon as it has read the reset, and then fails as it sends the body.
-        So the client is first asked, by a PING, whether it has seen the response. It gets no more room
-        meanwhile, and what it may still send is dropped.
+        The response is complete, and RFC 9113, 8.1, has RST_STREAM for that. Some clients lose a
+        response that arrives together with it: curl 7.88 closes the stream as soon as it has read
+        the reset, and then fails as it sends the body. So a PING first asks the client whether it
+        has received the response. It gets no more room meanwhile, and its data is dropped.
         """
-        protocol, lane = self.connection.protocol, self.lane
-        protocol.consume(lane, lane.unread)
-        if self.status < 300:
-            # After these, curl 7.88 goes on sending. Better that it fails at once than that it waits
-            # for ever for room, as it does where the reset comes later.
-            self._give_up_body()
-        elif not self._is_stopping:
-            self._is_stopping = True
-            protocol.ask(lane)
-            self.connection.flush_soon()
-            self.set_deadline(self.connection.now + LINGER_SECONDS)
+        protocol, stream = self.connection.protocol, self.h2_stream
+        protocol.flow.consume(stream, stream.unread)
+        if self._status < 300:
+            # After a 2xx, curl 7.88 goes on sending. It should fail at once: where the reset comes
+            # later, it waits for room for ever.
+            self._stop_now()
+        elif self.phase is not EXCHANGE_STOPPING:
+            self.phase = EXCHANGE_STOPPING
+            protocol.control.ask_for_response(stream)
+            self.connection.writer.flush_soon()
+            self.set_deadline(self.connection.host.tick_end + LINGER_SECONDS)
 
-    def _give_up_body(self) -> None:
+    def _stop_now(self) -> None:
         """RFC 9113, 8.1: the response is complete, and the client need not send the rest."""
-        self.connection.protocol.reset(self.lane, Code.NO_ERROR)
-        self.connection.flush_soon()
-        self.connection.forget(self)
+        self._end_stream(ErrorCode.NO_ERROR)
+        self.connection.exchange_over(self)
 
-    def refuse(self, error: RequestError, bodyless: bool = False) -> None:
-        """Answer what the application is not to see, or not to answer. `bodyless`: the request is HEAD, as it may be that of the stream."""
-        connection = self.connection
-        if not error.is_logged:
-            connection.complain("request", error)
-        if self.lane.is_answered:
-            connection.protocol.reset(self.lane, Code.CANCEL)
-        elif self.lane.state is not CLOSED:
-            body = str(error).encode() + b"\n"
-            self.status, self.lane.is_answered = error.status, True
-            if self.record is not None:
-                self.record.response_headers = ()  # of the head that may have been held
-            block = STATUS_FIELDS[error.status] + encode_defaults(
-                connection.server.default_headers[0]
-            )
-            block += encode_fields(
-                [*error.fields, (b"content-type", b"text/plain; charset=utf-8")]
-            )[0] + encode_length(len(body))
-            if bodyless or (self.stream is not None and self.stream.method == "HEAD"):
-                body = b""
-            connection.protocol.send_head(self.lane, block, not body)
-            if body:
-                self.put(body, True)
-        self.record_end()
-        connection.flush_soon()
-        self.lost()
+    def refuse(self, error: RequestError) -> None:
+        exchange.refuse(self, error)
 
-    def record_end(self) -> None:
-        """Tell the log, once."""
-        record, self.record = self.record, None
-        access = self.connection.server.access
-        if record is not None and access is not None:
-            if not self.lane.is_answered:
-                record.response_headers = ()  # they were held, and did not go out
-            access.end(
-                record, self.status if self.lane.is_answered else CLIENT_CLOSED_REQUEST, self.sent
-            )
+    # For `http.exchange.refuse`.
+
+    @property
+    def has_begun(self) -> bool:
+        return self.h2_stream.is_answered
+
+    def log_invalid(self, what: str, reason: object) -> None:
+        self.connection.transport.log_invalid(what, reason)
+
+    def abort_begun(self) -> None:
+        self._end_stream(ErrorCode.CANCEL)
+
+    def write_refusal(self, error: RequestError) -> None:
+        stream, connection = self.h2_stream, self.connection
+        if stream.state is STREAM_CLOSED:
+            return
+        body = str(error).encode() + b"\n"
+        self._status, stream.is_answered = error.status, True
+        headers = [*error.fields, (b"content-type", b"text/plain; charset=utf-8")]
+        block = (
+            STATUS_FIELDS[error.status]
+            + encode_defaults(connection.host.default_headers[0])
+            + encode_fields(headers)[0]
+            + encode_length(len(body))
+        )
+        if self.is_head:
+            body = b""
+        connection.protocol.streams.send_head(stream, block, not body)
+        if body:
+            self.put(body, True)
+
+    def end_log(self) -> None:
+        if self.log is not None:
+            self.log.end(self._status, self._sent, self.h2_stream.is_answered)
+
+    def give_up(self) -> None:
+        self.connection.writer.flush_soon()
+        self.connection_lost()
+
+
+class ExchangeWait(IntEnum):
+    """The things that an exchange waits for."""
+
+    APPLICATION_END = 0
+    """The application ends; the client is gone."""
+    WEBSOCKET = 1
+    """See `tunnel.TUNNEL_DEADLINES`."""
+    DELIVERY = 2
+    """The client takes queued data."""
+    DISCARDED_BODY = 3
+    """The rest of a request that nobody reads."""
+    STREAM = 4
+    """A deadline of the ASGI side."""
+    BODY = 5
+    """The next part of the request's body."""
+
+
+EXCHANGE_DEADLINES: Mapping[ExchangeWait, Deadline[Exchange]] = {
+    ExchangeWait.APPLICATION_END: Deadline("asgi_disconnect_grace_period", Exchange._cancel),
+    ExchangeWait.WEBSOCKET: Deadline("the tunnel's", Exchange._ask_tunnel),
+    ExchangeWait.DELIVERY: Deadline("write_timeout", Exchange._give_up_client),
+    ExchangeWait.DISCARDED_BODY: Deadline(
+        "body_timeout or LINGER_SECONDS; RFC 9113, 8.1", Exchange._end_discarded_body
+    ),
+    ExchangeWait.STREAM: Deadline("ASGIStream.deadline", Exchange._pass_deadline),
+    ExchangeWait.BODY: Deadline("body_timeout; RFC 9110, 15.5.9", Exchange._check_body),
+}
+"""The limit of each wait, and the action after it."""

@@ -1,4 +1,4 @@
-"""Pure: frames of HTTP/2, from and to bytes (RFC 9113, 4 and 6). What a frame means is `protocol`'s."""
+"""Pure: frames of HTTP/2, from and to bytes (RFC 9113, 4 and 6). `protocol` interprets them."""
 
 from __future__ import annotations
 
@@ -7,21 +7,26 @@ from collections.abc import Iterable
 from enum import IntEnum
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-"""What a client begins with (RFC 9113, 3.4)."""
+"""The first bytes from a client (RFC 9113, 3.4)."""
 
-(
-    DATA,
-    HEADERS,
-    PRIORITY,
-    RST_STREAM,
-    SETTINGS,
-    PUSH_PROMISE,
-    PING,
-    GOAWAY,
-    WINDOW_UPDATE,
-    CONTINUATION,
-) = range(10)
-"""Types of frames."""
+
+class FrameType(IntEnum):
+    """The types of frames (RFC 9113, 6)."""
+
+    DATA = 0x0
+    HEADERS = 0x1
+    PRIORITY = 0x2
+    RST_STREAM = 0x3
+    SETTINGS = 0x4
+    PUSH_PROMISE = 0x5
+    PING = 0x6
+    GOAWAY = 0x7
+    WINDOW_UPDATE = 0x8
+    CONTINUATION = 0x9
+
+
+# Global names for the types in each response.
+DATA, HEADERS = FrameType.DATA, FrameType.HEADERS
 
 # Flags.
 END_STREAM = ACK = 0x1
@@ -40,9 +45,10 @@ HAS_PRIORITY = 0x20
 ) = range(1, 7)
 ENABLE_CONNECT_PROTOCOL = 8
 
-MAX_WINDOW = 2**31 - 1
-DEFAULT_WINDOW = 65535
+MAX_WINDOW_SIZE = 2**31 - 1
+DEFAULT_WINDOW_SIZE = 65535
 LEAST_MAX_FRAME_SIZE = 16384
+"""The initial value of SETTINGS_MAX_FRAME_SIZE, and the smallest allowed."""
 MAX_STREAM_ID = 2**31 - 1
 
 HEADER_SIZE = 9
@@ -52,8 +58,8 @@ _NUMBER = struct.Struct(">L")
 _GOAWAY = struct.Struct(">LL")
 
 
-class Code(IntEnum):
-    """Why a stream or a connection ends (RFC 9113, 7)."""
+class ErrorCode(IntEnum):
+    """The reason why a stream or a connection ends (RFC 9113, 7)."""
 
     NO_ERROR = 0x0
     PROTOCOL_ERROR = 0x1
@@ -72,9 +78,9 @@ class Code(IntEnum):
 
 
 class ConnectionFailure(Exception):
-    """The client has broken a rule so that the connection ends with `code` (RFC 9113, 5.4.1)."""
+    """A connection error: the client broke the protocol (RFC 9113, 5.4.1)."""
 
-    def __init__(self, code: Code, reason: str) -> None:
+    def __init__(self, code: ErrorCode, reason: str) -> None:
         super().__init__(reason)
         self.code = code
 
@@ -83,112 +89,119 @@ Frame = tuple[int, int, int, bytes]
 """(type, flags, stream, payload)."""
 
 
-class FrameReader:
-    """Cuts what comes into frames. Keeps no more than one that is not whole, which `max_size` limits."""
+class FrameBuffer:
+    """Cuts received bytes into frames; keeps at most one incomplete frame."""
 
-    __slots__ = ("_held", "_needed", "max_size")
+    __slots__ = ("_buffer", "max_size", "needed")
 
     def __init__(self, max_size: int) -> None:
         self.max_size = max_size
-        """Bytes of the longest payload that is taken: our SETTINGS_MAX_FRAME_SIZE."""
-        self._held = bytearray()
-        self._needed = 0
-        """Bytes that have to be there before it is worth to look again."""
+        """Bytes of the longest accepted payload: our SETTINGS_MAX_FRAME_SIZE."""
+        self._buffer = bytearray()
+        self.needed = 0
+        """The buffer is read again once it has so many bytes."""
+
+    @property
+    def buffered(self) -> int:
+        """Bytes of the incomplete frame."""
+        return len(self._buffer)
 
     def read(self, data: bytes, frames: list[Frame]) -> None:
-        """Append the frames that are whole now to `frames`. Raises ConnectionFailure behind those that came before a frame that is too long."""
-        held = self._held
-        if held:
-            if len(held) + len(data) < self._needed:
-                held += data
+        """Append the complete frames to `frames`.
+
+        Raises ConnectionFailure for a frame above `max_size`, after the frames before it.
+        """
+        buffer = self._buffer
+        if buffer:
+            if len(buffer) + len(data) < self.needed:
+                buffer += data
                 return
-            data = b"".join((held, data))
-            held.clear()
+            data = b"".join((buffer, data))
+            buffer.clear()
         position, size = 0, len(data)
         while size - position >= HEADER_SIZE:
             high, low, kind, flags, stream = _HEADER.unpack_from(data, position)
             length = high << 8 | low
             if length > self.max_size:
-                # 4.2: of a connection for a frame that could change the state of all of it; simply of the connection for every one.
-                raise ConnectionFailure(Code.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
+                # 4.2: a connection error in a frame with consequences for the whole connection, a
+                # stream error otherwise. Here it is always a connection error.
+                raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
             end = position + HEADER_SIZE + length
             if end > size:
-                self._needed = end - position
+                self.needed = end - position
                 break
             # 4.1: the reserved bit is ignored.
             frames.append((kind, flags, stream & MAX_STREAM_ID, data[position + HEADER_SIZE : end]))
             position = end
         else:
-            self._needed = HEADER_SIZE
+            self.needed = HEADER_SIZE
         if position < size:
-            held += memoryview(data)[position:]
+            buffer += memoryview(data)[position:]
 
 
 def header(length: int, kind: int, flags: int, stream: int) -> bytes:
-    """What stands before a payload of `length` bytes (RFC 9113, 4.1)."""
+    """The header of a frame with a payload of `length` bytes (RFC 9113, 4.1)."""
     return _HEADER.pack(length >> 8, length & 0xFF, kind, flags, stream)
 
 
 def headers(stream: int, block: bytes, end: bool, max_size: int) -> list[bytes]:
-    """A field block of any length as one HEADERS frame and as many CONTINUATION frames as it takes (RFC 9113, 4.3)."""
+    """A field block as HEADERS, with CONTINUATION frames where it is longer than `max_size`.
+
+    Returns parts to be written in their order (RFC 9113, 4.3).
+    """
     flags = END_STREAM if end else 0
     if len(block) <= max_size:
         return [
             _HEADER.pack(len(block) >> 8, len(block) & 0xFF, HEADERS, flags | END_HEADERS, stream),
             block,
         ]
-    pieces = []
+    parts = []
+    kind = HEADERS
     for start in range(0, len(block), max_size):
-        piece = block[start : start + max_size]
-        kind, own = (CONTINUATION, 0) if start else (HEADERS, flags)
-        pieces += [
-            header(
-                len(piece),
-                kind,
-                own | (END_HEADERS if start + max_size >= len(block) else 0),
-                stream,
-            ),
-            piece,
-        ]
-    return pieces
+        part = block[start : start + max_size]
+        if start + max_size >= len(block):
+            flags |= END_HEADERS
+        parts += [header(len(part), kind, flags, stream), part]
+        kind, flags = FrameType.CONTINUATION, 0
+    return parts
 
 
 def settings(values: Iterable[tuple[int, int]]) -> bytes:
     """A SETTINGS frame (RFC 9113, 6.5)."""
     payload = b"".join(_SETTING.pack(*value) for value in values)
-    return header(len(payload), SETTINGS, 0, 0) + payload
+    return header(len(payload), FrameType.SETTINGS, 0, 0) + payload
 
 
-SETTINGS_ACK = header(0, SETTINGS, ACK, 0)
+SETTINGS_ACK = header(0, FrameType.SETTINGS, ACK, 0)
 
 
 def read_settings(payload: bytes) -> Iterable[tuple[int, int]]:
-    """The values in the payload of a SETTINGS frame, which is a multiple of six bytes long."""
+    """The values in a SETTINGS frame. Its payload has a multiple of six bytes."""
     return _SETTING.iter_unpack(payload)
 
 
 def ping(payload: bytes, is_ack: bool) -> bytes:
     """A PING frame with its eight bytes (RFC 9113, 6.7)."""
-    return header(8, PING, ACK if is_ack else 0, 0) + payload
+    return header(8, FrameType.PING, ACK if is_ack else 0, 0) + payload
 
 
-def goaway(last: int, code: Code, reason: str) -> bytes:
+def goaway(last: int, code: ErrorCode, reason: str) -> bytes:
     """A GOAWAY frame with `reason` as its debug data (RFC 9113, 6.8)."""
     payload = _GOAWAY.pack(last, code) + reason.encode("ascii", "backslashreplace")
-    return header(len(payload), GOAWAY, 0, 0) + payload
+    return header(len(payload), FrameType.GOAWAY, 0, 0) + payload
 
 
-def rst_stream(stream: int, code: Code) -> bytes:
+def rst_stream(stream: int, code: ErrorCode) -> bytes:
     """An RST_STREAM frame (RFC 9113, 6.4)."""
-    return header(4, RST_STREAM, 0, stream) + _NUMBER.pack(code)
+    return header(4, FrameType.RST_STREAM, 0, stream) + _NUMBER.pack(code)
 
 
 def window_update(stream: int, increment: int) -> bytes:
     """A WINDOW_UPDATE frame (RFC 9113, 6.9)."""
-    return header(4, WINDOW_UPDATE, 0, stream) + _NUMBER.pack(increment)
+    return header(4, FrameType.WINDOW_UPDATE, 0, stream) + _NUMBER.pack(increment)
 
 
 def read_number(payload: bytes) -> int:
-    """The first four bytes of a payload, without the highest bit, which is reserved where it is not part of the number."""
+    """The first four bytes of a payload as a number of 31 bits, without the highest bit."""
     number: int = _NUMBER.unpack_from(payload)[0]
-    return number & MAX_WINDOW
+    return number & MAX_WINDOW_SIZE

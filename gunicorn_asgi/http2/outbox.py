@@ -1,57 +1,66 @@
-"""Pure: what waits to be sent, against the windows of the client (RFC 9113, 5.2 and 6.9). In a fair order, and with marks for those who fill it."""
+"""Pure: frames to send, and data waiting for the client's flow-control windows (RFC 9113, 5.2).
+
+`Outbox` is the sending side of a connection, `SendQueue` the sending side of a stream. Queues with
+an open window take turns, a frame each.
+"""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import Generic, TypeVar
 
 from . import frames
-from .budget import ANSWER_SIZE, ANSWERS, LEAST_FRAME, SMALL_FRAME
-from .frames import DATA, END_STREAM, MAX_WINDOW
+from .budget import LEAST_FRAME, REPLIES, REPLY_SIZE, SMALL_FRAME
+from .frames import DATA, END_STREAM, MAX_WINDOW_SIZE
 
-HIGH_WATER = 65536
-"""Bytes that wait on a stream, from which on its application waits, too..."""
-LOW_WATER = 16384
+STREAM_HIGH_WATER = 65536
+"""Bytes in a stream's queue above which its application waits..."""
+STREAM_LOW_WATER = 16384
 """...until so few are left."""
 MAX_READY = 65536
-"""Bytes of data in `Outbox.frames`, from which on more of it waits on its stream, whatever the windows allow."""
+"""Bytes of data in `Outbox.frames` from which on further data stays in the queues, whatever the
+windows allow."""
 
 
-class Lane:
-    """The sending side of one stream."""
+class SendQueue:
+    """The sending side of a stream."""
 
-    __slots__ = ("_parts", "has_ended", "id", "is_clogged", "is_ready", "queued", "tail", "window")
+    __slots__ = (
+        "_parts",
+        "has_end_stream",
+        "id",
+        "is_paused",
+        "is_scheduled",
+        "size",
+        "trailers",
+        "window",
+    )
 
     def __init__(self, id_: int, window: int) -> None:
         self.id = id_
         self.window = window
-        """Bytes that the client takes on this stream; below 0 where it has made the window smaller (6.9.2)."""
+        """Bytes the client accepts on this stream; below 0 after it made the window smaller
+        (6.9.2)."""
         self._parts: deque[bytes | memoryview] = deque()
-        self.queued = 0
-        """Bytes in them."""
-        self.has_ended = False
-        """Nothing more comes behind what is queued."""
-        self.tail: bytes | None = None
-        """The block that ends the stream in place of a flag on its last data: trailers."""
-        self.is_ready = False
-        """It stands in the outbox's line."""
-        self.is_clogged = False
-        """Its application waits for LOW_WATER."""
+        self.size = 0
+        """Bytes in the queue."""
+        self.has_end_stream = False
+        """The end of the stream is sent, or follows the queued data."""
+        self.trailers: bytes | None = None
+        """A field block that ends the stream, in place of a flag on its last data."""
+        self.is_scheduled = False
+        """The outbox has it in the line of queues to send from."""
+        self.is_paused = False
+        """The application waits until at most STREAM_LOW_WATER is left."""
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether something is queued."""
-        return self.queued > 0
-
-    def put(self, data: bytes) -> None:
+    def append(self, data: bytes) -> None:
         self._parts.append(data)
-        self.queued += len(data)
+        self.size += len(data)
 
     def take(self, size: int) -> list[bytes | memoryview]:
-        """The next `size` bytes, of at least as many."""
+        """Remove and return the next `size` bytes. The queue has at least as many."""
         taken: list[bytes | memoryview] = []
-        self.queued -= size
+        self.size -= size
         while size:
             part = self._parts.popleft()
             if len(part) > size:
@@ -62,140 +71,143 @@ class Lane:
             size -= len(part)
         return taken
 
-    def drop(self) -> None:
-        """Forget what is queued."""
+    def discard(self) -> None:
+        """Remove everything, and accept nothing more."""
         self._parts.clear()
-        self.queued = 0
-        self.tail = None
-        self.has_ended = True
+        self.size = 0
+        self.trailers = None
+        self.has_end_stream = True
 
 
-L = TypeVar("L", bound=Lane)
-
-
-class Outbox(Generic[L]):
-    """All that a connection has to send: `frames` in their order, and what its lanes still hold."""
+class Outbox:
+    """The sending side of a connection: `frames` in their order, and the queues of its streams."""
 
     def __init__(self) -> None:
         self.frames: list[bytes | memoryview] = []
-        """To be written now, in this order."""
+        """To be written next, in this order."""
         self.size = 0
-        """About so many bytes of data in them."""
-        self.window = frames.DEFAULT_WINDOW
-        """Bytes that the client takes on the connection."""
-        self.max_frame = frames.LEAST_MAX_FRAME_SIZE
-        self.initial_window = frames.DEFAULT_WINDOW
-        """What a new stream begins with: the client's SETTINGS_INITIAL_WINDOW_SIZE."""
-        self.is_held = False
-        """What was written before does not leave: more of the bodies waits on the lanes, where it has a bound."""
-        self._line: deque[L] = deque()
-        """Lanes that hold something and whose own window is open: the first goes next, and then to the end."""
-        self.points = 0
-        """What the client owes for small frames (above 0), or the data frames since this was last taken pay of its answers."""
+        """About the bytes of data in `frames`."""
+        self.window = frames.DEFAULT_WINDOW_SIZE
+        """Bytes of data the client accepts on the connection."""
+        self.max_frame_size = frames.LEAST_MAX_FRAME_SIZE
+        self.initial_window = frames.DEFAULT_WINDOW_SIZE
+        """The window of a new stream: the client's SETTINGS_INITIAL_WINDOW_SIZE."""
+        self.is_paused = False
+        """The transport's buffer is full: data stays in the queues, where it has a limit."""
+        self.scheduled: deque[SendQueue] = deque()
+        """Queues with data and an open window. The first sends a frame, then goes to the end."""
+        self.frame_cost = 0
+        """Tokens of the budget for the data frames since this was last reset. Above 0: the client's
+        cost for small frames. Below 0: a payment for its replies."""
 
     @property
-    def has_more(self) -> bool:
+    def has_sendable(self) -> bool:
         """Whether `pump` would send something."""
-        return bool(self._line) and self.window > 0
+        return bool(self.scheduled) and self.window > 0
 
     def add(self, parts: Iterable[bytes]) -> None:
-        """Send whole frames that no window holds back."""
+        """Send whole frames to which no window applies."""
         self.frames += parts
 
-    def put(self, lane: L, data: bytes, end: bool) -> bool:
-        """Send `data` on `lane`, at once where windows allow all of it. Returns whether the stream's END_STREAM is out."""
+    def send_data(self, queue: SendQueue, data: bytes, end: bool) -> bool:
+        """Send `data`, at once where the windows allow all of it, or queue it.
+
+        Returns whether the stream's END_STREAM is among the frames.
+        """
         size = len(data)
         if not size and not end:
             return False
-        is_open = size <= lane.window and size <= self.window and size <= self.max_frame
+        fits = size <= queue.window and size <= self.window and size <= self.max_frame_size
         # 6.9.1: an end without data needs no window.
-        # Not past those that stand in line, who may be waiting for the window of the connection.
-        if not lane.queued and (
-            not size or (is_open and self.size < MAX_READY and not self.is_held and not self._line)
+        # Queues in the line go first: they may be waiting for the window of the connection.
+        if not queue.size and (
+            not size
+            or (fits and self.size < MAX_READY and not self.is_paused and not self.scheduled)
         ):
-            lane.window -= size
+            queue.window -= size
             self.window -= size
             self.size += size
-            self.points -= ANSWERS + size // ANSWER_SIZE
-            self.frames.append(frames.header(size, DATA, END_STREAM if end else 0, lane.id))
+            self.frame_cost -= REPLIES + size // REPLY_SIZE
+            self.frames.append(frames.header(size, DATA, END_STREAM if end else 0, queue.id))
             if size:
                 self.frames.append(data)
-            lane.has_ended = end
+            queue.has_end_stream = end
             return end
-        lane.put(data)
-        lane.has_ended = end
-        self._stand(lane)
+        queue.append(data)
+        queue.has_end_stream = end
+        self._schedule(queue)
         return False
 
-    def end(self, lane: L, block: bytes) -> bool:
-        """End `lane` with trailers. Returns whether they are out."""
-        lane.has_ended = True
-        if not lane.queued:
-            self.add(frames.headers(lane.id, block, True, self.max_frame))
+    def send_trailers(self, queue: SendQueue, block: bytes) -> bool:
+        """End the stream with trailers, after the queued data. Returns whether they are sent."""
+        queue.has_end_stream = True
+        if not queue.size:
+            self.add(frames.headers(queue.id, block, True, self.max_frame_size))
             return True
-        lane.tail = block
-        self._stand(lane)
+        queue.trailers = block
+        self._schedule(queue)
         return False
 
-    def _stand(self, lane: L) -> None:
-        if not lane.is_ready and lane.window > 0:
-            lane.is_ready = True
-            self._line.append(lane)
+    def _schedule(self, queue: SendQueue) -> None:
+        if not queue.is_scheduled and queue.window > 0:
+            queue.is_scheduled = True
+            self.scheduled.append(queue)
 
-    def open(self, lane: L, increment: int) -> bool:
-        """The client takes so many bytes more on `lane`, or fewer. Returns False where the window would be too large (6.9.1)."""
-        lane.window += increment
-        if lane.queued:
-            self._stand(lane)
-        return lane.window <= MAX_WINDOW
+    def widen(self, queue: SendQueue, increment: int) -> bool:
+        """Add `increment`, which may be below 0, to the stream's window.
 
-    def open_connection(self, increment: int) -> bool:
-        """The same for the connection."""
-        self.window += increment
-        return self.window <= MAX_WINDOW
-
-    def forget(self, lane: L) -> None:
-        """Nothing more is sent on `lane`. What stands in `frames` already is."""
-        lane.drop()
-        if lane.is_ready:
-            lane.is_ready = False
-            self._line.remove(lane)
-
-    def pump(self, limit: int, ended: list[L], freed: list[L]) -> None:
-        """Move what the windows allow to `frames`, a frame of each lane in turn, until `size` is `limit`.
-
-        Appends the lanes whose END_STREAM is out to `ended`, and those that are below LOW_WATER again to `freed`.
+        Returns False where the window becomes too large (6.9.1).
         """
-        line = self._line
-        while line and self.window > 0 and self.size < limit:
-            lane = line.popleft()
-            size = min(lane.queued, lane.window, self.window, self.max_frame)
-            if size <= 0:
-                lane.is_ready = False  # the window was made smaller
-                continue
-            is_last = lane.has_ended and size == lane.queued
-            self._send(lane, size, is_last and lane.tail is None)
-            if is_last:
-                if lane.tail is not None:
-                    self.add(frames.headers(lane.id, lane.tail, True, self.max_frame))
-                lane.is_ready = False
-                ended.append(lane)
-            elif lane.queued and lane.window > 0:
-                line.append(lane)
-            else:
-                lane.is_ready = False
-            if lane.is_clogged and lane.queued <= LOW_WATER:
-                lane.is_clogged = False
-                freed.append(lane)
+        queue.window += increment
+        if queue.size:
+            self._schedule(queue)
+        return queue.window <= MAX_WINDOW_SIZE
 
-    def _send(self, lane: L, size: int, end: bool) -> None:
-        self.points += (
-            SMALL_FRAME
-            if size < LEAST_FRAME and size < lane.queued
-            else -(ANSWERS + size // ANSWER_SIZE)
-        )
-        self.frames.append(frames.header(size, DATA, END_STREAM if end else 0, lane.id))
-        self.frames += lane.take(size)
-        lane.window -= size
+    def widen_connection(self, increment: int) -> bool:
+        """Add `increment` to the connection's window. Returns False where it becomes too large."""
+        self.window += increment
+        return self.window <= MAX_WINDOW_SIZE
+
+    def discard(self, queue: SendQueue) -> None:
+        """Send nothing more from `queue`. Its data in `frames` stays."""
+        queue.discard()
+        if queue.is_scheduled:
+            queue.is_scheduled = False
+            self.scheduled.remove(queue)
+
+    def pump(self, limit: int, finished: list[SendQueue], writable: list[SendQueue]) -> None:
+        """Move queued data to `frames`, as far as the windows allow, until `size` is `limit`.
+
+        Appends queues to `finished` after their END_STREAM, and paused queues to `writable` once
+        they are down to STREAM_LOW_WATER.
+        """
+        line = self.scheduled
+        while line and self.window > 0 and self.size < limit:
+            queue = line.popleft()
+            size = min(queue.size, queue.window, self.window, self.max_frame_size)
+            if size <= 0:
+                queue.is_scheduled = False  # the client made the window smaller
+                continue
+            is_last = queue.has_end_stream and size == queue.size
+            self._send(queue, size, is_last and queue.trailers is None)
+            if is_last:
+                if queue.trailers is not None:
+                    self.add(frames.headers(queue.id, queue.trailers, True, self.max_frame_size))
+                queue.is_scheduled = False
+                finished.append(queue)
+            elif queue.size and queue.window > 0:
+                line.append(queue)
+            else:
+                queue.is_scheduled = False
+            if queue.is_paused and queue.size <= STREAM_LOW_WATER:
+                queue.is_paused = False
+                writable.append(queue)
+
+    def _send(self, queue: SendQueue, size: int, end: bool) -> None:
+        is_small = size < LEAST_FRAME and size < queue.size
+        self.frame_cost += SMALL_FRAME if is_small else -(REPLIES + size // REPLY_SIZE)
+        self.frames.append(frames.header(size, DATA, END_STREAM if end else 0, queue.id))
+        self.frames += queue.take(size)
+        queue.window -= size
         self.window -= size
         self.size += size

@@ -1,4 +1,7 @@
-"""Pure: a request's field block, from fields to what the application is told, and every reason to refuse it (RFC 9113, 8; RFC 8441, 4)."""
+"""Pure: requests, from decoded fields to the parts of a scope (RFC 9113, 8; RFC 8441, 4).
+
+Every reason to refuse a request is here, too.
+"""
 
 from __future__ import annotations
 
@@ -26,57 +29,64 @@ from ..http.request import (
 )
 from .blocks import CONNECTION_SPECIFIC, Block
 
-VERSION = "2"
+HTTP2_VERSION = "2"
 
 UPPER_CASE = re.compile(rb"[A-Z]")
 SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*")
 
-# What a name means here, as `_NAMES` holds it.
-_PLAIN, _UNDERSCORE, _MEANINGFUL = range(3)
-MEANINGFUL = frozenset({b"host", b"content-length", b"expect", b"te", b"sec-websocket-version"})
-_NAMES: dict[bytes, int] = {}
-"""Names that were checked before; the bound is against a client that makes them up."""
-_MAX_NAMES = 1024
+# Kinds of names, the values of `CHECKED_NAMES`.
+_PLAIN, _UNDERSCORE, _INTERPRETED = range(3)
+INTERPRETED_FIELDS = frozenset(
+    {b"host", b"content-length", b"expect", b"te", b"sec-websocket-version"}
+)
+CHECKED_NAMES: dict[bytes, int] = {}
+"""Names checked before, of all connections."""
+MAX_CHECKED_NAMES = 1024
+"""A client may invent names, so their number has a limit."""
 _MAX_NAME = 64
 MAX_KNOWN = 8
-"""Requests that are remembered for a connection..."""
+"""Requests that a connection remembers..."""
 MAX_KNOWN_LIST = 8192
-"""...and bytes of the header list of the longest of them."""
+"""...and bytes of the longest header list among them."""
 
 
 class MalformedError(Exception):
-    """What has come is no request (RFC 9113, 8.1.1): its stream ends with PROTOCOL_ERROR."""
+    """The request is malformed (RFC 9113, 8.1.1): its stream is reset with PROTOCOL_ERROR."""
 
 
 class RequestReader:
-    """Reads the requests of one connection. A client mostly asks for another path and repeats the rest, whose meaning is remembered.
+    """Reads the requests of one connection.
 
-    `max_list` is SETTINGS_MAX_HEADER_LIST_SIZE; `has_websocket`: extended CONNECT was offered.
+    Most clients repeat all fields except the path, so the meaning of the others is remembered.
     """
 
-    __slots__ = ("_has_websocket", "_known", "_max_list", "_rules")
+    __slots__ = ("_has_websocket", "_max_list", "_rules", "known")
 
     def __init__(self, rules: Rules, max_list: int, has_websocket: bool) -> None:
+        """`max_list`: SETTINGS_MAX_HEADER_LIST_SIZE; `has_websocket`: extended CONNECT is served."""
         self._rules = rules
         self._max_list = max_list
         self._has_websocket = has_websocket
-        self._known: dict[tuple[Header, ...], tuple[str, bytes, Fields]] = {}
-        """By all fields but the path: the method, the same as it was sent, and what the others mean."""
+        self.known: dict[tuple[Header, ...], tuple[str, bytes, Fields]] = {}
+        """By all fields except the path: the method, the method as it was sent, and the others."""
 
     def read(self, block: Block) -> Request:
-        """Read a whole block. Raises MalformedError, or RequestError for what HTTP/1.1 would refuse with the same status."""
+        """Read a block. Raises MalformedError.
+
+        Raises RequestError where HTTP/1.1 would refuse the request with the same status.
+        """
         if block.place < 0:
             return read_request(block, self._rules, self._max_list, self._has_websocket)
-        known = self._known.get(block.others)
+        known = self.known.get(block.others)
         if known is None:
             request = read_request(block, self._rules, self._max_list, self._has_websocket)
             if block.size <= MAX_KNOWN_LIST:
-                if len(self._known) >= MAX_KNOWN:
-                    self._known.clear()
+                if len(self.known) >= MAX_KNOWN:
+                    self.known.clear()
                 method = next(value for name, value in block.others if name == b":method")
-                self._known[block.others] = request[0], method, request[4]
+                self.known[block.others] = request[0], method, request[4]
             return request
-        # Equal fields pass equal checks: what is left are those of the path, and of the whole.
+        # Equal fields pass equal checks. The path, and the size of the whole, are left to check.
         name, method, fields = known
         target = block.fields[block.place][1]
         _check_values((target,))
@@ -89,11 +99,11 @@ class RequestReader:
 
 
 def read_request(block: Block, rules: Rules, max_list: int, has_websocket: bool) -> Request:
-    """The same as RequestReader.read, of a block that nothing is known of."""
+    """Read a block without any memory of earlier requests. Raises as `RequestReader.read` does."""
     pseudo, headers = _split(block.fields)
     headers = join_cookies(headers)
     _check_sizes(block, pseudo, headers, rules, max_list)
-    fields = Fields(b"", VERSION, headers)
+    fields = Fields(b"", HTTP2_VERSION, headers)
     fields.length = UNKNOWN_LENGTH
     values, has_underscore, is_proxied = _read_names(headers, rules)
     method, path, raw_path, query = _read_target(pseudo, fields, has_websocket)
@@ -112,7 +122,9 @@ def read_request(block: Block, rules: Rules, max_list: int, has_websocket: bool)
         _check_handshake(values)
         if fields.length > 0:
             raise RequestError(400, "Invalid WebSocket handshake: it has a body")
-        fields.length = UNKNOWN_LENGTH  # that of a body which it has not, and not of what follows
+        fields.length = (
+            UNKNOWN_LENGTH  # a length of 0 would not be the length of the data that follows
+        )
     name = METHODS.get(method) or ("CONNECT" if fields.upgrade else read_method(method, rules))
     if raw_path != b"*":
         check_path(raw_path, fields)
@@ -122,21 +134,24 @@ def read_request(block: Block, rules: Rules, max_list: int, has_websocket: bool)
 def join_cookies(headers: list[Header]) -> list[Header]:
     """Return `headers` with one cookie field in place of several, where the first of them is.
 
-    A client may split its cookie field so that it compresses better. RFC 9113, 8.2.3: the parts "MUST
-    be concatenated into a single octet string using the two-octet delimiter of 0x3b, 0x20" before a
-    generic application sees them.
+    A client may split its cookie field so that it compresses better. RFC 9113, 8.2.3: the parts
+    "MUST be concatenated into a single octet string using the two-octet delimiter of 0x3b, 0x20"
+    before a generic application sees them.
     """
     parts = [value for name, value in headers if name == b"cookie"]
     if len(parts) < 2:
         return headers
     place = headers.index((b"cookie", parts[0]))
     others = [field for field in headers if field[0] != b"cookie"]
-    # Without empty parts: they hold no cookie, and no value may end in white space.
+    # Without empty parts, which have no cookie: no value may end in white space.
     return [*others[:place], (b"cookie", b"; ".join(filter(None, parts))), *others[place:]]
 
 
 def check_trailers(fields: list[Header]) -> None:
-    """Raises MalformedError for trailers that may not be. Nobody is shown them: they would have to be told from header fields."""
+    """Check trailers. Raises MalformedError.
+
+    They are dropped, for ASGI does not tell them from header fields.
+    """
     pseudo, headers = _split(fields)
     if pseudo:
         raise MalformedError("a pseudo-header field among the trailers")  # 8.1
@@ -145,11 +160,11 @@ def check_trailers(fields: list[Header]) -> None:
 
 
 def _split(fields: list[Header]) -> tuple[Mapping[bytes, bytes], list[Header]]:
-    """The pseudo-header fields, and the others. Raises MalformedError."""
+    """The pseudo-header fields, and the other fields. Raises MalformedError."""
     pseudo: dict[bytes, bytes] = {}
     for name, value in fields:
         if name[:1] != b":":
-            break  # 8.3: none may stand behind the others, where it would be a name that is no token
+            break  # 8.3: none may follow the others; there its name is refused, as no token
         if name not in PSEUDO or name in pseudo:
             fault = "is there twice" if name in pseudo else "is unknown"  # 8.3.1 and 8.3
             raise MalformedError(f"the pseudo-header field {name[:32].decode('latin-1')!r} {fault}")
@@ -159,7 +174,6 @@ def _split(fields: list[Header]) -> tuple[Mapping[bytes, bytes], list[Header]]:
 
 
 def _check_values(values: Sequence[bytes]) -> None:
-    """Raises MalformedError."""
     if b"".join(values).translate(None, VISIBLE):
         raise MalformedError("a character in a header that is not allowed")  # 8.2.1
     if any(value.strip(b" \t") != value for value in values):
@@ -176,10 +190,10 @@ def _check_sizes(
     rules: Rules,
     max_list: int,
 ) -> None:
-    """The same limits as in HTTP/1.1, where they are those of lines, and the one of the list. Raises RequestError.
+    """Apply the limits of HTTP/1.1's lines, and the limit of the list. Raises RequestError.
 
-    A cookie that the client has split is one field to both limits of fields, as it is over HTTP/1.1:
-    the application, and what it passes the field on to, rely on ``limit_request_field_size``.
+    A split cookie counts as a single field for the number and the size of fields, as over HTTP/1.1.
+    Applications, and servers after them, rely on ``limit_request_field_size``.
     """
     _check_line(pseudo.get(b":method", b""), pseudo.get(b":path", b""), rules)
     if len(headers) > rules.limit_fields:
@@ -193,13 +207,12 @@ def _check_sizes(
 
 
 def _check_line(method: bytes, target: bytes, rules: Rules) -> None:
-    """As long as its request line would be over HTTP/1.1. Raises RequestError."""
+    """Apply the limit of HTTP/1.1's request line. Raises RequestError."""
     if len(method) + len(target) + len(b"  HTTP/1.1") > rules.limit_line:
         raise RequestError(414, f"Request line is longer than {rules.limit_line} bytes")
 
 
 def _check_list(block: Block, max_list: int) -> None:
-    """Raises RequestError."""
     if block.size > max_list:
         raise RequestError(431, f"The header fields are longer than {max_list} bytes")
 
@@ -207,15 +220,19 @@ def _check_list(block: Block, max_list: int) -> None:
 def _read_names(
     headers: Sequence[Header], rules: Rules
 ) -> tuple[Mapping[bytes, list[bytes]], bool, bool]:
-    """The values of the fields that mean something, whether a name has an underscore, and whether one is a proxy's. Raises MalformedError."""
+    """Check the names. Raises MalformedError.
+
+    Returns the values of INTERPRETED_FIELDS, whether a name has an underscore, and whether a name
+    belongs to a proxy.
+    """
     values: dict[bytes, list[bytes]] = {}
     has_underscore = is_proxied = False
     proxy_names = rules.proxy_names
     for name, value in headers:
-        kind = _NAMES.get(name)
+        kind = CHECKED_NAMES.get(name)
         if kind is None:
             kind = _kind(name)
-        if kind == _MEANINGFUL:
+        if kind == _INTERPRETED:
             values.setdefault(name, []).append(value)
         elif kind == _UNDERSCORE:
             has_underscore = True
@@ -227,10 +244,10 @@ def _read_names(
 
 
 def _kind(name: bytes) -> int:
-    """What `name` means. Raises MalformedError."""
+    """The kind of `name`. Raises MalformedError."""
     if name[:1] == b":":
         raise MalformedError("a pseudo-header field after a header field")  # 8.3
-    # 8.2.1 and 8.2: not only visible characters but a token, as it has to be for everybody after this.
+    # 8.2.1 and 8.2 ask for visible characters. Everything after this module needs a token.
     if TOKEN.fullmatch(name) is None:
         raise MalformedError("a header name that is not a token")
     if UPPER_CASE.search(name):
@@ -239,11 +256,15 @@ def _kind(name: bytes) -> int:
         raise MalformedError(
             f"{name.decode()}, which is a header of HTTP/1.1's connections"
         )  # 8.2.2
-    kind = _MEANINGFUL if name in MEANINGFUL else _UNDERSCORE if UNDERSCORE in name else _PLAIN
+    kind = _PLAIN
+    if name in INTERPRETED_FIELDS:
+        kind = _INTERPRETED
+    elif UNDERSCORE in name:
+        kind = _UNDERSCORE
     if len(name) <= _MAX_NAME:
-        if len(_NAMES) >= _MAX_NAMES:
-            _NAMES.clear()
-        _NAMES[name] = kind
+        if len(CHECKED_NAMES) >= MAX_CHECKED_NAMES:
+            CHECKED_NAMES.clear()
+        CHECKED_NAMES[name] = kind
     return kind
 
 
@@ -270,7 +291,7 @@ def _read_target(
             raise MalformedError("CONNECT with a :scheme or :path, or without an :authority")  # 8.5
         raise RequestError(501, "CONNECT is not implemented")
     scheme, target = pseudo.get(b":scheme"), pseudo.get(b":path")
-    # 8.3.1: each exactly once. What the client says of its scheme is not believed, as in HTTP/1.1 in absolute-form.
+    # 8.3.1: each exactly once. The scheme is not used, as in HTTP/1.1 in absolute-form.
     if scheme is None or SCHEME.fullmatch(scheme) is None:
         raise MalformedError("no valid :scheme")
     return (method, *_read_path(method, target))
@@ -292,7 +313,10 @@ def _read_path(method: bytes, target: bytes | None) -> tuple[str, bytes, bytes]:
 
 
 def _read_host(authority: bytes | None, hosts: Sequence[bytes], fields: Fields) -> None:
-    """ASGI statement 35: the authority is the first header, as ``host``. Raises MalformedError or RequestError."""
+    """Make the authority the first header, ``host``. Raises MalformedError or RequestError.
+
+    ASGI HTTP, "Connection Scope", headers: a server for HTTP/2 must do so.
+    """
     if len(hosts) > 1:
         raise RequestError(400, "More than one Host header field")
     if hosts and authority is not None and hosts[0].lower() != authority.lower():
@@ -311,9 +335,12 @@ def _read_host(authority: bytes | None, hosts: Sequence[bytes], fields: Fields) 
 
 
 def _check_handshake(values: Mapping[bytes, Sequence[bytes]]) -> None:
-    """RFC 8441, 5: as in RFC 6455, 4.2.1 and 4.4, without what is HTTP/1.1's. Raises RequestError."""
+    """Check the handshake of RFC 6455, 4.2.1 and 4.4, without the parts of HTTP/1.1 (RFC 8441, 5).
+
+    Raises RequestError.
+    """
     if list(values.get(b"sec-websocket-version", ())) != [b"13"]:
-        # Not 426, which would have to name another protocol for the connection (RFC 9110, 15.5.22).
+        # Not 426, which has to name another protocol for the connection (RFC 9110, 15.5.22).
         raise RequestError(
             400,
             "Invalid WebSocket handshake: Sec-WebSocket-Version is not 13",

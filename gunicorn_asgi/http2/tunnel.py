@@ -2,199 +2,290 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from enum import Enum, IntEnum
+from typing import Protocol as TypingProtocol
 
+from ..asgi.websocket import WebSocketStream
 from ..http.contract import NEVER
-from ..net.connection import LINGER_SECONDS
+from ..net.deadlines import Deadline
+from ..net.transport import LINGER_SECONDS, ConnectionHost, Transport
 from .budget import REFUSED, RESET
-from .frames import Code
-from .streams import CLOSED
+from .frame_writer import FrameWriter
+from .frames import ErrorCode
+from .outbox import SendQueue
+from .protocol import Protocol
+from .stream import STREAM_CLOSED, Stream
 
-if TYPE_CHECKING:
-    from ..asgi.websocket import WebSocketStream
-    from .exchange import Exchange
+
+class TunnelConnection(TypingProtocol):
+    """The connection, as far as a tunnel needs it."""
+
+    host: ConnectionHost
+    transport: Transport
+    protocol: Protocol
+    writer: FrameWriter
+
+
+class TunnelOwner(TypingProtocol):
+    """The exchange, as far as its tunnel needs it."""
+
+    h2_stream: Stream
+    queue: SendQueue
+    deadline: float
+
+    @property
+    def connection(self) -> TunnelConnection: ...
+
+    @property
+    def has_finished(self) -> bool: ...
+
+    @property
+    def delivery_deadline(self) -> float: ...
+
+    def is_stuck(self) -> bool: ...
+
+    def set_deadline(self, deadline: float) -> None: ...
+
+    def put(self, data: bytes, end: bool) -> None: ...
+
+    def reset(self, code: ErrorCode) -> None: ...
+
+    def connection_lost(self) -> None: ...
+
+    def end_log(self) -> None: ...
+
+    def finish_tunnel(self) -> None: ...
+
+
+class TunnelState(Enum):
+    """The life of a tunnel. It only advances."""
+
+    HANDSHAKE = "the application has not accepted the WebSocket"
+    OPEN = "bytes pass both ways"
+    ENDED = "one of the two sides has ended it"
+
+
+TUNNEL_HANDSHAKE, TUNNEL_OPEN, TUNNEL_ENDED = TunnelState
 
 
 class Tunnel:
-    """Passes bytes both ways, and sees to the end. The stream's window is what holds the client back."""
+    """Passes bytes both ways, and sees to the end. The stream's window stops a fast client."""
 
     __slots__ = (
         "_early",
-        "_end_until",
+        "_end_deadline",
         "_exchange",
-        "_is_held",
-        "_is_open",
+        "_is_reading_paused",
+        "_state",
         "_stream",
-        "_stuck_at",
         "is_accepted",
     )
 
-    def __init__(self, exchange: Exchange, stream: WebSocketStream) -> None:
+    def __init__(self, exchange: TunnelOwner, stream: WebSocketStream) -> None:
         self._exchange = exchange
         self._stream = stream
         self._early = bytearray()
-        """What has come before the WebSocket was accepted: within the stream's window."""
+        """Data that has arrived before the WebSocket was accepted: within the stream's window."""
         self.is_accepted = False
-        self._is_open = False
-        """Since it was accepted, until one of the two sides ends it."""
-        self._is_held = False
+        self._state: TunnelState = TUNNEL_HANDSHAKE
+        self._is_reading_paused = False
         """The application has enough to read."""
-        self._stuck_at = NEVER
-        """When something of what is queued has to have left."""
-        self._end_until = NEVER
-        """The client has ended its side, behind what the application has not read; when it is told of that all the same."""
+        self._end_deadline = NEVER
+        """The client has ended its side, and the application has not read everything. When the
+        stream is told of the end all the same."""
+
+    @property
+    def is_reading_paused(self) -> bool:
+        """Whether the application has enough to read."""
+        return self._is_reading_paused
 
     # From the exchange.
 
-    def received(self, data: bytes, end: bool) -> None:
-        """Some of what the client sends, all of it if `end`."""
+    def data_received(self, data: bytes, end: bool) -> None:
+        """A part of the client's data, the last one if `end`."""
         exchange = self._exchange
-        if not self.is_accepted and not exchange.has_ended:
+        if not self.is_accepted and not exchange.has_finished:
             self._early += data
-            if (
-                end and not exchange.lane.is_answered
-            ):  # the client has gone in the midst of its handshake; with a denial, that would be its request's end
-                exchange.connection.protocol.charge(RESET)
-                exchange.reset(Code.CANCEL)
+            if end and not exchange.h2_stream.is_answered:
+                # The client has gone within its handshake. After a denial, this is an ordinary end.
+                exchange.connection.protocol.budget.take(RESET)
+                exchange.reset(ErrorCode.CANCEL)
             return
-        if self._is_open:
+        if self._state is TUNNEL_OPEN:
             if data:
                 self._stream.feed_data(data)
-            if end and self._is_open and self._is_held:
-                # There may be a Close among what waits.
-                limits = exchange.connection.server.websocket
-                assert limits is not None
-                self._end_until = exchange.connection.now + limits.close_timeout_s
-                exchange.set_deadline(min(exchange.deadline, self._end_until))
-            elif end and self._is_open:
-                self._stream.feed_eof()
-        if not self._is_held or not self._is_open:
+            if end:
+                self._feed_eof()
+        if not self._is_reading_paused or self._state is not TUNNEL_OPEN:
             self._consume()
-        if exchange.lane.state is CLOSED:
-            exchange.lost()
+        if exchange.h2_stream.state is STREAM_CLOSED:
+            exchange.connection_lost()
 
-    def lost(self) -> None:
+    def _feed_eof(self) -> None:
+        if self._state is not TUNNEL_OPEN:
+            return
+        if not self._is_reading_paused:
+            self._stream.feed_eof()
+            return
+        # There may be a Close frame in the data that is not read.
+        exchange, host = self._exchange, self._exchange.connection.host
+        limits = host.settings.websocket
+        assert limits is not None
+        self._end_deadline = host.tick_end + limits.close_timeout_s
+        exchange.set_deadline(min(exchange.deadline, self._end_deadline))
+
+    def connection_lost(self) -> None:
         """The stream or the connection is gone."""
-        self._is_open = False
+        self._state = TUNNEL_ENDED
         self._early.clear()  # its window is given back
 
     def accept(self) -> bytes:
-        """The handshake is complete. Returns what has come already."""
-        self.is_accepted = self._is_open = True
-        self._is_held = True  # until `credit`
+        """The handshake is complete. Returns the data that has arrived already."""
+        self.is_accepted = True
+        self._state = TUNNEL_OPEN
+        self._is_reading_paused = True  # until `resume_reading`
         data = bytes(self._early)
         self._early.clear()
-        if self._exchange.connection.server.is_closing_websockets:
-            self._exchange.connection.call_soon(self.close_websocket)
+        host = self._exchange.connection.host
+        if host.is_closing_websockets:
+            host.loop.call_soon(self.close_websocket)
         return data
 
     def close_websocket(self) -> None:
-        """The worker is to stop."""
-        if self._is_open:
+        """The worker stops."""
+        if self._state is TUNNEL_OPEN:
             self._stream.ask_to_end()
 
-    def expired(self) -> None:
-        """The exchange's deadline has passed."""
-        now = self._exchange.connection.now
-        if self._stuck_at <= now:
-            if self._exchange.lane.is_waiting and self._exchange.is_stuck():
-                self._exchange.reset(Code.CANCEL)
-                return
-            self._stuck_at = NEVER
-            self._await_room()
-        if not self._is_open:
-            if self._stuck_at == NEVER:
-                self._exchange.reset(Code.CANCEL)  # RFC 8441, 5: that is its TCP reset
-            else:
-                self._exchange.set_deadline(self._stuck_at)
-            return
-        if self._end_until <= now:
-            self._end_until = NEVER
-            self._stream.feed_eof()
-            return
-        if self._stream.deadline <= now:
+    def end_sent(self) -> None:
+        """This side has ended: the client has a moment to end its own."""
+        limit = self._exchange.connection.host.tick_end + LINGER_SECONDS
+        self._exchange.set_deadline(limit)
+
+    def finished(self) -> None:
+        """Everything is over."""
+        # They refer to each other, and the stream holds much memory: it is not left to the garbage
+        # collector.
+        del self._stream
+
+    # Deadlines.
+
+    def deadline_passed(self) -> None:
+        """The exchange's deadline has passed. Acts by the table `TUNNEL_DEADLINES`."""
+        TUNNEL_DEADLINES[self._waits_for()].action(self)
+
+    def _waits_for(self) -> TunnelWait:
+        now = self._exchange.connection.host.tick_end
+        if self._exchange.is_stuck():
+            return TunnelWait.DELIVERY
+        if self._state is not TUNNEL_OPEN:
+            return TunnelWait.CLIENT_END
+        return TunnelWait.UNREAD_END if self._end_deadline <= now else TunnelWait.STREAM
+
+    def _reset(self) -> None:
+        self._exchange.reset(ErrorCode.CANCEL)  # RFC 8441, 5: the counterpart of a TCP reset
+
+    def _end(self) -> None:
+        deadline = self._exchange.delivery_deadline
+        if deadline == NEVER:
+            self._reset()
+        else:
+            self._exchange.set_deadline(deadline)
+
+    def _end_unread(self) -> None:
+        self._end_deadline = NEVER
+        self._stream.feed_eof()
+
+    def _pass_deadline(self) -> None:
+        if self._stream.deadline <= self._exchange.connection.host.tick_end:
             self._stream.deadline_passed()
         self.deadline_changed()
 
-    def ended(self) -> None:
-        """Our side is: the client has a moment to end its own."""
-        self._stuck_at = NEVER
-        self._exchange.set_deadline(self._exchange.connection.now + LINGER_SECONDS)
-
-    def let_go(self) -> None:
-        """It is over. The stream, which holds much memory, and this hold each other: that is not left to the garbage collector."""
-        del self._stream
-
-    def _await_room(self) -> None:
-        """Something of what is queued, if anything is, has to leave in time from now on."""
-        exchange = self._exchange
-        if self._stuck_at == NEVER and exchange.lane.is_waiting:
-            exchange.is_stuck()  # to compare with
-            self._stuck_at = exchange.connection.now + exchange.connection.settings.write_timeout_s
-            exchange.set_deadline(min(exchange.deadline, self._stuck_at))
-
-    def _consume(self) -> None:
-        lane = self._exchange.lane
-        if lane.unread:
-            self._exchange.connection.protocol.consume(lane, lane.unread)
-            self._exchange.connection.flush_soon()
-
-    # For the stream.
+    # For the stream: see `http.contract.WebSocketTransport`.
 
     def write(self, data: bytes) -> None:
         exchange = self._exchange
-        if exchange.lane.state is CLOSED:
-            return  # by a reset that stands behind what is just being read
+        if exchange.h2_stream.state is STREAM_CLOSED:
+            return  # by a reset in the data that is just being read
         exchange.put(data, False)
-        exchange.connection.flush_soon()
-        if exchange.lane.is_waiting:
-            self._await_room()
+        exchange.connection.writer.flush_soon()
+        if exchange.queue.size:
+            exchange.set_deadline(min(exchange.deadline, exchange.delivery_deadline))
 
     def pause_reading(self) -> None:
-        self._is_held = True
+        self._is_reading_paused = True
 
     def resume_reading(self) -> None:
-        self._is_held = False
+        self._is_reading_paused = False
         self._consume()
-        if self._end_until != NEVER:
-            self._end_until = NEVER
-            self._stream.feed_eof()
+        if self._end_deadline != NEVER:
+            self._end_unread()
 
     def deadline_changed(self) -> None:
-        if self._is_open:
-            self._exchange.set_deadline(min(self._stream.deadline, self._stuck_at, self._end_until))
+        if self._state is TUNNEL_OPEN:
+            exchange = self._exchange
+            deadlines = (self._stream.deadline, exchange.delivery_deadline, self._end_deadline)
+            exchange.set_deadline(min(deadlines))
 
     def close(self, is_clean: bool) -> None:
-        if self._is_open:
-            self._is_open = False
-            exchange = self._exchange
-            if exchange.lane.state is not CLOSED:
-                exchange.put(b"", True)
-            self._consume()
-            exchange.connection.flush_soon()
-            exchange.record_end()
-            if exchange.lane.state is CLOSED:
-                exchange.connection.call_soon(exchange.lost)
-            elif exchange.lane.is_waiting:
-                self._await_room()
-                exchange.set_deadline(self._stuck_at)
-            else:
-                self.ended()
+        if self._state is not TUNNEL_OPEN:
+            return
+        self._state = TUNNEL_ENDED
+        exchange = self._exchange
+        if exchange.h2_stream.state is not STREAM_CLOSED:
+            exchange.put(b"", True)
+        self._consume()
+        exchange.connection.writer.flush_soon()
+        exchange.end_log()
+        if exchange.h2_stream.state is STREAM_CLOSED:
+            exchange.connection.host.loop.call_soon(exchange.connection_lost)
+        elif exchange.queue.size:
+            exchange.set_deadline(exchange.delivery_deadline)
+        else:
+            self.end_sent()
 
     def abort(self) -> None:
-        if self._is_open:
-            self._is_open = False
-            self._exchange.record_end()
-            self._exchange.connection.protocol.reset(self._exchange.lane, Code.CANCEL)
-            self._exchange.connection.flush_soon()
-            self._exchange.connection.call_soon(self._exchange.lost)
+        if self._state is TUNNEL_OPEN:
+            self._state = TUNNEL_ENDED
+            exchange = self._exchange
+            exchange.end_log()
+            exchange.connection.protocol.streams.reset(exchange.h2_stream, ErrorCode.CANCEL)
+            exchange.connection.writer.flush_soon()
+            exchange.connection.host.loop.call_soon(exchange.connection_lost)
 
     def fail(self, reason: str) -> None:
-        self._exchange.connection.protocol.charge(REFUSED)
-        self._exchange.connection.complain("WebSocket frame", reason)
+        connection = self._exchange.connection
+        connection.protocol.budget.take(REFUSED)
+        connection.transport.log_invalid("WebSocket frame", reason)
         self.close(is_clean=False)
 
     def finish(self) -> None:
-        self._exchange.has_ended = True
-        if self._exchange.lane.state is CLOSED:
-            self._exchange.connection.forget(self._exchange)
+        self._exchange.finish_tunnel()
+
+    def _consume(self) -> None:
+        stream, connection = self._exchange.h2_stream, self._exchange.connection
+        if stream.unread:
+            connection.protocol.flow.consume(stream, stream.unread)
+            connection.writer.flush_soon()
+
+
+class TunnelWait(IntEnum):
+    """The things that a tunnel waits for."""
+
+    DELIVERY = 0
+    """The client takes queued data."""
+    CLIENT_END = 1
+    """The client ends its side, after this one."""
+    UNREAD_END = 2
+    """The application reads the data before the client's end."""
+    STREAM = 3
+    """A deadline of the WebSocket: see `asgi.websocket`."""
+
+
+TUNNEL_DEADLINES: Mapping[TunnelWait, Deadline[Tunnel]] = {
+    TunnelWait.DELIVERY: Deadline("write_timeout", Tunnel._reset),
+    TunnelWait.CLIENT_END: Deadline("LINGER_SECONDS; RFC 8441, 5", Tunnel._end),
+    TunnelWait.UNREAD_END: Deadline("ws_close_timeout", Tunnel._end_unread),
+    TunnelWait.STREAM: Deadline("ASGIStream.deadline", Tunnel._pass_deadline),
+}
+"""The limit of each wait, and the action after it."""

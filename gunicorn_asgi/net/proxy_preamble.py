@@ -1,41 +1,51 @@
-"""What a proxy says before the connection proper begins: the PROXY protocol, read off the socket before TLS and HTTP see it."""
+"""The PROXY protocol's header, read off the socket before TLS and HTTP see it."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import socket
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
+from ..asgi.scope import Address
+from ..config.settings import Settings
 from ..errors import RequestError
 from ..http.forwarded import Node
+from ..observe.log import Log
 from ..observe.printable import printable
 from .proxy_protocol import MAX_V2, NO_HEADER, ProxyHeader, read_proxy_header
 
-if TYPE_CHECKING:
-    from ..asgi.scope import Address
-    from ..server import Server
+
+class PreambleHost(Protocol):
+    """The server, as far as reading a preamble needs it."""
+
+    settings: Settings
+    log: Log
+    loop: asyncio.AbstractEventLoop
+    trusts_proxy: Callable[[str | None], bool]
 
 
-class Introduction(NamedTuple):
-    """What is known of a connection before its first byte."""
+class ProxyPreamble(NamedTuple):
+    """The facts about a connection that the PROXY protocol's header gives."""
 
     client: Node | None
-    """None: the peer itself."""
+    """None for the peer itself."""
     server: Node | None
     data: bytes
-    """Of the request: what had to be read to see that it is no header."""
+    """Data of the request: it had to be read to see that it is no header."""
     error: RequestError | None
-    """Why it is refused."""
+    """The reason to refuse the connection."""
 
 
-async def read_introduction(
-    sock: socket.socket, peer: Address | None, server: Server, is_tls: bool
-) -> Introduction:
-    """Wait for the header that `sock` begins with, if it begins with one, within the time for a request's head.
+async def read_preamble(
+    sock: socket.socket, peer: Address | None, server: PreambleHost, is_tls: bool
+) -> ProxyPreamble:
+    """Read the header at the start of `sock`, if there is one, within ``head_timeout``.
 
-    As in Gunicorn, both with and without it are served (``proxy_protocol``: "Allow using HTTP and PROXY together"), but a malformed one and
-    one from a peer outside ``proxy_allow_ips`` are not. Raises OSError if the connection is to be closed without an answer.
+    As in Gunicorn, connections with and without a header are served (``proxy_protocol``: "Allow
+    using HTTP and PROXY together"). A malformed header is refused, and so is one from a peer
+    outside ``proxy_allow_ips``. Raises OSError if the connection is to be closed without an answer.
     """
     header, data, error = NO_HEADER, b"", None
     timeout = server.settings.head_timeout_s
@@ -54,24 +64,27 @@ async def read_introduction(
     if header.length and not server.trusts_proxy(peer[0] if peer else None):
         error = RequestError(403, "PROXY protocol: the peer is not in proxy_allow_ips")
     if is_tls and (error or data):
-        # Nothing that could be said would be understood.
+        # The client, which expects TLS, would not understand an answer.
         sock.close()
         reason = printable(str(error)) if error else "neither TLS nor the PROXY protocol"
         server.log.warning("Invalid request from ip=%s: %s", peer[0] if peer else "", reason)
         raise ConnectionAbortedError(str(error))
     return (
-        Introduction(None, None, b"", error)
+        ProxyPreamble(None, None, b"", error)
         if error
-        else Introduction(header.client, header.server, data, None)
+        else ProxyPreamble(header.client, header.server, data, None)
     )
 
 
-async def _read_header(sock: socket.socket, server: Server) -> tuple[ProxyHeader, bytes]:
-    """The header, taken off the socket, or NO_HEADER and what had to be taken off to see that. Raises ValueError for a malformed one."""
+async def _read_header(sock: socket.socket, server: PreambleHost) -> tuple[ProxyHeader, bytes]:
+    """Take the header off the socket, or return NO_HEADER and the data that was taken to see that.
+
+    Raises ValueError for a malformed header.
+    """
     data, mode = b"", server.settings.proxy_protocol
     assert mode != "off"
     while True:
-        # Only looked at: what follows the header is for TLS, or for the parser.
+        # Only peek: the data after the header is for TLS, or for the parser.
         part = await _peek(sock, server.loop)
         header = read_proxy_header(data + part, mode)
         if header is not None and header.length:

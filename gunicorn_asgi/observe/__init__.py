@@ -1,1 +1,1 @@
-"""Observation: the access log, the report on a blocked event loop, and text that is safe to log."""
+"""Observation: the access log, the report on a blocked event loop, and text made safe for a log."""

@@ -1,4 +1,4 @@
-"""How text of a client or an application is written into a log: the one place for it."""
+"""Text of a client or an application, made safe for a log. All other modules use this function."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ TOLERANT = "backslashreplace"
 
 
 def printable(value: str | bytes | bytearray | memoryview) -> str:
-    """Return `value` without characters that could forge a log line or control a terminal.
+    """Return `value` without any character able to forge a log line or control a terminal.
 
-    Those become ``\\x0a``, ``\\u2028`` or ``\\U000e0001``. ``str.isprintable`` decides: other
-    languages stay readable, while controls, line separators, bidirectional marks and lone
-    surrogates are escaped. Bytes are read as latin-1, as in header fields.
+    They become ``\\x0a``, ``\\u2028`` or ``\\U000e0001``. ``str.isprintable`` decides: other
+    languages stay readable; controls, line separators, bidirectional marks and lone surrogates are
+    escaped. Bytes are read as latin-1, as in header fields.
     """
     text = value if isinstance(value, str) else bytes(value).decode("latin-1")
     if text.isprintable():
@@ -29,21 +29,21 @@ def _escape(code: int) -> str:
 
 
 def tolerate_any_character(*loggers: logging.Logger) -> None:
-    """Let the handlers of `loggers` escape characters that their encoding lacks.
+    """Let the handlers of `loggers` escape the characters missing in their encoding.
 
     Gunicorn opens log files in the encoding of the locale. In ASCII or latin-1, a path with other
-    characters would otherwise cost the line, and bring a traceback of the logging package instead.
+    characters would be missing: the logging package would write a traceback in place of the line.
     """
     for handler in (handler for logger in loggers for handler in _handlers(logger)):
         stream = getattr(handler, "stream", None)
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors=TOLERANT)
         if isinstance(handler, logging.FileHandler) and handler.errors in (None, "strict"):
-            handler.errors = TOLERANT  # for when it is opened again (USR1)
+            handler.errors = TOLERANT  # if it is opened again (USR1)
 
 
 def _handlers(logger: logging.Logger) -> Iterator[logging.Handler]:
-    """The handlers that get the records of `logger`, those of its parents included."""
+    """Return the handlers of `logger` and its parents, as far as its records propagate."""
     parent: logging.Logger | None = logger
     while parent is not None:
         yield from parent.handlers

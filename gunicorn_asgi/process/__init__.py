@@ -1,1 +1,1 @@
-"""The worker's process: how it exits, and how an application may interfere with it."""
+"""The worker's process: its boot, event loop, heartbeat, signals, shutdown and exit."""

@@ -1,6 +1,7 @@
-"""Opening a file at once where nothing of it has to be waited for: on Linux, with its path in the system's cache, on a local file system.
+"""Open files at once, without a thread, if the system can do so without waiting.
 
-A thread for each file would cost more than all the rest of a short response. Whatever does not fit here is opened in one.
+It can on Linux, for a path in the system's cache, on a local file system. A thread for each file
+would cost more than the rest of a short response. All other files are opened in a thread.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ OPENAT2 = 437
 """The number of the system call, on every architecture."""
 AT_FDCWD = -100
 RESOLVE_CACHED = 0x20
-"""Linux 5.12: fail with EAGAIN unless all of the path is in the cache of names."""
-LOCAL = frozenset(
+"""Linux 5.12: fail with EAGAIN unless the whole path is in the cache of names."""
+LOCAL_FILE_SYSTEMS = frozenset(
     {
         0xEF53,
         0x58465342,
@@ -29,7 +30,10 @@ LOCAL = frozenset(
         0x858458F6,
     }
 )
-"""ext2 to ext4, XFS, Btrfs, tmpfs, overlayfs, ZFS, F2FS, squashfs, ramfs (statfs(2)). On others, opening may ask somebody over a network."""
+"""ext2 to ext4, XFS, Btrfs, tmpfs, overlayfs, ZFS, F2FS, squashfs, ramfs (statfs(2)).
+
+On other file systems, opening a file may have to wait for the network.
+"""
 MAX_FOLDERS = 1024
 
 
@@ -49,20 +53,31 @@ def _system() -> Callable[..., int] | None:
 
 
 def _folder(path: str) -> str:
-    return path[: path.rfind("/") + 1]  # with the slash: / is not where the process is
+    # With the slash: the root folder is "/", and "" is the working directory.
+    return path[: path.rfind("/") + 1]
 
 
 class Opener:
-    """Opens what it can open without waiting. Learns of the folders of other files, which are opened in threads."""
+    """Opens files without waiting, in folders that it has learned.
+
+    It learns a folder from a file in it that a thread has opened.
+    """
 
     def __init__(self) -> None:
         self._syscall = _system()
         self._folders: dict[str, bool] = {}
-        """Whether what lies in them is on a local file system. Wrong for the worse only where a link in them leads to another one, something is
-        mounted there meanwhile, or the process goes to another folder; and then a file may be waited for that would not be in a thread."""
+        """Folders, and whether their files are on a local file system.
+
+        An entry can be wrong: a link in the folder leads to another file system, a file system is
+        mounted there later, or the process changes its working directory. Then opening a file may
+        wait in the loop's thread.
+        """
 
     def open(self, path: str, flags: int) -> int:
-        """The descriptor of the file at `path`, or -1 where it has to be opened in a thread, which also finds out what is wrong with it."""
+        """Return the descriptor of the file at `path`, or -1.
+
+        -1: open it in a thread, which also finds the reason of an error.
+        """
         if self._syscall is None or not self._folders.get(_folder(path)):
             return -1
         try:
@@ -72,11 +87,14 @@ class Opener:
         how = _How(flags, 0, RESOLVE_CACHED)
         descriptor = self._syscall(OPENAT2, AT_FDCWD, name, ctypes.byref(how), ctypes.sizeof(how))
         if descriptor < 0 and ctypes.get_errno() in (errno.ENOSYS, errno.EPERM, errno.EINVAL):
-            self._syscall = None  # an old kernel, or a container that forbids it
+            self._syscall = None  # an old kernel, or a container that forbids the call
         return descriptor
 
     def learn(self, path: str, descriptor: int) -> None:
-        """`descriptor` is that of `path`, which was opened in a thread. To be called there."""
+        """Learn the folder of `path`, whose `descriptor` a thread has opened.
+
+        Call it in that thread: it may wait.
+        """
         folder = _folder(path)
         if self._syscall is None or folder in self._folders:
             return
@@ -85,4 +103,5 @@ class Opener:
         if ctypes.CDLL(None).fstatfs(descriptor, buffer) == 0:
             if len(self._folders) >= MAX_FOLDERS:
                 self._folders.clear()
-            self._folders[folder] = ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF in LOCAL
+            kind = ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF
+            self._folders[folder] = kind in LOCAL_FILE_SYSTEMS

@@ -1,9 +1,8 @@
-"""Pure: the states of a WebSocket, and its limits."""
+"""Pure: the limits of a WebSocket."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 
 
 @dataclass(frozen=True)
@@ -20,14 +19,3 @@ class WebSocketLimits:
     close_timeout_s: float
     max_lifetime_s: float
     deflate: bool
-
-
-class WebSocketState(IntEnum):
-    """The state of a WebSocket. It only grows."""
-
-    CONNECTING = 0
-    """The application has not accepted the handshake: this is an exchange of HTTP."""
-    OPEN = 1
-    CLOSING = 2
-    """This side has sent a Close frame, and waits for the client's."""
-    CLOSED = 3

@@ -1,0 +1,57 @@
+"""Warnings about settings, logged when Gunicorn starts: they work, but probably not as meant."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gunicorn.config import Config
+
+    from .settings import Settings
+
+
+def boot_warnings(cfg: Config, settings: Settings) -> Iterator[str]:
+    yield from _warn_of_http2(cfg, settings)
+    yield from _warn_of_short_keepalive(cfg)
+
+
+def _warn_of_http2(cfg: Config, settings: Settings) -> Iterator[str]:
+    cleartext = settings.http2_cleartext
+    if cleartext != "off" and not settings.http2:
+        yield (
+            f"http2_cleartext is {cleartext}, but http_protocols has no h2: HTTP/2 is not served; "
+            "set http_protocols to h2,h1."
+        )
+    # From version 27 on, Gunicorn compares its settings with each other and logs this itself.
+    elif settings.http2 and cleartext == "off" and not cfg.is_ssl and not hasattr(cfg, "validate"):
+        yield (
+            "http_protocols has h2, but there is no TLS, and http2_cleartext is off: HTTP/2 is not "
+            "served; set certfile and keyfile, or http2_cleartext."
+        )
+    if settings.http2 and cleartext in ("upgrade", "both"):
+        yield (
+            f"http2_cleartext is {cleartext}: a client whose Upgrade: h2c a proxy "
+            "passes on speaks HTTP/2 past the rules of that proxy; let the proxy remove "
+            "HTTP2-Settings from requests, or set http2_cleartext to prior-knowledge "
+            "(docs/http2.md)."
+        )
+
+
+def _warn_of_short_keepalive(cfg: Config) -> Iterator[str]:
+    has_tcp = any(not isinstance(address, str) for address in cfg.address)
+    if cfg.keepalive != cfg.settings["keepalive"].default or not has_tcp:
+        return
+    proxies = [text for text in cfg.forwarded_allow_ips if not _is_loopback(text)]
+    if proxies:
+        yield (
+            f"keepalive is Gunicorn's default of {cfg.keepalive} s, and forwarded headers are "
+            f"trusted from {', '.join(proxies)}: a load balancer that keeps idle connections for "
+            "longer now and then sends a request into one that is being closed, and answers "
+            "502; set keepalive to more than its idle timeout."
+        )
+
+
+def _is_loopback(text: str) -> bool:
+    return text != "*" and ipaddress.ip_network(text).is_loopback

@@ -1,0 +1,319 @@
+"""The options of this package, defined here and nowhere else.
+
+To add an option, add a row to `OptionSettings` and a typed line to `Options`. Tests compare both
+with each other and with the table in the README.
+"""
+
+# No `from __future__ import annotations`: the annotations are the table, and are evaluated.
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypedDict
+
+from ..errors import ConfigError
+from ..http1 import parser
+from .rows import (
+    Option,
+    auto_time_limit,
+    choice,
+    count,
+    delay,
+    header_value,
+    no_limit,
+    read_rows,
+    switch,
+    time_limit,
+)
+
+
+class Options(TypedDict, total=False):
+    """The options that ``Worker.configure()`` takes, for type checkers."""
+
+    http: Literal["auto", "httptools", "h11"]
+    server_header: str
+    proxy_headers: Literal["x-forwarded", "forwarded", "off"]
+    date_header: bool
+    lame_duck: float
+    head_timeout: float
+    tls_handshake_timeout: float
+    limit_concurrency: int
+    body_timeout: float
+    write_timeout: float
+    half_close: Literal["serve", "disconnect"]
+    pathsend: bool
+    zerocopysend: bool
+    early_hint: bool
+    trailers: bool
+    stall_warning: float | Literal["auto"]
+    ws: Literal["auto", "none"]
+    ws_per_message_deflate: bool
+    ws_max_queue: int
+    ws_ping_interval: float
+    ws_ping_timeout: float
+    ws_accept_timeout: float
+    ws_close_timeout: float
+    ws_max_lifetime: float
+    ws_drain_delay: float
+    # On a Gunicorn without these settings (`gunicorn_settings`).
+    http_protocols: str
+    http2_cleartext: Literal["off", "prior-knowledge", "upgrade", "both"]
+    http2_max_concurrent_streams: int
+    http2_initial_window_size: int
+    http2_max_frame_size: int
+    http2_max_header_list_size: int
+
+
+def _choose_parser(name: str) -> str:
+    available = parser.available()
+    if name == "httptools" and available != "httptools":
+        raise ConfigError(
+            "Invalid value for option http: 'httptools' is not installed; "
+            "allowed here are h11 and auto."
+        )
+    return available if name == "auto" else name
+
+
+@dataclass(frozen=True)
+class OptionSettings:
+    """The attributes of `Settings` set by options, in the order of the README.
+
+    Names ending in ``_s`` are in seconds.
+    """
+
+    http: Annotated[
+        Literal["httptools", "h11"],
+        choice(
+            "http",
+            "auto",
+            ("auto", "httptools", "h11"),
+            "The parser of HTTP/1.1 header fields. `auto` is httptools where it is installed, "
+            "otherwise h11. Both accept and refuse the same requests.",
+            convert=_choose_parser,
+        ),
+    ]
+    server_header: Annotated[
+        str,
+        header_value(
+            "server_header",
+            "gunicorn",
+            "The `server` header of responses that have none of their own; empty for no header.",
+        ),
+    ]
+    proxy_headers: Annotated[
+        Literal["x-forwarded", "forwarded", "off"],
+        choice(
+            "proxy_headers",
+            "x-forwarded",
+            ("x-forwarded", "forwarded", "off"),
+            "The header in which a trusted proxy gives the client's address: `x-forwarded` is "
+            "`X-Forwarded-For`; `forwarded` is `Forwarded` (RFC 7239), which also gives the "
+            "scheme. With `off`, the client's address stays the connection's peer, and a "
+            "`SCRIPT_NAME` header is no `root_path`.",
+        ),
+    ]
+    date_header: Annotated[
+        bool,
+        switch(
+            "date_header",
+            True,
+            "Add a `date` header to responses that have none of their own (RFC 9110, 6.6.1).",
+        ),
+    ]
+    lame_duck_s: Annotated[
+        float,
+        delay(
+            "lame_duck",
+            0.3,
+            "Time for which idle keep-alive connections stay open when a worker stops. A request "
+            "that arrives in this time is answered with `Connection: close`; without this time, "
+            "it could arrive at a closed connection and be lost.",
+        ),
+    ]
+    head_timeout_s: Annotated[
+        float,
+        time_limit(
+            "head_timeout",
+            10.0,
+            "Time limit for the head of a request, from its first byte; for the first request, "
+            "from the start of the connection. On expiry: 408, or a plain close if nothing "
+            "arrived.",
+        ),
+    ]
+    tls_handshake_timeout_s: Annotated[
+        float,
+        time_limit(
+            "tls_handshake_timeout",
+            10.0,
+            "Time limit for the TLS handshake. On expiry, the connection is closed.",
+        ),
+    ]
+    limit_concurrency: Annotated[
+        float,
+        count(
+            "limit_concurrency",
+            0,
+            "Requests whose application runs at the same time in one worker, 0 for no limit. "
+            "Further requests are answered with 503 and `Retry-After: 1`. (`worker_connections` "
+            "limits connections, and further connections wait.)",
+            convert=no_limit,
+        ),
+    ]
+    body_timeout_s: Annotated[
+        float,
+        time_limit(
+            "body_timeout",
+            30.0,
+            "Time without a byte of a request's body while the application waits for it. On "
+            "expiry: 408, or an abort if the response has begun.",
+        ),
+    ]
+    write_timeout_s: Annotated[
+        float,
+        time_limit(
+            "write_timeout",
+            60.0,
+            "Time without any progress while the client does not read its response. On expiry, "
+            "the connection is reset.",
+        ),
+    ]
+    half_close: Annotated[
+        Literal["serve", "disconnect"],
+        choice(
+            "half_close",
+            "serve",
+            ("serve", "disconnect"),
+            "The meaning of a FIN, with which a client closes its sending side, after a whole "
+            "request over HTTP/1 without TLS. `serve`: the client reads on and gets its response. "
+            "`disconnect`: the client has gone, as over TLS and HTTP/2; see "
+            "[behaviour](docs/behaviour.md#when-the-client-goes-away).",
+        ),
+    ]
+    pathsend: Annotated[
+        bool,
+        switch(
+            "pathsend",
+            True,
+            "Allow applications to send files by their path (`http.response.pathsend`). Switch it "
+            "off for middleware that reads the body of every response: see "
+            "[extensions](docs/extensions.md#switching-an-extension-off).",
+        ),
+    ]
+    zerocopysend: Annotated[
+        bool,
+        switch(
+            "zerocopysend",
+            True,
+            "Allow applications to send open files (`http.response.zerocopysend`).",
+        ),
+    ]
+    early_hint: Annotated[
+        bool,
+        switch(
+            "early_hint",
+            True,
+            "Allow applications to send early hints (103, `http.response.early_hint`). Switch it "
+            "off for a proxy that takes them for the response, as "
+            "[nginx 1.22](docs/extensions.md#early-hints-httpresponseearly_hint) does for its "
+            "HTTP/2 clients.",
+        ),
+    ]
+    trailers: Annotated[
+        bool,
+        switch(
+            "trailers",
+            True,
+            "Allow applications to send trailers after a response (`http.response.trailers`).",
+        ),
+    ]
+    stall_warning_s: Annotated[
+        float,
+        auto_time_limit(
+            "stall_warning",
+            "Time for which the event loop may be blocked. Then a warning shows the blocking "
+            "code. `auto` is half of `timeout`.",
+            zero="none",
+        ),
+    ]
+    ws: Annotated[
+        Literal["auto", "none"],
+        choice(
+            "ws",
+            "auto",
+            ("auto", "none"),
+            "`auto` serves WebSockets. With `none`, the handshake of a WebSocket is an ordinary "
+            "request, and its `Upgrade` is ignored.",
+        ),
+    ]
+    ws_per_message_deflate: Annotated[
+        bool,
+        switch(
+            "ws_per_message_deflate",
+            True,
+            "Compress messages of 64 bytes and more where the client offers it (RFC 7692). A "
+            "connection that uses it takes 40 to 80 KiB more memory.",
+        ),
+    ]
+    ws_max_queue: Annotated[
+        int,
+        count(
+            "ws_max_queue",
+            32,
+            "Messages that may wait for the application. At this number, or when they have "
+            "64 KiB, the worker stops reading from the client.",
+            least=1,
+        ),
+    ]
+    ws_ping_interval_s: Annotated[
+        float,
+        time_limit(
+            "ws_ping_interval",
+            20.0,
+            "Time between two pings. They keep proxies from closing an idle WebSocket, and find "
+            "out whether the client is there.",
+            zero="no pings",
+        ),
+    ]
+    ws_ping_timeout_s: Annotated[
+        float,
+        time_limit(
+            "ws_ping_timeout",
+            20.0,
+            "Time limit after a ping for the client to send a pong or anything else. On expiry, "
+            "the WebSocket is closed with 1011.",
+        ),
+    ]
+    ws_accept_timeout_s: Annotated[
+        float,
+        time_limit(
+            "ws_accept_timeout",
+            30.0,
+            "Time limit for the application to accept or deny a WebSocket. On expiry, the "
+            "handshake is answered with 500.",
+        ),
+    ]
+    ws_close_timeout_s: Annotated[
+        float,
+        time_limit(
+            "ws_close_timeout",
+            10.0,
+            "Time limit for the client's answer when this side closes a WebSocket. On expiry, its "
+            "connection is closed without the answer.",
+        ),
+    ]
+    ws_max_lifetime_s: Annotated[
+        float,
+        time_limit("ws_max_lifetime", 0.0, "Time after which a WebSocket is closed with 1001."),
+    ]
+    ws_drain_delay_s: Annotated[
+        float,
+        delay(
+            "ws_drain_delay",
+            0.0,
+            "Time from the start of a graceful shutdown until the worker closes its WebSockets "
+            "with 1012, at most half of `graceful_timeout`.",
+        ),
+    ]
+
+
+OPTION_ROWS = read_rows(OptionSettings, Option)
+"""Every option, by its attribute of `Settings`."""
+OPTIONS = tuple(OPTION_ROWS.values())

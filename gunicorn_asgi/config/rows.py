@@ -1,0 +1,223 @@
+"""Rows of the two tables of the configuration: an option of this package, a setting of Gunicorn.
+
+The tables are `options.OptionSettings` and `gunicorn_settings.GunicornSettings`. Each line there is
+an attribute of `Settings`, its type and its row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_type_hints
+
+ENVIRONMENT_PREFIX = "GUNICORN_ASGI_"
+
+
+def unchanged(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """An option of this package, given by ``Worker.configure()`` or an environment variable."""
+
+    name: str
+    type: object
+    """The annotation of its value in `options.Options`."""
+    default: bool | float | str
+    parse: Callable[[str], bool | float | str]
+    """Reads the text of the environment variable. Raises ValueError."""
+    allowed: str
+    """The allowed values, for people: completes the sentence "must be ..."."""
+    check: Callable[[Any], bool]
+    """Returns whether a value is allowed."""
+    help: str
+    """The description in the README."""
+    convert: Callable[[Any], Any] = unchanged
+    """Makes the attribute of `Settings` from an allowed value. Raises ConfigError."""
+
+    @property
+    def variable(self) -> str:
+        """The name of the environment variable."""
+        return ENVIRONMENT_PREFIX + self.name.upper()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of Gunicorn, read by this package."""
+
+    name: str
+    convert: Callable[[Any], Any] = unchanged
+    """Makes the attribute of `Settings` from Gunicorn's value. Raises ConfigError."""
+    default: Any = None
+    """The default of the newest Gunicorn, used if an older Gunicorn lacks the setting."""
+    stand_in: Option | None = None
+    """An option of the same name, used if an older Gunicorn lacks the setting."""
+
+
+Row = TypeVar("Row", Option, Setting)
+
+
+def read_rows(table: type, kind: type[Row]) -> dict[str, Row]:
+    """Return the rows of `table` in their order, each with its attribute."""
+    hints = get_type_hints(table, include_extras=True)
+    return {
+        attribute: row
+        for attribute, hint in hints.items()
+        for row in getattr(hint, "__metadata__", ())
+        if isinstance(row, kind)
+    }
+
+
+# Kinds of options.
+
+
+def choice(
+    name: str,
+    default: str,
+    choices: tuple[str, ...],
+    description: str,
+    convert: Callable[[Any], Any] = unchanged,
+) -> Option:
+    return Option(
+        name=name,
+        type=Literal.__getitem__(choices),
+        default=default,
+        parse=str,
+        allowed="one of " + ", ".join(choices),
+        check=lambda value: value in choices,
+        help=description,
+        convert=convert,
+    )
+
+
+def time_limit(name: str, default: float, description: str, zero: str = "no limit") -> Option:
+    """Seconds; 0 becomes infinity, and `zero` says what it means."""
+    return Option(
+        name=name,
+        type=float,
+        default=default,
+        parse=float,
+        allowed=f"a number of seconds, 0 for {zero}",
+        check=_is_seconds,
+        help=description,
+        convert=_seconds_or_no_limit,
+    )
+
+
+def auto_time_limit(name: str, description: str, zero: str) -> Option:
+    """A time limit, or ``auto``, the default. `read_options` puts a number in its place."""
+    return Option(
+        name=name,
+        type=float | Literal["auto"],
+        default="auto",
+        parse=lambda text: text if text == "auto" else float(text),
+        allowed=f"a number of seconds, 0 for {zero}, or auto",
+        check=lambda value: value == "auto" or _is_seconds(value),
+        help=description,
+        convert=_seconds_or_no_limit,
+    )
+
+
+def delay(name: str, default: float, description: str) -> Option:
+    """Seconds; 0 is no delay."""
+    return Option(
+        name=name,
+        type=float,
+        default=default,
+        parse=float,
+        allowed="a number of seconds, 0 or more",
+        check=_is_seconds,
+        help=description,
+    )
+
+
+def count(
+    name: str,
+    default: int,
+    description: str,
+    *,
+    least: int = 0,
+    most: float = math.inf,
+    convert: Callable[[Any], Any] = unchanged,
+) -> Option:
+    """An integer from `least` to `most`."""
+    return Option(
+        name=name,
+        type=int,
+        default=default,
+        parse=int,
+        allowed=f"an integer, {least} " + ("or more" if most == math.inf else f"to {most}"),
+        check=lambda value: _is_integer(value) and least <= value <= most,
+        help=description,
+        convert=convert,
+    )
+
+
+def switch(name: str, default: bool, description: str) -> Option:
+    return Option(
+        name=name,
+        type=bool,
+        default=default,
+        parse=_parse_bool,
+        allowed="true or false",
+        check=lambda value: isinstance(value, bool),
+        help=description,
+    )
+
+
+def header_value(name: str, default: str, description: str) -> Option:
+    return Option(
+        name=name,
+        type=str,
+        default=default,
+        parse=str,
+        allowed="printable ASCII text, empty for no header",
+        check=_is_header_value,
+        help=description,
+    )
+
+
+def no_limit(number: float) -> float:
+    """Return `number`, or infinity for 0."""
+    return number or math.inf
+
+
+def _seconds_or_no_limit(seconds: float) -> float:
+    return no_limit(float(seconds))
+
+
+_BOOLS = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
+
+
+def _parse_bool(text: str) -> bool:
+    try:
+        return _BOOLS[text.lower()]
+    except KeyError:
+        raise ValueError(text) from None
+
+
+def _is_seconds(value: object) -> bool:
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and value >= 0
+    )
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_header_value(value: object) -> bool:
+    return (
+        isinstance(value, str)
+        and value.isascii()
+        and (value == "" or value.isprintable())
+        and value == value.strip()
+    )

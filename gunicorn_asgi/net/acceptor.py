@@ -1,0 +1,242 @@
+"""Accepting on one listening socket: from the kernel's queue to a `Transport`."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import math
+import socket
+import struct
+import sys
+from collections.abc import Callable, Coroutine, Sized
+from contextlib import suppress
+from typing import Any, Protocol
+
+from ..asgi.scope import Address
+from ..config.settings import Settings
+from ..observe.log import Log
+from .listener import Listener, read_address
+from .proxy_preamble import read_preamble
+from .transport import Transport
+
+BATCH = 8
+"""Connections that are accepted in one turn of the loop: open ones have to be served, too."""
+YIELD_SECONDS = 0.001
+"""Pause in which a worker with clearly more connections than the others lets them accept."""
+YIELDS = 8
+"""Such pauses in a row. Then the worker accepts all the same, for the others may be busy."""
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""Errors: the process or the system has no descriptor or memory left."""
+COMPLAINT_SECONDS = 60.0
+"""Time between two log lines about `EXHAUSTED`."""
+RETRY_SECONDS = 1.0
+"""Pause after one of `EXHAUSTED`."""
+
+
+class AcceptHost(Protocol):
+    """The server, as far as accepting needs it."""
+
+    settings: Settings
+    log: Log
+    loop: asyncio.AbstractEventLoop
+    trusts_proxy: Callable[[str | None], bool]
+
+    @property
+    def connections(self) -> Sized:
+        """The open connections."""
+
+    def connect(self, listener: Listener, client: Address | None) -> Transport:
+        """The transport of a new connection."""
+
+    def connections_changed(self) -> None:
+        """There are more or fewer connections than before."""
+
+    def count_busy(self) -> int:
+        """The number of connections with an exchange in progress."""
+
+
+class Capacity(Protocol):
+    """All acceptors of a worker, as one of them sees them."""
+
+    pending: dict[Transport, asyncio.Task[None] | None]
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether other workers should accept first."""
+
+    def accepted(self, listener: Listener, client: Address | None) -> Transport:
+        """Return the transport of a new connection. It counts from now on."""
+
+    def settled(self, transport: Transport) -> None:
+        """`transport` is connected, or never will be."""
+
+
+class Acceptor:
+    """Accepts the connections of one `listener`."""
+
+    def __init__(
+        self, server: AcceptHost, acceptors: Capacity, listener: Listener, tls: dict[str, Any]
+    ) -> None:
+        self._server = server
+        self._acceptors = acceptors
+        self._loop = server.loop
+        self._listener = listener
+        self._sock: socket.socket = listener.sock.sock
+        self._sock.setblocking(False)
+        self._kind = (int(self._sock.family), int(self._sock.type), self._sock.proto)
+        self._tls = tls
+        """The loop's arguments for TLS."""
+        self._is_open = False
+        """After `open`, until `pause` or `close`."""
+        self._timer: asyncio.TimerHandle | None = None
+        """Ends a pause; the socket is watched again then."""
+        self._yields = 0
+        self._complained = -math.inf
+        """When the log last said that no descriptor is left."""
+
+    def open(self) -> None:
+        """Accept from now on, until `pause` or `close`."""
+        if not self._is_open:
+            self._is_open = True
+            self._watch()
+
+    def pause(self) -> None:
+        """Stop to accept. New connections wait, or go to another worker."""
+        if self._is_open:
+            self._is_open = False
+            self._unwatch()
+
+    def close(self, take: int, is_alone: bool) -> None:
+        """Accept up to `take` waiting connections, then close the socket.
+
+        `is_alone`: no other process accepts on this socket.
+        """
+        self.pause()
+        if is_alone:
+            ignore_syn(self._sock)
+        while take > 0 and self._accept():
+            take -= 1
+        self._sock.close()
+
+    # Inside.
+
+    def _watch(self) -> None:
+        self._loop.add_reader(self._sock.fileno(), self._accept_some)
+
+    def _unwatch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        else:
+            self._loop.remove_reader(self._sock.fileno())
+
+    def _sleep(self, seconds: float) -> None:
+        if self._is_open and self._timer is None:
+            self._loop.remove_reader(self._sock.fileno())
+            self._timer = self._loop.call_later(seconds, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._watch()
+
+    def _accept_some(self) -> None:
+        acceptors = self._acceptors
+        is_patient = self._yields < YIELDS
+        for _ in range(BATCH):
+            if not self._is_open:
+                return  # ``worker_connections`` is reached
+            if is_patient and acceptors.is_ahead:
+                self._yields += 1
+                self._sleep(YIELD_SECONDS)
+                return
+            if not self._accept():
+                break
+        self._yields = 0
+
+    def _accept(self) -> bool:
+        """Take one connection; False if there is none to take."""
+        try:
+            # accept() itself would make a socket whose numbers are enum members, which costs as
+            # much as everything else here (see Accepted).
+            descriptor, peer = self._sock._accept()  # type: ignore[attr-defined]  # typeshed leaves it out
+        except OSError as error:
+            if error.errno not in EXHAUSTED:
+                # None waits any more. Or it has failed already, which Linux reports here.
+                return False
+            if self._loop.time() - self._complained > COMPLAINT_SECONDS:
+                self._complained = self._loop.time()
+                self._server.log.error("Cannot accept connections: %s", error)  # noqa: TRY400 # the system's fault: no traceback
+            self._sleep(RETRY_SECONDS)
+            return False
+        sock = Accepted(*self._kind, descriptor)
+        sock.setblocking(False)
+        acceptors = self._acceptors
+        client = read_address(peer)
+        transport = acceptors.accepted(self._listener, client)
+        task = _start(self._loop, self._serve(sock, client, transport))
+        if transport in acceptors.pending:
+            acceptors.pending[transport] = task
+        return True
+
+    async def _serve(
+        self, sock: socket.socket, client: Address | None, transport: Transport
+    ) -> None:
+        server = self._server
+        try:
+            if server.settings.proxy_protocol != "off":
+                transport.preamble = await read_preamble(sock, client, server, bool(self._tls))
+            await self._loop.connect_accepted_socket(lambda: transport, sock, **self._tls)
+        except OSError as error:  # ssl.SSLError is one: mostly a failed handshake
+            server.log.debug("A connection from %s could not be made: %r", client, error)
+        finally:
+            self._acceptors.settled(transport)
+
+
+ACCEPT_TASK = "gunicorn_asgi accept"
+"""Name of the tasks. The report on a blocked loop leaves them out by it."""
+
+
+def _start(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, None]
+) -> asyncio.Task[None]:
+    if sys.version_info >= (3, 12):
+        return asyncio.Task(coroutine, loop=loop, name=ACCEPT_TASK, eager_start=True)
+    return loop.create_task(coroutine, name=ACCEPT_TASK)
+
+
+class Accepted(socket.socket):
+    """A socket whose `family` and `type` are plain numbers.
+
+    Enum members, made each time that the loop asks, would cost as much as accepting.
+    """
+
+    family = socket.SocketType.family  # type: ignore[assignment]  # no property, on purpose
+    type = socket.SocketType.type  # type: ignore[assignment]  # as above
+
+
+SO_ATTACH_FILTER = 26
+"""Linux; the socket module does not name it."""
+IGNORE_SYN = struct.pack(
+    "=HBBIHBBIHBBIHBBI",
+    *(0x30, 0, 0, 13),  # load the byte with the flags of the TCP header (RFC 9293, 3.1)
+    *(0x45, 0, 1, 0x02),  # SYN?
+    *(0x06, 0, 0, 0),  # then drop it
+    *(0x06, 0, 0, 0xFFFFFFFF),  # otherwise take it whole
+)
+"""A classic BPF program: an array of struct sock_filter."""
+
+
+def ignore_syn(sock: socket.socket) -> None:
+    """Drop new connection attempts at `sock`, a listener that is about to close.
+
+    A client that gets no answer tries again and reaches another listener, instead of being reset.
+    """
+    if sys.platform == "linux" and sock.family in (socket.AF_INET, socket.AF_INET6):
+        program = ctypes.create_string_buffer(IGNORE_SYN, len(IGNORE_SYN))
+        with suppress(OSError):  # forbidden here: some clients are reset
+            sock.setsockopt(
+                socket.SOL_SOCKET,
+                SO_ATTACH_FILTER,
+                struct.pack("@HP", len(IGNORE_SYN) // 8, ctypes.addressof(program)),
+            )

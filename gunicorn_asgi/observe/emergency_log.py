@@ -1,0 +1,61 @@
+"""Writing to a log whose lock may be taken: in a signal handler, and at the end of the process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+from contextlib import suppress
+from typing import Protocol
+
+from .log import Log
+
+LOG_SECONDS = 0.3
+"""Time limit for the log to take a report."""
+PIPE_BUF = 512
+"""Bytes that a pipe takes at once if it takes any (the minimum of POSIX)."""
+
+
+class FileLog(Log, Protocol):
+    """Gunicorn's logger, with the handlers that write to its file."""
+
+    @property
+    def error_log(self) -> logging.Logger: ...
+
+    def critical(self, message: str, *args: object) -> None: ...
+
+
+def log_in_time(log: FileLog, report: str) -> None:
+    """Log `report`. If that takes too long, write it to the file of the log.
+
+    A signal may interrupt code that has the lock of a log handler, or is writing to its file. Then
+    nobody else can write, not even the same thread. Or another thread has the lock, because the
+    reader of the log is stuck.
+    """
+    thread = threading.Thread(target=log.critical, args=("%s", report), daemon=True)
+    with suppress(RuntimeError):  # no more threads are to be had
+        thread.start()
+        thread.join(LOG_SECONDS)
+        if not thread.is_alive():
+            return
+    write_directly(log, "CRITICAL", report)
+
+
+def write_directly(log: FileLog, level: str, report: str) -> None:
+    """Write `report` to the file of the log without its handlers, as far as it does not block."""
+    data = f"[{os.getpid()}] [{level}] {report}\n".encode(errors="replace")
+    with suppress(OSError, ValueError):
+        fd = log_descriptor(log)
+        while data and select.select([], [fd], [], 0)[1]:
+            data = data[os.write(fd, data[:PIPE_BUF]) :]
+
+
+def log_descriptor(log: FileLog) -> int:
+    """Return the descriptor of the error log's file; of stderr if the log has no file."""
+    for handler in log.error_log.handlers:
+        with suppress(AttributeError, OSError, ValueError):
+            # Not every handler has a stream.
+            fd: int = handler.stream.fileno()  # type: ignore[attr-defined]
+            return fd
+    return 2

@@ -1,0 +1,150 @@
+"""An exchange as Gunicorn's logger and hooks know it: a request, a response, and an environ.
+
+Both were written for WSGI, so they get the objects of a WSGI worker. Every text in these objects is
+`printable`: a client cannot forge a line, whichever logger, format or hook writes it.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import time
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from gunicorn import SERVER_SOFTWARE
+
+from ..asgi.scope import Address
+from ..http.contract import Header
+from ..http.request import decode_path
+from ..http1.encode import STATUS_LINES
+from .printable import printable
+
+
+class Record:
+    """One exchange: Gunicorn's request object, and the facts needed when the exchange ends."""
+
+    def __init__(
+        self,
+        method: str,
+        raw_path: bytes,
+        query: bytes,
+        version: str,
+        scheme: str,
+        headers: Sequence[Header],
+        client: Address | None,
+        server: Address | None,
+        script_name: bytes | None = None,
+    ) -> None:
+        self.method = printable(method)
+        self.path = printable(raw_path)
+        self.query = printable(query)
+        self.uri = f"{self.path}?{self.query}" if query else self.path
+        self.protocol = "HTTP/" + version
+        self.scheme = scheme
+        self.script_name = printable(script_name or b"")
+        """The undecoded beginning of `path`, as in Gunicorn's WSGI workers."""
+        self.raw_headers = headers
+        # Gunicorn has "" for the peer of a unix socket.
+        self.remote_addr: Any = client or ""
+        self.peer_addr: Any = client or ""
+        self.client = client
+        self.server = server
+        self.began = time.monotonic()
+        self.response_headers: Sequence[Header] = ()
+
+    @cached_property
+    def version(self) -> tuple[int, int]:
+        found = re.fullmatch(r"HTTP/(\d)\.(\d)", self.protocol)  # a refused request may have none
+        return (int(found[1]), int(found[2])) if found else (0, 0)
+
+    @cached_property
+    def headers(self) -> list[tuple[str, str]]:
+        """The headers with names in upper case, as in Gunicorn."""
+        return [(printable(name).upper(), printable(value)) for name, value in self.raw_headers]
+
+    @cached_property
+    def path_info(self) -> str:
+        path = self.path[len(self.script_name) :]
+        return printable(decode_path(path.encode("latin-1"))) if path.isascii() else path
+
+    def header(self, name: bytes) -> str | None:
+        """Return the value of the header `name` as in an environ: repeated values, comma-joined."""
+        values = [printable(value) for other, value in self.raw_headers if other == name]
+        return ",".join(values) if values else None
+
+
+class LoggedResponse:
+    """Gunicorn's response object."""
+
+    def __init__(self, status: int, headers: Sequence[Header], sent: int) -> None:
+        self.status_code = status
+        self.raw_headers = headers
+        self.sent = sent
+        """Bytes of the body."""
+
+    @cached_property
+    def status(self) -> str:
+        """ "200 OK", as in a WSGI worker."""
+        return STATUS_LINES[self.status_code][len(b"HTTP/1.1 ") : -2].decode().rstrip()
+
+    @cached_property
+    def headers(self) -> list[tuple[str, str]]:
+        return [(printable(name), printable(value)) for name, value in self.raw_headers]
+
+
+def make_environ(record: Record) -> dict[str, Any]:
+    """Return the environ that a WSGI worker of Gunicorn would have made of the same request.
+
+    For ``%({NAME}e)s`` and ``post_request``.
+    """
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": record.method,
+        "RAW_URI": record.uri,
+        "PATH_INFO": record.path_info,
+        "QUERY_STRING": record.query,
+        "SCRIPT_NAME": record.script_name,
+        "SERVER_PROTOCOL": record.protocol,
+        "SERVER_SOFTWARE": SERVER_SOFTWARE,
+        "wsgi.url_scheme": record.scheme,
+        "REMOTE_ADDR": "",
+    }
+    if record.client is not None:
+        environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = record.client[0], str(record.client[1])
+    if record.server is not None:
+        environ["SERVER_NAME"] = printable(record.server[0])
+        environ["SERVER_PORT"] = "" if record.server[1] is None else str(record.server[1])
+    _add_headers(environ, record)
+    if "HTTP_AUTHORIZATION" in environ:
+        environ["HTTP_AUTHORIZATION"] = _with_printable_user(environ["HTTP_AUTHORIZATION"])
+    return environ
+
+
+def _add_headers(environ: dict[str, Any], record: Record) -> None:
+    for name, value in record.headers:
+        key = name.replace("-", "_")
+        if key not in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            key = "HTTP_" + key
+        # A comma may be part of a cookie. So several cookie fields are joined with the separator of
+        # cookies. A client of HTTP/1.1 should not send several (RFC 6265, 5.4).
+        separator = "; " if key == "HTTP_COOKIE" else ","
+        environ[key] = f"{environ[key]}{separator}{value}" if key in environ else value
+
+
+def _with_printable_user(authorization: str) -> str:
+    """Make the user of Basic credentials `printable`, since ``Logger.atoms`` decodes it.
+
+    RFC 7617, 2, allows no control characters there. Credentials without a user stay unchanged.
+    """
+    scheme, _, credentials = authorization.partition(" ")
+    if not scheme.lower().startswith("basic"):
+        return authorization
+    try:
+        user, *password = base64.b64decode(credentials.strip().encode()).split(b":", 1)
+        name = user.decode()
+    except ValueError:
+        return authorization
+    if name.isprintable():
+        return authorization
+    return f"{scheme} {base64.b64encode(b':'.join([printable(name).encode(), *password])).decode()}"

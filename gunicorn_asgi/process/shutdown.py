@@ -1,0 +1,94 @@
+"""The steps of a graceful shutdown, and their share of ``graceful_timeout``."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from ..asgi.lifespan import Lifespan
+from .stop_request import StopRequest, wait_for_either
+from .thread_limit import QUICK_THREAD_SECONDS
+
+if TYPE_CHECKING:
+    from ..server import Server
+
+QUICK_SECONDS = 1.0
+"""Time limit for lifespan.shutdown after QUIT and INT."""
+ARBITER_QUICK_SECONDS = 2.0
+"""Time from QUIT or INT during a graceful shutdown until the arbiter kills."""
+RELOAD_SECONDS = 2.0
+"""Time limit under ``reload`` for running requests, and for threads of the application."""
+LIFESPAN_SECONDS = 3.0
+"""Time reserved for lifespan.shutdown, at most."""
+
+
+class ShutdownTimes:
+    """The division of ``graceful_timeout`` among the steps of a shutdown.
+
+    The arbiter counts from the moment before it sends the signal, and then kills. So the steps end
+    earlier, by a margin for the arbiter's own steps and for ``atexit`` handlers.
+    """
+
+    def __init__(self, graceful_timeout_s: float, is_reloading: bool) -> None:
+        self._graceful_timeout_s = graceful_timeout_s
+        self._is_reloading = is_reloading
+        self._margin_s = min(0.5, graceful_timeout_s / 10)
+        self.moment_s = min(0.5, graceful_timeout_s / 20)
+        """Time for a cancelled task to notice."""
+
+    @property
+    def span_s(self) -> float:
+        """Time from the request to stop until the end of lifespan.shutdown."""
+        # The requests and lifespan.shutdown may have to be cancelled, which takes a moment each.
+        span = self._graceful_timeout_s - self._margin_s - 2 * self.moment_s
+        # A developer has saved a file, and an endless stream must not delay the new code.
+        return min(span, RELOAD_SECONDS) if self._is_reloading else span
+
+    @property
+    def lifespan_s(self) -> float:
+        """The part of `span_s` reserved for lifespan.shutdown."""
+        return min(LIFESPAN_SECONDS, self.span_s / 5)
+
+    def threads_until(self, stop: StopRequest, has_failed: bool) -> float:
+        """Return the end of the time for threads of the application (``time.monotonic``).
+
+        `has_failed` is about the boot.
+        """
+        now = time.monotonic()
+        if has_failed or not stop.is_made:
+            return now + QUICK_THREAD_SECONDS
+        margin = self._margin_s + self.moment_s
+        end = stop.requested_at + self._graceful_timeout_s - margin
+        if stop.is_quick:
+            killed_at = stop.quick_at + min(ARBITER_QUICK_SECONDS, self._graceful_timeout_s)
+            return min(end, now + QUICK_THREAD_SECONDS, killed_at - margin)
+        if self._is_reloading:
+            return min(end, max(stop.requested_at + RELOAD_SECONDS, now + self.moment_s))
+        return end
+
+
+async def shut_down(
+    server: Server, lifespan: Lifespan, stop: StopRequest, times: ShutdownTimes
+) -> None:
+    """Let requests finish, then shut the application down. QUIT and INT shorten both."""
+    moment = times.moment_s
+    end = stop.requested_at + times.span_s
+    requests_s = end - times.lifespan_s - moment - time.monotonic()
+    await _unless_quick(server.shut_down(requests_s, moment), stop)
+    if stop.quick.is_set():
+        await server.abort(moment)
+    await _unless_quick(lifespan.shutdown(max(end - time.monotonic(), moment)), stop)
+    if stop.quick.is_set():
+        await lifespan.shutdown(QUICK_SECONDS)
+
+
+async def _unless_quick(step: Coroutine[Any, Any, None], stop: StopRequest) -> None:
+    """Run one step of a shutdown, and cancel it when QUIT or INT comes."""
+    task = asyncio.create_task(step, name="gunicorn_asgi stop")
+    await wait_for_either(task, stop.quick)
+    if task.cancel():
+        await asyncio.wait({task})
+    else:
+        task.result()
