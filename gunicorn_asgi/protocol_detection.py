@@ -14,7 +14,7 @@ from .http1.connection import H1Connection
 from .http2.connection import H2Connection
 from .http2.frames import PREFACE, ConnectionFailure
 from .http2.request import HTTP2_VERSION, join_cookies
-from .net.transport import LINGER_SECONDS, Handler, Transport
+from .net.transport import LINGER_SECONDS, OPEN, Handler, Transport
 
 NO_PREFACE = "No HTTP/2 connection preface, and http2_cleartext is prior-knowledge"
 CONNECTION_FIELDS = frozenset(
@@ -50,6 +50,8 @@ class ProtocolDetection(Handler):
     # From the transport.
 
     def data_received(self, data: bytes) -> None:
+        if self.transport.state is not OPEN:
+            return
         data = self._data = self._data + data
         h2c = self.transport.rules.h2c
         if data.startswith(PREFACE):
@@ -130,5 +132,6 @@ def upgrade(transport: Transport, request: Request, data: bytes, log: ExchangeLo
     try:
         handler.begin_upgraded((method, path, raw_path, query, own), fields.h2c, data, log)
     except ConnectionFailure:
+        handler.finished()
         return False
     return True

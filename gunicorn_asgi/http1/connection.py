@@ -17,7 +17,7 @@ from ..http.exchange import LATE_BODY, BodyDeadline, ExchangeLog
 from ..http.request import Fields, Request
 from ..net import kernel
 from ..net.deadlines import Deadline
-from ..net.transport import LINGER_SECONDS, LOST, Handler, Transport
+from ..net.transport import LINGER_SECONDS, LOST, OPEN, Handler, Transport
 from .body import ChunkedFraming, Framing, LengthFraming
 from .inbox import Inbox
 from .request import read_head
@@ -137,12 +137,20 @@ class H1Connection(Handler):
         super().connection_lost()
 
     def resume_writing(self) -> None:
+        if self.body is not None and not self.body.awaits_continue:
+            # Meanwhile the client was waited for to take something.
+            self.body.received(self.host.tick_end)
+            self.transport.set_deadline()
         super().resume_writing()
         if self.reading is RESPONDING and self.stream is None:
             self.exchange_over()
 
     def file_stopped(self, unsent: int) -> None:
         self._writer.response.sent -= unsent
+
+    def postpone(self, seconds: float) -> None:
+        if self.body is not None:
+            self.body.postpone(seconds)
 
     def finished(self) -> None:
         del self._writer  # they refer to each other
@@ -210,7 +218,8 @@ class H1Connection(Handler):
             and self._upgrade is not None
             and self._upgrade(transport, request, data, log)
         ):
-            self.reading = NEXT_STATE[self.reading, END]
+            self.reading_ended()
+            self.finished()
             return b""
         stream: ASGIStream
         if fields.upgrade == "websocket" and settings.websocket is not None:
@@ -451,6 +460,9 @@ class H1Connection(Handler):
         return self.stream is not None and (self.is_half_closed or self.transport.is_reading_paused)
 
     def deadline_passed(self) -> None:
+        if self.transport.state is OPEN and self.transport.is_blocked:
+            self.transport.set_deadline()  # the client has to take something first
+            return
         H1_DEADLINES[self._waits_for()].action(self)
 
     def _waits_for(self) -> H1Wait:
@@ -509,8 +521,12 @@ class H1Connection(Handler):
         else:
             self.transport.set_deadline()
 
-    def _close_idle(self) -> None:
-        self.transport.close_idle()
+    def _close_late(self) -> None:
+        assert self.body is not None
+        if self.body.at <= self.host.tick_end:
+            self.transport.close_idle()
+        else:
+            self.transport.set_deadline()
 
     def _look_for_client(self) -> None:
         transport, stream = self.transport, self.stream
@@ -524,7 +540,7 @@ class H1Connection(Handler):
             transport.close()  # reading is paused, so the transport has not seen the FIN
         else:
             stream.ask_to_end()
-            transport.deadline = stream.deadline
+            transport.deadline = min(stream.deadline, transport.progress.deadline)
 
     # From the server.
 
@@ -580,7 +596,7 @@ H1_DEADLINES: Mapping[H1Wait, Deadline[H1Connection]] = {
     H1Wait.NEXT_REQUEST: Deadline("keepalive; head_timeout for the first", H1Connection._end_idle),
     H1Wait.HEAD: Deadline("head_timeout; RFC 9110, 15.5.9", H1Connection._refuse_late_head),
     H1Wait.BODY: Deadline("body_timeout; RFC 9110, 15.5.9", H1Connection._check_body),
-    H1Wait.DISCARDED_BODY: Deadline("body_timeout", H1Connection._close_idle),
+    H1Wait.DISCARDED_BODY: Deadline("body_timeout", H1Connection._close_late),
     H1Wait.STREAM: Deadline("ASGIStream.deadline", H1Connection._pass_deadline),
     H1Wait.CLIENT: Deadline("LOOK_SECONDS; RFC 9112, 9.6", H1Connection._look_for_client),
     H1Wait.APPLICATION_END: Deadline("asgi_disconnect_grace_period", H1Connection._cancel),

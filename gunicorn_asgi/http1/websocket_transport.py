@@ -44,7 +44,7 @@ class H1WebSocketTransport(Handler):
         transport.allow_linger(WEBSOCKET_LINGER)
 
     def __repr__(self) -> str:
-        return f"<H1WebSocketTransport {self._stream!r}>"
+        return f"<H1WebSocketTransport {self.streams()!r}>"
 
     def begin(self, data: bytes = b"") -> None:
         self.transport.set_deadline()

@@ -49,6 +49,12 @@ class Reader(Protocol):
     def give_up(self) -> None:
         """Tell the application that the client is gone."""
 
+    def reading_ended(self) -> None:
+        """No further request is read."""
+
+    def finished(self) -> None:
+        """Another handler goes on: drop references that would form a circle."""
+
 
 class H1ResponseWriter:
     """Writes one response after the other. A connection has one writer, and uses it again."""
@@ -191,10 +197,13 @@ class H1ResponseWriter:
             self.log.set_headers(headers)
             log = self.log.hand_over()
         reader.stream = None
+        data = reader.inbox.take()
+        reader.reading_ended()
+        reader.finished()
         websocket = H1WebSocketTransport(transport, stream, log)
         transport.set_handler(websocket)
         websocket.begin()
-        return websocket, reader.inbox.take()
+        return websocket, data
 
     def refuse(self, error: RequestError) -> None:
         exchange.refuse(self, error)

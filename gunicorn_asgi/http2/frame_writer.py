@@ -89,12 +89,13 @@ class FrameWriter:
 
     def _send_data(self) -> None:
         ended, writable = self._protocol.streams.pump(FLUSH_SIZE)
+        # An exchange may be over by the calls for those before it.
         for stream in writable:
-            assert stream.exchange is not None
-            stream.exchange.resume_writing()
+            if stream.exchange is not None:
+                stream.exchange.resume_writing()
         for stream in ended:
-            assert stream.exchange is not None
-            stream.exchange.end_sent()
+            if stream.exchange is not None:
+                stream.exchange.end_sent()
 
     # From the transport.
 

@@ -68,16 +68,16 @@ def unacknowledged(transport: asyncio.Transport) -> int | None:
     return int.from_bytes(ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
-def delivery_count(transport: asyncio.Transport) -> int:
+def delivery_count(transport: asyncio.Transport, file_left: int) -> int:
     """A number that changes whenever written data reaches the client.
 
-    The transport's own buffer measures it badly. The kernel takes more only after a third of its
+    `file_left`: bytes of a file that the kernel has not been given. The transport's own buffer measures it badly. The kernel takes more only after a third of its
     buffer, maybe a megabyte, is gone; and TLS hides the data that it has encrypted.
     """
     info = _tcp_info(transport, INFO_SIZE)
     if len(info) == INFO_SIZE:
         return int(struct.unpack_from("=Q", info, ACKED_OFFSET)[0])
-    return transport.get_write_buffer_size() + (unacknowledged(transport) or 0)
+    return transport.get_write_buffer_size() + (unacknowledged(transport) or 0) + file_left
 
 
 def reset_on_close(transport: asyncio.Transport) -> None:

@@ -331,6 +331,7 @@ class Transport(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._advance(LOST)
+        self._must_deliver = True
         self.stop_file()
         self.progress.stop()
         self.handler.connection_lost()
@@ -424,7 +425,7 @@ class Transport(asyncio.Protocol):
         transfer, self._transfer = self._transfer, None
         if transfer is None:
             return 0
-        if not (transfer.has_ended or self.is_writing_paused):
+        if self.state is OPEN and not (transfer.has_ended or self.is_writing_paused):
             self.progress.stop()
         transfer.stop()
         self.handler.file_stopped(transfer.left)
@@ -437,8 +438,7 @@ class Transport(asyncio.Protocol):
 
     def delivery_count(self) -> int:
         """A number that changes whenever written data reaches the client."""
-        count = kernel.delivery_count(self.raw)
-        return count if self._transfer is None else count + self._transfer.left
+        return kernel.delivery_count(self.raw, 0 if self._transfer is None else self._transfer.left)
 
     def has_undelivered(self, unknown: bool) -> bool:
         """Whether written data has not reached the client's system; `unknown` if nobody knows."""
@@ -480,7 +480,9 @@ class Transport(asyncio.Protocol):
         self._advance(LINGERING)
         self.receive_with(self._drop)
         self._closing_deadline = self.host.tick_end + LINGER_SECONDS
-        self._await_delivery()
+        # The first look counts as progress: the client has had no time to acknowledge the end.
+        self.progress.start(self.host.tick_end, -1)
+        self.set_deadline()
 
     def allow_linger(self, size: int) -> None:
         """Drop up to `size` bytes while lingering, instead of MAX_LINGER."""
@@ -547,7 +549,7 @@ class Transport(asyncio.Protocol):
         deadline = self.progress.deadline
         if self.state is LINGERING and not self.is_blocked:
             deadline = self._closing_deadline
-        elif not self._must_deliver:
+        elif not self._must_deliver and self.state is not LINGERING:
             deadline = min(deadline, self._closing_deadline)
         self.deadline = min(deadline, self.handler.next_deadline())
 
@@ -571,7 +573,7 @@ class Transport(asyncio.Protocol):
             return TransportWait.HANDLER
         if self.state is LINGERING and not self.is_blocked:
             return TransportWait.CLIENT_END
-        if not self._must_deliver:
+        if not self._must_deliver and self.state is not LINGERING:
             return TransportWait.TEARDOWN
         return TransportWait.DELIVERY if self.progress.deadline != NEVER else TransportWait.HANDLER
 
