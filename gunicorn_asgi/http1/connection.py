@@ -132,9 +132,11 @@ class H1Connection(Handler):
     def reading_ended(self) -> None:
         self.reading = NEXT_STATE[self.reading, END]
 
-    def connection_lost(self) -> None:
+    def connection_lost(self) -> bool:
         self._writer.response.keep_alive = False
-        super().connection_lost()
+        if self.stream is not None:
+            self.stream.connection_lost()
+        return self.stream is not None
 
     def resume_writing(self) -> None:
         if self.body is not None and not self.body.awaits_continue:

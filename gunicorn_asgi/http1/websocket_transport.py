@@ -69,9 +69,10 @@ class H1WebSocketTransport(Handler):
         self._stream.feed_eof()
         return False
 
-    def connection_lost(self) -> None:
-        super().connection_lost()
+    def connection_lost(self) -> bool:
+        is_busy = super().connection_lost()
         self._end_log()
+        return is_busy
 
     def finished(self) -> None:
         # They refer to each other, and the stream holds much memory: it is not left to the garbage

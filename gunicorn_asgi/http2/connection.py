@@ -156,9 +156,10 @@ class H2Connection(Handler):
     def resume_writing(self) -> None:
         self.writer.resume()
 
-    def connection_lost(self) -> None:
+    def connection_lost(self) -> bool:
         self._head_deadline = NEVER
         self._close_streams()
+        return bool(self.exchanges)
 
     def finished(self) -> None:
         del self.writer  # they refer to each other

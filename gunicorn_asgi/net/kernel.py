@@ -21,6 +21,7 @@ UNANSWERED = 4
 further one (RFC 6298, 5)."""
 ACKED_OFFSET, INFO_SIZE = 120, 128
 """Position and end of tcpi_bytes_acked in tcp_info."""
+ACKED = struct.Struct("=Q")
 
 
 def tcp_socket(transport: asyncio.Transport) -> Any:
@@ -76,7 +77,8 @@ def delivery_count(transport: asyncio.Transport, file_left: int) -> int:
     """
     info = _tcp_info(transport, INFO_SIZE)
     if len(info) == INFO_SIZE:
-        return int(struct.unpack_from("=Q", info, ACKED_OFFSET)[0])
+        (acknowledged,) = ACKED.unpack_from(info, ACKED_OFFSET)
+        return int(acknowledged)
     return transport.get_write_buffer_size() + (unacknowledged(transport) or 0) + file_left
 
 

@@ -138,10 +138,14 @@ class Handler:
     def data_dropped(self, data: bytes) -> None:
         """Data has arrived while the transport lingers, and is dropped."""
 
-    def connection_lost(self) -> None:
-        """The transport is gone. If the handler `is_busy`, it calls `Transport.finished` later."""
+    def connection_lost(self) -> bool:
+        """The transport is gone. Returns whether the handler is still busy.
+
+        Then it calls `Transport.finished` later.
+        """
         for stream in self.streams():
             stream.connection_lost()
+        return self.is_busy
 
     def pause_writing(self) -> None:
         """Written data does not leave."""
@@ -289,12 +293,13 @@ class Transport(asyncio.Protocol):
         if preamble is not None and preamble.client is not None:
             self.rules = host.rules_for(self.client, preamble.client)
             self.client, self.server_address = preamble.client, preamble.server
-        self.set_handler(host.make_handler(self))
+        self.handler = handler = host.make_handler(self)
+        self.receive_with(handler.data_received)
         host.opened(self)
         if preamble is not None and preamble.error is not None:
-            self.handler.refuse(preamble.error)
+            handler.refuse(preamble.error)
         else:
-            self.handler.begin(b"" if preamble is None else preamble.data)
+            handler.begin(b"" if preamble is None else preamble.data)
 
     def set_handler(self, handler: Handler) -> None:
         """Have `handler` go on with the transport, as it is."""
@@ -332,10 +337,10 @@ class Transport(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._advance(LOST)
         self._must_deliver = True
-        self.stop_file()
-        self.progress.stop()
-        self.handler.connection_lost()
-        if self.handler.is_busy:
+        if self._transfer is not None:
+            self.stop_file()
+        self.progress.deadline = NEVER
+        if self.handler.connection_lost():
             self.set_deadline()
         else:
             self.finished()
@@ -536,7 +541,8 @@ class Transport(asyncio.Protocol):
     # Deadlines.
 
     def _await_delivery(self) -> None:
-        self.progress.start(self.host.tick_end, self.delivery_count())
+        file_left = 0 if self._transfer is None else self._transfer.left
+        self.progress.start(self.host.tick_end, kernel.delivery_count(self.raw, file_left))
         self.set_deadline()
 
     def _delivered(self) -> None:
