@@ -1,9 +1,10 @@
-"""Certificates for the tests, made with openssl: authorities, and what they have signed."""
+"""Certificates for the tests, made with openssl: authorities, and certificates signed by them."""
 
 from __future__ import annotations
 
 import ssl
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ def _openssl(*arguments: str) -> None:
 
 
 def make_authority(directory: Path, name: str) -> Pair:
-    """One that signs itself: an authority, or a server whose clients do not mind."""
+    """A certificate that signs itself: for an authority, or for a server with trusting clients."""
     pair = Pair(str(directory / f"{name}.pem"), str(directory / f"{name}.key"))
     _openssl(
         "req",
@@ -45,7 +46,7 @@ def make_authority(directory: Path, name: str) -> Pair:
 
 
 def sign(directory: Path, name: str, authority: Pair) -> Pair:
-    """A certificate for `name` that `authority` has signed."""
+    """A certificate for `name`, signed by `authority`."""
     pair = Pair(str(directory / f"{name}.pem"), str(directory / f"{name}.key"))
     request, extensions = str(directory / f"{name}.csr"), directory / f"{name}.ext"
     extensions.write_text(SIGNED)
@@ -67,11 +68,16 @@ def sign(directory: Path, name: str, authority: Pair) -> Pair:
     return pair
 
 
-def client_context(pair: Pair | None = None) -> ssl.SSLContext:
-    """A client's, with a certificate of its own or without; it trusts everybody."""
+def client_context(pair: Pair | None = None, protocols: Sequence[str] = ()) -> ssl.SSLContext:
+    """The context of a client that trusts every server.
+
+    `pair`: its own certificate. `protocols`: offered by ALPN.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     if pair is not None:
         context.load_cert_chain(*pair)
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
     return context

@@ -680,12 +680,14 @@ class Client:
         self.sock.settimeout(WAIT)
         return sent
 
-    def _more(self) -> bool:
+    def receive(self) -> bool:
+        """Read once into `buffer`. Returns False at the end of the connection."""
         data = self.sock.recv(65536)
         self.buffer += data
         return bool(data)
 
-    def _take(self, size: int) -> bytes:
+    def take(self, size: int) -> bytes:
+        """Remove that many bytes from `buffer`."""
         data = bytes(self.buffer[:size])
         del self.buffer[:size]
         return data
@@ -693,20 +695,20 @@ class Client:
     def recv_until(self, end: bytes) -> bytes:
         """Everything up to and with `end`."""
         while end not in self.buffer:
-            assert self._more(), f"the connection ended before {end!r}: {self.buffer!r}"
-        return self._take(self.buffer.index(end) + len(end))
+            assert self.receive(), f"the connection ended before {end!r}: {self.buffer!r}"
+        return self.take(self.buffer.index(end) + len(end))
 
     def read_rest(self) -> bytes:
         """Everything up to the end of the connection."""
-        while self._more():
+        while self.receive():
             pass
-        return self._take(len(self.buffer))
+        return self.take(len(self.buffer))
 
     def has_more(self) -> bool:
         """Whether something has already arrived; for what must not have."""
         self.sock.setblocking(False)
         try:
-            self._more()
+            self.receive()
         except BlockingIOError:
             pass
         finally:
@@ -763,16 +765,16 @@ class Client:
 
     def _read_line(self, response: Response) -> bytes:
         while b"\r\n" not in self.buffer:
-            if not self._more():
+            if not self.receive():
                 raise Truncated(response)
-        return self._take(self.buffer.index(b"\r\n") + 2)[:-2]
+        return self.take(self.buffer.index(b"\r\n") + 2)[:-2]
 
     def _read_exactly(self, size: int, response: Response) -> bytes:
         while len(self.buffer) < size:
-            if not self._more():
-                response.body += self._take(len(self.buffer))
+            if not self.receive():
+                response.body += self.take(len(self.buffer))
                 raise Truncated(response)
-        return self._take(size)
+        return self.take(size)
 
     def is_open(self) -> bool:
         """Whether the server answers one more request. Only asks."""

@@ -1,6 +1,7 @@
-"""Clients that count what a server loses. They honour ``Connection: close``, never retry, and open a connection only where they have none.
+"""Clients that count the requests lost by a server, which runs apps/answering.py.
 
-Nothing but the standard library: benchmarks/zero_loss.py uses it too. The server runs apps/answering.py.
+They honour ``Connection: close``, never retry, and keep their connections. This module uses the
+standard library only, for benchmarks/zero_loss.py.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loss:
-    """One request that was lost, with what helps to find out why."""
+    """A lost request, with details to find the reason."""
 
     kind: Kind
     detail: str
@@ -34,25 +35,28 @@ class Loss:
     nth: int
     """The number of the request on its connection, from 1."""
     before: str
-    """The request before it on this connection, and the worker that answered it."""
+    """The request before it on this connection, and the worker of its answer."""
 
     def __str__(self) -> str:
-        return f"{self.at:8.3f} s, {self.kind.value}: {self.request}, {self.nth} on its connection {self.before}: {self.detail}"
+        place = f"{self.nth} on its connection {self.before}"
+        return f"{self.at:8.3f} s, {self.kind.value}: {self.request}, {place}: {self.detail}"
 
 
 @dataclass
 class Tally:
-    """What has become of the requests."""
+    """The results of all requests."""
 
     answered: int = 0
     connections: int = 0
-    """That were opened."""
+    """Opened connections."""
+    retried: int = 0
+    """Repeated requests, over HTTP/2 only: the server had announced not to process them."""
     announced: int = 0
     """Kept connections that the server ended with ``Connection: close``."""
     slowest: float = 0.0
-    """Seconds that the longest request took, its connection included."""
+    """Duration of the longest request in seconds, including its connection."""
     pids: Counter[int] = field(default_factory=Counter)
-    """Who answered how many."""
+    """Number of answers of each worker."""
     losses: list[Loss] = field(default_factory=list)
 
     @property
@@ -66,6 +70,7 @@ class Tally:
     def add(self, other: Tally) -> None:
         self.answered += other.answered
         self.connections += other.connections
+        self.retried += other.retried
         self.announced += other.announced
         self.slowest = max(self.slowest, other.slowest)
         self.pids += other.pids
@@ -73,11 +78,12 @@ class Tally:
 
     def __str__(self) -> str:
         lost = "".join(f", {count} {kind.value}" for kind, count in self.kinds.items())
-        return f"{self.requests} requests, {self.connections} connections, {len(self.pids)} workers, {len(self.losses)} lost{lost}"
+        made = f"{self.requests} requests, {self.connections} connections, {len(self.pids)} workers"
+        return f"{made}, {len(self.losses)} lost{lost}"
 
 
 def any_request(rng: random.Random, keep_alive: bool) -> Ask:
-    """A request of one of the shapes in which a connection can be when its worker is told to stop."""
+    """A random request. The shapes cover the states of a connection when its worker stops."""
     fields = "Host: test\r\n" if keep_alive else "Host: test\r\nConnection: close\r\n"
     seconds = round(rng.uniform(0.001, 0.03), 4)
     pause = rng.uniform(0.0, 0.01)
@@ -111,7 +117,10 @@ PROBE = Ask(
 
 
 def think(rng: random.Random) -> float:
-    """Seconds until a client's next request: often none, seldom so long that its connection is idle when a worker leaves."""
+    """Seconds until the next request of a client.
+
+    Often 0, rarely long enough for an idle connection when a worker stops.
+    """
     shape = rng.random()
     if shape < 0.5:
         return 0.0
@@ -119,10 +128,13 @@ def think(rng: random.Random) -> float:
 
 
 class Load:
-    """``with Load(address, requests=1000) as load``: clients in threads, which work until the requests are used up or `stop` is called.
+    """``with Load(address, requests=1000) as load``: clients in threads.
 
-    `connections` is the number of clients, each with one connection at a time: kept from request to request, or a new one for each without
-    `keep_alive`. Without `requests` they go on until `stop`. `tls` makes it TLS. `ask` says what is requested.
+    They work until they have made all requests, or until `stop` is called.
+
+    `connections`: the number of clients, each with at most one connection. `keep_alive`: they keep
+    it between requests. Without `requests` they continue until `stop`. `ask` makes the requests,
+    and `client` the clients.
     """
 
     def __init__(
@@ -134,29 +146,34 @@ class Load:
         keep_alive: bool = True,
         tls: ssl.SSLContext | None = None,
         ask: Callable[[random.Random, bool], Ask] = any_request,
+        client: Callable[[Load, random.Random], Client] | None = None,
     ) -> None:
         self.address = address
         self.ask = ask
         self.keep_alive = keep_alive
         self.tls = tls
         self.pids: set[int] = set()
-        """Who has answered so far."""
+        """Workers that have answered."""
         self.begun = time.monotonic()
         self._tickets = itertools.count() if requests is None else range(requests).__iter__()
         self._stopped = threading.Event()
-        self._clients = [Client(self, random.Random(number)) for number in range(connections)]
-        self._prober = Client(self, random.Random())
+        make = client or Client
+        self._clients = [make(self, random.Random(number)) for number in range(connections)]
+        self._prober = make(self, random.Random())
 
     def take(self) -> bool:
-        """Whether there is one more request to be made."""
+        """Whether a client is to make another request."""
         return not self._stopped.is_set() and next(self._tickets, None) is not None
 
     def probe(self) -> None:
-        """One more request, on a connection of its own: those that are kept do not come to a new worker. Not to be called by two threads."""
-        self._prober.request(PROBE)
+        """Make another request on a new connection, since kept connections reach no new worker.
+
+        Not thread-safe.
+        """
+        self._prober.probe()
 
     def rest(self, seconds: float) -> None:
-        """Wait, but not beyond `stop`."""
+        """Wait, at most until `stop`."""
         if seconds:
             self._stopped.wait(seconds)
 
@@ -176,11 +193,14 @@ class Load:
 
     @property
     def working(self) -> bool:
-        """Whether any client still has something to do."""
+        """Whether any client is still at work."""
         return any(client.is_alive() for client in self._clients)
 
     def wait(self, seconds: float) -> Tally:
-        """Wait until all requests are made, then return what came of them. Stops, and raises TimeoutError, if that takes longer."""
+        """Wait until all requests are made. Returns their results.
+
+        Stops and raises TimeoutError after so many seconds.
+        """
         deadline = time.monotonic() + seconds
         for client in self._clients:
             client.join(max(0.0, deadline - time.monotonic()))
@@ -190,7 +210,10 @@ class Load:
         return self.stop()
 
     def stop(self) -> Tally:
-        """Make no more requests, wait for the answers to those that are made, and return what came of all. Raises what a client raised."""
+        """Make no more requests, and wait for the answers. Returns the results of all requests.
+
+        Raises the error of a client.
+        """
         self._stopped.set()
         for client in self._clients:
             client.join()
@@ -208,13 +231,13 @@ class Load:
 
 
 class Client(threading.Thread):
-    """One client, with at most one connection."""
+    """A client with at most one connection."""
 
     def __init__(self, load: Load, rng: random.Random) -> None:
         super().__init__(daemon=True)
         self.tally = Tally()
         self.error: Exception | None = None
-        """A fault of the client, not of the server."""
+        """A fault of the client itself."""
         self._load = load
         self._rng = rng
         self._connection: Connection | None = None
@@ -225,14 +248,17 @@ class Client(threading.Thread):
                 wanted = self._load.ask(self._rng, self._load.keep_alive)
                 pause = think(self._rng)
                 if not self.request(wanted):
-                    pause = max(
-                        pause, 0.02
-                    )  # where all is refused, that is not to use up the requests in no time
+                    # Refused requests must not use up all requests at once.
+                    pause = max(pause, 0.02)
                 self._load.rest(pause)
         except Exception as error:
             self.error = error
         finally:
             self._close()
+
+    def probe(self) -> None:
+        """Make a request on a new connection."""
+        self.request(PROBE)
 
     def request(self, wanted: Ask) -> bool:
         """Make a request; returns whether it was answered."""

@@ -1,6 +1,6 @@
-"""A client's connection that is read strictly by RFC 9112, and where a request is lost in one of several ways.
+"""A client's connection that is read strictly by RFC 9112, with the kinds of losses.
 
-Nothing but the standard library: benchmarks/zero_loss.py uses it too.
+This module uses the standard library only, for benchmarks/zero_loss.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Address = str | tuple[str, int]
 """The path of a unix socket, or host and port."""
 
 TIMEOUT = 20.0
-"""Seconds that a client waits for a connection, and for each part of an answer."""
+"""Time limit in seconds for a connection, and for each part of an answer."""
 MAX_HEAD = 65536
 
 
@@ -29,24 +29,24 @@ class Kind(Enum):
     HANDSHAKE = "handshake"
     """The connection was accepted and ended before TLS was set up."""
     IDLE = "closed while idle"
-    """A kept connection had ended, without ``Connection: close`` before it, when the request was about to be sent.
+    """A kept connection had ended without ``Connection: close`` before the request was sent.
 
-    A client that looks before it sends gets away with this, most of the time; it is a loss nevertheless, for the server had promised to
-    keep the connection."""
+    A client that checks before it sends mostly avoids this. Still it is a loss, since the server
+    had promised to keep the connection."""
     CLOSED = "closed"
-    """The connection ended in place of a response."""
+    """The connection ended without a response."""
     RESET = "reset"
     """The connection was reset before a response, or while the request was sent."""
     TRUNCATED = "truncated"
-    """It ended, either way, within the response."""
+    """The connection ended or was reset within the response."""
     STATUS = "wrong status"
     MALFORMED = "malformed"
-    """What came is not one HTTP/1.1 response with the right body."""
+    """The answer is not an HTTP/1.1 response with the right body."""
     TIMEOUT = "timeout"
 
 
 class LostError(Exception):
-    """A request that was not answered as it should be."""
+    """A request without its proper answer."""
 
     def __init__(self, kind: Kind, detail: str) -> None:
         super().__init__(kind, detail)
@@ -56,7 +56,10 @@ class LostError(Exception):
 
 @dataclass(frozen=True)
 class Ask:
-    """One request: what is written, with a pause between two parts, and what the body of its answer is behind the pid."""
+    """One request: its parts, the pause between them in seconds, and the expected answer.
+
+    The body of the answer is the worker's pid, a space and `expected`.
+    """
 
     name: str
     parts: tuple[bytes, ...]
@@ -68,51 +71,60 @@ STATUS_LINE = re.compile(rb"HTTP/1\.1 ([0-9]{3}) [\t -~]*")
 FIELD_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\0\r\n]*?)[ \t]*")
 
 
+def open_socket(address: Address, tls: ssl.SSLContext | None) -> socket.socket:
+    """Connect to `address`. Raises LostError."""
+    sock = _connect(address)
+    if tls is None:
+        return sock
+    try:
+        return tls.wrap_socket(sock, server_hostname="localhost")
+    except TimeoutError:
+        sock.close()
+        raise LostError(Kind.TIMEOUT, "in the TLS handshake") from None
+    except OSError as error:  # ssl.SSLError is one
+        sock.close()
+        raise LostError(Kind.HANDSHAKE, repr(error)) from error
+
+
+def _connect(address: Address) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
+    sock.settimeout(TIMEOUT)
+    try:
+        sock.connect(address)
+        if not isinstance(address, str):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except (ConnectionRefusedError, FileNotFoundError) as error:
+        sock.close()
+        raise LostError(Kind.REFUSED, repr(error)) from error
+    except ConnectionResetError as error:
+        sock.close()
+        raise LostError(Kind.RESET, repr(error)) from error
+    except TimeoutError as error:
+        sock.close()
+        raise LostError(Kind.TIMEOUT, "in connecting") from error
+    return sock
+
+
 class Connection:
-    """A connection that is read strictly by RFC 9112. Making it, and `exchange`, raise LostError."""
+    """A connection, read strictly by RFC 9112. Making it and `exchange` raise LostError."""
 
     def __init__(self, address: Address, tls: ssl.SSLContext | None) -> None:
         self.requests = 0
         self.before = ""
-        """The request that was answered last, and by whom."""
+        """The last request with an answer, and its worker."""
         self._received = b""
-        self._sock = self._connect(address)
-        if tls is not None:
-            try:
-                self._sock = tls.wrap_socket(self._sock, server_hostname="localhost")
-            except TimeoutError:
-                self._sock.close()
-                raise LostError(Kind.TIMEOUT, "in the TLS handshake") from None
-            except OSError as error:  # ssl.SSLError is one
-                self._sock.close()
-                raise LostError(Kind.HANDSHAKE, repr(error)) from error
+        self._sock = open_socket(address, tls)
         self._poll = select.poll()
         self._poll.register(self._sock, select.POLLIN)
-
-    @staticmethod
-    def _connect(address: Address) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
-        sock.settimeout(TIMEOUT)
-        try:
-            sock.connect(address)
-            if not isinstance(address, str):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        except (ConnectionRefusedError, FileNotFoundError) as error:
-            sock.close()
-            raise LostError(Kind.REFUSED, repr(error)) from error
-        except ConnectionResetError as error:
-            sock.close()
-            raise LostError(Kind.RESET, repr(error)) from error
-        except TimeoutError as error:
-            sock.close()
-            raise LostError(Kind.TIMEOUT, "in connecting") from error
-        return sock
 
     def close(self) -> None:
         self._sock.close()
 
     def exchange(self, wanted: Ask) -> tuple[int, bool]:
-        """Send a request and read its response: the pid in it, and whether it is the last one on this connection."""
+        """Send a request and read its response.
+
+        Returns its pid, and whether the connection ends with it.
+        """
         self.requests += 1
         self._received = b""
         try:
@@ -139,20 +151,23 @@ class Connection:
         pid, space, rest = body.partition(b" ")
         if not pid.isdigit() or not space or rest != wanted.expected:
             raise LostError(Kind.MALFORMED, f"the body is {body[:200]!r}")
-        self.before = f"behind a {wanted.name} of worker {int(pid)}"
+        self.before = f"after a {wanted.name} of worker {int(pid)}"
         return int(pid), is_last
 
     def begin(self, request: bytes) -> None:
-        """Send a request, and read the beginning of its response. Raises OSError, and EOFError where there is none."""
+        """Send a request, and read the beginning of its response.
+
+        Raises OSError, and EOFError where the connection ends without a response.
+        """
         self._sock.sendall(request)
         self._fill()
 
     def _has_ended(self) -> bool:
-        """Whether the peer has closed or reset, and nothing stands before that."""
+        """Whether the peer has closed or reset the connection, without unread data before it."""
         if not self._poll.poll(0):
             return False
         try:
-            # The plain socket's: TLS has no flags, and what it knows is not asked for.
+            # By the plain socket, since TLS has no flags. Data buffered by TLS does not matter.
             return not socket.socket.recv(self._sock, 1, socket.MSG_PEEK)
         except OSError:
             return True
@@ -160,7 +175,7 @@ class Connection:
     # Reading.
 
     def _read_response(self) -> tuple[int, bool, bytes]:
-        """Status, whether the connection ends with it, body."""
+        """Returns the status, whether the connection ends after the response, and the body."""
         end = self._read_until(b"\r\n\r\n", 0)
         first, *lines = self._received[: end - 4].split(b"\r\n")
         status_line = STATUS_LINE.fullmatch(first)
@@ -175,19 +190,20 @@ class Connection:
         body, end = self._read_body(fields, end)
         if len(self._received) > end:
             raise LostError(
-                Kind.MALFORMED, f"there is {self._received[end:][:200]!r} behind the response"
+                Kind.MALFORMED, f"there is {self._received[end:][:200]!r} after the response"
             )
         options = b",".join(fields.get(b"connection", [])).lower().split(b",")
         return int(status_line[1]), b"close" in (option.strip() for option in options), body
 
     def _read_body(self, fields: dict[bytes, list[bytes]], start: int) -> tuple[bytes, int]:
-        """The body, and where it ends."""
+        """Returns the body and the position after it."""
         lengths = fields.get(b"content-length", [])
         coding = [value.lower() for value in fields.get(b"transfer-encoding", [])]
         if coding == [b"chunked"] and not lengths:
             return self._read_chunks(start)
         if coding or len(lengths) != 1 or not lengths[0].isdigit():
-            # Without either of them a response ends with its connection, and nobody can tell whether it is whole: no server does that here.
+            # Without both, a response ends with its connection, and nobody knows whether it is
+            # complete. No server under test does so.
             raise LostError(
                 Kind.MALFORMED, f"Content-Length is {lengths}, Transfer-Encoding is {coding}"
             )
@@ -207,7 +223,7 @@ class Connection:
             if self._received[start : start + 2] != b"\r\n":
                 raise LostError(
                     Kind.MALFORMED,
-                    f"{self._received[start : start + 2]!r} ends a chunk, or a trailer begins with it",
+                    f"{self._received[start : start + 2]!r} ends a chunk, or begins a trailer",
                 )
             body += self._received[end:start]
             if start == end:
@@ -215,7 +231,7 @@ class Connection:
             start += 2
 
     def _read_until(self, delimiter: bytes, start: int) -> int:
-        """Returns the position behind `delimiter`."""
+        """Returns the position after `delimiter`."""
         while (found := self._received.find(delimiter, start)) < 0:
             if len(self._received) - start > MAX_HEAD:
                 raise LostError(Kind.MALFORMED, f"no {delimiter!r} in {MAX_HEAD} bytes")

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from accesslog import FORMAT, NAMES, Lines
 from gunicorn.config import Config
 from gunicorn.glogging import Logger, SafeAtoms
 from gunicorn.instrument.statsd import Statsd
@@ -214,47 +215,6 @@ def test_what_a_filter_changes_in_the_atoms_stays_changed() -> None:
 
 
 # A running Gunicorn.
-
-NAMES = [
-    *"hlutrsmUqHbBfaTDMLp",
-    "{X-One}i",
-    "{x-answer}o",
-    "{REMOTE_PORT}e",
-    "{Wsgi.Url_Scheme}e",
-    "{x-nothing}i",
-    "{x-nothing}o",
-    "{x-nothing}e",
-]
-FORMAT = "\x1f".join(f"%({name})s" for name in NAMES)
-
-
-class Lines:
-    """The access log of a server, each line as a dictionary of its atoms."""
-
-    def __init__(self, server: Gunicorn) -> None:
-        self.server = server
-        self.path = Path(server._settings["accesslog"])
-
-    def all(self) -> list[dict[str, str]]:
-        rows = [
-            line.split("\x1f")
-            for line in self.path.read_text("utf-8", "surrogateescape").split("\n")
-        ]
-        return [dict(zip(NAMES, row, strict=True)) for row in rows if len(row) == len(NAMES)]
-
-    def wait(self, part: str, count: int = 1) -> list[dict[str, str]]:
-        """The lines whose request line has `part`."""
-
-        def found() -> list[dict[str, str]]:
-            lines = [line for line in self.all() if part in line["r"]]
-            return lines if len(lines) >= count else []
-
-        lines = poll(found, f"a line with {part!r} in the access log")
-        assert len(lines) == count
-        return lines
-
-    def one(self, part: str) -> dict[str, str]:
-        return self.wait(part)[0]
 
 
 @pytest.fixture(scope="module", params=["httptools", "h11"])

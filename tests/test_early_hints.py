@@ -170,13 +170,8 @@ def test_a_client_that_takes_none_is_waited_for(parser: str, way: str) -> None:
     with serving(app, parser, way) as asked:
         client = asked.connect(receive_buffer=65536)
         client.begin() if asked.is_h2 else client.send(request())
-        asked.server.wait_until(
-            lambda: any(
-                stream.is_waiting
-                for connection in asked.server.server.connections
-                for stream in connection.handler.streams()
-            )
-        )
+        asked.server.wait_clogged()
+        asked.server.settle()
         # Over HTTP/2, what is written in one turn of the loop.
         assert asked.server.unsent() < (PARTS_PER_TURN * 61_000 if asked.is_h2 else 200_000)
         client.close()
@@ -200,9 +195,9 @@ def test_one_that_gives_up_such_a_hint_is_still_held_back_by_windows(parser: str
     given_up = Flag()
     with serving(app, parser, "h2") as asked:
         client = asked.connect(**SHUT, receive_buffer=65536)
-        client.gives_connection = False
+        client.opens_window = False
         stream = client.begin()
-        client.withheld.add(stream.id)
+        stream.opens_window = False
         given_up.wait()
         client.wait_for(lambda: stream.status == 200)
         asked.server.wait_queued()

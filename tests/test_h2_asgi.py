@@ -14,10 +14,10 @@ from typing import Any
 
 import h2raw
 import pytest
+from accesslog import AccessLog, make_access
 from certificates import make_authority
 from h2client import MAX_WINDOW, H2Client, Stream, connect
 from inprocess import HTTP2, Flag, InProcess, answer, hello, mirror, read_body, serve
-from test_h2_same import AccessLog, make_access
 
 from gunicorn_asgi.errors import ClientDisconnected
 from gunicorn_asgi.http2.exchange import MAX_DISCARDED
@@ -147,7 +147,7 @@ def leave_a_body_unread(client: H2Client, site: Site) -> Stream:
 
 def leave_a_response_unread(client: H2Client, site: Site) -> Stream:
     stream = client.begin("GET", "/big", flush=False)
-    client.withheld.add(stream.id)
+    stream.opens_window = False
     client.flush()
     return stream
 
@@ -155,13 +155,13 @@ def leave_a_response_unread(client: H2Client, site: Site) -> Stream:
 def reset(client: H2Client, site: Site) -> Stream:
     stream = client.begin("GET", "/listens")
     site.waits.wait()
-    client.cancel(stream)
+    stream.cancel()
     return stream
 
 
 def break_off(client: H2Client, site: Site) -> Stream:
     stream = client.read_response(client.begin("GET", "/breaks_off"))
-    assert (stream.body, stream.has_ended, stream.reset) == (b"x", False, INTERNAL_ERROR), (
+    assert (stream.body, stream.has_ended, stream.reset_code) == (b"x", False, INTERNAL_ERROR), (
         "docs/asgi.md, 66 and 67"
     )
     return stream
@@ -170,7 +170,7 @@ def break_off(client: H2Client, site: Site) -> Stream:
 def send_too_much(client: H2Client, site: Site) -> Stream:
     stream = client.begin("POST", "/echo", (b"content-length", b"3"), end=False)
     client.upload(stream, b"hello")
-    assert client.read_response(stream).reset == PROTOCOL_ERROR
+    assert client.read_response(stream).reset_code == PROTOCOL_ERROR
     return stream
 
 
@@ -192,7 +192,7 @@ def test_a_stream_in_trouble_stalls_no_other(
         assert client.get("GET", "/big").body == BIG
         client.upload(before, b"fore")
         assert client.read_response(before).body == b"before"
-        assert not client.goaway
+        assert not client.goaways
         site.goes_on.set()
         if trouble is leave_a_response_unread:
             assert not stream.is_over
@@ -219,7 +219,7 @@ def test_many_streams_that_nobody_reads_leave_room_for_one_that_somebody_does(pa
         site.goes_on.set()
         for stream in streams:
             assert client.read_response(stream).body == b"done"
-            assert stream.reset in (NO_ERROR, None)
+            assert stream.reset_code in (NO_ERROR, None)
         server.end_lingering()
         server.wait_settled()
 
@@ -233,7 +233,7 @@ def test_send_waits_above_the_mark_and_goes_on_below_it(parser: str) -> None:
     with serve(site, parser, **HTTP2) as server:
         client = connect(server, settings=NO_WINDOW)
         stream = client.begin("GET", "/streams")
-        client.withheld.add(stream.id)
+        stream.opens_window = False
         server.wait_queued(STREAM_HIGH_WATER)
         server.settle()
         assert STREAM_HIGH_WATER <= site.sent + 8192 <= STREAM_HIGH_WATER + 8192
@@ -246,9 +246,13 @@ def test_send_waits_above_the_mark_and_goes_on_below_it(parser: str) -> None:
         client.open_window(65536, stream)
         client.wait_for(lambda: len(stream.body) == 8192 + 65536)
         server.wait_until(lambda: site.sent > sent)
-        client.cancel(stream)
+        stream.cancel()
         server.wait_settled()
     assert site.ended == [("/streams", ClientDisconnected)]
+
+
+def cancel(_: H2Client, stream: Stream) -> None:
+    stream.cancel()
 
 
 def close(client: H2Client, _: Stream) -> None:
@@ -260,7 +264,7 @@ def reset_connection(client: H2Client, _: Stream) -> None:
 
 
 def leave_and_close(client: H2Client, _: Stream) -> None:
-    client.leave()
+    client.send_goaway()
     client.close()
 
 
@@ -269,7 +273,7 @@ def break_the_protocol(client: H2Client, _: Stream) -> None:
 
 
 ENDS: list[Callable[[H2Client, Stream], None]] = [
-    H2Client.cancel,
+    cancel,
     close,
     reset_connection,
     leave_and_close,
@@ -332,8 +336,8 @@ def test_a_client_that_does_not_read_fills_no_memory_however_wide_its_windows(
         assert server.unsent() < (3 + 2 + 8 * is_tls) * (STREAM_HIGH_WATER + 16384)
         client.wait_for(lambda: all(len(stream.body) > 2 * STREAM_HIGH_WATER for stream in streams))
         for stream in streams:
-            client.cancel(stream)
-        client.leave()
+            stream.cancel()
+        client.send_goaway()
         server.hurry()
         client.read_to_the_end()
     assert len(site.ended) == 3
@@ -352,7 +356,7 @@ def test_over_tls_as_without(parser: str, tmp_path: Path) -> None:
         assert client.get("POST", "/echo", body=BIG * 4).body == BIG * 4
         streams = [client.begin("GET", "/big") for _ in range(5)]
         assert [client.read_response(stream).body == BIG for stream in streams] == [True] * 5
-        client.leave()
+        client.send_goaway()
         client.read_to_the_end()
 
 
@@ -367,7 +371,7 @@ def test_a_reset_is_a_disconnect(parser: str) -> None:
         client = connect(server)
         stream = client.begin("POST", "/listens", end=False)
         site.waits.wait()
-        client.cancel(stream)
+        stream.cancel()
         server.wait_until(lambda: site.ended)
         assert site.received == [DISCONNECT] * 2
         assert_open(client)
@@ -385,7 +389,7 @@ def test_an_application_that_ignores_a_reset_is_cancelled_after_the_grace_period
         client = connect(server)
         stream = client.begin("GET", "/ignores")
         site.waits.wait()
-        client.cancel(stream)
+        stream.cancel()
         client.synchronize()
         if is_closed:
             client.close()
@@ -413,10 +417,10 @@ def test_a_deadline_does_not_come_early_with_another_one_of_the_connection(parse
         client = connect(server)
         first, second = client.begin("GET", "/ignores"), client.begin("GET", "/ignores")
         client.synchronize()
-        client.cancel(first)
+        first.cancel()
         client.synchronize()
         server.advance(20)
-        client.cancel(second)
+        second.cancel()
         client.synchronize()
         server.call(tick_rarely)
         server.settle()
@@ -432,7 +436,7 @@ def test_a_stream_that_is_reset_at_once_is_not_run(parser: str) -> None:
     with serve(site, parser, access=make_access(log), **HTTP2) as server:
         client = connect(server)
         stream = client.begin("GET", "/early", flush=False)
-        client.cancel(stream)
+        stream.cancel()
         assert_open(client)
         server.wait_settled()
         assert site.ended == [("/early", None)], "of the second"
@@ -447,12 +451,12 @@ def test_a_client_that_leaves_gets_the_rest(parser: str) -> None:
         first, second = client.begin("GET", "/reads_not"), client.begin("GET", "/big")
         site.waits.wait()
         client.read_response(second)
-        client.leave()
+        client.send_goaway()
         client.synchronize()
         site.goes_on.set()
         assert client.read_response(first).body == b"done"
         client.read_to_the_end()
-        assert client.goaway == [(NO_ERROR, first.id + 2)]
+        assert client.goaways == [(first.id + 2, NO_ERROR)]
 
 
 @pytest.mark.parametrize("code", [2, 11, 0xFFFF_FFFF])
@@ -510,7 +514,7 @@ def test_only_what_was_read_is_credited(parser: str) -> None:
         client.wait_for(lambda: other.window_given)
         assert stream.window_given == 0
         site.goes_on.set()
-        client.cancel(other)
+        other.cancel()
         client.read_response(stream)
         server.end_lingering()
         server.wait_settled()
@@ -527,7 +531,7 @@ def test_what_nobody_has_read_is_given_back_to_the_connection(parser: str) -> No
             stream = client.begin("POST", "/listens" if number % 2 else "/early", end=False)
             client.upload(stream, b"x" * 40000, end=False)
             client.synchronize()
-            client.cancel(stream)
+            stream.cancel()
         client.synchronize()
         assert client.window_given - opened >= 2 * WINDOW
         assert client.get("POST", "/echo", body=BIG).body == BIG
@@ -581,17 +585,17 @@ def test_an_early_response_is_whole_and_the_rest_is_dropped(
         ):  # the server asks whether the response was seen, the client answers, and the server hears it
             client.synchronize()
         assert (stream.status, stream.has_ended) == (200 if path == "/early" else 413, True)
-        assert stream.reset == (NO_ERROR if then == "now" else None)
+        assert stream.reset_code == (NO_ERROR if then == "now" else None)
         if then != "now":
             assert server.exchanges() == 1
         if then == "never":
             client.upload(stream, bytes(length - sent))
         elif then == "later":
             server.advance(3)
-            client.wait_for(lambda: stream.reset == NO_ERROR)
+            client.wait_for(lambda: stream.reset_code == NO_ERROR)
         server.wait_settled()
         assert_open(client)
-        assert not client.goaway
+        assert not client.goaways
 
 
 def begin_long_upload(peer: h2raw.Peer, id_: int, sent: int = 0) -> None:
@@ -603,17 +607,12 @@ def begin_long_upload(peer: h2raw.Peer, id_: int, sent: int = 0) -> None:
     peer.wait_response(id_)
 
 
-def synchronize(peer: h2raw.Peer, mark: bytes = b"a round.") -> list[h2raw.Frame]:
-    """What the server has to say to all that was sent to it: it may answer the PING before what came with that."""
-    received: list[h2raw.Frame] = []
-    for _ in range(2):
-        peer.send(h2raw.ping(mark))
-        pongs = received.count(h2raw.Frame(h2raw.PING, h2raw.ACK, 0, mark))
-        while received.count(h2raw.Frame(h2raw.PING, h2raw.ACK, 0, mark)) == pongs:
-            frame = peer.read()
-            assert frame is not None
-            received.append(frame)
-    return received
+def synchronize(peer: h2raw.Peer) -> list[h2raw.Frame]:
+    """The frames that the server sends for all that was sent to it.
+
+    In two rounds: it may answer the first PING before what came with that.
+    """
+    return peer.synchronize() + peer.synchronize()
 
 
 def test_the_reset_after_an_early_response_waits_until_the_client_has_seen_that(
@@ -883,10 +882,10 @@ def test_a_short_rest_that_does_not_come_is_given_up(parser: str) -> None:
         stream = client.begin("POST", "/early", (b"content-length", b"10000"), end=False)
         client.read_response(stream)
         client.synchronize()
-        assert stream.reset is None
+        assert stream.reset_code is None
         server.advance(6)
-        client.wait_for(lambda: stream.reset is not None)
-        assert stream.reset == NO_ERROR
+        client.wait_for(lambda: stream.reset_code is not None)
+        assert stream.reset_code == NO_ERROR
         server.wait_settled()
         assert_open(client)
 
@@ -900,7 +899,7 @@ def test_an_early_response_that_waits_for_its_window_lets_the_upload_pass(parser
         server.wait_queued()
         client.upload(stream, BIG * 2)
         client.open_window(len(BIG), stream)
-        client.withheld.add(stream.id)
+        stream.opens_window = False
         assert client.read_response(stream).body == BIG
         server.wait_settled()
 
@@ -947,7 +946,7 @@ def test_a_body_that_does_not_come_within_a_response_breaks_it_off(parser: str) 
         stream = client.begin("POST", "/", end=False)
         client.wait_for(lambda: stream.body)
         server.advance(6)
-        assert client.read_response(stream).reset == CANCEL
+        assert client.read_response(stream).reset_code == CANCEL
         server.wait_settled()
         assert len(server.log.take("warning")) == 1
         assert "EOFError" in str(server.log.take("error"))
@@ -968,7 +967,7 @@ def test_an_application_that_takes_its_time_is_not_the_clients_fault(
         client.synchronize()
         assert not any(stream.is_over for stream in streams)
         for stream in streams:
-            client.cancel(stream)
+            stream.cancel()
         site.goes_on.set()
         if path == "/ignores":
             server.advance(10)
@@ -988,7 +987,7 @@ def test_a_response_that_does_not_leave_is_reset(parser: str, path: str) -> None
             if not stream.is_over:
                 client.upload(stream, b"x", end=False)
                 client.synchronize()
-        assert stream.reset == CANCEL
+        assert stream.reset_code == CANCEL
         server.wait_settled()
         assert_is_open_with_no_window(client)
         assert site.ended[0] == (path, None if path == "/big" else ClientDisconnected)
@@ -1003,7 +1002,7 @@ def test_a_response_that_leaves_slowly_is_not_reset(parser: str) -> None:
     with serve(site, parser, write_timeout=5, **HTTP2) as server:
         client = connect(server, settings=NO_WINDOW)
         stream = client.begin("GET", "/big")
-        client.withheld.add(stream.id)
+        stream.opens_window = False
         server.wait_queued()
         for _ in range(5):
             server.advance(4)
@@ -1027,7 +1026,7 @@ def test_a_response_that_begins_late_has_its_time_from_then(parser: str) -> None
         server.wait_queued()
         server.advance(6)
         client.synchronize()
-        assert stream.reset is None
+        assert stream.reset_code is None
         client.open_window(100, stream)
         assert client.read_response(stream).body == b"done"
         server.end_lingering()
@@ -1045,7 +1044,7 @@ def test_an_upload_has_its_time_again_behind_a_response_that_was_stuck(parser: s
     with serve(app, parser, body_timeout=10, write_timeout=12, **HTTP2) as server:
         client = connect(server, settings=NO_WINDOW)
         stream = client.begin("POST", "/", end=False)
-        client.withheld.add(stream.id)
+        stream.opens_window = False
         server.wait_queued()
         server.advance(8)
         client.upload(stream, b"y", end=False)
@@ -1053,7 +1052,7 @@ def test_an_upload_has_its_time_again_behind_a_response_that_was_stuck(parser: s
         client.wait_for(lambda: len(stream.body) == 100)
         server.advance(6)
         client.synchronize()
-        assert stream.reset is None
+        assert stream.reset_code is None
         client.upload(stream, b"z")
         client.open_window(100, stream)
         assert client.read_response(stream).body[100:] == b"yz"
@@ -1092,7 +1091,7 @@ def test_an_idle_connection_ends_with_goaway(parser: str) -> None:
         server.wait_settled()
         server.advance(6)
         client.read_to_the_end()
-        assert client.goaway == [(NO_ERROR, 3)]
+        assert client.goaways == [(3, NO_ERROR)]
 
 
 def test_a_connection_without_a_request_ends_as_well(parser: str) -> None:
@@ -1101,7 +1100,7 @@ def test_a_connection_without_a_request_ends_as_well(parser: str) -> None:
         client.synchronize()
         server.advance(6)
         client.read_to_the_end()
-        assert client.goaway == [(NO_ERROR, 0)]
+        assert client.goaways == [(0, NO_ERROR)]
 
 
 @pytest.mark.parametrize(
@@ -1170,13 +1169,13 @@ def test_a_field_block_that_ended_in_time_is_forgotten(parser: str) -> None:
         server.settle()
         server.advance(20)
         client.h2.get_next_available_stream_id = lambda: 3  # type: ignore[method-assign]
-        client.streams[1] = Stream(1)
+        client.streams[1] = Stream(client, 1)
         client.h2.send_headers(
             1, [(b":method", b"GET")], end_stream=True
         )  # for the package to know it; not sent again
         client.h2.data_to_send()
         assert_open(client)
-        assert client.streams[1].reset == PROTOCOL_ERROR
+        assert client.streams[1].reset_code == PROTOCOL_ERROR
         server.log.take("warning")
 
 
@@ -1196,7 +1195,7 @@ def test_content_of_another_length_than_declared_resets_the_stream(
         stream = client.begin("POST", "/listens", (b"content-length", length), end=False)
         site.waits.wait()
         client.upload(stream, body)
-        assert client.read_response(stream).reset == PROTOCOL_ERROR
+        assert client.read_response(stream).reset_code == PROTOCOL_ERROR
         server.wait_until(lambda: site.ended)
         assert site.received[-2:] == [DISCONNECT] * 2
         assert all(message.get("more_body", True) for message in site.received)
@@ -1298,7 +1297,7 @@ def test_an_application_that_exits_leaves_no_stream_open(parser: str) -> None:
     site = Site()
     with serve(site, parser, **HTTP2) as server:
         client = connect(server)
-        assert client.read_response(client.begin("GET", "/exits")).reset == INTERNAL_ERROR
+        assert client.read_response(client.begin("GET", "/exits")).reset_code == INTERNAL_ERROR
         assert server.host.left == [7]
         server.wait_settled()
 
@@ -1380,11 +1379,11 @@ def test_every_exchange_has_one_line_in_the_log_however_it_ends(parser: str) -> 
             stream = begin(path, end=False)
             site.waits.wait()
             client.synchronize()
-            client.cancel(stream)
+            stream.cancel()
         stream = begin("/big")
         client.wait_for(lambda: stream.body)
         if not stream.is_over:
-            client.cancel(stream)
+            stream.cancel()
         stream = begin("/echo", end=False)
         client.synchronize()
         server.advance(6)
@@ -1433,7 +1432,7 @@ def test_a_server_that_stops_at_once_leaves_nothing(parser: str) -> None:
         client.synchronize()
         abort(server)
         client.read_to_the_end()
-        assert client.goaway == [(NO_ERROR, 9)]
+        assert client.goaways == [(9, NO_ERROR)]
         server.wait_until(server.is_idle)
         assert len(log.lines) == 5
         server.log.take("error")
@@ -1501,7 +1500,7 @@ class Whim:
         if not ends:
             self.sendable.add(stream.id)
         if self.chance.random() < 0.5:
-            self.client.withheld.add(stream.id)
+            stream.opens_window = False
         self.streams.append(stream)
 
     def feed(self) -> None:
@@ -1512,7 +1511,7 @@ class Whim:
         )
         if (
             stream.id in self.sendable
-            and stream.reset is None
+            and stream.reset_code is None
             and self.client.h2.local_flow_control_window(stream.id) >= size
         ):
             self.client.h2.send_data(stream.id, b"x" * size, end_stream=ends)
@@ -1528,11 +1527,11 @@ class Whim:
     def cancel(self, stream: Stream | None = None) -> None:
         stream = stream or self.any()
         if (
-            stream.reset is None
+            stream.reset_code is None
             and stream.id not in self.cancelled
             and (stream.id in self.sendable or not stream.has_ended)
         ):
-            self.client.cancel(stream)
+            stream.cancel()
             self.cancelled.add(stream.id)
             self.sendable.discard(stream.id)
 
@@ -1571,7 +1570,7 @@ def test_whatever_a_client_does_each_exchange_ends_once(
         whim.go(80)
         if end is None:
             whim.stop()
-            assert not whim.client.goaway
+            assert not whim.client.goaways
         else:
             whim.client.synchronize()
             end(whim.client, whim.streams[0])

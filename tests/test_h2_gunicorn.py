@@ -19,11 +19,12 @@ from typing import Any
 
 import httpx
 import pytest
-from certificates import Pair, make_authority
+from certificates import Pair, client_context, make_authority
 from process import APPS, BOOT_LINE, GUNICORN_VERSION, LOOPS, SETTINGS, Gunicorn, poll
 
 pytest.importorskip("h2")
-from talk import ALL, REFUSED_STREAM, Talk, offering
+from h2.settings import SettingCodes
+from h2client import ALL_STREAMS, REFUSED_STREAM, H2Client, connect_gunicorn, wrap
 
 pytestmark = pytest.mark.gunicorn
 
@@ -60,16 +61,6 @@ def serving(
     return make
 
 
-def talk(server: Gunicorn, **given: Any) -> Talk:
-    """A connection of HTTP/2 to `server`, by ALPN or by prior knowledge."""
-    sock = server.connect().sock
-    if server.scheme == "https":
-        sock = offering("h2").wrap_socket(sock)
-        assert isinstance(sock, ssl.SSLSocket)
-        assert sock.selected_alpn_protocol() == "h2"
-    return Talk(sock, **given)
-
-
 def ends_soon(server: Gunicorn) -> bool:
     """Wait for the end of the master, which waits for its workers."""
     return server.wait(SOON) == 0
@@ -87,66 +78,69 @@ def complaints(server: Gunicorn) -> list[str]:
 @pytest.mark.smoke
 def test_goaway_comes_in_two_steps_and_what_runs_is_finished(serving: Serving) -> None:
     """RFC 9113, 6.8: first 2^31-1, and the last stream once the client must have seen that."""
-    with serving() as server, talk(server) as client:
-        running = client.ask("/duplex", "POST", end=False)
-        client.wait(lambda: client.answers[running].body == b"begun\n")
+    with serving() as server, connect_gunicorn(server) as client:
+        running = client.begin("POST", "/duplex", end=False)
+        client.wait_for(lambda: running.body == b"begun\n")
         server.kill(signal.SIGTERM)
-        client.wait(lambda: len(client.goaways) == 2)
-        assert client.goaways == [(ALL, 0), (running, 0)]
-        client.send(running, b"ended\n", end=True)
-        assert client.read(running).body == b"begun\nended\n"
-        assert client.answers[running].is_whole
-        client.read_to_end()
-        client.sock.close()
+        client.wait_for(lambda: len(client.goaways) == 2)
+        assert client.goaways == [(ALL_STREAMS, 0), (running.id, 0)]
+        client.upload(running, b"ended\n")
+        assert client.read_response(running).body == b"begun\nended\n"
+        assert running.has_ended
+        client.read_to_the_end()
+        client.close()
         assert ends_soon(server)
         assert not complaints(server)
 
 
 def test_a_stream_that_was_on_its_way_when_goaway_was_sent_is_served(serving: Serving) -> None:
     """RFC 9113, 6.8: that is what the first of the two is for."""
-    with serving(options={"lame_duck": 10.0}) as server, talk(server, holds_pings=True) as client:
-        assert client.get("/hello").status == 200
+    with (
+        serving(options={"lame_duck": 10.0}) as server,
+        connect_gunicorn(server, answers_pings=False) as client,
+    ):
+        assert client.get("GET", "/hello").status == 200
         server.kill(signal.SIGTERM)
-        client.wait(lambda: client.goaways)
-        assert client.goaways == [(ALL, 0)]
-        late = client.ask("/hello")
-        assert client.read(late).body == b"hello\n"
-        client.sock.close()
+        client.wait_for(lambda: client.goaways)
+        assert client.goaways == [(ALL_STREAMS, 0)]
+        late = client.begin("GET", "/hello")
+        assert client.read_response(late).body == b"hello\n"
+        client.close()
         assert ends_soon(server)
         assert not complaints(server)
 
 
 def test_a_stream_behind_the_last_goaway_is_refused_as_retryable(serving: Serving) -> None:
     """RFC 9113, 6.8 and 8.7: one that a client begins all the same."""
-    with serving() as server, talk(server) as client:
-        running = client.ask("/duplex", "POST", end=False)
-        client.wait(lambda: client.answers[running].body)
+    with serving() as server, connect_gunicorn(server) as client:
+        running = client.begin("POST", "/duplex", end=False)
+        client.wait_for(lambda: running.body)
         server.kill(signal.SIGTERM)
-        client.wait(lambda: len(client.goaways) == 2)
-        late = client.ask("/hello")
-        assert late > client.last_stream
-        assert client.read(late).reset == REFUSED_STREAM
-        client.send(running, b"", end=True)
-        assert client.read(running).is_whole
-        client.sock.close()
+        client.wait_for(lambda: len(client.goaways) == 2)
+        late = client.begin("GET", "/hello")
+        assert late.id > client.last_stream
+        assert client.read_response(late).reset_code == REFUSED_STREAM
+        client.upload(running, b"")
+        assert client.read_response(running).has_ended
+        client.close()
         assert ends_soon(server)
 
 
-@pytest.mark.parametrize("holds_pings", [False, True], ids=["acknowledging", "silent"])
-def test_an_idle_connection_does_not_hold_the_worker(serving: Serving, holds_pings: bool) -> None:
-    with serving() as server, talk(server, holds_pings=holds_pings) as client:
-        assert client.get("/hello").status == 200
+@pytest.mark.parametrize("answers_pings", [True, False], ids=["acknowledging", "silent"])
+def test_an_idle_connection_does_not_hold_the_worker(serving: Serving, answers_pings: bool) -> None:
+    with serving() as server, connect_gunicorn(server, answers_pings=answers_pings) as client:
+        assert client.get("GET", "/hello").status == 200
         server.kill(signal.SIGTERM)
-        client.read_to_end()
-        assert client.goaways == [(ALL, 0), (1, 0)]
+        client.read_to_the_end()
+        assert client.goaways == [(ALL_STREAMS, 0), (1, 0)]
         assert ends_soon(server)
         assert not complaints(server)
 
 
 def test_a_client_that_does_not_read_does_not_hold_the_worker(serving: Serving) -> None:
     """As those that look at a kept connection only when they need it again: it never sees the GOAWAY, nor the end."""
-    with serving() as server, talk(server) as client:
-        assert client.get("/hello").status == 200
+    with serving() as server, connect_gunicorn(server) as client:
+        assert client.get("GET", "/hello").status == 200
         server.kill(signal.SIGTERM)
         assert ends_soon(server)
         assert not complaints(server)
@@ -154,25 +148,25 @@ def test_a_client_that_does_not_read_does_not_hold_the_worker(serving: Serving) 
 
 def test_a_connection_that_is_made_while_the_worker_leaves_hears_of_it(serving: Serving) -> None:
     """It was accepted before; its handshake, or its preface, came behind."""
-    with serving(options={"lame_duck": 5.0}) as server, talk(server) as busy:
-        running = busy.ask("/duplex", "POST", end=False)
-        busy.wait(lambda: busy.answers[running].body)
+    with serving(options={"lame_duck": 5.0}) as server, connect_gunicorn(server) as busy:
+        running = busy.begin("POST", "/duplex", end=False)
+        busy.wait_for(lambda: running.body)
         with server.connect() as connection:
             assert server.get("/hello").status_code == 200  # accepted behind it
             server.kill(signal.SIGTERM)
-            busy.wait(lambda: busy.goaways)
+            busy.wait_for(lambda: busy.goaways)
             sock = connection.sock
             if server.scheme == "https":
-                sock = offering("h2").wrap_socket(sock)
-            with Talk(sock) as late:
-                stream = late.ask("/hello")
-                assert late.read(stream).body == b"hello\n"
-                late.wait(lambda: len(late.goaways) == 2)
-                assert late.goaways == [(ALL, 0), (stream, 0)]
-                late.read_to_end()
-        busy.send(running, b"", end=True)
-        assert busy.read(running).is_whole
-        busy.sock.close()
+                sock = wrap(sock)
+            with H2Client(sock) as late:
+                stream = late.begin("GET", "/hello")
+                assert late.read_response(stream).body == b"hello\n"
+                late.wait_for(lambda: len(late.goaways) == 2)
+                assert late.goaways == [(ALL_STREAMS, 0), (stream.id, 0)]
+                late.read_to_the_end()
+        busy.upload(running, b"")
+        assert busy.read_response(running).has_ended
+        busy.close()
         assert ends_soon(server)
         assert not complaints(server)
 
@@ -181,20 +175,23 @@ def test_a_connection_that_is_made_while_the_worker_leaves_hears_of_it(serving: 
 def test_a_connection_that_is_made_at_the_very_end_and_says_nothing_does_not_hold_the_worker(
     serving: Serving, sends: str
 ) -> None:
-    with serving(options={"lame_duck": 0.0, "head_timeout": 60.0}) as server, talk(server) as busy:
-        running = busy.ask("/duplex", "POST", end=False)
-        busy.wait(lambda: busy.answers[running].body)
+    with (
+        serving(options={"lame_duck": 0.0, "head_timeout": 60.0}) as server,
+        connect_gunicorn(server) as busy,
+    ):
+        running = busy.begin("POST", "/duplex", end=False)
+        busy.wait_for(lambda: running.body)
         with server.connect() as connection:
             assert server.get("/hello").status_code == 200
             if server.scheme == "https":
                 # The handshake is begun, so that it is under way when the worker leaves.
                 incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-                tls = offering("h2").wrap_bio(incoming, outgoing)
+                tls = client_context(protocols=["h2"]).wrap_bio(incoming, outgoing)
                 with pytest.raises(ssl.SSLWantReadError):
                     tls.do_handshake()
                 connection.send(outgoing.read())
                 server.kill(signal.SIGTERM)
-                busy.wait(lambda: len(busy.goaways) == 2)
+                busy.wait_for(lambda: len(busy.goaways) == 2)
                 while True:
                     try:
                         tls.do_handshake()
@@ -204,7 +201,7 @@ def test_a_connection_that_is_made_at_the_very_end_and_says_nothing_does_not_hol
                 connection.send(outgoing.read())
             else:
                 server.kill(signal.SIGTERM)
-                busy.wait(lambda: len(busy.goaways) == 2)
+                busy.wait_for(lambda: len(busy.goaways) == 2)
             if sends == "a preface":
                 preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"
                 if server.scheme == "https":
@@ -214,9 +211,9 @@ def test_a_connection_that_is_made_at_the_very_end_and_says_nothing_does_not_hol
                     connection.send(preface)
                 except OSError:
                     assert server.scheme == "http"  # it was closed already, which is as good
-            busy.send(running, b"", end=True)
-            assert busy.read(running).is_whole
-            busy.sock.close()
+            busy.upload(running, b"")
+            assert busy.read_response(running).has_ended
+            busy.close()
             assert ends_soon(server)
 
 
@@ -229,47 +226,43 @@ def test_a_large_response_is_whole_though_the_connection_ends_behind_it(
         Gunicorn.with_http2(
             tmp_path, asgi_loop=loop, graceful_timeout=60, **certificate._asdict()
         ) as server,
-        talk(server, window=1_000_000) as client,
+        connect_gunicorn(server, settings={SettingCodes.INITIAL_WINDOW_SIZE: 1_000_000}) as client,
     ):
-        stream = client.ask(f"/large?size={size}")
-        client.h2.increment_flow_control_window(2**30)
-        client.h2.increment_flow_control_window(2**30, stream)
-        client.flush()
-        client.wait(lambda: client.answers[stream].body)
+        stream = client.begin("GET", f"/large?size={size}")
+        client.open_window(2**30)
+        client.open_window(2**30, stream)
+        client.wait_for(lambda: stream.body)
         server.kill(signal.SIGTERM)
-        answer = client.answers[stream]
-        while not answer.has_ended:
-            data = client.sock.recv(16384)
-            assert data, len(answer.body)
-            client.feed(data)
+        while not stream.is_over:
+            assert client.read_some(16384), len(stream.body)
             time.sleep(0.03)
-        assert (answer.is_whole, len(answer.body)) == (True, size)
-        client.sock.close()
+        assert (stream.has_ended, len(stream.body)) == (True, size)
+        client.close()
         assert ends_soon(server)
         assert not complaints(server)
 
 
 def test_quit_ends_everything_at_once(serving: Serving) -> None:
-    with serving() as server, talk(server) as client:
-        running = client.ask("/stuck")
-        client.wait(lambda: client.answers[running].body == b"begun\n")
+    with serving() as server, connect_gunicorn(server) as client:
+        running = client.begin("GET", "/stuck")
+        client.wait_for(lambda: running.body == b"begun\n")
         server.kill(signal.SIGQUIT)
-        client.read_to_end()
+        client.read_to_the_end()
         assert ends_soon(server)
-        assert not client.answers[running].is_whole
-        assert client.last_stream == running
+        assert not running.has_ended
+        assert client.last_stream == running.id
         assert "cancelled" in server.events
 
 
 def test_a_stream_that_does_not_end_is_cut_at_the_end_of_graceful_timeout(serving: Serving) -> None:
-    with serving(graceful_timeout=3) as server, talk(server) as client:
-        running = client.ask("/listening")
-        stuck = client.ask("/stuck")
-        client.wait(lambda: client.answers[stuck].body and client.answers[running].body)
+    with serving(graceful_timeout=3) as server, connect_gunicorn(server) as client:
+        running = client.begin("GET", "/listening")
+        stuck = client.begin("GET", "/stuck")
+        client.wait_for(lambda: stuck.body and running.body)
         server.kill(signal.SIGTERM)
-        assert client.read(running).body == b"begun\nended\n"  # it listens
-        client.read_to_end()
-        assert not client.answers[stuck].is_whole
+        assert client.read_response(running).body == b"begun\nended\n"  # it listens
+        client.read_to_the_end()
+        assert not stuck.has_ended
         assert server.wait() == 0
         assert server.lines(
             "1 responses were not complete, and 1 applications running, at the end of graceful_timeout"
@@ -277,26 +270,26 @@ def test_a_stream_that_does_not_end_is_cut_at_the_end_of_graceful_timeout(servin
 
 
 def test_hup_moves_clients_to_new_workers_with_the_new_configuration(serving: Serving) -> None:
-    with serving() as server, talk(server) as client:
-        first = client.get("/pid").body
+    with serving() as server, connect_gunicorn(server) as client:
+        first = client.get("GET", "/pid").body
         server.configure(raw_env=["NAME=value"])
         server.kill(signal.SIGHUP)
-        client.read_to_end()
+        client.read_to_the_end()
         assert client.goaways[-1] == (1, 0)
         server.wait_for("gunicorn_asgi .* on Gunicorn", 2)
-        with talk(server) as another:
-            assert another.get("/pid").body != first
-            assert another.get("/environ?name=NAME").body == b"value"
+        with connect_gunicorn(server) as another:
+            assert another.get("GET", "/pid").body != first
+            assert another.get("GET", "/environ?name=NAME").body == b"value"
         assert not complaints(server)
 
 
 def test_max_requests_counts_streams_and_ends_connections_behind_theirs(serving: Serving) -> None:
-    with serving(max_requests=5) as server, talk(server) as client:
-        streams = [client.ask("/pid") for _ in range(5)]
-        assert len({client.read(stream).body for stream in streams}) == 1
-        client.wait(lambda: len(client.goaways) == 2)
-        assert client.goaways == [(ALL, 0), (streams[-1], 0)]
-        client.read_to_end()
+    with serving(max_requests=5) as server, connect_gunicorn(server) as client:
+        streams = [client.begin("GET", "/pid") for _ in range(5)]
+        assert len({client.read_response(stream).body for stream in streams}) == 1
+        client.wait_for(lambda: len(client.goaways) == 2)
+        assert client.goaways == [(ALL_STREAMS, 0), (streams[-1].id, 0)]
+        client.read_to_the_end()
         server.wait_for("Autorestarting worker after current request")
         assert not complaints(server)
 
@@ -490,7 +483,7 @@ def test_h2load_has_no_error(
 @pytest.mark.smoke
 def test_httpx_has_many_streams_and_uploads(serving: Serving, content: Path) -> None:
     async def ask(server: Gunicorn) -> None:
-        verify = offering() if server.scheme == "https" else True
+        verify = client_context() if server.scheme == "https" else True
         # http1: without TLS it would begin with that.
         async with httpx.AsyncClient(
             http2=True,
@@ -603,7 +596,7 @@ def test_a_client_that_selects_no_protocol_is_served_http_1_1(
         for offered in ([], ["http/1.1"]):
             with (
                 server.connect() as connection,
-                offering(*offered).wrap_socket(connection.sock) as sock,
+                client_context(protocols=offered).wrap_socket(connection.sock) as sock,
             ):
                 assert sock.selected_alpn_protocol() is None
                 sock.sendall(b"GET /hello HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
@@ -627,32 +620,27 @@ def test_the_proxy_protocol_may_stand_before_tls(serving: Serving) -> None:
     on: Any = "auto" if GUNICORN_VERSION >= (24, 1) else True
     with serving(proxy_protocol=on) as server, server.connect() as connection:
         connection.send(b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n")
-        sock = (
-            offering("h2").wrap_socket(connection.sock)
-            if server.scheme == "https"
-            else connection.sock
-        )
-        with Talk(sock) as client:
-            assert json.loads(client.get("/scope").body)["client"] == ["203.0.113.7", 4711]
+        sock = wrap(connection.sock) if server.scheme == "https" else connection.sock
+        with H2Client(sock) as client:
+            assert json.loads(client.get("GET", "/scope").body)["client"] == ["203.0.113.7", 4711]
 
 
 def test_every_request_has_a_line_in_the_access_log(serving: Serving, tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     with (
         serving(accesslog=str(path), access_log_format="%(h)s %(r)s %(s)s %(B)s") as server,
-        talk(server) as client,
+        connect_gunicorn(server) as client,
     ):
         streams = [
-            client.ask("/hello?1"),
-            client.ask("/hello?status=404"),
-            client.ask("/nothing", "POST"),
+            client.begin("GET", "/hello?1"),
+            client.begin("GET", "/hello?status=404"),
+            client.begin("POST", "/nothing"),
         ]
         for stream in streams:
-            client.read(stream)
-        gone = client.ask("/silent")
+            client.read_response(stream)
+        gone = client.begin("GET", "/silent")
         server.wait_for_event("silent begun")
-        client.h2.reset_stream(gone, 8)
-        client.flush()
+        gone.cancel()
         expected = {
             "127.0.0.1 GET /hello?1 HTTP/2.0 200 6",
             "127.0.0.1 GET /hello?status=404 HTTP/2.0 404 6",
@@ -681,9 +669,9 @@ def test_statsd_counts_streams(tmp_path: Path) -> None:
             "statsd_prefix": "test",
             **CLEARTEXT,
         }
-        with Gunicorn.with_http2(tmp_path, **given) as server, talk(server) as client:
+        with Gunicorn.with_http2(tmp_path, **given) as server, connect_gunicorn(server) as client:
             for _ in range(3):
-                assert client.get("/hello").status == 200
+                assert client.get("GET", "/hello").status == 200
             packets: list[str] = []
             while len([packet for packet in packets if ".request.status." in packet]) < 3:
                 packets.append(statsd.recv(2000).decode())
@@ -701,14 +689,14 @@ def test_reload_starts_anew_over_a_connection_that_is_open(
         serving(
             "changing:app", reload=True, pythonpath=f"{tmp_path},{APPS}", reload_engine="poll"
         ) as server,
-        talk(server) as client,
+        connect_gunicorn(server) as client,
     ):
         assert client.get().body == b"one"
         source.write_text(text.format("another"))
-        client.read_to_end()
+        client.read_to_the_end()
         assert client.goaways[-1] == (1, 0)
         server.wait_for(BOOT_LINE, 2)
-        with talk(server) as another:
+        with connect_gunicorn(server) as another:
             assert another.get().body == b"another"
 
 

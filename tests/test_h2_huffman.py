@@ -1,4 +1,4 @@
-"""The Huffman code as a function (RFC 7541, 5.2 and appendix B), beside hpack's own."""
+"""The Huffman code (`gunicorn_asgi.http2.huffman`; RFC 7541, 5.2 and appendix B), beside hpack's own."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytest.importorskip("h2")
-from talk import Talk
+from h2client import H2Client, Stream
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 EMPTY_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
@@ -67,11 +67,11 @@ def told_1(client: Client) -> dict[str, Any]:
     return answer
 
 
-def told_2(talk: Talk, stream: int) -> dict[str, Any]:
+def told_2(stream: Stream) -> dict[str, Any]:
     """What an answer in HTTP/2 says."""
-    response = talk.read(stream)
-    assert (response.status, response.is_whole) == (200, True)
-    answer: dict[str, Any] = json.loads(response.body)
+    stream.client.read_response(stream)
+    assert (stream.status, stream.has_ended) == (200, True)
+    answer: dict[str, Any] = json.loads(stream.body)
     return answer
 
 
@@ -98,9 +98,9 @@ def upgrade(
 def test_the_preface_begins_http_2(parser: str, mode: str) -> None:
     """RFC 9113, 3.3 and 3.4."""
     with opened(parser, mode) as (_, client):
-        talk = Talk(client.sock)
+        h2 = H2Client(client.sock)
         for _ in range(2):
-            told = told_2(talk, talk.ask("/one"))
+            told = told_2(h2.begin("GET", "/one"))
             assert (told["http_version"], told["scheme"], told["path"]) == ("2", "http", "/one")
             assert told["client"] == list(client.name)
 
@@ -236,8 +236,8 @@ def test_a_peer_on_a_unix_socket_is_trusted(parser: str, tmp_path: Path) -> None
         _,
         client,
     ):
-        talk = Talk(client.sock)
-        assert told_2(talk, talk.ask("/one"))["http_version"] == "2"
+        h2 = H2Client(client.sock)
+        assert told_2(h2.begin("GET", "/one"))["http_version"] == "2"
 
 
 @pytest.mark.parametrize("protocols", ["h1", "h2", "h1,h2"])
@@ -261,14 +261,13 @@ def test_an_upgrade_is_answered_in_http_2_on_stream_1(parser: str, mode: str, me
     with opened(parser, mode) as (_, client):
         client.send(upgrade(b"X-One: 1", method=method))
         assert client.recv_until(b"\r\n\r\n") == SWITCHING
-        talk = Talk(client.sock, upgrade=True)
-        talk.feed(bytes(client.buffer))
-        told = told_2(talk, 1)
+        h2 = H2Client(client.sock, upgraded=True, received=bytes(client.buffer))
+        told = told_2(h2.streams[1])
         assert (told["http_version"], told["method"], told["path"]) == ("2", method, "/up")
         names = [name for name, _ in told["headers"]]
         assert "x-one" in names
         assert not {"connection", "upgrade", "http2-settings"} & set(names)
-        assert told_2(talk, talk.ask("/next"))["path"] == "/next"
+        assert told_2(h2.begin("GET", "/next"))["path"] == "/next"
 
 
 def test_the_settings_of_an_upgrade_count(parser: str) -> None:
@@ -383,17 +382,16 @@ def test_the_proxy_protocol_may_stand_before_the_preface(
 def test_the_proxy_protocol_names_the_client_of_http_2(parser: str) -> None:
     with opened(parser, "both", proxy_protocol=ON) as (_, client):
         client.send(PROXIED)
-        talk = Talk(client.sock)
-        assert told_2(talk, talk.ask())["client"] == ["203.0.113.7", 4711]
+        h2 = H2Client(client.sock)
+        assert told_2(h2.begin())["client"] == ["203.0.113.7", 4711]
 
 
 def test_the_proxy_protocol_may_stand_before_an_upgrade(parser: str) -> None:
     with opened(parser, "both", proxy_protocol=ON) as (_, client):
         client.send(PROXIED + upgrade())
         assert client.recv_until(b"\r\n\r\n") == SWITCHING
-        talk = Talk(client.sock, upgrade=True)
-        talk.feed(bytes(client.buffer))
-        assert told_2(talk, 1)["client"] == ["203.0.113.7", 4711]
+        h2 = H2Client(client.sock, upgraded=True, received=bytes(client.buffer))
+        assert told_2(h2.streams[1])["client"] == ["203.0.113.7", 4711]
 
 
 # Draining.

@@ -1,7 +1,7 @@
 """The protocol beside the h2 package's server side, which is the oracle: the same frames, legal and not, give the same requests and errors.
 
 They are given to ours in any pieces. Where the two differ, RFC 9113, 7541 or 8441 decides, in `Oracle`, by the sentence that stands there. Of the
-tables of `test_h2_request`, the package is asked for its opinion, too. And the other way round: whatever ours sends, the package's client side
+tables of `h2tables`, the package is asked for its opinion, too. And the other way round: whatever ours sends, the package's client side
 takes, and what it receives is what was sent.
 """
 
@@ -33,10 +33,11 @@ from h2.exceptions import (
 )
 from h2.settings import Settings
 from h2.stream import StreamClosedBy, StreamState
+from h2protocol import LIMITS, begin, encode, goaways, make, take
+from h2raw import frame
+from h2tables import GET, MALFORMED, REFUSED, WEBSOCKET, having
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_h2_protocol import GET, LIMITS, begin, encode, goaways, raw, take
-from test_h2_request import MALFORMED, REFUSED, WEBSOCKET, having
 
 from gunicorn_asgi.http2 import frames
 from gunicorn_asgi.http2.events import (
@@ -61,7 +62,6 @@ from gunicorn_asgi.http2.frames import (
 )
 from gunicorn_asgi.http2.limits import HTTP2Limits
 from gunicorn_asgi.http2.literals import encode_fields
-from gunicorn_asgi.http2.protocol import Protocol
 from gunicorn_asgi.http2.stream import STREAM_CLOSED, Stream
 
 (
@@ -100,15 +100,15 @@ class Sent:
     @property
     def data(self) -> bytes:
         if not self.cuts:
-            return raw(self.kind, self.flags, self.stream, self.payload)
+            return frame(self.kind, self.flags, self.stream, self.payload)
         points = sorted({min(cut, len(self.payload)) for cut in self.cuts})
         pieces = [
             self.payload[start:end]
             for start, end in zip([0, *points], [*points, None], strict=True)
         ]
-        first = raw(self.kind, self.flags & ~END_HEADERS, self.stream, pieces[0])
-        middle = [raw(CONTINUATION, 0, self.stream, piece) for piece in pieces[1:-1]]
-        return b"".join([first, *middle, raw(CONTINUATION, END_HEADERS, self.stream, pieces[-1])])
+        first = frame(self.kind, self.flags & ~END_HEADERS, self.stream, pieces[0])
+        middle = [frame(CONTINUATION, 0, self.stream, piece) for piece in pieces[1:-1]]
+        return b"".join([first, *middle, frame(CONTINUATION, END_HEADERS, self.stream, pieces[-1])])
 
     @property
     def ends(self) -> bool:
@@ -694,7 +694,7 @@ def test_the_oracle_understands_the_same(sequence: list[Sent | Answer], sizes: l
     assert all_together == all_of_ours
 
 
-# The tables of `test_h2_request`.
+# The tables of `h2tables`.
 
 ANSWERED = {"no host at all", "two hosts", "two hosts without an authority"}
 """8.3.1 and RFC 9110, 7.2: "A server MUST respond with a 400 (Bad Request) status code to any HTTP/1.1 request message that lacks a Host header field
@@ -758,13 +758,12 @@ def test_the_package_agrees_with_the_tables() -> None:
 )
 def test_the_first_frame_is_settings(first: bytes, code: ErrorCode | None) -> None:
     """RFC 9113, 3.4: the one thing of which the package has no opinion."""
-    read = begin().stream_frames.read
     for pieces in (
         [frames.PREFACE + first],
         [frames.PREFACE, first],
         [bytes((byte,)) for byte in frames.PREFACE + first],
     ):
-        protocol = Protocol(OWN, read)
+        protocol = make(OWN)
         failed = [
             event.code
             for piece in pieces
@@ -781,7 +780,7 @@ def test_the_first_frame_is_settings(first: bytes, code: ErrorCode | None) -> No
 def test_a_preface_that_is_none_is_refused_by_both(data: bytes) -> None:
     """RFC 9113, 3.4."""
     for pieces in ([data], [data[at : at + 1] for at in range(len(data))]):
-        protocol = Protocol(OWN, begin().stream_frames.read)
+        protocol = make(OWN)
         events = [event for piece in pieces for event in protocol.receive(piece, 0.0)]
         assert [event.code for event in events if isinstance(event, Failed)] == [
             ErrorCode.PROTOCOL_ERROR
@@ -827,7 +826,7 @@ class Pair:
 
     def __init__(self, window: int, max_streams: int, initial: list[tuple[int, int]]) -> None:
         self.limits = replace(LIMITS, window=window, max_streams=max_streams)
-        self.protocol = Protocol(self.limits, begin().stream_frames.read)
+        self.protocol = make(self.limits)
         self.protocol.control.start()
         self.client = H2Connection(H2Configuration(client_side=True, header_encoding=None))
         self.client.initiate_connection()
@@ -844,8 +843,8 @@ class Pair:
             self.protocol.outbox.frames.clear()
             self.protocol.outbox.size = 0
             # Frame by frame: within one call, the package does not apply what a SETTINGS ACK allows.
-            for frame in each_frame(ours):
-                for event in self.client.receive_data(frame):
+            for piece in each_frame(ours):
+                for event in self.client.receive_data(piece):
                     self.heard(event)
             theirs = self.client.data_to_send()
             self.now += 10.0  # nobody floods
@@ -1051,6 +1050,6 @@ def test_a_client_takes_all_that_is_sent(
     found = take(pair.protocol)
     # One at a time, for it hears nothing behind the first.
     for kind, flags, stream, payload in found[:1]:
-        (event,) = pair.client.receive_data(raw(kind, flags, stream, payload))
+        (event,) = pair.client.receive_data(frame(kind, flags, stream, payload))
         assert isinstance(event, ConnectionTerminated)
     assert goaways(found) == [(2**31 - 1, 0), (last, 0), (last, ErrorCode.INTERNAL_ERROR)]

@@ -8,16 +8,15 @@ says what is other over HTTP/2, and why.
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from accesslog import AccessLog, make_access
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from h2client import connect
@@ -25,44 +24,10 @@ from inprocess import HTTP2, Flag, InProcess, Truncated, answer, hello, read_bod
 
 from gunicorn_asgi.errors import ApplicationError
 from gunicorn_asgi.http.contract import Header
-from gunicorn_asgi.observe.access_log import Access
 from gunicorn_asgi.observe.atoms import Atoms
 
 START: dict[str, Any] = {"type": "http.response.start", "status": 200}
 BODY: dict[str, Any] = {"type": "http.response.body"}
-
-
-class AccessLog:
-    """Of Gunicorn's logger what writes the access log: keeps what it would write."""
-
-    error_log = logging.getLogger("test_h2_same")
-
-    def __init__(self) -> None:
-        self.lines: list[Any] = []
-        self.protocol = ""
-
-    def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
-        others = ("REMOTE_PORT", "HTTP_TRANSFER_ENCODING", "SERVER_PROTOCOL")
-        given = {key: str(value)[:1000] for key, value in environ.items() if key not in others}
-        self.lines.append(
-            (
-                req.method,
-                req.uri,
-                req.path,
-                req.query,
-                resp.status_code,
-                resp.sent,
-                resp.headers,
-                sorted(given.items()),
-            )
-        )
-        self.protocol = req.protocol
-
-    def debug(self, *args: object) -> None:
-        pass
-
-    def exception(self, message: str, *args: object) -> None:
-        self.lines.append(message)
 
 
 class Watched:
@@ -225,13 +190,6 @@ def over_http2(server: InProcess, case: Case) -> Outcome:
         stream.has_ended,
         informed,
     )
-
-
-def make_access(log: AccessLog, hooks: Mapping[str, Any] | None = None) -> Access:
-    cfg = Config()
-    for name, hook in (hooks or {}).items():
-        cfg.set(name, hook)
-    return Access(SimpleNamespace(cfg=cfg, log=log))  # type: ignore[arg-type]
 
 
 def run(parser: str, case: Case, over: Callable[[InProcess, Case], Outcome]) -> Outcome:
@@ -898,9 +856,9 @@ def test_what_is_malformed_over_http2_has_no_answer(
     with serve(never_called, parser, access=make_access(log), **HTTP2) as server:
         client = connect(server)
         stream = client.read_response(client.begin("GET", "/", *fields))
-        assert (stream.reset, stream.status) == (1, 0), reason
+        assert (stream.reset_code, stream.status) == (1, 0), reason
         assert [line[4] for line in log.lines] == [400]
-        assert client.get("GET", "/", (b"te", b"gzip")).reset == 1, "the connection goes on"
+        assert client.get("GET", "/", (b"te", b"gzip")).reset_code == 1, "the connection goes on"
         assert len(server.log.take("warning")) == 2
 
 

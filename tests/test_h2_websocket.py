@@ -13,7 +13,9 @@ from contextlib import suppress
 from typing import Any
 
 import h2.settings
+import h2client
 import pytest
+from h2client import CANCEL, H2Client, Header, Tunnel
 from inprocess import Flag, InProcess, Truncated, answer, exchanges, read_body
 from websockets.client import ClientProtocol
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
@@ -26,28 +28,30 @@ from ws import (
     Recorder,
     accept,
     accepted2,
+    assert_accepted2,
     binary,
     close,
     disconnect,
     echo,
+    extended_connect,
     ping,
     read,
     sent,
+    serve2,
     text,
 )
-from ws2 import CANCEL, Client2, Header, Stream2, assert_accepted2, extended_connect, serve2
 
 from gunicorn_asgi.errors import ApplicationError, ClientDisconnected
-from gunicorn_asgi.net.transport import LOST
 
 NO_ERROR, PROTOCOL_ERROR, REFUSED_STREAM = 0, 1, 7
 CONNECT_PROTOCOL = h2.settings.SettingCodes.ENABLE_CONNECT_PROTOCOL
+INITIAL_WINDOW_SIZE = h2.settings.SettingCodes.INITIAL_WINDOW_SIZE
 BLOCK = b"x" * 65536
 
 
-def settled(server: InProcess, **kind: Any) -> Client2:
-    client = Client2(server, **kind)
-    client.round_trip()
+def settled(server: InProcess, **kind: Any) -> H2Client:
+    client = h2client.connect(server, **kind)
+    client.synchronize()
     return client
 
 
@@ -61,10 +65,10 @@ def test_the_first_settings_and_no_other_offer_extended_connect(
     """RFC 8441, 3. With option ws=none it is not offered, and then :protocol is no pseudo header field."""
     with serve2(echo, parser, ws=ws) as server:
         client = settled(server)
-        assert [settings.get(CONNECT_PROTOCOL) for settings in client.settings] == [
+        assert [settings.get(CONNECT_PROTOCOL) for settings in client.server_settings] == [
             1 if offered else None
         ]
-        stream = client.open(extended_connect())
+        stream = client.tunnel(extended_connect())
         if offered:
             accepted2(stream)
         else:
@@ -115,8 +119,8 @@ def test_a_handshake_that_is_refused_is_answered_and_no_application_sees_it(
     parser: str, headers: list[Header], status: int
 ) -> None:
     with serve2(None, parser) as server:
-        client = settled(server, is_strict=False)
-        stream = client.open(headers)
+        client = settled(server)
+        stream = client.tunnel(headers)
         response = stream.read_response()
         assert response.status == status
         versions = [b"13"] if any(b"Sec-WebSocket-Version" in response.body for _ in "x") else []
@@ -139,24 +143,24 @@ def test_a_handshake_that_is_no_request_resets_its_stream(
 ) -> None:
     """RFC 8441, 4, and RFC 9113, 8.1.1."""
     with serve2(None, parser) as server:
-        client = settled(server, is_strict=False)
-        assert client.open(headers).read_reset() == PROTOCOL_ERROR
+        client = settled(server)
+        assert client.tunnel(headers).read_reset() == PROTOCOL_ERROR
         assert len(server.log.take("warning")) == 1
-        client.round_trip()
+        client.synchronize()
 
 
 def test_a_handshake_whose_stream_has_ended_is_refused(parser: str) -> None:
     """RFC 8441, 5: END_STREAM is the end of a TCP connection, so there is nothing left to speak on."""
     with serve2(None, parser) as server:
         client = settled(server)
-        response = client.open(extended_connect(), end=True).read_response()
+        response = client.tunnel(extended_connect(), end=True).read_response()
         assert response.status == 400
         assert len(server.log.take("warning")) == 1
 
 
 def test_a_content_length_of_0_means_no_content(parser: str) -> None:
     with serve2(echo, parser) as server:
-        ws = accepted2(settled(server).open(extended_connect(fields=[(b"content-length", b"0")])))
+        ws = accepted2(settled(server).tunnel(extended_connect(fields=[(b"content-length", b"0")])))
         ws.send(text("a"))
         assert ws.read_message() == "a"
 
@@ -177,7 +181,7 @@ def test_the_scope(parser: str) -> None:
     ]
     with serve2(app, parser, ws_per_message_deflate=False) as server:
         client = settled(server)
-        connect_2 = accepted2(client.open(extended_connect(b"/caf%C3%A9?a=b%20c", fields)))
+        connect_2 = accepted2(client.tunnel(extended_connect(b"/caf%C3%A9?a=b%20c", fields)))
         assert connect_2.answer_close() == (1000, "")
         (scope,) = scopes
         expected = {
@@ -188,7 +192,7 @@ def test_the_scope(parser: str) -> None:
             "raw_path": b"/caf%C3%A9",
             "query_string": b"a=b%20c",
             "root_path": "",
-            "client": client.tcp.name,
+            "client": client.name,
             "server": server.address,
             "subprotocols": ["chat", "superchat"],
             "extensions": {"websocket.http.response": {}},
@@ -212,7 +216,7 @@ def test_an_acceptance_is_a_200_with_the_applications_headers(parser: str) -> No
         await read(receive)
 
     with serve2(app, parser) as server:
-        stream = settled(server).open(
+        stream = settled(server).tunnel(
             extended_connect(fields=[(b"sec-websocket-protocol", b"a, b")])
         )
         response = stream.read_head()
@@ -238,9 +242,9 @@ def test_fields_that_frame_a_message_are_not_in_the_answer(parser: str, name: by
             await send(sent(data))
 
     with serve2(app, parser) as server:
-        stream = settled(server).open(extended_connect())
+        stream = settled(server).tunnel(extended_connect())
         ws = accepted2(stream)
-        assert (b"x-a", b"b") in (stream.headers or [])
+        assert (b"x-a", b"b") in stream.headers
         ws.send(text("long enough"))
         assert ws.read_message() == "long enough"
 
@@ -266,7 +270,7 @@ def test_an_acceptance_that_is_not_allowed_raises_and_may_be_followed_by_one_tha
         await read(receive)
 
     with serve2(app, parser) as server:
-        accepted2(settled(server).open(extended_connect()))
+        accepted2(settled(server).tunnel(extended_connect()))
         assert len(raised) == 5
 
 
@@ -282,11 +286,11 @@ def test_a_close_before_the_acceptance_is_a_403(parser: str, early: bytes) -> No
 
     with serve2(app, parser) as server:
         client = settled(server)
-        stream = client.open(extended_connect(), early)
+        stream = client.tunnel(extended_connect(), early)
         assert stream.read_response().status == 403
         server.end_lingering()
         assert stream.read_reset() == NO_ERROR  # RFC 9113, 8.1: nobody waits for the rest
-        client.round_trip()
+        client.synchronize()
 
 
 @pytest.mark.parametrize("has_length", [False, True])
@@ -310,7 +314,7 @@ def test_a_denial_is_streamed(parser: str, has_length: bool) -> None:
             )
 
     with serve2(app, parser) as server:
-        stream = settled(server).open(extended_connect())
+        stream = settled(server).tunnel(extended_connect())
         response = stream.read_response()
         assert (response.status, response[b"x-why"], response.body) == (
             401,
@@ -332,12 +336,11 @@ def test_a_denial_that_waits_for_the_client_has_write_timeout(parser: str) -> No
         await send({"type": "websocket.http.response.body", "body": b"end"})
 
     with serve2(app, parser, ws_accept_timeout=10.0, write_timeout=60.0) as server:
-        client = settled(server, window=0)
-        stream = client.open(extended_connect())
+        client = settled(server, settings={INITIAL_WINDOW_SIZE: 0})
+        stream = client.tunnel(extended_connect())
         server.wait_queued()
         server.advance(50)
-        client.h2.increment_flow_control_window(200_000, stream.id)
-        client.flush()
+        client.open_window(200_000, stream)
         response = stream.read_response()
         assert response.body == b"x" * 100_000 + b"end"
 
@@ -364,7 +367,7 @@ def test_a_denial_that_is_not_whole_cannot_be_taken_for_it(parser: str, how: str
             raise ValueError
 
     with serve2(app, parser) as server:
-        stream = settled(server).open(extended_connect())
+        stream = settled(server).tunnel(extended_connect())
         with pytest.raises(Truncated):
             stream.read_response()
         server.wait_until(lambda: server.log.lines)
@@ -381,7 +384,7 @@ def test_an_application_that_fails_before_it_has_answered_is_a_500(parser: str, 
             raise asyncio.CancelledError
 
     with serve2(app, parser) as server:
-        stream = settled(server).open(extended_connect())
+        stream = settled(server).tunnel(extended_connect())
         assert stream.read_response().status == 500
         server.wait_until(lambda: server.log.lines)
         assert len(server.log.take("error")) == 1
@@ -411,12 +414,12 @@ def test_an_application_that_does_not_answer_is_a_500_after_a_while(
 
     with serve2(app, parser, ws_accept_timeout=5, ws_ping_interval=0) as server:
         client = settled(server)
-        sibling = accepted2(client.open(extended_connect(b"/sibling")))
-        stream = client.open(extended_connect())
+        sibling = accepted2(client.tunnel(extended_connect(b"/sibling")))
+        stream = client.tunnel(extended_connect())
         waiting.wait()
         server.advance(3)
-        client.round_trip()
-        assert stream.headers is None
+        client.synchronize()
+        assert not stream.status
         server.advance(4)
         assert stream.read_response().status == 500
         server.settle()
@@ -437,7 +440,7 @@ def test_an_application_that_does_not_answer_is_a_500_after_a_while(
 class Sans:
     """The core of the websockets package on a stream of the h2 package."""
 
-    def __init__(self, stream: Stream2, extensions: Iterable[Any] = ()) -> None:
+    def __init__(self, stream: Tunnel, extensions: Iterable[Any] = ()) -> None:
         self.stream = stream
         self.core = ClientProtocol(parse_uri("ws://a/"), state=State.OPEN, max_size=None)
         self.core.extensions = list(extensions)
@@ -460,14 +463,14 @@ class Sans:
                     payload += bytes(frame.data)
                     if frame.fin:
                         return payload.decode() if kind is Opcode.TEXT else payload
-            assert self.stream._more(), "the stream ended"
-            self.core.receive_data(self.stream._take(len(self.stream.buffer)))
+            assert self.stream.receive(), "the stream ended"
+            self.core.receive_data(self.stream.take(len(self.stream.buffer)))
             assert self.core.parser_exc is None, self.core.parser_exc
             self.flush()
 
     def read_end(self) -> None:
-        while self.stream._more():
-            self.core.receive_data(self.stream._take(len(self.stream.buffer)))
+        while self.stream.receive():
+            self.core.receive_data(self.stream.take(len(self.stream.buffer)))
             self.flush()
         self.core.receive_eof()
         self.flush()
@@ -482,7 +485,7 @@ def test_messages_of_all_sizes_and_in_fragments_come_back(parser: str, compresse
     with serve2(echo, parser) as server:
         factory = ClientPerMessageDeflateFactory()
         fields = [(b"sec-websocket-extensions", b"permessage-deflate")] if compressed else []
-        stream = settled(server).open(extended_connect(fields=fields))
+        stream = settled(server).tunnel(extended_connect(fields=fields))
         response = stream.read_head()
         assert_accepted2(response)
         extensions = []
@@ -531,11 +534,11 @@ def test_frames_that_come_before_the_acceptance_are_kept(parser: str, slow: bool
 
     with serve2(late, parser) as server:
         client = settled(server)
-        stream = client.open(extended_connect(), text("a") + ping(b"p") + text("b"))
+        stream = client.tunnel(extended_connect(), text("a") + ping(b"p") + text("b"))
         asked.wait()
         if slow:
             stream.send(binary(b"x" * 1000) * 60)
-            client.round_trip()
+            client.synchronize()
             assert stream.room() < 65535 - 60_000
             go.set()
         ws = accepted2(stream)
@@ -562,13 +565,13 @@ def test_more_than_the_window_before_the_acceptance_ends_only_its_stream(parser:
 
     with serve2(app, parser) as server:
         client = settled(server)
-        stream = client.open(extended_connect())
+        stream = client.tunnel(extended_connect())
         asked.wait()
         stream.send(b"x" * stream.room())
         frame = struct.pack("!HBBBI", 0, 1, 0, 0, stream.id) + b"x"
-        client.tcp.send(frame)
+        client.send(frame)
         assert stream.read_reset() == 3
-        assert client.get().read_response().body == b"ok"
+        assert client.get().body == b"ok"
         server.wait_until(lambda: told)
         assert told == [disconnect(1006)]
         assert len(server.log.take("warning")) == 1
@@ -597,7 +600,7 @@ def test_an_end_without_a_close_is_1006(parser: str, how: str, when: str) -> Non
 
     with serve2(app, parser) as server:
         client = settled(server)
-        stream = client.open(extended_connect())
+        stream = client.tunnel(extended_connect())
         ready.wait()
         if when != "handshake":
             stream.read_head()
@@ -609,7 +612,7 @@ def test_an_end_without_a_close_is_1006(parser: str, how: str, when: str) -> Non
             client.h2.send_headers(stream.id, [(b"x", b"y")], end_stream=True)
             client.flush()
         else:
-            client.tcp.reset()
+            client.reset()
         server.wait_until(lambda: told)
         assert told == [disconnect(4321 if when == "closing" else 1006)]
         server.wait_until(lambda: not server.server.tasks)
@@ -622,7 +625,7 @@ def test_an_end_without_a_close_is_1006(parser: str, how: str, when: str) -> Non
         if how == "trailers":
             server.log.take("warning")
         elif how != "loss":
-            client.round_trip()
+            client.synchronize()
 
 
 def test_the_server_ends_its_side_behind_its_close_and_the_client_need_not_hurry(
@@ -632,19 +635,19 @@ def test_the_server_ends_its_side_behind_its_close_and_the_client_need_not_hurry
     app = Recorder()
     with serve2(app, parser) as server:
         client = settled(server)
-        stream = client.open(extended_connect())
+        stream = client.tunnel(extended_connect())
         ws = accepted2(stream)
         stream.send(close(1000))
         assert ws.read_close() == (1000, "")
         while not stream.has_ended:
-            assert client.pump()
+            assert client.read_some()
         server.advance(1)
         stream.send_eof()
-        client.round_trip()
+        client.synchronize()
         server.advance(10)
         with suppress(AssertionError, OSError):
-            client.round_trip()  # the connection is idle by now, and may be gone
-        assert stream.error is None
+            client.synchronize()  # the connection is idle by now, and may be gone
+        assert stream.reset_code is None
 
 
 @pytest.mark.parametrize("who", ["client", "application", "violation"])
@@ -659,7 +662,7 @@ def test_a_client_that_never_ends_its_side_is_reset(parser: str, who: str) -> No
 
     with serve2(app, parser, keepalive=60) as server:
         client = settled(server)
-        stream = client.open(extended_connect())
+        stream = client.tunnel(extended_connect())
         ws = accepted2(stream)
         if who != "application":
             stream.send(close(1000) if who == "client" else text("a", mask=None))
@@ -667,13 +670,13 @@ def test_a_client_that_never_ends_its_side_is_reset(parser: str, who: str) -> No
         if who == "application":
             stream.send(close(1000))
         while not stream.has_ended:
-            assert client.pump()
+            assert client.read_some()
         stream.send(binary(b"still here"))
-        client.round_trip()
-        assert stream.error is None
+        client.synchronize()
+        assert stream.reset_code is None
         server.advance(4)
-        client.round_trip()
-        assert stream.error == CANCEL
+        client.synchronize()
+        assert stream.reset_code == CANCEL
         assert not server.call(
             lambda: [
                 exchanges(connection)
@@ -707,7 +710,7 @@ def test_the_deadlines_of_a_websocket_end_its_stream_and_no_other(parser: str, h
     )
     with serve2(app, parser, keepalive=60, **options) as server:
         client = settled(server)
-        stream = client.open(extended_connect())
+        stream = client.tunnel(extended_connect())
         ws = accepted2(stream)
         server.advance(12)
         if how == "ws_ping_timeout":
@@ -721,7 +724,7 @@ def test_the_deadlines_of_a_websocket_end_its_stream_and_no_other(parser: str, h
         server.wait_until(
             lambda: not any(exchanges(connection) for connection in server.server.connections)
         )
-        assert client.get(b"/sibling").read_response().body == b"ok"
+        assert client.get("GET", "/sibling").body == b"ok"
 
 
 @pytest.mark.parametrize("how", ["RST_STREAM", "RST_STREAM, then loss", "loss", "Close"])
@@ -741,19 +744,17 @@ def test_an_application_that_ignores_the_end_is_cancelled_and_forgotten(
 
     with serve2(app, parser) as server:
         client = settled(server)
-        stream = client.open(extended_connect())
+        stream = client.tunnel(extended_connect())
         ws = accepted2(stream)
         waiting.wait()
         if how == "Close":
             ws.close(1000)
         elif how.startswith("RST_STREAM"):
             stream.reset()
-            client.round_trip()
+            client.synchronize()
         if how.endswith("loss"):
-            client.tcp.reset()
-            server.wait_until(
-                lambda: all(connection.state is LOST for connection in server.server.connections)
-            )
+            client.reset()
+            server.wait_gone()
         server.advance(2)
         assert not cancelled.is_set()
         server.advance(2)
@@ -768,7 +769,7 @@ def test_frames_before_a_reset_in_the_same_packet_are_read_and_not_answered(pars
     app = Recorder()
     with serve2(app, parser) as server:
         client = settled(server)
-        stream = client.open(extended_connect())
+        stream = client.tunnel(extended_connect())
         accepted2(stream)
         client.h2.send_data(stream.id, text("a") + ping(b"p"))
         client.h2.reset_stream(stream.id, CANCEL)
@@ -779,13 +780,13 @@ def test_frames_before_a_reset_in_the_same_packet_are_read_and_not_answered(pars
         assert not [frame for frame in frames if frame[0] == 0], frames
 
 
-def raw_frames(client: Client2) -> list[tuple[int, int]]:
+def raw_frames(client: H2Client) -> list[tuple[int, int]]:
     """Kind and stream of all that comes up to the answer to a PING."""
     client.h2.ping(b"abcdefgh")
     client.flush()
     data, found = b"", []
     while (6, 0) not in found:
-        data += client.tcp.sock.recv(65536)
+        data += client.sock.recv(65536)
         while len(data) >= 9 and len(data) >= (size := 9 + int.from_bytes(data[:3], "big")):
             found.append((data[3], int.from_bytes(data[5:9], "big")))
             data = data[size:]
@@ -799,7 +800,7 @@ def test_many_on_one_connection_do_not_know_of_each_other(parser: str) -> None:
     with serve2(echo, parser) as server:
         client = settled(server)
         sockets = [
-            accepted2(client.open(extended_connect(b"/%d" % number))) for number in range(90)
+            accepted2(client.tunnel(extended_connect(b"/%d" % number))) for number in range(90)
         ]
         for number, ws in enumerate(sockets):
             ws.send(text(f"{number}") + binary(b"%d" % number * 100))
@@ -818,13 +819,13 @@ def test_a_stream_above_the_limit_is_refused_as_retryable(parser: str) -> None:
     """RFC 9113, 5.1.2: a WebSocket is one stream of them."""
     with serve2(echo, parser, http2_max_concurrent_streams=2) as server:
         client = settled(server)
-        first = accepted2(client.open(extended_connect()))
-        accepted2(client.open(extended_connect()))
+        first = accepted2(client.tunnel(extended_connect()))
+        accepted2(client.tunnel(extended_connect()))
         client.h2.remote_settings[h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS] = 100
         client.h2.remote_settings.acknowledge()
-        assert client.open(extended_connect()).read_reset() == REFUSED_STREAM
+        assert client.tunnel(extended_connect()).read_reset() == REFUSED_STREAM
         first.close()
-        accepted2(client.open(extended_connect()))
+        accepted2(client.tunnel(extended_connect()))
 
 
 async def mixed(scope: Any, receive: Any, send: Any) -> None:
@@ -844,16 +845,11 @@ async def mixed(scope: Any, receive: Any, send: Any) -> None:
         await echo(scope, receive, send)
 
 
-def check_siblings(client: Client2) -> None:
-    ws = accepted2(client.open(extended_connect(b"/echo")))
+def check_siblings(client: H2Client) -> None:
+    ws = accepted2(client.tunnel(extended_connect(b"/echo")))
     ws.send(binary(b"y" * 300_000))
     assert ws.read_message() == b"y" * 300_000
-    post = client.open(
-        [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"a")]
-    )
-    post.send(b"z" * 300_000)
-    post.send_eof()
-    assert post.read_response().body == b"z" * 300_000
+    assert client.get("POST", "/", body=b"z" * 300_000).body == b"z" * 300_000
     assert ws.close()[0] == 1000
 
 
@@ -861,17 +857,15 @@ def test_a_slow_application_stalls_its_own_stream_only(parser: str) -> None:
     """Its window is not opened any more (RFC 9113, 5.2); what it has not read is bounded."""
     with serve2(mixed, parser) as server:
         client = settled(server)
-        sleepers = [accepted2(client.open(extended_connect(b"/sleep"))) for _ in range(10)]
+        sleepers = [accepted2(client.tunnel(extended_connect(b"/sleep"))) for _ in range(10)]
         for ws in sleepers:
-            assert isinstance(ws.client, Stream2)
+            assert isinstance(ws.client, Tunnel)
             sent_ = ws.client.push(binary(b"x" * 1000, mask=bytes(4)), 1 << 20)
             assert sent_ < 4 * 65536
             assert not ws.client.room()
         check_siblings(client)
-        client.tcp.reset()
-        server.wait_until(
-            lambda: all(connection.state is LOST for connection in server.server.connections)
-        )
+        client.reset()
+        server.wait_gone()
         server.advance(5)
 
 
@@ -881,21 +875,24 @@ def test_a_slow_client_lets_its_own_application_wait_only(parser: str, window: i
     if window > 65535:
         window = 1 << 24
     with serve2(mixed, parser, ws_ping_interval=0, write_timeout=1000) as server:
-        client = settled(server, window=window, receive_buffer=4096 if window > 65535 else 0)
+        client = settled(
+            server,
+            settings={INITIAL_WINDOW_SIZE: window},
+            receive_buffer=4096 if window > 65535 else 0,
+        )
         if window > 65535:
-            client.h2.increment_flow_control_window(1 << 30)
-            client.flush()
-        client.round_trip()
-        client.open(extended_connect(b"/spam"))
+            client.open_window(1 << 30)
+        client.synchronize()
+        client.tunnel(extended_connect(b"/spam"))
         server.wait_clogged()
         for _ in range(5):
             server.settle()
         assert server.unsent() < 8 * len(BLOCK)
         if window <= 65535:
-            check_siblings(Client2(server))
+            check_siblings(h2client.connect(server))
             if window < 65535:
                 check_siblings(client)
-        client.tcp.reset()
+        client.reset()
 
 
 def test_a_send_that_waits_goes_on_when_the_client_takes_more(parser: str) -> None:
@@ -908,7 +905,7 @@ def test_a_send_that_waits_goes_on_when_the_client_takes_more(parser: str) -> No
 
     with serve2(app, parser, write_timeout=10, ws_ping_interval=0) as server:
         client = settled(server)
-        ws = accepted2(client.open(extended_connect()))
+        ws = accepted2(client.tunnel(extended_connect()))
         for number in range(count):
             assert ws.read_message() == b"%d" % number + BLOCK
             if number % 10 == 0:
@@ -921,7 +918,7 @@ def test_a_client_that_has_taken_something_and_then_nothing_is_reset(parser: str
     """``write_timeout``, for each stream: the others go on."""
     with serve2(mixed, parser, write_timeout=10, ws_ping_interval=0, keepalive=60) as server:
         client = settled(server)
-        stream = client.open(extended_connect(b"/spam"))
+        stream = client.tunnel(extended_connect(b"/spam"))
         ws = accepted2(stream)
         for _ in range(3):
             ws.read_message()
@@ -930,7 +927,7 @@ def test_a_client_that_has_taken_something_and_then_nothing_is_reset(parser: str
             server.advance(7)
         assert stream.read_reset() == CANCEL
         # What has come of it keeps the connection's window shut.
-        client.h2.increment_flow_control_window(1 << 20)
+        client.open_window(1 << 20)
         check_siblings(client)
 
 
@@ -949,15 +946,15 @@ def test_what_waits_behind_the_end_has_write_timeout_to_leave(parser: str, takes
 
     with serve2(app, parser, write_timeout=50, ws_ping_interval=0, keepalive=300) as server:
         client = settled(server)
-        stream = client.open(extended_connect())
+        stream = client.tunnel(extended_connect())
         ws = accepted2(stream)
         server.wait_clogged()
         stream.send(close(1000))
         told.wait()
         server.advance(10)
         if takes == "nothing":
-            client.round_trip()
-            assert stream.error is None
+            client.synchronize()
+            assert stream.reset_code is None
             server.advance(
                 100
             )  # the first that was put leaves at once, and counts as a sign of life
@@ -967,10 +964,10 @@ def test_what_waits_behind_the_end_has_write_timeout_to_leave(parser: str, takes
         assert ws.read_close() == (1000, "")
         if takes == "all":
             ws.read_end()
-            client.round_trip()
-            assert stream.error is None
+            client.synchronize()
+            assert stream.reset_code is None
         else:
-            client.round_trip()
+            client.synchronize()
             assert stream.has_ended
             server.advance(4)
             assert stream.read_reset() == CANCEL
@@ -993,23 +990,24 @@ def test_a_worker_that_leaves_closes_all_with_1012_and_siblings_finish(parser: s
 
     with serve2(both, parser, ws_drain_delay=0, lame_duck=0, ws_ping_interval=0) as server:
         client = settled(server)
-        sockets = [accepted2(client.open(extended_connect(b"/%d" % number))) for number in range(5)]
-        get = client.get()
-        client.round_trip()
+        sockets = [
+            accepted2(client.tunnel(extended_connect(b"/%d" % number))) for number in range(5)
+        ]
+        get = client.begin()
+        client.synchronize()
         drained = asyncio.run_coroutine_threadsafe(server.server.shut_down(60, 0.5), server.loop)
         for ws in sockets:
             assert ws.read_close() == (1012, "")
             ws.send(close(1012))
             ws.read_end()
-        assert client.goaways
-        assert set(client.goaways) == {NO_ERROR}
+        assert {code for _, code in client.goaways} == {NO_ERROR}
         go.set()
-        assert get.read_response().body == b"late"
-        client.read_end()
+        assert client.read_response(get).body == b"late"
+        client.read_to_the_end()
         client.close()
         drained.result(10)
         assert app.ended == {f"/{number}": (1012, "") for number in range(5)}
-        assert client.last_stream_ids[-1] == get.id
+        assert client.goaways[-1] == (get.id, NO_ERROR)
 
 
 def test_one_that_is_accepted_behind_the_drain_is_closed_at_once(parser: str) -> None:
@@ -1023,13 +1021,13 @@ def test_one_that_is_accepted_behind_the_drain_is_closed_at_once(parser: str) ->
 
     with serve2(late, parser, ws_drain_delay=0, lame_duck=0) as server:
         client = settled(server)
-        stream = client.open(extended_connect())
+        stream = client.tunnel(extended_connect())
         asked.wait()
         drained = asyncio.run_coroutine_threadsafe(server.server.shut_down(60, 0.5), server.loop)
         server.wait_until(lambda: server.server.is_closing_websockets)
         go.set()
         assert accepted2(stream).answer_close() == (1012, "")
-        client.read_end()
+        client.read_to_the_end()
         client.close()
         drained.result(10)
         assert app.ended == {"/": (1012, "")}
@@ -1039,7 +1037,7 @@ def test_one_that_is_accepted_behind_the_drain_is_closed_at_once(parser: str) ->
 
 
 class Access:
-    """Notes what is told of each exchange, as `access.Access` is asked."""
+    """Notes what is told of each exchange, as `access_log.Access` is asked."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[bytes, int, int]] = []
@@ -1080,7 +1078,7 @@ def test_the_access_log_has_one_line_at_the_end(parser: str, how: str) -> None:
     access = Access()
     with serve2(app, parser, access=access) as server:
         client = settled(server)
-        stream = client.open(extended_connect(b"/here?x"))
+        stream = client.tunnel(extended_connect(b"/here?x"))
         asked.wait()
         if how == "denied":
             assert stream.read_response().status == 403
@@ -1097,7 +1095,7 @@ def test_the_access_log_has_one_line_at_the_end(parser: str, how: str) -> None:
             elif how == "reset":
                 stream.reset()
             else:
-                client.tcp.reset()
+                client.reset()
         server.wait_until(lambda: access.lines)
         server.wait_until(lambda: not server.server.tasks)
         server.settle()
@@ -1114,9 +1112,9 @@ def test_the_access_log_has_one_line_at_the_end(parser: str, how: str) -> None:
 def test_a_websocket_counts_for_max_requests(parser: str) -> None:
     with serve2(echo, parser, max_requests=2) as server:
         client = settled(server)
-        first = accepted2(client.open(extended_connect()))
+        first = accepted2(client.tunnel(extended_connect()))
         assert (server.host.nr, server.host.retired) == (1, 0)
-        accepted2(client.open(extended_connect()))
+        accepted2(client.tunnel(extended_connect()))
         assert (server.host.nr, server.host.retired) == (2, 1)
         first.close()
 
@@ -1124,13 +1122,13 @@ def test_a_websocket_counts_for_max_requests(parser: str) -> None:
 def test_one_above_limit_concurrency_is_a_503(parser: str) -> None:
     with serve2(echo, parser, limit_concurrency=1) as server:
         client = settled(server)
-        ws = accepted2(client.open(extended_connect()))
-        stream = client.open(extended_connect(), text("early"))
+        ws = accepted2(client.tunnel(extended_connect()))
+        stream = client.tunnel(extended_connect(), text("early"))
         assert stream.read_response().status == 503
         server.end_lingering()
         assert stream.read_reset() == NO_ERROR
         ws.close()
         server.wait_until(lambda: not server.server.tasks)
-        accepted2(client.open(extended_connect()))
+        accepted2(client.tunnel(extended_connect()))
         server.advance(1)
         assert len(server.log.take("warning")) == 1

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from certificates import make_authority
+from h2client import H2Client, Header, Tunnel, connect_gunicorn
 from process import DEADLINE, LOOPS, Gunicorn
-from ws import accepted2, close, text
-from ws2 import Client2, Header, Stream2, extended_connect
+from ws import accepted2, close, extended_connect, text
 
 pytestmark = pytest.mark.gunicorn
 
@@ -23,17 +23,17 @@ CLIENT = Path(__file__).parent / "websocket_h2.js"
 CLEARTEXT = {"http2_cleartext": "prior-knowledge"}
 
 
-Dial = Callable[..., Stream2]
+Dial = Callable[..., Tunnel]
 
 
 @pytest.fixture
 def dial() -> Iterator[Dial]:
     """Opens a stream with a handshake, on a connection of its own that ends with the test."""
-    clients: list[Client2] = []
+    clients: list[H2Client] = []
 
-    def dial(server: Gunicorn, path: bytes, *fields: Header) -> Stream2:
-        clients.append(Client2(server))
-        return clients[-1].open(extended_connect(path, fields))
+    def dial(server: Gunicorn, path: bytes, *fields: Header) -> Tunnel:
+        clients.append(connect_gunicorn(server))
+        return clients[-1].tunnel(extended_connect(path, fields))
 
     yield dial
     for client in clients:

@@ -1,4 +1,7 @@
-"""Gunicorn's hooks in a running Gunicorn: called when and with what a WSGI worker calls them (see `gunicorn_asgi.observe.access_log` and `worker`)."""
+"""Gunicorn's hooks, called when and with what a WSGI worker calls them.
+
+The callers are `gunicorn_asgi.worker` and `gunicorn_asgi.observe.access_log`.
+"""
 
 from __future__ import annotations
 

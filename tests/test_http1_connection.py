@@ -391,7 +391,7 @@ def test_a_client_that_reads_slowly_is_not_reset(parser: str, fields: list[bytes
         before = server.unsent()
         for _ in range(3):
             while len(client.buffer) < 4096 or server.unsent() >= before:
-                assert client._more()
+                assert client.receive()
             before = server.unsent()
             server.advance(61)
         assert len(client.read_response().body) == size

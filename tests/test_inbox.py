@@ -1,9 +1,9 @@
-"""What a connection has received and not read."""
+"""The bytes that a connection has received and not read (`gunicorn_asgi.http1.inbox`)."""
 
 from __future__ import annotations
 
 import pytest
-from test_request import make_rules
+from rules import make_rules
 
 from gunicorn_asgi.errors import RequestError
 from gunicorn_asgi.http1.inbox import Inbox

@@ -16,10 +16,9 @@ import pytest
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.instrument.statsd import Statsd
-from h2client import H2Client, connect
+from h2client import connect, connect_gunicorn
 from inprocess import HTTP2, InProcess, answer, serve
-from process import Gunicorn, poll
-from test_proxy_header import ON
+from process import GUNICORN_VERSION, Gunicorn, poll
 from ws import handshake, text
 
 from gunicorn_asgi.observe.access_log import Access
@@ -444,7 +443,12 @@ def test_the_message_of_sys_exit_is_one_line(parser: str) -> None:
     "what", ["PROXY TCP4 1.2.3.4\x1b\x85 1.2.3.4 1 2\r\n", "PROXY \x1b[31m\r\n"]
 )
 def test_an_address_of_the_proxy_protocol_forges_nothing(parser: str, what: str) -> None:
-    with serve(failing(AssertionError()), parser, proxy_protocol=ON, proxy_allow_ips="*") as server:
+    with serve(
+        failing(AssertionError()),
+        parser,
+        proxy_protocol="auto" if GUNICORN_VERSION >= (24, 1) else True,
+        proxy_allow_ips="*",
+    ) as server:
         client = server.connect()
         client.send(what.encode("latin-1"))
         assert client.read_response().status == 400
@@ -515,7 +519,7 @@ def test_statsd_writes_one_line_for_a_path_with_a_line_end(tmp_path: Path, versi
         }
         with Gunicorn.with_http2(tmp_path, http2_cleartext="both", **settings) as server:
             if version == "2":
-                with closing(H2Client(server.address)) as client:
+                with connect_gunicorn(server) as client:
                     assert client.get("GET", FORGING).status == 200
             else:
                 assert server.get(FORGING).status_code == 200

@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from accesslog import AccessLog, make_access
 from inprocess import Flag, answer, read_body, request
-from test_h2_same import AccessLog, make_access
 from ways import Way, serving
-from ws import handshake
-from ws2 import WAYS, Client2, extended_connect, serve_way
+from ws import WAYS, serve_way, shake_hands
 
 from gunicorn_asgi.errors import ApplicationError
 
@@ -276,15 +275,6 @@ REFUSED_ACCEPTS: dict[str, dict[str, Any]] = {
 async def try_all_accepts(send: Any) -> None:
     for given in REFUSED_ACCEPTS.values():
         await try_to_send(send, {**ACCEPT, **given})
-
-
-def shake_hands(server: Any, way: str) -> Any:
-    """A client that has sent the handshake of a WebSocket."""
-    if "HTTP/2" in way:
-        return Client2(server).open(extended_connect())
-    client = server.connect()
-    client.send(handshake())
-    return client
 
 
 @pytest.fixture(params=WAYS)

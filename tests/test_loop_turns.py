@@ -14,10 +14,8 @@ from typing import Any
 
 import pytest
 from inprocess import Flag, answer, request
-from test_logged_headers import shake_hands
 from ways import Way, serving
-from ws import connect
-from ws2 import WAYS, serve_way
+from ws import WAYS, connect, serve_way, shake_hands
 
 from gunicorn_asgi.asgi.exchange import PARTS_PER_TURN
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import ast
 import json
 import re
-import shutil
-import socket
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,24 +16,15 @@ import httpx
 import pytest
 from gunicorn.config import Config
 from inprocess import GET, Client, InProcess, mirror, request, serve
+from nginx import NGINX, NGINX_CONF, is_listening
 from process import DEADLINE, GUNICORN_VERSION, NOTE, Gunicorn, poll
-from test_request import make_rules
+from rules import UNTRUSTED, rules_for
 from ways import serving
 
-from gunicorn_asgi.config.settings import Settings
 from gunicorn_asgi.errors import ConfigError, RequestError
 from gunicorn_asgi.http.request import Rules
-from gunicorn_asgi.http.trust import peer_rules
 from gunicorn_asgi.http1.request import read_head
 from gunicorn_asgi.observe.record import Record, make_environ
-
-UNTRUSTED = make_rules()
-
-
-def rules_for(*allowed: str) -> Callable[[str | None], Rules]:
-    settings = replace(Settings.read(Config(), {}, {}), forwarded_allow_ips=allowed)
-    choose = peer_rules(UNTRUSTED, settings)
-    return lambda address: choose(address and (address, 40000), None)
 
 
 def is_trusted(rules: Rules) -> bool:
@@ -604,25 +593,6 @@ def test_a_proxy_on_a_unix_socket_is_trusted(tmp_path: Path) -> None:
             "192.0.2.1",
             0,
         ]
-
-
-NGINX = shutil.which("nginx")
-NGINX_CONF = """
-daemon off; pid {directory}/nginx.pid; error_log {directory}/nginx.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
-    server {{ listen unix:{directory}/nginx.socket; {location} {below} }}
-}}
-"""
-
-
-def is_listening(path: str) -> bool:
-    """Whether somebody accepts connections on a unix socket: it is there a moment before."""
-    with socket.socket(socket.AF_UNIX) as sock:
-        return sock.connect_ex(path) == 0
 
 
 @pytest.mark.gunicorn

@@ -142,7 +142,7 @@ def test_a_large_response_over_tls_has_all_the_time_that_its_client_gets_on(
         for _ in range(25):  # in the time of the clock on the wall, too
             before = len(client.buffer)
             while len(client.buffer) < before + 131072:
-                client._more()
+                client.receive()
             time.sleep(0.1)
         assert len(client.read_response().body) == size
 
@@ -281,7 +281,7 @@ def test_a_client_that_reads_all_the_time_is_never_taken_for_stuck(
             while (
                 len(client.buffer) < before + 65536
             ):  # the client's system says so little by little
-                client._more()
+                client.receive()
             asked.server.settle()
             asked.server.advance(3)
         assert len(client.read_response().body) == size

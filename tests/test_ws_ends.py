@@ -5,11 +5,25 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import h2client
 import pytest
+from costs import buffered
+from h2client import Tunnel
 from inprocess import Flag, InProcess
 from ways import serving
-from ws import ACCEPT, CONNECT, WebSocket, accepted2, close, disconnect, handshake, received, text
-from ws2 import Client2, Stream2, extended_connect, serve2
+from ws import (
+    ACCEPT,
+    CONNECT,
+    WebSocket,
+    accepted2,
+    close,
+    disconnect,
+    extended_connect,
+    handshake,
+    received,
+    serve2,
+    text,
+)
 
 from gunicorn_asgi.errors import ClientDisconnected
 from gunicorn_asgi.websocket.reader import FrameReader
@@ -53,10 +67,10 @@ def pushing(raised: list[BaseException], accepted: Flag) -> Any:
     return app
 
 
-def open2(server: InProcess) -> tuple[Stream2, WebSocket]:
-    client = Client2(server)
-    client.round_trip()
-    stream = client.open(extended_connect())
+def open2(server: InProcess) -> tuple[Tunnel, WebSocket]:
+    client = h2client.connect(server)
+    client.synchronize()
+    stream = client.tunnel(extended_connect())
     return stream, accepted2(stream)
 
 
@@ -99,13 +113,12 @@ def test_nor_a_violation(parser: str) -> None:
         assert len(server.log.take("warning")) == 1
 
 
-def send_to_the_end(stream: Stream2, data: bytes) -> None:
+def send_to_the_end(stream: Tunnel, data: bytes) -> None:
     """The last of it with END_STREAM."""
     if len(data) > 5000:
         stream.send(data[:-10])
         data = data[-10:]
-    stream.connection.h2.send_data(stream.id, data, end_stream=True)
-    stream.connection.flush()
+    stream.client.upload(stream, data)
 
 
 def test_an_application_that_never_reads_hears_of_the_end_of_a_stream(parser: str) -> None:
@@ -136,11 +149,7 @@ def test_a_client_that_leaves_behind_messages_nobody_reads_is_noticed(
         client.read_head()
         app.accepted.wait()
         client.send(b"".join(map(text, MANY)) + close(1001, "bye"))
-        asked.server.wait_until(
-            lambda: any(
-                connection.is_reading_paused for connection in asked.server.server.connections
-            )
-        )
+        asked.server.wait_paused()
         client.close()
         for _ in range(2 if reads else 10):
             asked.server.advance(1)
@@ -188,10 +197,10 @@ def test_pieces_that_come_while_there_are_enough_messages_are_not_copied_again_a
     data = b"".join(map(text, MANY))
     assert reader.read(data[:200]) is None
     assert reader.is_full
-    held = reader._data
+    held = max(buffered(reader), key=len)
     for position in range(200, len(data)):
         assert reader.read(data[position : position + 1]) is None
-        assert reader._data is held
+        assert any(piece is held for piece in buffered(reader))
     taken: list[Any] = []
     while reader.messages:
         taken += reader.messages

@@ -18,12 +18,14 @@ from typing import Any
 import pytest
 from certificates import make_authority
 from gunicorn.config import Config
+from h2client import Tunnel
 from inprocess import ROUNDS, Flag, InProcess
 from ws import (
     ACCEPT,
     CONNECT,
     INVALID_CODES,
     VALID_CODES,
+    WAYS,
     EndedError,
     Recorder,
     WebSocket,
@@ -41,9 +43,9 @@ from ws import (
     read,
     received,
     sent,
+    serve_way,
     text,
 )
-from ws2 import WAYS, Stream2, serve_way
 
 from gunicorn_asgi.asgi.websocket import WebSocketStream
 from gunicorn_asgi.errors import ApplicationError, ClientDisconnected
@@ -328,11 +330,7 @@ def test_a_receive_that_is_cancelled_in_the_turn_of_its_message(parser: str, ord
     with serves(app, parser) as server:
         ws = connect(server)
         waiting.wait()
-        packet = (
-            ws.client.connection.packet(ws.client.id, text("a"))
-            if isinstance(ws.client, Stream2)
-            else text("a")
-        )
+        packet = ws.client.packet(text("a")) if isinstance(ws.client, Tunnel) else text("a")
         server.call(deliver)
         ws.send(text("b"))
         ws.close()
@@ -1084,7 +1082,7 @@ def test_nothing_lives_longer_than_allowed(parser: str) -> None:
 
 def push(ws: WebSocket, block: bytes, limit: int) -> int:
     """Send `block` over and over until the server takes no more, at most `limit` bytes; returns how many went."""
-    if isinstance(ws.client, Stream2):
+    if isinstance(ws.client, Tunnel):
         return ws.client.push(block, limit)
     sock = ws.client.sock
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
@@ -1563,7 +1561,7 @@ def test_a_client_that_sends_on_and_on_does_not_put_off_write_timeout(parser: st
                 ws.send(text("x") * 10)
                 server.settle()
                 server.advance(1)
-            assert isinstance(ws.client, Stream2)
+            assert isinstance(ws.client, Tunnel)
             while True:
                 ws.read_message()  # over HTTP/2, only who reads hears of it
         ws.client.close()

@@ -10,11 +10,9 @@ server refuses is replayed with further data, which must not matter.
 from __future__ import annotations
 
 import itertools
-import struct
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -22,13 +20,10 @@ from gunicorn.config import Config
 from inprocess import InProcess
 from ws import (
     BINARY,
-    CLOSE,
-    INVALID_CODES,
     MASK,
-    PING,
-    PONG,
+    OVER_2,
     TEXT,
-    VALID_CODES,
+    WAYS,
     Recorder,
     WebSocket,
     binary,
@@ -40,11 +35,25 @@ from ws import (
     frame,
     ping,
     pong,
+    serve_way,
     text,
 )
-from ws2 import OVER_2, WAYS, serve_way
-
-PROTOCOL_ERROR, INVALID_DATA, TOO_BIG = 1002, 1007, 1009
+from ws_tables import (
+    CLOSES,
+    CONTROL,
+    FRAGMENTS,
+    HEADER,
+    INVALID_DATA,
+    INVALID_UTF8,
+    LIMIT,
+    LIMITS,
+    TOO_BIG,
+    TRUNCATED_UTF8,
+    VALID_UTF8,
+    Case,
+    bad,
+    good,
+)
 
 has_limit = pytest.mark.skipif(
     "websocket_max_message_size" not in Config().settings,
@@ -88,29 +97,6 @@ def servers(parser: str) -> Iterator[Servers]:
         yield Servers(stack, parser)
 
 
-@dataclass(frozen=True)
-class Case:
-    """A client's bytes, and their result."""
-
-    data: bytes
-    messages: tuple[str | bytes, ...] = ()
-    pongs: tuple[bytes, ...] = ()
-    close: int | None = 1000
-    """The code in the server's Close. A valid Case has the code of the Close that `run` adds."""
-    told: tuple[int, str] | None = None
-    """The application's (code, reason), if it is not (`close`, "")."""
-
-
-def good(data: bytes, *messages: str | bytes, pongs: tuple[bytes, ...] = ()) -> Case:
-    return Case(data + close(1000), messages, pongs, 1000, (1000, ""))
-
-
-def bad(
-    data: bytes, *messages: str | bytes, code: int = PROTOCOL_ERROR, pongs: tuple[bytes, ...] = ()
-) -> Case:
-    return Case(data, messages, pongs, code)
-
-
 numbers = itertools.count()
 LATE = ping(b"late") + text("late") + cont(b"late") + close(1000)
 
@@ -148,106 +134,6 @@ def run_in_every_way(servers: Servers, case: Case, **settings: Any) -> None:
 
 
 # 5.2: the header.
-
-
-def headers_only(first: int) -> dict[str, bytes]:
-    """Invalid heads, up to the byte that shows the error."""
-    return {
-        "no mask": struct.pack("!BB", 0x80 | first, 5),
-        "no mask, length 126": struct.pack("!BB", 0x80 | first, 126),
-        "RSV1": struct.pack("!BB", 0x80 | 0x40 | first, 0x80),
-        "RSV2": struct.pack("!BB", 0x80 | 0x20 | first, 0x80),
-        "RSV3": struct.pack("!BB", 0x80 | 0x10 | first, 0x80),
-    }
-
-
-NON_MINIMAL = {
-    **{f"{length} in 16 bits": (16, length) for length in (0, 1, 125)},
-    **{f"{length} in 64 bits": (64, length) for length in (0, 1, 125, 126, 65535)},
-}
-TOP_BIT = {"2**63": 1 << 63, "2**63 + 1": (1 << 63) + 1, "2**64 - 1": (1 << 64) - 1}
-"""5.2: the most significant bit must be 0."""
-
-HEADER: dict[str, Case] = {
-    "an empty text": good(text(), ""),
-    "an empty binary": good(binary(), b""),
-    "text": good(text("Hello"), "Hello"),
-    "binary": good(binary(bytes(range(256))), bytes(range(256))),
-    "text that looks like binary": good(text("\0\x7f\n"), "\0\x7f\n"),
-    # 5.7, the examples
-    "5.7: a masked text": good(bytes.fromhex("81 85 37fa213d 7f9f4d5158"), "Hello"),
-    "5.7: a masked ping": good(bytes.fromhex("89 85 37fa213d 7f9f4d5158"), pongs=(b"Hello",)),
-    "5.7: an unmasked text": bad(bytes.fromhex("81 05 48656c6c6f")),
-    "5.7: an unmasked ping": bad(bytes.fromhex("89 05 48656c6c6f")),
-    # 5.3
-    "the mask 0": good(text("Hello", mask=bytes(4)), "Hello"),
-    "the mask ff": good(text("Hello", mask=b"\xff" * 4), "Hello"),
-    "a mask for each": good(
-        text("a", mask=b"\1\2\3\4") + text("b", mask=b"\5\6\7\x08") + text("c", mask=bytes(4)),
-        "a",
-        "b",
-        "c",
-    ),
-    "no mask behind a message": bad(text("a") + text("b", mask=None), "a"),
-    "no mask on a continuation": bad(text("a", fin=False) + cont("b", mask=None)),
-    "no mask on a Close": bad(close(1000, mask=None)),
-    "no mask on a pong": bad(pong(mask=None)),
-    # RSV
-    **{f"RSV {rsv}": bad(text("a") + text("b", rsv=rsv) + ping(), "a") for rsv in range(1, 8)},
-    **{f"RSV {rsv} on a ping": bad(ping(b"a", rsv=rsv)) for rsv in range(1, 8)},
-    **{f"RSV {rsv} on a Close": bad(close(1000, rsv=rsv)) for rsv in (1, 2, 4)},
-    **{
-        f"RSV {rsv} on a continuation": bad(text("a", fin=False) + cont("b", rsv=rsv))
-        for rsv in (1, 2, 4)
-    },
-    # opcodes
-    **{
-        f"opcode {opcode}": bad(frame(opcode, b"x"))
-        for opcode in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)
-    },
-    **{
-        f"opcode {opcode}, empty": bad(text("a") + frame(opcode) + ping(), "a")
-        for opcode in (3, 7, 11, 15)
-    },
-    **{
-        f"opcode {opcode} within a message": bad(text("a", fin=False) + frame(opcode, b"x"))
-        for opcode in (3, 7, 11, 15)
-    },
-    # lengths
-    **{
-        f"a text of {name}": bad(
-            struct.pack(
-                "!BBH" if width == 16 else "!BBQ", 0x81, 0xFE if width == 16 else 0xFF, length
-            )
-        )
-        for name, (width, length) in NON_MINIMAL.items()
-    },
-    **{
-        f"a ping of {name}": bad(frame(PING, b"x" * min(length, 9), width=width, length=length))
-        for name, (width, length) in NON_MINIMAL.items()
-    },
-    "a whole text whose length is too long": bad(text("Hello", width=16)),
-    "a whole binary whose length is too long": bad(binary(b"x" * 126, width=64)),
-    "a continuation whose length is too long": bad(text("a", fin=False) + cont("b", width=16)),
-    **{
-        f"a text of {name}": bad(struct.pack("!BBQ", 0x81, 0xFF, length))
-        for name, length in TOP_BIT.items()
-    },
-    **{
-        f"a binary of {name}, no limit": bad(struct.pack("!BBQ", 0x82, 0xFF, length))
-        for name, length in TOP_BIT.items()
-    },
-    # at once: two bytes show it
-    **{
-        f"{what} {kind}": bad(data)
-        for what, first in (("text,", 1), ("ping,", 9))
-        for kind, data in headers_only(first).items()
-    },
-    **{
-        f"opcode {opcode}, two bytes": bad(struct.pack("!BB", 0x80 | opcode, 0x85))
-        for opcode in (3, 7, 11, 15)
-    },
-}
 
 
 @pytest.mark.parametrize("case", HEADER.values(), ids=HEADER.keys())
@@ -291,63 +177,6 @@ def test_every_length_comes_and_goes_in_the_fewest_bytes(
 
 # 5.4: fragments.
 
-FIVE = [b"fragment1", b"fragment2", b"fragment3", b"fragment4", b"fragment5"]
-WHOLE = b"".join(FIVE).decode()
-
-FRAGMENTS: dict[str, Case] = {
-    "two": good(fragments(TEXT, [b"Hel", b"lo"]), "Hello"),
-    "two of binary": good(fragments(BINARY, [b"\0\xff", b"\xfe"]), b"\0\xff\xfe"),
-    "5.7: a fragmented text": good(text("Hel", fin=False) + cont("lo"), "Hello"),
-    "five": good(fragments(TEXT, FIVE), WHOLE),
-    "five and a ping between each": good(
-        fragments(TEXT, FIVE, ping(b"p")), WHOLE, pongs=(b"p",) * 4
-    ),
-    "five and pongs between": good(fragments(TEXT, FIVE, pong(b"p") + pong()), WHOLE),
-    "each byte": good(fragments(TEXT, [b"%c" % byte for byte in b"Hello, world"]), "Hello, world"),
-    "empty ones": good(fragments(TEXT, [b"", b"", b""]), ""),
-    "empty ones of binary": good(fragments(BINARY, [b"", b"", b""]), b""),
-    "the first empty": good(fragments(TEXT, [b"", b"a"]), "a"),
-    "the last empty": good(fragments(BINARY, [b"a", b""]), b"a"),
-    "one after the other": good(
-        fragments(TEXT, [b"a", b"b"]) + binary(b"c") + fragments(BINARY, [b"d", b"e"]),
-        "ab",
-        b"c",
-        b"de",
-    ),
-    "a mask for each": good(
-        text("a", fin=False, mask=b"\1\2\3\4") + cont("b", mask=b"\5\6\7\x08"), "ab"
-    ),
-    # nothing to continue
-    "a continuation first": bad(cont("a")),
-    "a continuation first, not the last": bad(cont("a", fin=False) + text("b")),
-    "a continuation, two bytes": bad(struct.pack("!BB", 0x80, 0x85)),
-    "a continuation behind a message": bad(text("a") + cont("b"), "a"),
-    "a continuation behind fragments": bad(
-        fragments(TEXT, [b"a", b"b"]) + cont("c", fin=False), "ab"
-    ),
-    "a continuation behind fragments, and a ping": bad(
-        fragments(TEXT, [b"a", b"b"], ping()) + ping(b"x") + cont("c"), "ab", pongs=(b"", b"x")
-    ),
-    # another message within one
-    "a text within a text": bad(text("a", fin=False) + text("b")),
-    "a text within a text, not the last": bad(
-        text("a", fin=False) + text("b", fin=False) + cont("c")
-    ),
-    "a text within a binary": bad(binary(b"a", fin=False) + text("b")),
-    "a binary within a text": bad(text("a", fin=False) + cont("b", fin=False) + binary(b"c")),
-    "a text within a text, two bytes": bad(text("a", fin=False) + struct.pack("!BB", 0x81, 0x85)),
-    # 5.4: "Control frames themselves MUST NOT be fragmented". 5.5.1: a Close may be injected
-    "a Close within a message": Case(
-        text("a", fin=False) + close(1000), close=1000, told=(1000, "")
-    ),
-    "a Close with a reason within a message": Case(
-        binary(b"a", fin=False) + close(4321, "so"), close=4321, told=(4321, "so")
-    ),
-    "a Close within a character": Case(
-        text(b"\xe2\x82", fin=False) + close(1001), close=1001, told=(1001, "")
-    ),
-}
-
 
 @pytest.mark.parametrize("case", FRAGMENTS.values(), ids=FRAGMENTS.keys())
 def test_fragments_make_one_message(servers: Servers, case: Case) -> None:
@@ -357,40 +186,6 @@ def test_fragments_make_one_message(servers: Servers, case: Case) -> None:
 
 # 5.5: control frames.
 
-CONTROL: dict[str, Case] = {
-    "an empty ping": good(ping(), pongs=(b"",)),
-    "a ping": good(ping(b"Hello"), pongs=(b"Hello",)),
-    "a ping of bytes": good(ping(b"\0\xff\xfe\xfd"), pongs=(b"\0\xff\xfe\xfd",)),
-    "a ping of 125": good(ping(b"\xfe" * 125), pongs=(b"\xfe" * 125,)),
-    "ten pings": good(
-        b"".join(ping(b"%d" % number) for number in range(10)),
-        pongs=tuple(b"%d" % number for number in range(10)),
-    ),
-    "a ping between messages": good(text("a") + ping(b"b") + text("c"), "a", "c", pongs=(b"b",)),
-    "an unsolicited pong": good(pong(b"unasked") + text("a"), "a"),
-    "an empty pong": good(pong() + pong() + text("a"), "a"),
-    "a pong, then a ping": good(pong(b"unasked") + ping(b"b"), pongs=(b"b",)),
-    "a pong of 125": good(pong(b"\xfe" * 125) + text("a"), "a"),
-    # too long, seen in the header
-    **{
-        f"{name} of {length}": bad(frame(opcode, b"x" * length))
-        for name, opcode in (("a ping", PING), ("a pong", PONG), ("a Close", CLOSE))
-        for length in (126, 127, 200)
-    },
-    **{
-        f"{name}, {bits} bits of length, two bytes": bad(struct.pack("!BB", 0x80 | opcode, second))
-        for name, opcode in (("a ping", PING), ("a pong", PONG), ("a Close", CLOSE))
-        for bits, second in ((16, 0xFE), (64, 0xFF))
-    },
-    "a ping too long within a message": bad(text("a", fin=False) + ping(b"x" * 126)),
-    # fragmented
-    "a ping in two": bad(ping(b"a", fin=False) + cont(b"b")),
-    "a pong in two": bad(pong(b"a", fin=False) + cont(b"b")),
-    "a Close in two": bad(close(1000, fin=False)),
-    "a ping not the last, two bytes": bad(struct.pack("!BB", PING, 0x85)),
-    "a ping not the last within a message": bad(text("a", fin=False) + ping(fin=False)),
-}
-
 
 @pytest.mark.parametrize("case", CONTROL.values(), ids=CONTROL.keys())
 def test_control_frames_are_short_and_whole(servers: Servers, case: Case) -> None:
@@ -399,37 +194,6 @@ def test_control_frames_are_short_and_whole(servers: Servers, case: Case) -> Non
 
 
 # 5.5.1 and 7: Close.
-
-REASON_123 = "x" * 123
-CLOSES: dict[str, Case] = {
-    "without a code": Case(close(), close=None, told=(1005, "")),
-    **{f"{code}": Case(close(code), close=code, told=(code, "")) for code in VALID_CODES},
-    **{
-        f"{code} and a reason": Case(close(code, "bye ☃"), close=code, told=(code, "bye ☃"))
-        for code in (1000, 1011, 3000, 4999)
-    },
-    "a reason of 123": Case(close(1000, REASON_123), close=1000, told=(1000, REASON_123)),
-    "a reason of 122 and more than one byte a character": Case(
-        close(1000, "é" * 61), close=1000, told=(1000, "é" * 61)
-    ),
-    "a reason with a NUL": Case(close(1000, "a\0b"), close=1000, told=(1000, "a\0b")),
-    "a reason with a line end": Case(close(1000, "a\r\nb"), close=1000, told=(1000, "a\r\nb")),
-    "behind messages": Case(
-        text("a") + binary(b"b") + close(4000, "c"), ("a", b"b"), close=4000, told=(4000, "c")
-    ),
-    # 5.5.1: "If there is a body, the first two bytes of the body MUST be a 2-byte unsigned integer"
-    "one byte": bad(frame(CLOSE, b"\x03")),
-    # 7.4: codes that must not be sent, and undefined ranges
-    **{f"{code}": bad(close(code)) for code in INVALID_CODES},
-    **{f"{code} and a reason": bad(close(code, "x")) for code in (0, 1005, 1006, 5000)},
-    # 5.5.1: the reason is UTF-8; 8.1: otherwise the connection fails
-    "a reason that is no UTF-8": bad(close(1000, b"\xff"), code=INVALID_DATA),
-    "a reason that is no UTF-8 in its midst": bad(
-        close(1000, b"caf\xe9 au lait"), code=INVALID_DATA
-    ),
-    "a reason with a surrogate": bad(close(1000, b"\xed\xa0\x80"), code=INVALID_DATA),
-    "a reason that ends within a character": bad(close(1000, b"\xe2\x82"), code=INVALID_DATA),
-}
 
 
 @pytest.mark.parametrize("case", CLOSES.values(), ids=CLOSES.keys())
@@ -479,20 +243,6 @@ def test_a_flood_after_an_error_is_not_read_for_ever(parser: str) -> None:
 
 # 8.1: UTF-8.
 
-VALID_UTF8 = {
-    "ASCII": "Hello-µ@ßöäüàá-UTF-8!!",
-    "Greek": "κόσμε",
-    "each length": "$¢€𐍈",
-    "first of each length": "\0\x80ࠀ\U00010000",
-    "last of each length": "\x7f\u07ff\uffff\U0010ffff",
-    "around the surrogates": "\ud7ff\ue000",
-    "replacement": "\ufffd",
-    "noncharacters": "\ufffe\uffff\ufdd0\U0001fffe\U0010fffe",
-    "a byte order mark": "\ufeffa\ufeff",
-    "controls": "\0\1\x1b\x7f\x80\x9f",
-    "combining": "ȧ́‍👩‍🚀",
-}
-
 
 @pytest.mark.parametrize("message", VALID_UTF8.values(), ids=VALID_UTF8.keys())
 def test_valid_text_is_cut_anywhere(servers: Servers, message: str) -> None:
@@ -504,45 +254,6 @@ def test_valid_text_is_cut_anywhere(servers: Servers, message: str) -> None:
         text(data) + each + b"".join(cuts), *[message] * (len(cuts) + 2), pongs=(b"",) * len(cuts)
     )
     run_in_every_way(servers, case)
-
-
-INVALID_UTF8 = {
-    # the bytes, and the number of them that shows the error
-    "a continuation first": (b"\x80", 1),
-    "a continuation first, bf": (b"\xbf", 1),
-    "a continuation in the midst": (b"abc\x80def", 4),
-    "two bytes for ASCII": (b"\xc0\x80", 1),
-    "two bytes for ASCII, c1": (b"\xc1\xbf", 1),
-    "two bytes, the second ASCII": (b"\xc3A", 2),
-    "two bytes, the second c3": (b"\xc3\xc3", 2),
-    "three bytes for two": (b"\xe0\x80\x80", 2),
-    "three bytes for two, 9f": (b"\xe0\x9f\xbf", 2),
-    "three bytes, the second ASCII": (b"\xe2A", 2),
-    "three bytes, the third ASCII": (b"\xe2\x82A", 3),
-    # Python's decoder sees a surrogate in its last byte only
-    "a high surrogate": (b"\xed\xa0\x80", 3),
-    "a low surrogate": (b"\xed\xbf\xbf", 3),
-    "a pair of surrogates": (b"\xed\xa1\x8c\xed\xbe\xb4", 3),
-    "four bytes for three": (b"\xf0\x80\x80\x80", 2),
-    "four bytes for three, 8f": (b"\xf0\x8f\xbf\xbf", 2),
-    "four bytes, the third ASCII": (b"\xf0\x9f\x98A", 4),
-    "above U+10FFFF": (b"\xf4\x90\x80\x80", 2),
-    "f5": (b"\xf5\x80\x80\x80", 1),
-    "five bytes": (b"\xf8\x88\x80\x80\x80", 1),
-    "six bytes": (b"\xfc\x84\x80\x80\x80\x80", 1),
-    "fe": (b"\xfe", 1),
-    "ff": (b"\xff", 1),
-    "Latin-1": ("café au lait".encode("latin-1"), 5),
-    "UTF-16": ("a☃".encode("utf-16"), 1),
-    "Autobahn's": (bytes.fromhex("cebae1bdb9cf83cebcceb5eda080656469746564"), 14),
-}
-TRUNCATED_UTF8 = {
-    "two": b"a\xc3",
-    "three": b"a\xe2",
-    "three of which two": b"a\xe2\x82",
-    "four": b"\xf0",
-    "four of which three": b"\xf0\x9f\x98",
-}
 
 
 @pytest.mark.parametrize(("data", "seen"), INVALID_UTF8.values(), ids=INVALID_UTF8.keys())
@@ -585,49 +296,6 @@ def test_binary_may_be_anything(servers: Servers) -> None:
 
 
 # 10.4: the limit.
-
-LIMIT = 1000
-LIMITS: dict[str, Case] = {
-    "as large as allowed": good(
-        text("x" * LIMIT) + binary(b"\xff" * LIMIT), "x" * LIMIT, b"\xff" * LIMIT
-    ),
-    "as large as allowed, in two": good(fragments(TEXT, [b"x" * 600, b"x" * 400]), "x" * LIMIT),
-    "as large as allowed, then nothing": good(
-        fragments(BINARY, [b"x" * LIMIT, b"", b""]), b"x" * LIMIT
-    ),
-    "as large as allowed, byte by byte": good(fragments(TEXT, [b"x"] * LIMIT), "x" * LIMIT),
-    "each message for itself": good(text("x" * 600) * 3, *["x" * 600] * 3),
-    "control frames do not count": good(
-        text("x" * LIMIT, fin=False)
-        + ping(b"p" * 125)
-        + pong(b"p" * 125)
-        + cont()
-        + text("x" * LIMIT),
-        "x" * LIMIT,
-        "x" * LIMIT,
-        pongs=(b"p" * 125,),
-    ),
-    # bytes are counted, not characters
-    "characters of two bytes": good(text("é" * (LIMIT // 2)), "é" * (LIMIT // 2)),
-    "too many characters of two bytes": bad(text("é" * (LIMIT // 2 + 1)), code=TOO_BIG),
-    "one more": bad(text("x" * (LIMIT + 1)), code=TOO_BIG),
-    "one more, binary": bad(binary(b"x" * (LIMIT + 1)), code=TOO_BIG),
-    "one more, in two": bad(fragments(TEXT, [b"x" * 600, b"x" * 401]), code=TOO_BIG),
-    "one more, the last": bad(fragments(BINARY, [b"x" * LIMIT, b"x"]), code=TOO_BIG),
-    "one more, byte by byte": bad(fragments(TEXT, [b"x"] * (LIMIT + 1)), code=TOO_BIG),
-    "one more behind a message": bad(text("a") + binary(b"x" * (LIMIT + 1)), "a", code=TOO_BIG),
-    # before the payload
-    **{
-        f"a header that announces {length}": bad(binary(length=length), code=TOO_BIG)
-        for length in (LIMIT + 1, 65535, 65536, 1 << 31, 1 << 32, (1 << 63) - 1)
-    },
-    "a header that announces too much for the rest": bad(
-        text("x" * 600, fin=False) + cont(length=401), code=TOO_BIG
-    ),
-    "a header that announces one more": bad(
-        text("x" * LIMIT, fin=False) + cont(length=1, fin=False), code=TOO_BIG
-    ),
-}
 
 
 @has_limit

@@ -13,17 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 from process import BOOT_LINE, DEADLINE, LOOPS, Gunicorn, poll
 from websockets.exceptions import ConnectionClosed
-from wsclient import (
-    CLOSE,
-    TEXT,
-    Frame,
-    RawWebSocket,
-    close_payload,
-    connect,
-    exchange,
-    read_close,
-    read_refusal,
-)
+from ws import CLOSE, close
+from wsclient import connect, connect_raw, exchange, read_close, read_refusal
 
 pytestmark = pytest.mark.gunicorn
 
@@ -111,12 +102,10 @@ def test_starlettes_endpoint_closes_with_1003_what_is_not_json(starlette: Gunico
 
 
 def test_starlette_hears_in_its_send_that_the_client_has_gone(starlette: Gunicorn) -> None:
-    with starlette.connect() as client:
-        ws = RawWebSocket(client)
-        ws.open("/ws/stream")
-        assert ws.read() == Frame(TEXT, b"x" * 1000)
-        ws.send(CLOSE, close_payload(1000))
-        assert ws.read_close() == (1000, "")
+    with connect_raw(starlette, "/ws/stream") as ws:
+        assert ws.read_message() == "x" * 1000
+        ws.send(close(1000))
+        assert CLOSE in iter(lambda: ws.read_frame().opcode, None)
     starlette.wait_for_event("stream 1006")  # Starlette's own: it asks no further
 
 

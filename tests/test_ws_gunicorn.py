@@ -18,8 +18,10 @@ from typing import Any
 
 import httpx
 import pytest
+from accesslog import FORMAT, Lines
 from certificates import make_authority
 from gunicorn.config import Config
+from nginx import NGINX, NGINX_CONF, is_listening
 from process import (
     BOOT_LINE,
     DEADLINE,
@@ -31,22 +33,10 @@ from process import (
     trusting_context,
     wait_until_gone,
 )
-from test_access_log import FORMAT, Lines
-from test_proxy import NGINX, NGINX_CONF, is_listening
 from turnover import end, read_pid
 from websockets.sync.client import unix_connect
-from wsclient import (
-    CLOSE,
-    HANDSHAKE,
-    TEXT,
-    Frame,
-    RawWebSocket,
-    close_payload,
-    connect,
-    exchange,
-    read_close,
-    read_refusal,
-)
+from ws import close, text
+from wsclient import HANDSHAKE, connect, connect_raw, exchange, read_close, read_refusal
 
 from gunicorn_asgi.config.options import OPTIONS
 from gunicorn_asgi.config.settings import Settings
@@ -142,15 +132,15 @@ def test_a_websocket_has_its_line_at_its_end_with_its_duration_and_its_bytes(lin
 @pytest.mark.gunicorn
 def test_bytes_are_counted_as_they_go_out_compressed(lines: Lines) -> None:
     with connect(lines.server, "/echo?compressed") as ws:
-        text = "again and " * 1000
-        assert exchange(ws, text) == text
+        message = "again and " * 1000
+        assert exchange(ws, message) == message
     assert 20 < int(lines.one("?compressed")["B"]) < 1000
 
 
 @pytest.mark.gunicorn
 def test_a_client_that_is_lost_ends_its_line(lines: Lines) -> None:
-    with lines.server.connect() as client:
-        RawWebSocket(client).open("/echo?lost")
+    with connect_raw(lines.server, "/echo?lost"):
+        pass
     assert (lines.one("?lost")["s"], lines.one("?lost")["B"]) == ("101", "0")
     lines.server.wait_for_event("disconnect 1006")
 
@@ -497,10 +487,8 @@ def test_a_client_that_does_not_answer_the_close_holds_a_drain_for_ws_close_time
     settings: dict[str, Any] = {"options": {"ws_close_timeout": 1.0}, "graceful_timeout": 60}
     with (
         Gunicorn(tmp_path, APP, asgi_loop=loop, config=HOOKS, **settings) as server,
-        server.connect() as client,
+        connect_raw(server, "/tidy") as ws,
     ):
-        ws = RawWebSocket(client)
-        ws.open("/tidy")
         begun = time.monotonic()
         server.kill(signal.SIGTERM)
         assert ws.read_close()[0] == 1012
@@ -514,9 +502,10 @@ def test_a_client_that_does_not_answer_the_close_cannot_hold_the_worker_beyond_g
     tmp_path: Path,
 ) -> None:
     settings: dict[str, Any] = {"options": {"ws_close_timeout": 3600}, "graceful_timeout": 3}
-    with Gunicorn(tmp_path, APP, config=HOOKS, **settings) as server, server.connect() as client:
-        ws = RawWebSocket(client)
-        ws.open("/tidy")
+    with (
+        Gunicorn(tmp_path, APP, config=HOOKS, **settings) as server,
+        connect_raw(server, "/tidy") as ws,
+    ):
         server.kill(signal.SIGTERM)
         assert ws.read_close()[0] == 1012
         assert server.wait() == 0
@@ -528,9 +517,8 @@ def test_a_client_that_does_not_answer_the_close_cannot_hold_the_worker_beyond_g
 def test_a_client_that_does_not_read_cannot_hold_the_worker(tmp_path: Path) -> None:
     with (
         Gunicorn(tmp_path, APP, config=HOOKS, graceful_timeout=3) as server,
-        server.connect() as client,
+        connect_raw(server, "/send?size=1000000&count=30"),
     ):
-        RawWebSocket(client).open("/send?size=1000000&count=30")
         assert server.stop() == 0
         assert seen(server)[-4:] == LEAVING
         assert not server.lines("was sent")
@@ -585,11 +573,9 @@ def test_an_application_whose_client_has_gone_is_cancelled_after_the_grace_perio
     tmp_path: Path, how: str
 ) -> None:
     with Gunicorn(tmp_path, APP, asgi_disconnect_grace_period=1) as server:
-        with server.connect() as client:
-            ws = RawWebSocket(client)
-            ws.open("/stubborn")
+        with connect_raw(server, "/stubborn") as ws:
             if how == "Close":
-                ws.send(CLOSE, close_payload(4000, "bye"))
+                ws.send(close(4000, "bye"))
                 assert ws.read_close() == (4000, "")
         server.wait_for_event("cancelled")
         assert seen(server) == [
@@ -729,18 +715,16 @@ def test_many_at_once(tmp_path: Path, loop: str) -> None:
         Gunicorn(tmp_path, APP, asgi_loop=loop, workers=2, config=HOOKS) as server,
         ExitStack() as stack,
     ):
-        clients = [RawWebSocket(stack.enter_context(server.connect())) for _ in range(200)]
-        for client in clients:
-            client.open("/echo")
+        clients = [stack.enter_context(connect_raw(server, "/echo")) for _ in range(200)]
         for number, client in enumerate(clients):
-            client.send(TEXT, b"%d" % number)
+            client.send(text(f"{number}"))
         for number, client in enumerate(clients):
-            assert client.read() == Frame(TEXT, b"%d" % number)
+            assert client.read_message() == f"{number}"
         server.kill(signal.SIGTERM)
         for client in clients:
             code, _ = client.read_close()
             assert code == 1012
-            client.send(CLOSE, close_payload(code))
+            client.send(close(code))
         assert server.wait() == 0
         assert server.events.count("disconnect 1012") == 200
         assert not server.lines(TROUBLE)
@@ -960,11 +944,9 @@ def test_the_default_limit_is_16_mib_with_any_gunicorn(tmp_path: Path) -> None:
     with Gunicorn(tmp_path, APP) as server:
         with connect(server, "/echo", compression=None, max_size=None) as ws:
             assert exchange(ws, bytes(LIMIT)) == bytes(LIMIT)
-        with server.connect() as client:
-            raw = RawWebSocket(client)
-            raw.open("/echo")
+        with connect_raw(server, "/echo") as raw:
             # The head of a frame is enough.
-            client.send(b"\x82\xff" + (LIMIT + 1).to_bytes(8, "big"))
+            raw.send(b"\x82\xff" + (LIMIT + 1).to_bytes(8, "big"))
             assert raw.read_close()[0] == 1009
 
 

@@ -2,7 +2,7 @@
 
 The same frames, valid and invalid, give the same messages and code. Our reader gets them in any
 pieces. Where the two differ, a sentence of RFC 6455 or RFC 7692 decides: it stands in `Oracle`. The
-package also reads the tables of `test_ws_frames`, which test the server.
+package also reads the tables of `ws_tables`, which test the server in `test_ws_frames`.
 """
 
 from __future__ import annotations
@@ -11,25 +11,13 @@ import codecs
 import math
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from conftest import examples
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
-from test_ws_frames import (
-    CLOSES,
-    CONTROL,
-    FRAGMENTS,
-    HEADER,
-    INVALID_UTF8,
-    LIMIT,
-    LIMITS,
-    TRUNCATED_UTF8,
-    VALID_UTF8,
-    Case,
-)
 from websockets.exceptions import ProtocolError
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Close as TheirClose
@@ -52,55 +40,31 @@ from ws import (
     frame,
     text,
 )
+from ws_tables import (
+    CLOSES,
+    CONTROL,
+    FRAGMENTS,
+    HEADER,
+    INVALID_UTF8,
+    LIMIT,
+    LIMITS,
+    NO_CODE,
+    TRUNCATED_UTF8,
+    VALID_UTF8,
+    Case,
+    Outcome,
+    read,
+)
 
-from gunicorn_asgi.errors import ApplicationError, Violation
-from gunicorn_asgi.websocket.close import Close, close_payload
+from gunicorn_asgi.errors import ApplicationError
+from gunicorn_asgi.websocket.close import close_payload
 from gunicorn_asgi.websocket.deflate import Deflate
 from gunicorn_asgi.websocket.negotiation import accept_key, negotiate_deflate
-from gunicorn_asgi.websocket.reader import FrameReader
-
-NO_CODE = 1005
 
 has_oracle = pytest.mark.skipif(
     not hasattr(ServerProtocol(state=State.OPEN), "current_size"),
     reason="in this version of websockets, what is put right has other names",
 )
-
-
-@dataclass
-class Outcome:
-    """The result of a client's frames."""
-
-    messages: list[str | bytes] = field(default_factory=list)
-    pings: list[bytes] = field(default_factory=list)
-    code: int | None = None
-    """The code of the answering Close, or of the failure; None without either."""
-
-
-def read(
-    pieces: Iterable[bytes], limit: float = math.inf, deflate: Deflate | None = None
-) -> Outcome:
-    """Read `pieces` with our reader."""
-    reader = FrameReader(limit, 1 << 30, deflate)
-    outcome = Outcome()
-    try:
-        for piece in pieces:
-            control = reader.read(piece)
-            while control is not None or reader.is_full:
-                if isinstance(control, Close):
-                    outcome.code = control.code
-                    return outcome
-                if control is not None:
-                    outcome.pings.append(control.payload)
-                outcome.messages += reader.messages
-                reader.messages.clear()
-                reader.unread, reader.is_full = 0, False
-                control = reader.read()
-    except Violation as violation:
-        outcome.code = violation.code
-    finally:
-        outcome.messages += reader.messages
-    return outcome
 
 
 @dataclass(frozen=True)
@@ -131,14 +95,14 @@ class Oracle:
 
     def __init__(self, limit: float, extension: PerMessageDeflate | None) -> None:
         self._limit = None if limit == math.inf else int(limit)
-        self._protocol = ServerProtocol(state=State.OPEN, max_size=self._limit)
-        self._protocol.extensions = [] if extension is None else [extension]
+        self.protocol = ServerProtocol(state=State.OPEN, max_size=self._limit)
+        self.protocol.extensions = [] if extension is None else [extension]
         self._utf8: codecs.IncrementalDecoder | None = None
         self._parts: list[Any] = []
         self.outcome = Outcome()
 
     def feed(self, sent: Sent) -> None:
-        outcome, protocol = self.outcome, self._protocol
+        outcome, protocol = self.outcome, self.protocol
         if outcome.code is not None:
             return
         within = protocol.current_size is not None
@@ -151,7 +115,7 @@ class Oracle:
             # middle of a fragmented message."
             protocol.current_size = None
         protocol.receive_data(sent.data)
-        self._take()
+        self.take()
         if protocol.close_sent is not None and outcome.code is None:
             outcome.code = int(protocol.close_sent.code)
         if not sent.is_minimal:
@@ -165,10 +129,10 @@ class Oracle:
             # the first byte first.
             outcome.code = 1002
 
-    def _take(self) -> None:
+    def take(self) -> None:
         outcome = self.outcome
         self._counts = len(outcome.messages), len(outcome.pings)
-        for event in self._protocol.events_received():
+        for event in self.protocol.events_received():
             if event.opcode == PING:
                 outcome.pings.append(bytes(event.data))
             elif event.opcode in (CONTINUATION, TEXT, BINARY):
@@ -439,15 +403,15 @@ def test_the_limit_of_a_compressed_message_is_exact(
         assert outcome == Outcome(code=1009)
 
 
-# The tables of `test_ws_frames`.
+# The tables of `ws_tables`.
 
 
 def understand(case: Case, limit: int) -> Outcome:
     """Read bytes with the package, which are not a list of frames."""
     oracle = Oracle(limit, None)
-    oracle._protocol.receive_data(case.data)
-    oracle._take()
-    close_sent = oracle._protocol.close_sent
+    oracle.protocol.receive_data(case.data)
+    oracle.take()
+    close_sent = oracle.protocol.close_sent
     if oracle.outcome.code is None and close_sent is not None:
         oracle.outcome.code = int(close_sent.code)
     return oracle.outcome

@@ -1,6 +1,6 @@
 """The reader of a WebSocket's frames, and the frames that are sent, as functions.
 
-The tables of `test_ws_frames`, in any pieces (`gunicorn_asgi.websocket.reader`, `frames`, `close`).
+The tables of `ws_tables`, in any pieces (`gunicorn_asgi.websocket.reader`, `frames`, `close`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from test_ws_frames import CLOSES, CONTROL, FRAGMENTS, HEADER, INVALID_UTF8, LIMIT, LIMITS, Case
-from test_ws_oracle import NO_CODE, Outcome, read
 from ws import BINARY, CLOSE, CONTINUATION, PING, PONG, RSV1, TEXT, close, cont, frame, ping, text
+from ws_tables import (
+    CLOSES,
+    CONTROL,
+    FRAGMENTS,
+    HEADER,
+    INVALID_UTF8,
+    LIMIT,
+    LIMITS,
+    NO_CODE,
+    Case,
+    Outcome,
+    read,
+)
 
 from gunicorn_asgi.errors import ApplicationError, Violation
 from gunicorn_asgi.websocket.close import (

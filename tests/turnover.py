@@ -1,6 +1,7 @@
-"""What replaces Gunicorn's workers, or its master, while a `load.Load` goes on. Linux only: processes are looked up in /proc.
+"""Replacements of Gunicorn's workers, or of its master, during a `load.Load`.
 
-Nothing but the standard library: benchmarks/zero_loss.py uses it too.
+For Linux only: it looks for processes in /proc. This module uses the standard library only, for
+benchmarks/zero_loss.py.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from load import Load, await_true
 
 SECONDS = 60.0
-"""How long one replacement may take: above ``graceful_timeout``, behind which the master ends it."""
+"""Time limit for one replacement, longer than ``graceful_timeout``."""
 
 
 def is_alive(pid: int) -> bool:
@@ -23,7 +24,7 @@ def is_alive(pid: int) -> bool:
 
 
 def children(pid: int) -> set[int]:
-    """The living child processes of `pid`: a master's workers, and a new master that it has started."""
+    """The living child processes of a master: its workers, and a new master after USR2."""
     found = set()
     for path in Path("/proc").iterdir():
         if path.name.isdigit():
@@ -34,7 +35,7 @@ def children(pid: int) -> set[int]:
 
 
 def _stat(pid: int) -> tuple[str, str]:
-    """State and parent; empty if there is no such process."""
+    """State and parent of a process; empty if it does not exist."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -48,9 +49,10 @@ def await_end(pids: set[int], what: str) -> None:
 
 
 def await_workers(load: Load, master: int, count: int, old: AbstractSet[int] = frozenset()) -> None:
-    """Wait until `master` has so many workers beside the `old`, and each has answered a request.
+    """Wait until `master` has so many workers besides `old`, and each has answered a request.
 
-    What a worker is sent before it has its signal handlers is lost, and its master then waits for ``graceful_timeout``.
+    Signals to a worker without signal handlers are lost: its master then waits for
+    ``graceful_timeout``.
     """
 
     def serving() -> bool:
@@ -64,7 +66,7 @@ def await_workers(load: Load, master: int, count: int, old: AbstractSet[int] = f
 
 
 def reload(master: int, load: Load, times: int) -> None:
-    """HUP: new workers, then TERM to the old. So many times, each when the one before is over."""
+    """HUP, repeated after the end of each reload: new workers, then TERM to the old ones."""
     for _ in range(times):
         old = children(master)
         os.kill(master, signal.SIGHUP)
@@ -73,9 +75,10 @@ def reload(master: int, load: Load, times: int) -> None:
 
 
 def resize(master: int, load: Load, by: int, times: int) -> None:
-    """TTIN and TTOU: `by` workers more, and as many less, the oldest. So many times. `by` is above the number of workers, so that all are replaced.
+    """TTIN and TTOU: start `by` more workers, then stop as many of the oldest, so many times.
 
-    One signal at a time: a process that has not seen one yet does not notice the next of its kind.
+    `by` is above the number of workers, so that all are replaced. Signals go one at a time: a
+    process does not notice a second signal of the same kind before it has handled the first.
     """
     for _ in range(times):
         before = children(master)
@@ -96,7 +99,7 @@ def _await_count(master: int, count: int) -> None:
 
 
 def upgrade(pidfile: Path, load: Load) -> int:
-    """USR2, then TERM to the old master once the new one serves. Returns the new master's pid."""
+    """USR2, then TERM to the old master once the new master serves. Returns the new pid."""
     old = read_pid(pidfile)
     new = _start_another(pidfile, load)
     workers = children(old) - {new}
@@ -107,7 +110,10 @@ def upgrade(pidfile: Path, load: Load) -> int:
 
 
 def upgrade_daemon(pidfile: Path, load: Load) -> int:
-    """USR2, then WINCH to the old master, which has its workers leave, and QUIT when they have. Only a daemon heeds WINCH."""
+    """USR2, then WINCH to the old master, and QUIT after the end of its workers.
+
+    Only a daemon stops its workers at WINCH.
+    """
     old = read_pid(pidfile)
     new = _start_another(pidfile, load)
     workers = children(old) - {new}
@@ -128,9 +134,8 @@ def end(master: int) -> None:
 
 def read_pid(pidfile: Path) -> int:
     """The pid in `pidfile`; 0 if there is none."""
-    with suppress(
-        FileNotFoundError, ValueError
-    ):  # it is written as another file and renamed, but not in every version
+    # Not every version of Gunicorn writes another file and renames it.
+    with suppress(FileNotFoundError, ValueError):
         return int(pidfile.read_text())
     return 0
 
@@ -148,5 +153,5 @@ def _start_another(pidfile: Path, load: Load) -> int:
 
 
 def _await_promotion(pidfile: Path, new: int) -> None:
-    """The new master notices within a second that it is alone, and takes the pidfile over."""
+    """The new master takes over the pidfile within a second after the end of the old master."""
     await_true(lambda: read_pid(pidfile) == new, "the new master's taking over", SECONDS)

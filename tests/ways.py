@@ -1,6 +1,6 @@
-"""The ways on which a response can go: the same exchange over every version of HTTP, with TLS and without, on TCP and on a unix socket.
+"""The ways of a response: every version of HTTP, with TLS and without, on TCP and a unix socket.
 
-That of HTTP/2 is asked by the client of `h2client`, so that the h2 package judges what it gets.
+Over HTTP/2 the client is `h2client`, so that the h2 package checks the frames.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OPEN_WIDE: dict[str, Any] = {
     "connection_window": WINDOW,
 }
 SHUT: dict[str, Any] = {"settings": {SettingCodes.INITIAL_WINDOW_SIZE: 1000}}
-"""For `Way.connect` over HTTP/2: a client that takes what it gets, and one that takes little, where nothing reads."""
+"""For `Way.connect` over HTTP/2: a client with wide windows, and a client with narrow windows."""
 
 
 @cache
@@ -37,7 +37,7 @@ def certificate() -> Pair:
 
 
 def server_context(pair: Pair | None = None) -> ssl.SSLContext:
-    """A server's, as the worker makes it."""
+    """A TLS context like the worker's."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*(pair or certificate()))
     context.set_alpn_protocols(["h2", "http/1.1"])
@@ -46,13 +46,13 @@ def server_context(pair: Pair | None = None) -> ssl.SSLContext:
 
 @dataclass
 class Answer:
-    """A response, whichever way it came."""
+    """A response on any of the WAYS."""
 
     status: int = 0
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     body: bytes = b""
     hints: list[tuple[int, list[tuple[bytes, bytes]]]] = field(default_factory=list)
-    """The 1xx before it."""
+    """The 1xx responses before it."""
     trailers: list[tuple[bytes, bytes]] | None = None
     is_whole: bool = False
 
@@ -61,7 +61,7 @@ class Answer:
 
 
 class Way:
-    """A server that is asked on one of the WAYS."""
+    """A server, and the way of its responses."""
 
     def __init__(self, name: str, server: InProcess) -> None:
         self.name = name
@@ -70,7 +70,7 @@ class Way:
         self.version = "1.0" if name == "1.0" else "1.1"
 
     def connect(self, **how: Any) -> Any:
-        """A connection that is ready for requests; `how` as the client of this way takes it."""
+        """A connection ready for requests. `how`: as the client of this way takes it."""
         if self.is_h2:
             return connect(self.server, **{"tls": self.name == "h2-tls", **OPEN_WIDE, **how})
         client = self.server.connect(**how)
@@ -79,7 +79,7 @@ class Way:
         return client
 
     def ask(self, client: Any, method: str = "GET", *fields: bytes, path: str = "/") -> Answer:
-        """One exchange on the connection."""
+        """One exchange on the connection `client`."""
         if self.is_h2:
             pairs = [
                 (name.lower(), value.strip())
@@ -114,7 +114,7 @@ class Way:
         return answer
 
     def fetch(self, method: str = "GET", *fields: bytes, path: str = "/") -> Answer:
-        """One exchange on a connection of its own."""
+        """One exchange on a new connection."""
         client = self.connect()
         try:
             return self.ask(client, method, *fields, path=path)
@@ -124,7 +124,7 @@ class Way:
 
 @contextmanager
 def serving(app: Any, parser: str, way: str, **settings: Any) -> Iterator[Way]:
-    """`app`, to be asked on that way."""
+    """Serve `app` on this way."""
     with ExitStack() as stack:
         if way == "unix":
             settings["bind"] = stack.enter_context(tempfile.TemporaryDirectory()) + "/socket"
@@ -136,13 +136,14 @@ def serving(app: Any, parser: str, way: str, **settings: Any) -> Iterator[Way]:
 
 
 def descriptors() -> Counter[str]:
-    """What of files and sockets this process has open. (libuv keeps pipes of its own.)"""
+    """The open files and sockets of this process, without the pipes of libuv."""
     found: Counter[str] = Counter()
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 # the descriptor of a Path's listing would be among them
+    # By `os`: the descriptor of a Path's listing would be open, too.
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
         try:
             target = os.readlink(f"/proc/self/fd/{name}")  # noqa: PTH115
         except FileNotFoundError:
-            continue  # that of the listing itself
+            continue  # the descriptor of the listing itself
         if target.startswith(("/", "socket:")):
             found[target.partition(":")[0]] += 1
     return found

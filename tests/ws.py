@@ -1,6 +1,7 @@
-"""A raw WebSocket client that takes nothing on trust: it builds any frame, legal or not, and reads the server's by the letter of RFC 6455 and 7692.
+"""A raw WebSocket client over HTTP/1.1 and HTTP/2.
 
-And applications that many tests need: they hold what they are told against ASGI as they go.
+It builds any frame, legal or not, and checks the server's frames by RFC 6455 and RFC 7692. The
+applications at the end check the messages of the server by ASGI.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ import hashlib
 import re
 import struct
 import zlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from inprocess import Client, InProcess, Response
-from ws2 import Client2, Stream2, assert_accepted2, extended_connect, split_fields
+import h2client
+from conftest import PARSERS
+from h2client import Header, Tunnel
+from inprocess import HTTP2, Client, InProcess, Response, serve
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 DATA_OPCODES = (CONTINUATION, TEXT, BINARY)
@@ -47,15 +51,33 @@ VALID_CODES = (
     4000,
     4999,
 )
-"""Close codes that may be on the wire: RFC 6455, 7.4.1, IANA's registry (1012 to 1014), and 7.4.2."""
+"""Valid in a Close frame: RFC 6455, 7.4.1, IANA's registry (1012 to 1014), and 7.4.2."""
 INVALID_CODES = (0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535)
+
+
+OVER_2 = " over HTTP/2"
+WAYS = [*PARSERS, *(name + OVER_2 for name in PARSERS)]
+"""HTTP/1.1 with each parser, and HTTP/2 on each loop: for suites that run on both versions."""
+
+
+def serve_way(app: Any, way: str, **settings: Any) -> Any:
+    """`inprocess.serve` for an element of WAYS."""
+    parser = way.removesuffix(OVER_2)
+    return serve(app, parser, **settings) if parser == way else serve2(app, parser, **settings)
+
+
+@contextmanager
+def serve2(app: Any, parser: str, **settings: Any) -> Iterator[InProcess]:
+    """`inprocess.serve`, with HTTP/2 by prior knowledge."""
+    with serve(app, parser, **HTTP2, **settings) as server:
+        yield server
 
 
 # Frames.
 
 
 def masked(data: bytes, mask: bytes) -> bytes:
-    """RFC 6455, 5.3."""
+    """`data` with a mask applied (RFC 6455, 5.3)."""
     if mask == b"\0\0\0\0":
         return data
     repeated = (mask * (len(data) // 4 + 1))[: len(data)]
@@ -76,8 +98,9 @@ def frame(
 ) -> bytes:
     """A client's frame (RFC 6455, 5.2).
 
-    `rsv`: of RSV1 | RSV2 | RSV3. `mask`: None for a frame that is not masked. `length`: what the header says if that is not the payload's.
-    `width`: the bits of the length, 7, 16 or 64, if they are not the fewest that can be.
+    `rsv`: of RSV1 | RSV2 | RSV3. `mask`: None for a frame without a mask. `length`: the length in
+    the header, if it differs from the payload's. `width`: the bits of the length, 7, 16 or 64, if
+    they are not the fewest possible.
     """
     if length is None:
         length = len(payload)
@@ -115,13 +138,13 @@ def pong(data: bytes = b"", **kind: Any) -> bytes:
 
 
 def close(code: int | None = None, reason: str | bytes = b"", **kind: Any) -> bytes:
-    """RFC 6455, 5.5.1; without a code there is no payload at all."""
+    """A Close frame (RFC 6455, 5.5.1). Without a code it has no payload."""
     reason = reason.encode() if isinstance(reason, str) else reason
     return frame(CLOSE, b"" if code is None else struct.pack("!H", code) + reason, **kind)
 
 
 def fragments(opcode: int, parts: Iterable[bytes], between: bytes = b"", rsv: int = 0) -> bytes:
-    """One message in as many frames as there are parts, and `between` two of them something else."""
+    """One message, with a frame for each part and the bytes `between` two frames."""
     parts = list(parts)
     last = len(parts) - 1
     return between.join(
@@ -145,7 +168,7 @@ def handshake(
     key: bytes | None = KEY,
     version: bytes | None = b"13",
 ) -> bytes:
-    """An opening handshake (RFC 6455, 4.1). What is None is left out, `fields` are added."""
+    """An opening handshake (RFC 6455, 4.1), without the fields that are None, and with `fields`."""
     parts = (
         (b"Connection", connection),
         (b"Upgrade", upgrade),
@@ -159,7 +182,7 @@ def handshake(
 
 
 def accept_key(key: bytes) -> bytes:
-    """RFC 6455, 4.2.2."""
+    """The value of Sec-WebSocket-Accept (RFC 6455, 4.2.2)."""
     return base64.b64encode(hashlib.sha1(key + GUID).digest())
 
 
@@ -169,7 +192,7 @@ def options(values: Iterable[bytes]) -> list[bytes]:
 
 
 def assert_accepted(response: Response, key: bytes = KEY) -> None:
-    """RFC 6455, 4.2.2, and RFC 9110: what a 101 must and must not have."""
+    """Check the fields of a 101 response (RFC 6455, 4.2.2; RFC 9110)."""
     assert response.status == 101, response
     assert response[b"upgrade"].lower() == b"websocket"
     assert options(response.values(b"connection")) == [b"upgrade"]
@@ -182,6 +205,46 @@ def assert_accepted(response: Response, key: bytes = KEY) -> None:
     assert len(response.values(b"server")) == 1
 
 
+def extended_connect(
+    target: bytes = b"/",
+    fields: Iterable[Header] = (),
+    *,
+    version: bytes | None = b"13",
+    protocol: bytes = b"websocket",
+) -> list[Header]:
+    """The fields of an extended CONNECT (RFC 8441, 4 and 5)."""
+    own = [
+        (b":method", b"CONNECT"),
+        (b":protocol", protocol),
+        (b":scheme", b"http"),
+        (b":path", target),
+        (b":authority", b"a"),
+    ]
+    return [*own, *([] if version is None else [(b"sec-websocket-version", version)]), *fields]
+
+
+def assert_accepted2(response: Response) -> None:
+    """Check the fields of a 200 response to the handshake (RFC 8441, 5; RFC 9110, 9.3.6)."""
+    assert response.status == 200, response
+    for name in (
+        b"sec-websocket-accept",
+        b"upgrade",
+        b"connection",
+        b"content-length",
+        b"transfer-encoding",
+        b"sec-websocket-version",
+    ):
+        assert not response.values(name), response
+    assert len(response.values(b"date")) == 1
+    assert len(response.values(b"server")) == 1
+
+
+def split_fields(lines: Iterable[bytes]) -> list[Header]:
+    """Lines of HTTP/1.1 as fields of HTTP/2."""
+    pairs = [line.split(b":", 1) for line in lines]
+    return [(name.lower(), value.strip()) for name, value in pairs]
+
+
 EXTENSION = re.compile(rb"permessage-deflate((?:; ?[a-z_]+(?:=\d+)?)*)")
 PARAMETER = re.compile(rb"; ?([a-z_]+)(?:=(\d+))?")
 KNOWN_PARAMETERS = {
@@ -190,11 +253,11 @@ KNOWN_PARAMETERS = {
     b"server_max_window_bits": True,
     b"client_max_window_bits": True,
 }
-"""Whether they have a value, in a response (RFC 7692, 7.1)."""
+"""Whether a response has a value for the parameter (RFC 7692, 7.1)."""
 
 
 class Deflate:
-    """permessage-deflate as the response has it, from the client's side."""
+    """The client's side of permessage-deflate, as negotiated by the response."""
 
     def __init__(self, value: bytes) -> None:
         match = EXTENSION.fullmatch(value)
@@ -214,7 +277,7 @@ class Deflate:
         self._decompressor: Any = None
 
     def compress(self, data: bytes) -> bytes:
-        """The payload of a whole message (RFC 7692, 7.2.1), with all that was agreed on made use of."""
+        """The payload of a whole message (RFC 7692, 7.2.1), using all agreed parameters."""
         if self._compressor is None or not self.client_keeps:
             self._compressor = zlib.compressobj(9, wbits=-max(self.client_bits, 9), memLevel=9)
         compressed = self._compressor.compress(data) + self._compressor.flush(zlib.Z_SYNC_FLUSH)
@@ -222,7 +285,7 @@ class Deflate:
         return bytes(compressed[:-4])
 
     def decompress(self, data: bytes) -> bytes:
-        """Raises zlib.error where the server has used more than was agreed on."""
+        """Raises zlib.error where the server exceeds the agreed parameters."""
         if self._decompressor is None or not self.server_keeps:
             self._decompressor = zlib.decompressobj(wbits=-self.server_bits)
         return bytes(self._decompressor.decompress(data + b"\0\0\xff\xff"))
@@ -237,17 +300,17 @@ class Frame:
 
 
 class EndedError(Exception):
-    """The connection ended, properly, where a frame could have begun."""
+    """The connection ended in order, between two frames."""
 
 
 class WebSocket:
-    """A client behind its handshake."""
+    """A client after its handshake."""
 
-    def __init__(self, client: Client | Stream2, deflate: Deflate | None = None) -> None:
+    def __init__(self, client: Client | Tunnel, deflate: Deflate | None = None) -> None:
         self.client = client
         self.deflate = deflate
         self.pongs: list[bytes] = []
-        """Payloads of the pongs that came before, or within, the messages that were read."""
+        """Payloads of the pongs before and within the messages that were read."""
         self.pings: list[bytes] = []
         self._within_message = False
         self._closed = False
@@ -259,13 +322,13 @@ class WebSocket:
         self.send(self.compressed(data, **kind))
 
     def compressed(self, data: str | bytes, **kind: Any) -> bytes:
-        """One message in one frame."""
+        """A compressed message in one frame."""
         assert self.deflate is not None
         opcode, data = (TEXT, data.encode()) if isinstance(data, str) else (BINARY, data)
         return frame(opcode, self.deflate.compress(data), rsv=RSV1, **kind)
 
     def read_frame(self) -> Frame:
-        """The next frame, checked for all that can be wrong with it alone. Raises EndedError."""
+        """The next frame, checked by itself. Raises EndedError."""
         first, second = self._read_header()
         fin, rsv, opcode = bool(first & 0x80), first >> 4 & 7, first & 15
         assert not second & 0x80, "5.1: a server must not mask"
@@ -295,7 +358,7 @@ class WebSocket:
         return Frame(opcode, self._read(length), fin, rsv == RSV1)
 
     def read_message(self) -> str | bytes:
-        """The next message, whole. Pings and pongs before and within it are noted; a Close fails."""
+        """The next message. Notes pings and pongs before and within it; fails at a Close frame."""
         first = self._read_data_frame()
         parts, part = [first.payload], first
         while not part.fin:
@@ -330,7 +393,7 @@ class WebSocket:
         return got.payload
 
     def read_close(self) -> tuple[int | None, str]:
-        """Code and reason of the server's Close, which must be the next frame but for pongs."""
+        """Code and reason of the server's Close, which must follow at once or after pongs."""
         while True:
             got = self.read_frame()
             if got.opcode != PONG:
@@ -345,32 +408,38 @@ class WebSocket:
         return code, got.payload[2:].decode()
 
     def read_end(self) -> None:
-        """The end of the connection, an orderly one and at once."""
+        """Check that the connection ends in order, without more data."""
         rest = self.client.read_rest()
         assert rest == b"", rest
 
     def read_failure(self) -> int | None:
-        """The server fails the connection: a Close, and the end without waiting for ours (RFC 6455, 7.1.7). Returns the code."""
+        """The server fails the connection (RFC 6455, 7.1.7). Returns the code of its Close.
+
+        It ends the connection without waiting for the client's Close.
+        """
         code, _ = self.read_close()
         self.read_end()
         return code
 
     def answer_close(self) -> tuple[int | None, str]:
-        """The server begins to close, and the client agrees: returns what the server has said."""
+        """Answer the server's Close. Returns its code and reason."""
         code, reason = self.read_close()
         self.send(close(code))
         self.read_end()
         return code, reason
 
     def close(self, code: int | None = 1000, reason: str = "") -> tuple[int | None, str]:
-        """Begin to close, and wait for the server's Close and the end (RFC 6455, 7.1.1: the server closes first)."""
+        """Begin to close. Returns code and reason of the server's Close.
+
+        The server ends the connection first (RFC 6455, 7.1.1).
+        """
         self.send(close(code, reason))
         answer = self.read_close()
         self.read_end()
         return answer
 
     def is_alive(self) -> bool:
-        """Whether the server answers a ping. Only asks."""
+        """Whether the server answers a ping."""
         try:
             self.send(ping(b"alive?"))
             return self.read_pong() == b"alive?"
@@ -379,15 +448,15 @@ class WebSocket:
 
     def _read_header(self) -> bytes:
         while len(self.client.buffer) < 2:
-            if not self.client._more():
+            if not self.client.receive():
                 assert not self.client.buffer, "the connection ended within a frame"
                 raise EndedError
-        return self.client._take(2)
+        return self.client.take(2)
 
     def _read(self, size: int) -> bytes:
         while len(self.client.buffer) < size:
-            assert self.client._more(), "the connection ended within a frame"
-        return self.client._take(size)
+            assert self.client.receive(), "the connection ended within a frame"
+        return self.client.take(size)
 
 
 def connect(
@@ -398,11 +467,15 @@ def connect(
     receive_buffer: int = 0,
     tls: bool = False,
 ) -> WebSocket:
-    """A client whose handshake was accepted, over HTTP/2 where that is served. `early`: frames in the handshake's packet."""
+    """A client with an accepted handshake, over HTTP/2 where `server` speaks it.
+
+    `early`: frames in the packet of the handshake.
+    """
     if server.server.settings.http2:
-        connection = Client2(server, receive_buffer, tls=tls)
-        stream = connection.open(extended_connect(target.encode(), split_fields(fields)), early)
-        return accepted2(stream)
+        connection = h2client.connect(server, receive_buffer=receive_buffer, tls=tls)
+        return accepted2(
+            connection.tunnel(extended_connect(target.encode(), split_fields(fields)), early)
+        )
     client = server.connect(receive_buffer)
     if tls:
         client.start_tls()
@@ -410,14 +483,23 @@ def connect(
     return accepted(client)
 
 
+def shake_hands(server: InProcess, way: str) -> Client | Tunnel:
+    """A client that has sent its handshake."""
+    if OVER_2 in way:
+        return h2client.connect(server).tunnel(extended_connect())
+    client = server.connect()
+    client.send(handshake())
+    return client
+
+
 def accepted(client: Client) -> WebSocket:
-    """The handshake is sent: read the answer to it."""
+    """Read the acceptance of a handshake that was sent."""
     response = client.read_head()
     assert_accepted(response)
     return WebSocket(client, _agreed(response))
 
 
-def accepted2(stream: Stream2) -> WebSocket:
+def accepted2(stream: Tunnel) -> WebSocket:
     """The same over HTTP/2."""
     response = stream.read_head()
     assert_accepted2(response)
@@ -459,7 +541,7 @@ async def accept(receive: Receive, send: Send, **message: Any) -> None:
 
 
 async def read(receive: Receive) -> str | bytes | None:
-    """The next message, or None where there are no more."""
+    """The next message, or None after the last."""
     message = await receive()
     if message["type"] == "websocket.disconnect":
         assert_is_disconnect(message)
@@ -487,7 +569,10 @@ async def echo(scope: Any, receive: Receive, send: Send) -> None:
 
 @dataclass
 class Recorder:
-    """Accepts and notes, by the path of the connection, all that it is told; `ended` are the paths whose disconnect has come."""
+    """Accepts each WebSocket, and notes all messages by its path.
+
+    `ended`: code and reason of the disconnects, by path.
+    """
 
     messages: dict[str, list[str | bytes]] = field(default_factory=dict)
     ended: dict[str, tuple[int, str]] = field(default_factory=dict)
