@@ -9,6 +9,7 @@ import asyncio
 import errno
 import io
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -91,8 +92,8 @@ def sending(*messages: dict[str, Any]) -> Any:
 
 @cache
 def content(size: int) -> bytes:
-    """Of which no part is like another one."""
-    return b"".join(b"%08x" % number for number in range(size // 8 + 1))[:size]
+    """Random bytes, the same for each size."""
+    return random.Random(size).randbytes(size)
 
 
 @pytest.fixture(autouse=True)
