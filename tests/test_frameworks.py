@@ -9,7 +9,7 @@ import httpx
 import pytest
 from process import DEADLINE, Gunicorn, poll
 
-pytestmark = pytest.mark.gunicorn
+pytestmark = [pytest.mark.gunicorn, pytest.mark.any_version]
 
 FRAMEWORKS = [name for name in ("starlette", "fastapi", "django") if find_spec(name) is not None]
 STARLETTES = [name for name in FRAMEWORKS if name != "django"]

@@ -16,7 +16,7 @@ from h2client import H2Client, Header, Tunnel, connect_gunicorn
 from process import DEADLINE, LOOPS, Gunicorn
 from ws import accepted2, close, extended_connect, text
 
-pytestmark = pytest.mark.gunicorn
+pytestmark = [pytest.mark.gunicorn, pytest.mark.any_version]
 
 NODE = shutil.which("node")
 CLIENT = Path(__file__).parent / "websocket_h2.js"

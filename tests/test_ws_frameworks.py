@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from ws import CLOSE, close
 from wsclient import connect, connect_raw, exchange, read_close, read_refusal
 
-pytestmark = pytest.mark.gunicorn
+pytestmark = [pytest.mark.gunicorn, pytest.mark.any_version]
 
 
 class Served(NamedTuple):

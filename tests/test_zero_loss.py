@@ -95,7 +95,7 @@ def test_no_request_is_lost_at_max_requests_over_tls(tmp_path: Path, loop: str) 
 def test_no_request_is_lost_at_hup(tmp_path: Path, loop: str, keep_alive: bool) -> None:
     with serving(tmp_path, asgi_loop=loop) as server:
         with Load(server.address, keep_alive=keep_alive) as load:
-            turnover.reload(server.pid, load, 3)
+            turnover.reload(server.pid, load, 2)
             tally = load.stop()
         check(server, tally, 4)
 
