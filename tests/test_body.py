@@ -6,6 +6,7 @@ import pytest
 from conftest import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import each
 
 from gunicorn_asgi.errors import RequestError
 from gunicorn_asgi.http1.body import MAX_CHUNK_LINE, ChunkedFraming, Framing, LengthFraming
@@ -81,7 +82,7 @@ VALID = {
 @pytest.mark.parametrize(
     "tail", [b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"\r\n\r\n", b"\x00\xff"]
 )
-@pytest.mark.parametrize(("data", "content"), VALID.values(), ids=VALID.keys())
+@each("data, content", VALID)
 def test_chunked_is_decoded_and_ends_exactly_there(
     data: bytes, content: bytes, tail: bytes
 ) -> None:
@@ -144,7 +145,7 @@ INVALID = {
 }
 
 
-@pytest.mark.parametrize("data", INVALID.values(), ids=INVALID.keys())
+@each("data", INVALID)
 def test_malformed_chunks_are_refused_with_400_in_any_pieces(data: bytes) -> None:
     for pieces in [
         [data],

@@ -12,7 +12,7 @@ from conftest import examples
 from costs import are_kept
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tables import INVALID_FIELDS
+from tables import INVALID_FIELDS, each
 
 from gunicorn_asgi.errors import ApplicationError
 from gunicorn_asgi.http.fields import CONNECTION_CLOSE, DATE, SERVER, read_trailers
@@ -72,7 +72,7 @@ def test_the_server_answers_for_framing_and_connection(headers: Any, expected: A
     assert encode_fields(headers) == expected
 
 
-@pytest.mark.parametrize("headers", INVALID_FIELDS.values(), ids=INVALID_FIELDS.keys())
+@each("headers", INVALID_FIELDS)
 @pytest.mark.parametrize("before", [False, True], ids=["first", "second"])
 def test_invalid_fields_raise(headers: Any, before: bool) -> None:
     """docs/asgi.md, 11 and 55. Twice: a name that was seen once does not count as valid."""
@@ -83,7 +83,7 @@ def test_invalid_fields_raise(headers: Any, before: bool) -> None:
             encode_fields(headers)
 
 
-@pytest.mark.parametrize("headers", INVALID_FIELDS.values(), ids=INVALID_FIELDS.keys())
+@each("headers", INVALID_FIELDS)
 def test_invalid_fields_raise_out_of_a_generator(headers: Any) -> None:
     if isinstance(headers, (list, dict)):
         with pytest.raises(ApplicationError):
@@ -237,10 +237,10 @@ def test_framing(
     assert body_framing(version, status, declared, size, bodyless) == expected
 
 
-@pytest.mark.parametrize("status", [200, 204, 304, 404, 999])
+@each("status", [200, 204, 304, 404, 999])
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
-@pytest.mark.parametrize("declared", [-1, 0, 5])
-@pytest.mark.parametrize("size", [-1, 0, 5])
+@each("declared", [-1, 0, 5])
+@each("size", [-1, 0, 5])
 @pytest.mark.parametrize("head", [False, True])
 def test_framing_is_never_ambiguous(
     version: str, status: int, declared: int, size: int, head: bool

@@ -13,7 +13,7 @@ from h2raw import integer, literal
 from hpack.hpack import encode_integer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tables import INVALID_FIELDS
+from tables import INVALID_FIELDS, each
 
 from gunicorn_asgi.errors import ApplicationError
 from gunicorn_asgi.http.fields import DATE, SERVER
@@ -102,7 +102,7 @@ def test_what_means_something(
         assert rest == [length, found]
 
 
-@pytest.mark.parametrize("headers", INVALID_FIELDS.values(), ids=INVALID_FIELDS.keys())
+@each("headers", INVALID_FIELDS)
 @pytest.mark.parametrize("before", [False, True], ids=["first", "second"])
 def test_invalid_fields_raise_as_in_http_1(headers: Any, before: bool) -> None:
     """docs/asgi.md, 11 and 55. Twice, for what was seen once must not pass for checked."""

@@ -19,6 +19,7 @@ from hyperframe.frame import (
 )
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tables import each
 
 from gunicorn_asgi.http2 import frames
 from gunicorn_asgi.http2.frames import ConnectionFailure, ErrorCode, FrameBuffer, FrameType
@@ -173,7 +174,7 @@ def test_a_ping_is_read_by_others(is_ack: bool) -> None:
     )
 
 
-@pytest.mark.parametrize("code", ErrorCode)
+@each("code", ErrorCode)
 @pytest.mark.parametrize("last", [0, 1, 2**31 - 1])
 def test_a_goaway_is_read_by_others(last: int, code: ErrorCode) -> None:
     """RFC 9113, 6.8; what is not ASCII in its reason is written so that it is."""

@@ -10,6 +10,7 @@ from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
 from hpack.huffman_table import decode_huffman
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import each
 
 from gunicorn_asgi.http2.huffman import decode
 
@@ -61,7 +62,7 @@ def test_any_bytes_are_what_hpack_takes_them_for(text: bytes) -> None:
     assert outcome(decode, text) == outcome(decode_huffman, text)
 
 
-@pytest.mark.parametrize("byte", range(256))
+@each("byte", range(256))
 def test_every_symbol_is_read_wherever_it_begins(byte: int) -> None:
     """Behind up to seven symbols of five bits each, which shift it through the byte."""
     for shift in range(8):

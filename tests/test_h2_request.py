@@ -25,7 +25,7 @@ from h2tables import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rules import SECURE, make_rules, rules_for
-from tables import AUTHORITIES, NO_AUTHORITIES
+from tables import AUTHORITIES, NO_AUTHORITIES, each
 
 from gunicorn_asgi.errors import RequestError
 from gunicorn_asgi.http.request import UNKNOWN_LENGTH, Fields, Request, Rules
@@ -94,7 +94,7 @@ def verdict(fields: list[Header], rules: Rules = RULES, **limits: Any) -> int:
 # What is no request: its stream ends with PROTOCOL_ERROR (RFC 9113, 8.1.1).
 
 
-@pytest.mark.parametrize("fields", MALFORMED.values(), ids=MALFORMED.keys())
+@each("fields", MALFORMED)
 def test_what_is_malformed(fields: list[Header]) -> None:
     """RFC 9113, 8.1.1 to 8.5. Twice, for what was seen once must not pass for checked."""
     for _ in range(2):
@@ -115,7 +115,7 @@ def test_what_is_refused(status: int, fields: list[Header]) -> None:
     assert verdict(fields) == status
 
 
-@pytest.mark.parametrize("authority", NO_AUTHORITIES)
+@each("authority", NO_AUTHORITIES)
 def test_what_is_no_authority_is_not_accepted(authority: bytes) -> None:
     """RFC 9110, 4.2.4 and 7.2, in :authority and in Host."""
     assert verdict(having((b":authority", authority))) in (0, 400)

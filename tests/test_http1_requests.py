@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import pytest
 from gunicorn.config import Config
 from inprocess import GET, InProcess, Truncated, mirror, request, serve
+from tables import each
 
 GARBAGE = b"\x00\x01garbage\r\n\r\n"
 DELIVERIES = ["whole", "bytes"]
@@ -387,8 +388,8 @@ def field_of(length: int) -> bytes:
 LIMITS = {"limit_request_line": 60, "limit_request_fields": 4, "limit_request_field_size": 50}
 
 
-@pytest.mark.parametrize("tail", ["alone", "request"])
-@pytest.mark.parametrize("delivery", DELIVERIES)
+@each("tail", ["alone", "request"])
+@each("delivery", DELIVERIES)
 @pytest.mark.parametrize(
     ("data", "status"),
     [

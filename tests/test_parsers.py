@@ -6,6 +6,7 @@ import pytest
 from conftest import examples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tables import each
 
 from gunicorn_asgi.errors import RequestError
 from gunicorn_asgi.http.request import Rules
@@ -64,7 +65,7 @@ ACCEPTED = {
 }
 
 
-@pytest.mark.parametrize(("lines", "fields"), ACCEPTED.values(), ids=ACCEPTED.keys())
+@each("lines, fields", ACCEPTED)
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
 def test_fields_are_read_in_order_with_their_bytes(
     parse: FieldParser, lines: tuple[bytes, ...], fields: list[tuple[bytes, bytes]], version: bytes
@@ -103,7 +104,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("place", ["first", "last", "between"])
-@pytest.mark.parametrize("line", REFUSED.values(), ids=REFUSED.keys())
+@each("line", REFUSED)
 def test_invalid_fields_are_refused_with_400_in_any_place(
     parse: FieldParser, line: bytes, place: str
 ) -> None:
@@ -173,7 +174,7 @@ FRAMING = [
 
 
 @pytest.mark.skipif(parsers.available() != "httptools", reason="there is only one parser")
-@pytest.mark.parametrize("lines", FRAMING, ids=[" ".join(map(repr, lines)) for lines in FRAMING])
+@each("lines", FRAMING)
 @pytest.mark.parametrize("version", [b"1.0", b"1.1"])
 def test_both_parsers_agree_on_fields_that_their_libraries_treat_specially(
     lines: list[bytes], version: bytes

@@ -134,6 +134,7 @@ def test_ci_runs_the_command_of_the_readme() -> None:
     "document",
     [
         "README.md",
+        "CONTRIBUTING.md",
         "CHANGELOG.md",
         *(
             f"docs/{name}.md"
@@ -214,6 +215,8 @@ def free_port() -> int:
     return port
 
 
+@pytest.mark.gunicorn
+@pytest.mark.smoke
 def test_the_procfile_serves_the_example() -> None:
     """As a platform does it: in the folder, with $PORT, and until TERM."""
     command = (EXAMPLES / "Procfile").read_text().removeprefix("web: ").split()

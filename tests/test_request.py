@@ -16,7 +16,7 @@ from costs import are_kept
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rules import SECURE, make_rules
-from tables import AUTHORITIES, NO_AUTHORITIES
+from tables import AUTHORITIES, NO_AUTHORITIES, each
 
 from gunicorn_asgi.errors import RequestError
 from gunicorn_asgi.http.request import (
@@ -59,7 +59,7 @@ def test_a_valid_authority_is_accepted(authority: bytes) -> None:
     check_authority(authority)
 
 
-@pytest.mark.parametrize("authority", NO_AUTHORITIES)
+@each("authority", NO_AUTHORITIES)
 def test_an_invalid_authority_is_refused_with_400(authority: bytes) -> None:
     """RFC 9112, 3.2; RFC 9110, 4.2.4: no userinfo."""
     with pytest.raises(RequestError) as caught:
