@@ -27,7 +27,7 @@ from gunicorn_asgi.config.gunicorn_settings import STAND_INS
 from gunicorn_asgi.config.options import OPTIONS
 from gunicorn_asgi.config.settings import Settings
 from gunicorn_asgi.net.balance import WorkerRow
-from gunicorn_asgi.net.transport import LINGER_SECONDS, LOST, Transport
+from gunicorn_asgi.net.transport import LINGER_SECONDS, LOST, OPEN, Handler, Transport
 from gunicorn_asgi.server import Server
 
 try:
@@ -140,17 +140,18 @@ class Listening:
 class ByteByByte(Transport):
     """Data that arrives together is taken as if every byte had come alone."""
 
-    def receive_with(self, receive: Callable[[bytes], None]) -> None:
-        self.receive_byte = receive
-        self.data_received = self.receive_bytes
-        self.raw.set_protocol(self)
+    def set_handler(self, handler: Handler) -> None:
+        super().set_handler(handler)
+        if self.state is OPEN:
+            self.data_received = self.receive_bytes
+            self.raw.set_protocol(self)
 
     def receive_bytes(self, data: bytes) -> None:
         for position in range(len(data)):
             if self.raw.is_closing():
                 break
-            # of the handler by now: an upgrade replaces it
-            self.receive_byte(data[position : position + 1])
+            # An upgrade replaces the handler.
+            self.handler.data_received(data[position : position + 1])
 
 
 def sipping(size: int) -> type[Transport]:

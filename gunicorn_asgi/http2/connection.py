@@ -54,6 +54,8 @@ class H2Connection(Handler):
         "writer",
     )
 
+    has_closing_deadlines = True  # those of its exchanges
+
     def __init__(self, transport: Transport) -> None:
         super().__init__(transport)
         # Set once.

@@ -112,6 +112,9 @@ class Handler:
 
     __slots__ = ("host", "transport")
 
+    has_closing_deadlines = False
+    """Whether `next_deadline` counts while the transport closes."""
+
     def __init__(self, transport: Transport) -> None:
         # Set once.
         self.transport = transport
@@ -293,25 +296,20 @@ class Transport(asyncio.Protocol):
         if preamble is not None and preamble.client is not None:
             self.rules = host.rules_for(self.client, preamble.client)
             self.client, self.server_address = preamble.client, preamble.server
-        self.handler = handler = host.make_handler(self)
-        self.receive_with(handler.data_received)
+        self.set_handler(host.make_handler(self))
         host.opened(self)
         if preamble is not None and preamble.error is not None:
-            handler.refuse(preamble.error)
+            self.handler.refuse(preamble.error)
         else:
-            handler.begin(b"" if preamble is None else preamble.data)
+            self.handler.begin(b"" if preamble is None else preamble.data)
 
     def set_handler(self, handler: Handler) -> None:
         """Have `handler` go on with the transport, as it is."""
         self.handler = handler
         if self.state is OPEN:
-            self.receive_with(handler.data_received)
-
-    def receive_with(self, receive: Callable[[bytes], None]) -> None:
-        """Pass further data to `receive`."""
-        self.data_received = receive
-        # uvloop keeps the method of the protocol that it was given, not the protocol.
-        self.raw.set_protocol(self)
+            self.data_received = handler.data_received
+            # uvloop keeps the method of the protocol that it was given, not the protocol.
+            self.raw.set_protocol(self)
 
     def pause_writing(self) -> None:
         self.is_writing_paused = True
@@ -335,7 +333,9 @@ class Transport(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._advance(LOST)
+        if self.state is OPEN:
+            self._advance(LOST)
+        self.state = LOST
         self._must_deliver = True
         if self._transfer is not None:
             self.stop_file()
@@ -483,7 +483,8 @@ class Transport(asyncio.Protocol):
         elif not is_sending:
             self.raw.close()
         self._advance(LINGERING)
-        self.receive_with(self._drop)
+        self.data_received = self._drop
+        self.raw.set_protocol(self)
         self._closing_deadline = self.host.tick_end + LINGER_SECONDS
         # The first look counts as progress: the client has had no time to acknowledge the end.
         self.progress.start(self.host.tick_end, -1)
@@ -507,7 +508,10 @@ class Transport(asyncio.Protocol):
             return
         self._advance(CLOSING)
         self._must_deliver = True
-        self._await_delivery()
+        self.progress.start(self.host.tick_end, self.delivery_count())
+        self.deadline = self.progress.deadline
+        if self.handler.has_closing_deadlines:
+            self.set_deadline()
         if self.listener.scheme == "https":
             # The end of TLS is an exchange of its own, and the client may have begun it.
             self.resume_reading()
@@ -541,8 +545,7 @@ class Transport(asyncio.Protocol):
     # Deadlines.
 
     def _await_delivery(self) -> None:
-        file_left = 0 if self._transfer is None else self._transfer.left
-        self.progress.start(self.host.tick_end, kernel.delivery_count(self.raw, file_left))
+        self.progress.start(self.host.tick_end, self.delivery_count())
         self.set_deadline()
 
     def _delivered(self) -> None:
