@@ -4,6 +4,8 @@ import compileall
 import os
 import sys
 from collections import defaultdict
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from zlib import crc32
 
@@ -60,6 +62,16 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line(
             "filterwarnings", "ignore:unclosed transport <asyncio.sslproto:ResourceWarning"
         )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Rewrite the test modules for pytest once, instead of in each process that starts next."""
+    tests = Path(__file__).parent
+    if not any(tests.glob(f"__pycache__/test_*.{sys.implementation.cache_tag}-pytest-*")):
+        for path in tests.glob("test_*.py"):
+            with suppress(pytest.skip.Exception):
+                import_module(path.stem)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
