@@ -23,6 +23,7 @@ from inprocess import (
     request,
     serve,
 )
+from tables import each
 
 from gunicorn_asgi.errors import ApplicationError
 
@@ -191,15 +192,9 @@ def test_the_end_of_a_body_is_told_in_one_way(
     ids=["GET", "GET 1.0", "HEAD", "HEAD 1.0"],
 )
 @pytest.mark.parametrize("status", [204, 304])
-@pytest.mark.parametrize(
-    "headers",
-    [[], [LENGTH_2], [CHUNKED], [(b"content-length", b"0")]],
-    ids=["none", "length", "chunked", "length 0"],
-)
-@pytest.mark.parametrize(
-    "messages",
-    [[body()], [body(b"ok")], [body(b"o", True), body(b"k")], [body(b"", True), body()]],
-    ids=["empty", "one", "two", "flush"],
+@each("headers", [[], [LENGTH_2], [CHUNKED], [(b"content-length", b"0")]])
+@each(
+    "messages", [[body()], [body(b"ok")], [body(b"o", True), body(b"k")], [body(b"", True), body()]]
 )
 def test_204_and_304_have_no_body(
     server: InProcess, script: Script, data: bytes, status: int, headers: Any, messages: Messages

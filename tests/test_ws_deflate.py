@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from gunicorn.config import Config
 from inprocess import InProcess, serve
+from tables import each
 from ws import (
     BINARY,
     RSV1,
@@ -166,7 +167,7 @@ DECLINED = {
 }
 
 
-@pytest.mark.parametrize("offer", DECLINED.values(), ids=DECLINED.keys())
+@each("offer", DECLINED)
 def test_an_offer_that_cannot_be_accepted_is_declined(server: InProcess, offer: bytes) -> None:
     """RFC 7692, 7.1: declined, not failed, and the connection is one without compression."""
     client = server.connect()
@@ -291,7 +292,7 @@ SAMPLES: list[str | bytes] = [
 ]
 
 
-@pytest.mark.parametrize("offer", list(combinations()))
+@each("offer", list(combinations()))
 def test_messages_go_both_ways_within_the_agreed_windows(
     server: InProcess, parser: str, offer: bytes
 ) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from gunicorn.config import Config
 from inprocess import InProcess
+from tables import each
 from ws import (
     BINARY,
     MASK,
@@ -136,7 +137,7 @@ def run_in_every_way(servers: Servers, case: Case, **settings: Any) -> None:
 # 5.2: the header.
 
 
-@pytest.mark.parametrize("case", HEADER.values(), ids=HEADER.keys())
+@each("case", HEADER)
 def test_a_frame_is_checked_by_its_header(servers: Servers, case: Case) -> None:
     """RFC 6455, 5.1 to 5.3 and 5.7."""
     run_in_every_way(servers, case)
@@ -178,7 +179,7 @@ def test_every_length_comes_and_goes_in_the_fewest_bytes(
 # 5.4: fragments.
 
 
-@pytest.mark.parametrize("case", FRAGMENTS.values(), ids=FRAGMENTS.keys())
+@each("case", FRAGMENTS)
 def test_fragments_make_one_message(servers: Servers, case: Case) -> None:
     """RFC 6455, 5.4."""
     run_in_every_way(servers, case)
@@ -187,7 +188,7 @@ def test_fragments_make_one_message(servers: Servers, case: Case) -> None:
 # 5.5: control frames.
 
 
-@pytest.mark.parametrize("case", CONTROL.values(), ids=CONTROL.keys())
+@each("case", CONTROL)
 def test_control_frames_are_short_and_whole(servers: Servers, case: Case) -> None:
     """RFC 6455, 5.5."""
     run_in_every_way(servers, case)
@@ -196,7 +197,7 @@ def test_control_frames_are_short_and_whole(servers: Servers, case: Case) -> Non
 # 5.5.1 and 7: Close.
 
 
-@pytest.mark.parametrize("case", CLOSES.values(), ids=CLOSES.keys())
+@each("case", CLOSES)
 def test_a_close_is_answered_with_its_code_or_refused(servers: Servers, case: Case) -> None:
     """RFC 6455, 5.5.1, 7.1.5, 7.1.6 and 7.4. The answer has the code of the client's Close."""
     run_in_every_way(servers, case)
@@ -244,7 +245,7 @@ def test_a_flood_after_an_error_is_not_read_for_ever(parser: str) -> None:
 # 8.1: UTF-8.
 
 
-@pytest.mark.parametrize("message", VALID_UTF8.values(), ids=VALID_UTF8.keys())
+@each("message", VALID_UTF8)
 def test_valid_text_is_cut_anywhere(servers: Servers, message: str) -> None:
     """RFC 6455, 5.6: "a particular text frame might include a partial UTF-8 sequence"."""
     data = message.encode()
@@ -256,7 +257,7 @@ def test_valid_text_is_cut_anywhere(servers: Servers, message: str) -> None:
     run_in_every_way(servers, case)
 
 
-@pytest.mark.parametrize(("data", "seen"), INVALID_UTF8.values(), ids=INVALID_UTF8.keys())
+@each("data, seen", INVALID_UTF8)
 def test_invalid_text_is_refused_at_its_first_invalid_byte(
     servers: Servers, data: bytes, seen: int
 ) -> None:
@@ -273,7 +274,7 @@ def test_invalid_text_is_refused_at_its_first_invalid_byte(
         run_in_every_way(servers, bad(text("é") + case, "é", code=INVALID_DATA))
 
 
-@pytest.mark.parametrize("data", TRUNCATED_UTF8.values(), ids=TRUNCATED_UTF8.keys())
+@each("data", TRUNCATED_UTF8)
 def test_text_that_ends_within_a_character_is_refused(servers: Servers, data: bytes) -> None:
     """RFC 6455, 8.1: the character does not continue in the next message."""
     for case in (
@@ -299,7 +300,7 @@ def test_binary_may_be_anything(servers: Servers) -> None:
 
 
 @has_limit
-@pytest.mark.parametrize("case", LIMITS.values(), ids=LIMITS.keys())
+@each("case", LIMITS)
 def test_a_message_above_the_limit_is_refused_at_its_header(servers: Servers, case: Case) -> None:
     """RFC 6455, 7.4.1 and 10.4; Gunicorn's ``websocket_max_message_size``."""
     run_in_every_way(servers, case, websocket_max_message_size=LIMIT)

@@ -30,6 +30,7 @@ from inprocess import (
     request,
     serve,
 )
+from tables import each
 from ws import (
     ACCEPT,
     CONNECT,
@@ -203,7 +204,7 @@ REFUSED: dict[str, tuple[bytes, int]] = {
     [b"", GET, text("a") + ping(), handshake()],
     ids=["alone", "a request", "frames", "a handshake"],
 )
-@pytest.mark.parametrize(("data", "status"), REFUSED.values(), ids=REFUSED.keys())
+@each("data, status", REFUSED)
 def test_a_handshake_is_refused(server: InProcess, data: bytes, status: int, behind: bytes) -> None:
     """One answer with the exact status, one line in the log, and nothing behind it is taken for a request."""
     server.log.take("warning")

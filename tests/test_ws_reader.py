@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tables import each
 from ws import BINARY, CLOSE, CONTINUATION, PING, PONG, RSV1, TEXT, close, cont, frame, ping, text
 from ws_tables import (
     CLOSES,
@@ -77,7 +78,7 @@ def deflating(
 # Received frames.
 
 
-@pytest.mark.parametrize(("case", "limit"), CASES)
+@each("case, limit", {param.id: param.values for param in CASES})
 def test_the_tables_hold_in_any_pieces(case: Case, limit: int) -> None:
     expected = Outcome(
         list(case.messages), list(case.pongs), NO_CODE if case.close is None else case.close
