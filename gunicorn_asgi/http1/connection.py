@@ -64,8 +64,9 @@ class H1Connection(Handler):
     )
 
     def __init__(self, transport: Transport, upgrade: UpgradeToHTTP2 | None = None) -> None:
-        super().__init__(transport)
-        # Set once.
+        # Set once. (Not by the base class: a call less for each connection.)
+        self.transport = transport
+        self.host = transport.host
         self._upgrade = upgrade
         self._writer = H1ResponseWriter(transport, self)
         # The connection.

@@ -75,10 +75,12 @@ def delivery_count(transport: asyncio.Transport, file_left: int) -> int:
     `file_left`: bytes of a file that the kernel has not been given. The transport's own buffer measures it badly. The kernel takes more only after a third of its
     buffer, maybe a megabyte, is gone; and TLS hides the data that it has encrypted.
     """
-    info = _tcp_info(transport, INFO_SIZE)
-    if len(info) == INFO_SIZE:
-        (acknowledged,) = ACKED.unpack_from(info, ACKED_OFFSET)
-        return int(acknowledged)
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family != socket.AF_UNIX and sys.platform == "linux":
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, INFO_SIZE)
+        if len(info) == INFO_SIZE:
+            (acknowledged,) = ACKED.unpack_from(info, ACKED_OFFSET)
+            return int(acknowledged)
     return transport.get_write_buffer_size() + (unacknowledged(transport) or 0) + file_left
 
 
