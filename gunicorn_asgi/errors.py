@@ -38,6 +38,11 @@ class RequestError(Exception):
         self.is_logged = is_logged
         self.fields = fields
 
+    @property
+    def body(self) -> bytes:
+        """The body of the response, as ``text/plain`` in UTF-8."""
+        return str(self).encode() + b"\n"
+
 
 class Violation(Exception):
     """The client broke the WebSocket protocol. The connection fails with `code`.

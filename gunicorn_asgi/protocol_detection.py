@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .errors import RequestError
 from .http.contract import ASGIStream
-from .http.exchange import ExchangeLog
+from .http.exchange import LATE_HEAD, ExchangeLog
 from .http.request import Request
 from .http1.connection import H1Connection
 from .http2.connection import H2Connection
@@ -90,7 +90,7 @@ class ProtocolDetection(Handler):
         elif self.transport.rules.h2c == "prior-knowledge":
             self.refuse(RequestError(400, NO_PREFACE))
         else:
-            self.refuse(RequestError(408, "The head of the request did not arrive in time"))
+            self.refuse(LATE_HEAD)
 
     # From the server.
 
@@ -132,6 +132,6 @@ def upgrade(transport: Transport, request: Request, data: bytes, log: ExchangeLo
     try:
         handler.begin_upgraded((method, path, raw_path, query, own), fields.h2c, data, log)
     except ConnectionFailure:
-        handler.finished()
+        handler.release()
         return False
     return True

@@ -94,6 +94,7 @@ class Server:
     """The connections of one worker: a `net.transport.ConnectionHost` for each of them."""
 
     transport_class: ClassVar[type[Transport]] = Transport
+    """The class of transports. Tests set another, which delivers data in pieces."""
 
     def __init__(
         self,

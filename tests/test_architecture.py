@@ -226,7 +226,7 @@ ON_TRANSPORTS = {
     "http2.connection",
     "http2.exchange",
     "http2.frame_writer",
-    "http2.opening",
+    "http2.begin",
     "http2.tunnel",
 }
 """The rooms of the versions of HTTP that have a transport. All others there are pure."""

@@ -651,7 +651,7 @@ def test_an_upload_that_is_cut_short_may_have_been_on_its_way() -> None:
 
 
 class Nobody:
-    """The Wire of an exchange that is only fed."""
+    """The `ResponseWriter` of an exchange that is only fed."""
 
 
 def make_stream() -> HTTPStream:

@@ -569,7 +569,7 @@ def test_nothing_is_lost_reordered_or_above_a_window(data: st.DataObject, max_fr
 
 
 def test_an_application_is_held_back_by_a_client_that_does_not_read(parser: str) -> None:
-    """Statement 14: however wide the windows that it has opened, and however small the parts."""
+    """docs/asgi.md, 14: however wide the windows that it has opened, and however small the parts."""
     sent, limit = 0, 64 << 20
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -54,5 +54,5 @@ def test_an_empty_line_too_many_is_refused_and_not_read_again() -> None:
 
 def test_it_says_when_it_holds_enough() -> None:
     inbox = Inbox()
-    assert not inbox.hold(b"x" * HIGH_WATER)
-    assert inbox.hold(b"x")
+    assert not inbox.keep(b"x" * HIGH_WATER)
+    assert inbox.keep(b"x")

@@ -184,8 +184,8 @@ async def _send_file(response: ExtensibleResponse, file: File, end: bool) -> Non
         raise ApplicationError(f"the file is {left - count} bytes shorter than its content-length")
     if count > left >= 0:
         raise ApplicationError(f"the body is {count - left} bytes longer than its content-length")
-    # From here to the first byte nothing waits. A `send()` cancelled earlier has written nothing, and
-    # the application can still answer in another way.
+    # From here to the first byte nothing waits. A `send()` cancelled earlier has written nothing,
+    # and the application can still answer in another way.
     if (
         response.phase is STARTED
         and end

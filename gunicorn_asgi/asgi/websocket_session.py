@@ -34,7 +34,7 @@ from .websocket_handshake import WebSocketHandshake
 
 
 class SessionDeadline(IntEnum):
-    """The deadlines of a WebSocket, in the order in which they are checked. See SESSION_DEADLINES."""
+    """The deadlines of a WebSocket, in the order of their check. See SESSION_DEADLINES."""
 
     ANSWER = 0
     """The application has to accept or deny the handshake."""

@@ -1,9 +1,10 @@
 """The contract between an ASGI stream and its connection. Read this first.
 
 A connection speaks a version of HTTP. A stream speaks ASGI, for one exchange: a request and its
-response, or a WebSocket. One request over HTTP/1.1, from the packet to the answer::
+response, or a WebSocket. The connection gives each stream a `ResponseWriter`. One request over
+HTTP/1.1, from the packet to the answer::
 
-    transport        connection                   stream                      application
+    transport        connection, writer           stream                      application
         | data_received  |                            |                            |
         |--------------->| parse the head             |                            |
         |                | feed_data(), feed_eof()    |                            |
@@ -18,8 +19,8 @@ response, or a WebSocket. One request over HTTP/1.1, from the packet to the answ
         |                | finish() <-----------------| the response is complete   |
         |                |                            |                            |
 
-A connection calls its streams and never awaits. A stream calls its connection and never awaits
-there either. Only a stream awaits, and only for two things: more of the request, and room to
+A connection calls its streams and never awaits. A stream calls its writer and never awaits there
+either. Only a stream awaits, and only for two things: more of the request, and room to
 write.
 
 The contract is the same for every version of HTTP, so
@@ -39,20 +40,24 @@ continues with a `WebSocketTransport`::
 
 Each way to end has one verb, with the same meaning in every module:
 
-==================  ===========================================================================
-``finish``          The application's part of an exchange is over. Called exactly once.
-``close``           Send all written data, then end this direction (FIN, close_notify,
-                    END_STREAM).
-``abort``           End at once (RST, RST_STREAM): the message must not be taken for complete.
-``refuse``          Answer in place of the application, then close.
-``fail``            The peer broke the protocol: say so with the protocol's code, then close.
-``cancel``          Cancel the application's task.
-``ask_to_end``      Tell the application to end the exchange: ``http.disconnect``, or a
-                    WebSocket's close with 1012.
-``connection_lost``  The transport (or the HTTP/2 stream) is gone.
-``shut_down``       Graceful shutdown: an idle connection closes now, a busy one after its
-                    response.
-==================  ===========================================================================
+===================  ==========================================================================
+``finish``           The application's part of an exchange is over. Called exactly once.
+``close``            Send everything that was written, then end. A WebSocket or a transport that
+                     has nothing to deliver may end soon (``close_soon``, ``close_idle``).
+``linger``           End this direction, and read on until the client ends its own.
+``abort``            End at once, so that nobody takes the message for complete.
+``reset``            Abort one stream of HTTP/2 (RST_STREAM).
+``refuse``           Answer in place of the application. Where no answer is possible: abort.
+``fail``             End with an error code of WebSocket or HTTP/2 (RFC 6455, 7.1.7; RFC 9113, 5.4).
+``give_up``          Wait for the client no longer: to the application, it is gone.
+``cancel``           Cancel the application's task.
+``ask_to_end``       Tell the application that the exchange should end: ``http.disconnect``, or a
+                     WebSocket's close with 1012.
+``connection_lost``  The client is gone: its transport, its stream of HTTP/2, or given up.
+``shut_down``        Graceful shutdown: an idle connection closes now, a busy one after its
+                     response.
+``release``          Everything is over: drop references that would form a circle.
+===================  ==========================================================================
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class ExchangeLog:
             self._record.response_headers = ()
 
     def end(self, status: int, sent: int, has_begun: bool = True) -> None:
-        """Log the end, once: `sent` bytes of the body were written, and `status` if it `has_begun`."""
+        """Log the end, once. `sent`: bytes of the body. `has_begun`: `status` was written."""
         record, self._record = self._record, None
         if record is not None:
             if not has_begun:
@@ -99,6 +99,16 @@ class BodyDeadline:
         self.awaits_continue = False
         self.at = now + self._limit_s
 
+    def continue_sent(self, now: float) -> bool:
+        """The application asks for the body. Returns whether the client waits for 100 (Continue).
+
+        Otherwise its body is on its way, and it is told nothing.
+        """
+        if not self.awaits_continue:
+            return False
+        self.received(now)
+        return True
+
     def next_at(self, now: float) -> float:
         """The deadline, which starts anew if it has passed; NEVER if the client waits, too."""
         if self.awaits_continue:
@@ -124,6 +134,7 @@ class BodyDeadline:
         return False
 
 
+LATE_HEAD = RequestError(408, "The head of the request did not arrive in time")
 LATE_BODY = RequestError(408, "The body of the request did not arrive in time")
 """RFC 9110, 15.5.9."""
 

@@ -13,7 +13,7 @@ from ..asgi.scope import http_scope
 from ..asgi.websocket import WebSocketStream
 from ..errors import RequestError
 from ..http.contract import NEVER, ASGIStream
-from ..http.exchange import LATE_BODY, BodyDeadline, ExchangeLog
+from ..http.exchange import LATE_BODY, LATE_HEAD, BodyDeadline, ExchangeLog
 from ..http.request import Fields, Request
 from ..net import kernel
 from ..net.deadlines import Deadline
@@ -155,7 +155,7 @@ class H1Connection(Handler):
         if self.body is not None:
             self.body.postpone(seconds)
 
-    def finished(self) -> None:
+    def release(self) -> None:
         del self._writer  # they refer to each other
 
     # Requests.
@@ -179,7 +179,7 @@ class H1Connection(Handler):
                 break  # a response could not be written: nobody waits for the others
             if count == MAX_PIPELINED:
                 self.reading = NEXT_STATE[self.reading, NEXT_TURN]
-                self.inbox.hold(data)
+                self.inbox.keep(data)
                 self.host.loop.call_soon(self._serve_buffered)
                 break
             count += 1
@@ -202,7 +202,7 @@ class H1Connection(Handler):
         RequestError.
         """
         host, transport, writer = self.host, self.transport, self._writer
-        if len(host.tasks) >= host.limit_concurrency:
+        if len(host.tasks) >= host.settings.limit_concurrency:
             raise host.overloaded()
         self.fields = fields = request[4]
         self.inbox.empty_lines = 0
@@ -222,7 +222,7 @@ class H1Connection(Handler):
             and self._upgrade(transport, request, data, log)
         ):
             self.reading_ended()
-            self.finished()
+            self.release()
             return b""
         stream: ASGIStream
         if fields.upgrade == "websocket" and settings.websocket is not None:
@@ -296,7 +296,7 @@ class H1Connection(Handler):
         """Keep data of later requests, within a limit."""
         if self.reading is HEAD:  # it follows the discarded rest of a body
             self._serve(data)
-        elif self.reading is RESPONDING and self.inbox.hold(data):
+        elif self.reading is RESPONDING and self.inbox.keep(data):
             self.transport.pause_reading()
             self.transport.set_deadline()
 
@@ -395,7 +395,8 @@ class H1Connection(Handler):
             self.transport.close()
         else:
             self.transport.linger(
-                is_sending=self.reading is not RESPONDING and not self._writer.response.delimited
+                is_sending=self.reading is not RESPONDING
+                and not self._writer.response.ends_with_connection
             )
 
     def give_up(self) -> None:
@@ -488,7 +489,7 @@ class H1Connection(Handler):
 
     def _refuse_late_head(self) -> None:
         self.refuse(
-            RequestError(408, "The head of the request did not arrive in time"),
+            LATE_HEAD,
             bytes(self.inbox.data),
             self.inbox.began,
         )

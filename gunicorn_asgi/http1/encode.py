@@ -130,7 +130,7 @@ def refusal(error: RequestError, head_only: bool, default_fields: bytes) -> tupl
 
     Returns it with the length of its body.
     """
-    body = str(error).encode() + b"\n"
+    body = error.body
     fields = (
         b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
         b"connection: close\r\n\r\n" % len(body)

@@ -43,7 +43,7 @@ class Inbox:
         check_partial_head(held, before, rules)
         return False
 
-    def hold(self, data: bytes) -> bool:
+    def keep(self, data: bytes) -> bool:
         """Take data of later requests. Returns whether to stop reading from the client."""
         self.data += data
         return len(self.data) > HIGH_WATER

@@ -22,7 +22,7 @@ class Response:
         "_found",
         "_lines",
         "begun",
-        "delimited",
+        "ends_with_connection",
         "keep_alive",
         "sent",
         "status",
@@ -35,7 +35,7 @@ class Response:
         self._declared = -1
         self._found = 0
         self._chunked = False
-        self.delimited = False
+        self.ends_with_connection = False
         """Only the end of the connection ends this response."""
         # These describe the previous response until the connection begins a new one.
         self.begun = False
@@ -69,11 +69,11 @@ class Response:
         """
         status = self.status
         found = self._found
-        framing, self._chunked, self.delimited = body_framing(
+        framing, self._chunked, self.ends_with_connection = body_framing(
             version, status, self._declared, len(body) if end else -1, bodyless
         )
         self.keep_alive = keep_alive = keep_alive and not (
-            found & CONNECTION_CLOSE or self.delimited
+            found & CONNECTION_CLOSE or self.ends_with_connection
         )
         # RFC 9112, 9.3: without the field, HTTP/1.0 closes and HTTP/1.1 keeps the connection.
         if not keep_alive:
@@ -122,7 +122,7 @@ class Response:
         return chunk(data, end) if self._chunked else data
 
     def refuse(self, error: RequestError, bodyless: bool, default_fields: bytes) -> bytes:
-        """The whole answer of the server's own to a request, in place of a head that may be held."""
+        """The whole answer of the server's own, in place of a head that may be held."""
         data, self.sent = refusal(error, bodyless, default_fields)
         self.status, self.begun = error.status, True
         return data

@@ -74,7 +74,7 @@ class H1WebSocketTransport(Handler):
         self._end_log()
         return is_busy
 
-    def finished(self) -> None:
+    def release(self) -> None:
         # They refer to each other, and the stream holds much memory: it is not left to the garbage
         # collector.
         del self._stream
@@ -212,7 +212,7 @@ class H1WebSocketWait(IntEnum):
     """The things that the handler of a WebSocket waits for, beside those of the transport."""
 
     STREAM = 0
-    """A deadline of the WebSocket: see `asgi.websocket`."""
+    """A deadline of the WebSocket: see `asgi.websocket_session`."""
     CLIENT = 1
     """A client that is not read from is still there."""
     APPLICATION_END = 2
@@ -226,3 +226,4 @@ WEBSOCKET_DEADLINES: Mapping[H1WebSocketWait, Deadline[H1WebSocketTransport]] = 
         "asgi_disconnect_grace_period", H1WebSocketTransport._cancel
     ),
 }
+"""The limit of each wait, and the action after it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from ..asgi.websocket import WebSocketStream
 from ..errors import ClientDisconnected, RequestError
@@ -13,13 +13,11 @@ from ..http.exchange import BodyDeadline, ExchangeLog
 from ..http.request import Fields, takes_trailers
 from ..net.transport import CLOSING, LOST, Transport
 from .encode import informational
+from .inbox import Inbox
 from .response import Response
 from .states import RESPONDING, ReadState
 from .upgrade import switching_protocols
 from .websocket_transport import H1WebSocketTransport
-
-if TYPE_CHECKING:
-    from .inbox import Inbox
 
 
 class Reader(Protocol):
@@ -52,7 +50,7 @@ class Reader(Protocol):
     def reading_ended(self) -> None:
         """No further request is read."""
 
-    def finished(self) -> None:
+    def release(self) -> None:
         """Another handler goes on: drop references that would form a circle."""
 
 
@@ -84,11 +82,11 @@ class H1ResponseWriter:
         body: bytes,
         end: bool,
         bodyless: bool,
-        is_held: bool = False,
+        returns_data: bool = False,
         is_whole: bool = False,
     ) -> bytes:
-        """`is_held`: return the data instead of writing it. `is_whole`: the rest of the body, which
-        is not in `body`, follows at once."""
+        """`returns_data`: return the data instead of writing it. `is_whole`: the rest of the body,
+        which is not in `body`, follows at once."""
         reader = self._reader
         fields, stream, host = reader.fields, reader.stream, self._host
         assert fields is not None
@@ -105,7 +103,7 @@ class H1ResponseWriter:
         data, large = self.response.begin(
             fields.version, body, end, bodyless, keep_alive, host.default_lines
         )
-        if is_held:
+        if returns_data:
             return data
         self._transport.raw.write(data)
         if large:
@@ -138,7 +136,7 @@ class H1ResponseWriter:
         response, transport = self.response, self._transport
         head = b""
         if not response.begun:
-            head = self.respond(b"", False, False, is_held=True, is_whole=end)
+            head = self.respond(b"", False, False, returns_data=True, is_whole=end)
         may_send = (
             self._host.settings.sendfile
             and transport.listener.scheme == "http"
@@ -156,9 +154,8 @@ class H1ResponseWriter:
     def write_informational(self, status: int, headers: Iterable[Header]) -> None:
         reader = self._reader
         if status == 100:
-            if reader.body is None or not reader.body.awaits_continue:
-                return  # the body is on its way
-            reader.body.received(self._host.tick_end)
+            if reader.body is None or not reader.body.continue_sent(self._host.tick_end):
+                return
             self._transport.set_deadline()
         if reader.fields is not None and reader.fields.version != "1.0":
             self._transport.write(informational(status, headers))
@@ -171,7 +168,7 @@ class H1ResponseWriter:
         response.keep_alive = False
         if transport.state is CLOSING or transport.state is LOST:
             return
-        if response.delimited:
+        if response.ends_with_connection:
             transport.abort()  # an ordinary end would make it look complete
         else:
             transport.close()
@@ -199,7 +196,7 @@ class H1ResponseWriter:
         reader.stream = None
         data = reader.inbox.take()
         reader.reading_ended()
-        reader.finished()
+        reader.release()
         websocket = H1WebSocketTransport(transport, stream, log)
         transport.set_handler(websocket)
         websocket.begin()

@@ -11,6 +11,14 @@ from ..http.exchange import ExchangeLog
 from ..http.request import Request
 from ..net.deadlines import Deadline
 from ..net.transport import CLOSING, LINGERING, LOST, OPEN, Handler, Transport
+from ..observe.access_log import HTTP2_LOGGED_VERSION
+from .begin import (
+    log_refused,
+    make_protocol,
+    open_exchange,
+    refuse_stream,
+    start_exchanges,
+)
 from .events import (
     Event,
     Failed,
@@ -26,14 +34,6 @@ from .events import (
 from .exchange import EXCHANGE_FINISHED, Exchange
 from .frame_writer import FrameWriter
 from .frames import ErrorCode
-from .opening import (
-    LOGGED_VERSION,
-    log_refused,
-    make_protocol,
-    open_exchange,
-    refuse_stream,
-    start_exchanges,
-)
 
 GOAWAY_SECONDS = 0.5
 """Time that a client over TLS has to read the GOAWAY of a connection error, and to close."""
@@ -95,7 +95,7 @@ class H2Connection(Handler):
         transport.write(UPGRADE_TO_H2C)
         transport.set_handler(self)
         transport.resume_reading()
-        own = None if log is None else log.hand_over(LOGGED_VERSION)
+        own = None if log is None else log.hand_over(HTTP2_LOGGED_VERSION)
         start_exchanges(self, [open_exchange(self, stream, request, True, own)])
         self._begin(data)
 
@@ -163,7 +163,7 @@ class H2Connection(Handler):
         self._close_streams()
         return bool(self.exchanges)
 
-    def finished(self) -> None:
+    def release(self) -> None:
         del self.writer  # they refer to each other
 
     # Events.
@@ -207,7 +207,7 @@ class H2Connection(Handler):
         # These refer to each other, and are not left to the garbage collector.
         exchange.stream = exchange.h2_stream.exchange = None
         if exchange.tunnel is not None:
-            exchange.tunnel.finished()
+            exchange.tunnel.release()
         if not self.exchanges:
             transport = self.transport
             if transport.state is LOST:

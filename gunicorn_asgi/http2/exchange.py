@@ -84,16 +84,16 @@ class Exchange:
     )
 
     def __init__(
-        self, connection: ExchangeOwner, stream: Stream, is_head: bool, log: ExchangeLog | None
+        self, connection: ExchangeOwner, h2_stream: Stream, is_head: bool, log: ExchangeLog | None
     ) -> None:
         # Set once.
         self.connection = connection
-        self.h2_stream = stream
-        self.queue = stream.send_queue
+        self.h2_stream = h2_stream
+        self.queue = h2_stream.send_queue
         self.is_head = is_head
         """The method is HEAD, so an answer of the server's own has no body."""
         self.log = log
-        stream.exchange = self
+        h2_stream.exchange = self
         self.fields: Fields | None = None
         """The fields of a valid request."""
         self.stream: ASGIStream | None = None
@@ -150,12 +150,12 @@ class Exchange:
 
     def _discard(self, data: bytes, end: bool) -> None:
         """Drop a part of the body that nobody reads. It moves no deadline."""
-        stream, connection = self.h2_stream, self.connection
-        connection.protocol.flow.consume(stream, len(data))
-        if end and stream.state is STREAM_CLOSED:
+        h2_stream, connection = self.h2_stream, self.connection
+        connection.protocol.flow.consume(h2_stream, len(data))
+        if end and h2_stream.state is STREAM_CLOSED:
             connection.writer.wake_client()
-        if stream.state is STREAM_CLOSED or (
-            stream.state is HALF_CLOSED_LOCAL and not self._may_end()
+        if h2_stream.state is STREAM_CLOSED or (
+            h2_stream.state is HALF_CLOSED_LOCAL and not self._may_end()
         ):
             self._settle()
 
@@ -207,7 +207,7 @@ class Exchange:
         if self.body is not None:
             self.body.postpone(seconds)
         if self._progress is not None:
-            self._progress.deadline += seconds
+            self._progress.postpone(seconds)
 
     def deadline_passed(self) -> None:
         """`deadline` has passed. Acts by the table `EXCHANGE_DEADLINES`."""
@@ -314,7 +314,7 @@ class Exchange:
         return self._declared
 
     def respond(self, body: bytes, end: bool, bodyless: bool) -> None:
-        status, connection, stream = self._status, self.connection, self.h2_stream
+        status, connection, h2_stream = self._status, self.connection, self.h2_stream
         block = (
             STATUS_FIELDS[status]
             + self._block
@@ -328,16 +328,16 @@ class Exchange:
             block += encode_length(self._declared)
         elif end and not (bodyless and (status == 304 or not body)):
             block += encode_length(len(body))
-        stream.is_answered = True
-        if end and stream.state is STREAM_OPEN:
+        h2_stream.is_answered = True
+        if end and h2_stream.state is STREAM_OPEN:
             self._make_room()
         if bodyless or (end and not body):
-            connection.protocol.streams.send_head(stream, block, True)
+            connection.protocol.streams.send_head(h2_stream, block, True)
             if not end:
                 assert self.stream is not None
                 self.set_deadline(self.stream.deadline)
         else:
-            connection.protocol.streams.send_head(stream, block, False)
+            connection.protocol.streams.send_head(h2_stream, block, False)
             self.put(body, end)
         connection.writer.flush_soon()
 
@@ -396,9 +396,8 @@ class Exchange:
     def write_informational(self, status: int, headers: Iterable[Header]) -> None:
         connection = self.connection
         if status == 100:
-            if self.body is None or not self.body.awaits_continue:
-                return  # the body is on its way
-            self.body.received(connection.host.tick_end)
+            if self.body is None or not self.body.continue_sent(connection.host.tick_end):
+                return
             self.set_deadline(self.body.at)
         block = STATUS_FIELDS[status] + encode_fields(headers)[0]
         connection.protocol.streams.send_head(self.h2_stream, block, False)
@@ -409,8 +408,8 @@ class Exchange:
             connection.writer.await_room(self)
 
     def resume_body(self) -> None:
-        stream, connection = self.h2_stream, self.connection
-        connection.protocol.flow.consume(stream, stream.unread)
+        h2_stream, connection = self.h2_stream, self.connection
+        connection.protocol.flow.consume(h2_stream, h2_stream.unread)
         if connection.protocol.outbox.frames:  # mostly, no WINDOW_UPDATE is due
             connection.writer.flush_soon()
 
@@ -418,9 +417,9 @@ class Exchange:
         self._end_stream(ErrorCode.INTERNAL_ERROR)
 
     def accept(self, headers: Iterable[Header]) -> tuple[Tunnel, bytes]:
-        tunnel, stream, connection = self.tunnel, self.h2_stream, self.connection
+        tunnel, h2_stream, connection = self.tunnel, self.h2_stream, self.connection
         assert tunnel is not None
-        if stream.state is STREAM_CLOSED:
+        if h2_stream.state is STREAM_CLOSED:
             raise ClientDisconnected("the client is gone")
         # RFC 9110, 9.3.6: the answer to CONNECT has no length.
         block, _, found = encode_fields(headers)
@@ -428,8 +427,8 @@ class Exchange:
             self.log.set_headers(headers)
         block += encode_defaults(connection.host.default_headers[found & (DATE | SERVER)])
         # RFC 8441, 5: a 2xx accepts, without a Sec-WebSocket-Accept.
-        self._status, stream.is_answered = 200, True
-        connection.protocol.streams.send_head(stream, STATUS_FIELDS[200] + block, False)
+        self._status, h2_stream.is_answered = 200, True
+        connection.protocol.streams.send_head(h2_stream, STATUS_FIELDS[200] + block, False)
         connection.writer.flush_soon()
         return tunnel, tunnel.accept()
 
@@ -458,12 +457,12 @@ class Exchange:
 
     def _settle(self) -> None:
         """The application, or the stream, has ended: act if both have, or wait for the other."""
-        stream, connection = self.h2_stream, self.connection
+        h2_stream, connection = self.h2_stream, self.connection
         if self.phase < EXCHANGE_FINISHED:
             return
-        if stream.state is STREAM_CLOSED:
+        if h2_stream.state is STREAM_CLOSED:
             connection.exchange_over(self)
-        elif stream.state is HALF_CLOSED_LOCAL and (
+        elif h2_stream.state is HALF_CLOSED_LOCAL and (
             self.phase is EXCHANGE_STOPPING or not self._may_end()
         ):
             self._stop_body()
@@ -471,8 +470,8 @@ class Exchange:
             self.reset(ErrorCode.INTERNAL_ERROR)  # sys.exit() within an incomplete response
         else:
             # The rest of the response leaves, or a short rest of the request arrives to be dropped.
-            connection.protocol.flow.consume(stream, stream.unread)
-            if stream.state is HALF_CLOSED_LOCAL and stream.expected == UNKNOWN_LENGTH:
+            connection.protocol.flow.consume(h2_stream, h2_stream.unread)
+            if h2_stream.state is HALF_CLOSED_LOCAL and h2_stream.expected == UNKNOWN_LENGTH:
                 # Probably its end comes next. A reset would hide the client's own faults, and some
                 # clients take it for ours.
                 limit = connection.host.tick_end + LINGER_SECONDS
@@ -486,22 +485,22 @@ class Exchange:
         The rest is dropped. The room has to come before the end: curl 7.88 reads nothing more after
         a complete response with a 2xx, and would wait for room for ever.
         """
-        stream = self.h2_stream
+        h2_stream = self.h2_stream
         awaits_continue = self.body is not None and self.body.awaits_continue
-        if not (awaits_continue or stream.is_tunnel):
+        if not (awaits_continue or h2_stream.is_tunnel):
             limit = MAX_LINGER if self._status >= 300 else MAX_DISCARDED
-            rest = limit if stream.expected == UNKNOWN_LENGTH else stream.expected
+            rest = limit if h2_stream.expected == UNKNOWN_LENGTH else h2_stream.expected
             if rest <= limit:
-                self.connection.protocol.flow.make_room(stream, rest)
+                self.connection.protocol.flow.make_room(h2_stream, rest)
 
     def _may_end(self) -> bool:
         """Whether the client can send the rest of its body without more room."""
-        stream = self.h2_stream
+        h2_stream = self.h2_stream
         if self.body is not None and self.body.awaits_continue:
             return False
-        if stream.expected == UNKNOWN_LENGTH:
-            return stream.receive_window > 0
-        return stream.expected <= stream.receive_window
+        if h2_stream.expected == UNKNOWN_LENGTH:
+            return h2_stream.receive_window > 0
+        return h2_stream.expected <= h2_stream.receive_window
 
     def _stop_body(self) -> None:
         """Stop a client whose rest of the body is longer than the room that it has.
@@ -511,15 +510,15 @@ class Exchange:
         the reset, and then fails as it sends the body. So a PING first asks the client whether it
         has received the response. It gets no more room meanwhile, and its data is dropped.
         """
-        protocol, stream = self.connection.protocol, self.h2_stream
-        protocol.flow.consume(stream, stream.unread)
+        protocol, h2_stream = self.connection.protocol, self.h2_stream
+        protocol.flow.consume(h2_stream, h2_stream.unread)
         if self._status < 300:
             # After a 2xx, curl 7.88 goes on sending. It should fail at once: where the reset comes
             # later, it waits for room for ever.
             self._stop_now()
         elif self.phase is not EXCHANGE_STOPPING:
             self.phase = EXCHANGE_STOPPING
-            protocol.control.ask_for_response(stream)
+            protocol.control.ask_for_response(h2_stream)
             self.connection.writer.flush_soon()
             self.set_deadline(self.connection.host.tick_end + LINGER_SECONDS)
 
@@ -544,11 +543,11 @@ class Exchange:
         self._end_stream(ErrorCode.CANCEL)
 
     def write_refusal(self, error: RequestError) -> None:
-        stream, connection = self.h2_stream, self.connection
-        if stream.state is STREAM_CLOSED:
+        h2_stream, connection = self.h2_stream, self.connection
+        if h2_stream.state is STREAM_CLOSED:
             return
-        body = str(error).encode() + b"\n"
-        self._status, stream.is_answered = error.status, True
+        body = error.body
+        self._status, h2_stream.is_answered = error.status, True
         headers = [*error.fields, (b"content-type", b"text/plain; charset=utf-8")]
         block = (
             STATUS_FIELDS[error.status]
@@ -558,7 +557,7 @@ class Exchange:
         )
         if self.is_head:
             body = b""
-        connection.protocol.streams.send_head(stream, block, not body)
+        connection.protocol.streams.send_head(h2_stream, block, not body)
         if body:
             self.put(body, True)
 

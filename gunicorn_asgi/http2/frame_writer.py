@@ -38,7 +38,7 @@ class FrameWriter:
         self._outbox = protocol.outbox
         self._fail = fail
         self.is_scheduled = False
-        """A flush follows, in this turn of the loop or the next. A caller that will `flush` sets it."""
+        """A flush follows in this turn of the loop or the next. A caller that flushes sets it."""
         self._backlog = 0
         """Bytes written while the transport's buffer was full."""
         self._waiting: list[StreamOwner] = []

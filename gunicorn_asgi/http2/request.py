@@ -63,7 +63,7 @@ class RequestReader:
     __slots__ = ("_has_websocket", "_max_list", "_rules", "known")
 
     def __init__(self, rules: Rules, max_list: int, has_websocket: bool) -> None:
-        """`max_list`: SETTINGS_MAX_HEADER_LIST_SIZE; `has_websocket`: extended CONNECT is served."""
+        """`max_list`: SETTINGS_MAX_HEADER_LIST_SIZE; `has_websocket`: extended CONNECT works."""
         self._rules = rules
         self._max_list = max_list
         self._has_websocket = has_websocket

@@ -162,7 +162,7 @@ class Tunnel:
         limit = self._exchange.connection.host.tick_end + LINGER_SECONDS
         self._exchange.set_deadline(limit)
 
-    def finished(self) -> None:
+    def release(self) -> None:
         """Everything is over."""
         # They refer to each other, and the stream holds much memory: it is not left to the garbage
         # collector.
@@ -279,7 +279,7 @@ class TunnelWait(IntEnum):
     UNREAD_END = 2
     """The application reads the data before the client's end."""
     STREAM = 3
-    """A deadline of the WebSocket: see `asgi.websocket`."""
+    """A deadline of the WebSocket: see `asgi.websocket_session`."""
 
 
 TUNNEL_DEADLINES: Mapping[TunnelWait, Deadline[Tunnel]] = {

@@ -103,7 +103,7 @@ class Acceptors:
             self._share.announce()
 
     def balance(self) -> None:
-        """Publish the number of connections, and accept while it is below ``worker_connections``."""
+        """Publish the number of connections, and accept below ``worker_connections``."""
         if not self._open:
             return  # not yet, or no more
         server = self._server

@@ -49,6 +49,10 @@ class Progress:
         """Nothing has to leave any more."""
         self.deadline = NEVER
 
+    def postpone(self, seconds: float) -> None:
+        """The loop was blocked for so long: the time does not count."""
+        self.deadline += seconds
+
     def has_moved(self, count: int) -> bool:
         """Whether something has reached the client since the last look."""
         before, self._count = self._count, count

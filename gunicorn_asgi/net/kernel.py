@@ -72,7 +72,9 @@ def unacknowledged(transport: asyncio.Transport) -> int | None:
 def delivery_count(transport: asyncio.Transport, file_left: int) -> int:
     """A number that changes whenever written data reaches the client.
 
-    `file_left`: bytes of a file that the kernel has not been given. The transport's own buffer measures it badly. The kernel takes more only after a third of its
+    `file_left`: bytes of a file that the kernel has not been given.
+
+    The transport's own buffer measures it badly. The kernel takes more only after a third of its
     buffer, maybe a megabyte, is gone; and TLS hides the data that it has encrypted.
     """
     sock = transport.get_extra_info("socket")

@@ -49,7 +49,7 @@ OPEN, LINGERING, CLOSING, LOST = TransportState
 
 
 class ConnectionHost(ExchangeHost, Protocol):
-    """The server, as its connections see it."""
+    """The server, as the handlers of its connections see it."""
 
     # Set once.
     settings: Settings
@@ -59,7 +59,6 @@ class ConnectionHost(ExchangeHost, Protocol):
     """The access log and the hooks; None where nobody listens."""
     state: Mapping[str, Any] | None
     """The state that ``lifespan.startup`` has left for the requests."""
-    limit_concurrency: float
 
     # Refreshed by the clock, about once a second.
     tick_end: float
@@ -85,6 +84,19 @@ class ConnectionHost(ExchangeHost, Protocol):
     def tasks(self) -> Sized:
         """The applications that run now."""
 
+    def start_lame_duck(self, transport: Transport) -> None:
+        """Close `transport`, idle and not told of the shutdown, after ``lame_duck`` seconds."""
+
+    def start(self, stream: ASGIStream) -> None:
+        """Run the application for `stream`, and count its request."""
+
+    def overloaded(self) -> RequestError:
+        """The error for a request above ``limit_concurrency``."""
+
+
+class TransportHost(ConnectionHost, Protocol):
+    """The server, as transports see it: their beginning and end."""
+
     def rules_for(self, peer: Address | None, proxied: Address | None, /) -> Rules:
         """The rules for requests of `peer`, where it speaks for the client `proxied`."""
 
@@ -96,15 +108,6 @@ class ConnectionHost(ExchangeHost, Protocol):
 
     def closed(self, transport: Transport) -> None:
         """`transport` is closed, and its exchanges are over."""
-
-    def start_lame_duck(self, transport: Transport) -> None:
-        """Close `transport`, idle and not told of the shutdown, after ``lame_duck`` seconds."""
-
-    def start(self, stream: ASGIStream) -> None:
-        """Run the application for `stream`, and count its request."""
-
-    def overloaded(self) -> RequestError:
-        """The error for a request above ``limit_concurrency``."""
 
 
 class Handler:
@@ -118,13 +121,16 @@ class Handler:
     def __init__(self, transport: Transport) -> None:
         # Set once.
         self.transport = transport
-        self.host = transport.host
+        self.host: ConnectionHost = transport.host
 
     # From the transport.
 
     @abstractmethod
     def data_received(self, data: bytes) -> None:
-        """Data has arrived. Ignored once `reading_ended` was called."""
+        """Data has arrived.
+
+        Ignored after `reading_ended`: uvloop keeps this method, and may still call it.
+        """
 
     def eof_received(self) -> bool:
         """The client has closed its side. Returns whether this side stays open."""
@@ -174,7 +180,7 @@ class Handler:
     def postpone(self, seconds: float) -> None:
         """The loop was blocked for so long: deadlines of the handler's own come later."""
 
-    def finished(self) -> None:
+    def release(self) -> None:
         """Everything is over: drop references that would form a circle."""
 
     # From the server.
@@ -215,9 +221,10 @@ class Handler:
 class Transport(asyncio.Protocol):
     """The transport of one client. asyncio calls it; `data_received` is the handler's own.
 
-    It ends by one of three. `linger` follows an answer that the client may not expect to be the
-    last. `close` is for a client that does, or sends nothing more. `abort` is for a message that
-    nobody may take for complete. `connection_lost` comes after each.
+    It ends by one of these. `linger` follows an answer that the client may not expect to be the
+    last. `close` is for a client that does, or sends nothing more. `close_idle` and `close_soon`
+    close where the client would miss nothing. `abort` is for a message that nobody may take for
+    complete. `connection_lost` comes after each.
     """
 
     __slots__ = (
@@ -247,7 +254,7 @@ class Transport(asyncio.Protocol):
     handler: Handler
     data_received: Callable[[bytes], None]  # type: ignore[assignment]  # a call less per packet
 
-    def __init__(self, host: ConnectionHost, listener: Listener, client: Address | None) -> None:
+    def __init__(self, host: TransportHost, listener: Listener, client: Address | None) -> None:
         # Set once. The client is the peer that was accepted: a connection that is reset has no
         # peer any more, and neither has one of a unix socket.
         self.host = host
@@ -352,7 +359,7 @@ class Transport(asyncio.Protocol):
         # They refer to each other, and are not left to the garbage collector.
         handler, self.handler = self.handler, FINISHED
         self.data_received = _ignore
-        handler.finished()
+        handler.release()
 
     def _advance(self, state: TransportState) -> None:
         was_open = self.state is OPEN
@@ -608,10 +615,10 @@ class Transport(asyncio.Protocol):
         self.handler.deadline_passed()
 
     def postpone(self, seconds: float) -> None:
-        """The loop was blocked for so long: all deadlines come later."""
+        """The loop was blocked for so long: deadlines of transport and handler come later."""
         self.deadline += seconds
         self._closing_deadline += seconds
-        self.progress.deadline += seconds
+        self.progress.postpone(seconds)
         self.handler.postpone(seconds)
 
 

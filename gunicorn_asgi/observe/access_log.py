@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from gunicorn.workers.base import Worker
 
 
+HTTP2_LOGGED_VERSION = "2.0"
+"""HTTP/2 in the log, as Gunicorn, nginx and Apache write it."""
 MAX_LOGGED_LINE = 8192
 """Bytes of a refused request's line or field in the log."""
 MAX_LOGGED_FIELDS = 100
@@ -124,7 +126,14 @@ class Access:
         headers = [(name, value) for name, value in found if _is_harmless(name)][:MAX_LOGGED_FIELDS]
         uri = pseudo.get(b":path") or "-"
         record = Record(
-            pseudo.get(b":method") or "-", b"", b"", "2.0", scheme, headers, client, server
+            pseudo.get(b":method") or "-",
+            b"",
+            b"",
+            HTTP2_LOGGED_VERSION,
+            scheme,
+            headers,
+            client,
+            server,
         )
         record.uri = uri
         record.path, _, record.query = uri.partition("?")

@@ -10,6 +10,7 @@ from ..http.exchange import ExchangeLog
 from ..http.grammar import Header
 from ..http.request import Request
 from ..net.transport import Transport
+from ..observe.access_log import HTTP2_LOGGED_VERSION
 from .blocks import Block
 from .budget import REFUSED
 from .exchange import Exchange, ExchangeOwner
@@ -18,9 +19,6 @@ from .protocol import Protocol
 from .request import RequestReader, join_cookies
 from .stream import STREAM_CLOSED, Stream
 from .tunnel import Tunnel
-
-LOGGED_VERSION = "2.0"
-"""The version as Gunicorn, nginx and Apache log it."""
 
 
 def make_protocol(transport: Transport) -> Protocol:
@@ -56,7 +54,7 @@ def open_exchange(
     if host.access is not None and log is None:
         exchange.log = ExchangeLog(host.access)
         try:
-            exchange.log.begin(request, LOGGED_VERSION, transport)
+            exchange.log.begin(request, HTTP2_LOGGED_VERSION, transport)
         except RequestError as error:
             connection.protocol.budget.take(REFUSED)
             exchange.log = None
@@ -99,7 +97,7 @@ def start_exchanges(connection: ExchangeOwner, exchanges: list[Exchange]) -> Non
             continue  # refused
         if exchange.h2_stream.state is STREAM_CLOSED:
             exchange.finish()  # the client has reset it in the same packet
-        elif len(host.tasks) >= host.limit_concurrency:
+        elif len(host.tasks) >= host.settings.limit_concurrency:
             exchange.stream = None
             exchange.refuse(host.overloaded())
         else:
@@ -126,7 +124,7 @@ def log_refused(
         access.refused_fields(
             join_cookies(fields),
             error.status,
-            0 if is_head else len(str(error)) + 1,
+            0 if is_head else len(error.body),
             transport.listener.scheme,
             transport.client,
             transport.server_address,
