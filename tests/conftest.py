@@ -37,10 +37,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="run some cases of each large table, and of the tests that start Gunicorn those with "
         "the marker smoke",
     )
+    parser.addoption(
+        "--sample-others",
+        action="store_true",
+        help="as --sample, but run all tests that start Gunicorn",
+    )
 
 
 sampling = False
-"""Whether ``--sample`` is given."""
+"""Whether ``--sample`` or ``--sample-others`` is given."""
 
 
 def examples(count: int) -> int:
@@ -50,7 +55,7 @@ def examples(count: int) -> int:
 
 def pytest_configure(config: pytest.Config) -> None:
     global sampling
-    sampling = config.getoption("sample")
+    sampling = config.getoption("sample") or config.getoption("sample_others")
     settings.register_profile("tests", parent=settings(), max_examples=examples(100), deadline=None)
     settings.load_profile("tests")
     # Gunicorn's processes write no bytecode (see process.py), but read it.
@@ -76,28 +81,30 @@ def pytest_xdist_setupnodes() -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if hasattr(config, "workerinput"):  # in a parallel run
-        # Tests with Gunicorn wait for processes, on processors that have other things to do. One
-        # that fails is tried again, and named at the end (RERUN) even if it passes then. A test
-        # that is named there more than once in a while has a fault, or finds one.
+        # The processors have other things to do, and tests wait for processes. A test that fails is
+        # tried again, and named at the end (RERUN) even if it passes then. A test that is named
+        # there more than once in a while has a fault, or finds one.
         for item in items:
-            if item.get_closest_marker("gunicorn"):
-                item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
+            item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
     if sampling:
         tests: dict[str, list[pytest.Item]] = defaultdict(list)
         for item in items:
             tests[item.nodeid.partition("[")[0]].append(item)
-        kept = {item for cases in tests.values() for item in sample(cases)}
+        full = config.getoption("sample_others")
+        kept = {item for cases in tests.values() for item in sample(cases, full)}
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = [item for item in items if item in kept]
 
 
-def sample(cases: list[pytest.Item]) -> list[pytest.Item]:
+def sample(cases: list[pytest.Item], all_with_gunicorn: bool) -> list[pytest.Item]:
     """Choose the cases of one test that ``--sample`` runs.
 
-    A checksum chooses: the same cases in every process of a run, others on each Python.
+    `all_with_gunicorn`: all of a test that starts Gunicorn. A checksum chooses: the same cases in every process of a run, others on each Python.
     """
     least = 8
     if cases[0].get_closest_marker("gunicorn"):
+        if all_with_gunicorn:
+            return cases
         least = 2 if cases[0].get_closest_marker("smoke") else 0
     count = least and least + max(0, len(cases) - least) // 16
     minor = sys.version_info.minor
