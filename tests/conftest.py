@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio.sslproto
 import compileall
 import os
 import sys
@@ -7,6 +8,7 @@ from collections import defaultdict
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import pytest
@@ -62,11 +64,11 @@ def pytest_configure(config: pytest.Config) -> None:
     compileall.compile_dir(Path(__file__).parent / "apps", quiet=1)
     if sys.version_info < (3, 11):
         # After the client has closed a TLS connection first, asyncio of Python 3.10 leaves its
-        # transport unclosed. The warning would fail the test that runs during a later collection
-        # of garbage.
-        config.addinivalue_line(
-            "filterwarnings", "ignore:unclosed transport <asyncio.sslproto:ResourceWarning"
-        )
+        # transport unclosed. Its warning would fail the test that runs during a later collection
+        # of garbage. A filter is not enough: pytest sets the filters anew for each test, and the
+        # server's thread may collect meanwhile.
+        transport: Any = asyncio.sslproto._SSLProtocolTransport
+        transport.__del__.__defaults__ = (lambda *_, **__: None,)  # its parameter _warn
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -99,7 +101,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def sample(cases: list[pytest.Item], all_with_gunicorn: bool) -> list[pytest.Item]:
     """Choose the cases of one test that ``--sample`` runs.
 
-    `all_with_gunicorn`: all of a test that starts Gunicorn. A checksum chooses: the same cases in every process of a run, others on each Python.
+    With `all_with_gunicorn`, all cases of a test that starts Gunicorn. A checksum chooses: the same
+    cases in every process of a run, others on each Python.
     """
     least = 8
     if cases[0].get_closest_marker("gunicorn"):
