@@ -82,12 +82,6 @@ def pytest_xdist_setupnodes() -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if hasattr(config, "workerinput"):  # in a parallel run
-        # The processors have other things to do, and tests wait for processes. A test that fails is
-        # tried again, and named at the end (RERUN) even if it passes then. A test that is named
-        # there more than once in a while has a fault, or finds one.
-        for item in items:
-            item.add_marker(pytest.mark.flaky(reruns=2, reruns_delay=1))
     if sampling:
         tests: dict[str, list[pytest.Item]] = defaultdict(list)
         for item in items:
