@@ -483,10 +483,6 @@ class H1Connection(Handler):
             return H1Wait.BODY
         return H1Wait.CLIENT
 
-    def _cancel(self) -> None:
-        for stream in self.streams():
-            stream.cancel()
-
     def _refuse_late_head(self) -> None:
         self.refuse(
             LATE_HEAD,
@@ -603,6 +599,6 @@ H1_DEADLINES: Mapping[H1Wait, Deadline[H1Connection]] = {
     H1Wait.DISCARDED_BODY: Deadline("body_timeout", H1Connection._close_late),
     H1Wait.STREAM: Deadline("ASGIStream.deadline", H1Connection._pass_deadline),
     H1Wait.CLIENT: Deadline("LOOK_SECONDS; RFC 9112, 9.6", H1Connection._look_for_client),
-    H1Wait.APPLICATION_END: Deadline("asgi_disconnect_grace_period", H1Connection._cancel),
+    H1Wait.APPLICATION_END: Deadline("asgi_disconnect_grace_period", H1Connection.cancel),
 }
 """The limit of each wait, and the action after it."""

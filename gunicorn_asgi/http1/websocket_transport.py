@@ -148,10 +148,6 @@ class H1WebSocketTransport(Handler):
             return H1WebSocketWait.STREAM
         return H1WebSocketWait.CLIENT
 
-    def _cancel(self) -> None:
-        for stream in self.streams():
-            stream.cancel()
-
     def _pass_deadline(self) -> None:
         self._stream.deadline_passed()
         self._look_for_client()
@@ -223,7 +219,7 @@ WEBSOCKET_DEADLINES: Mapping[H1WebSocketWait, Deadline[H1WebSocketTransport]] = 
     H1WebSocketWait.STREAM: Deadline("ASGIStream.deadline", H1WebSocketTransport._pass_deadline),
     H1WebSocketWait.CLIENT: Deadline("IDLE_LOOK_SECONDS", H1WebSocketTransport._look_for_client),
     H1WebSocketWait.APPLICATION_END: Deadline(
-        "asgi_disconnect_grace_period", H1WebSocketTransport._cancel
+        "asgi_disconnect_grace_period", H1WebSocketTransport.cancel
     ),
 }
 """The limit of each wait, and the action after it."""

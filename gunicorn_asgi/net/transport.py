@@ -177,6 +177,11 @@ class Handler:
     def deadline_passed(self) -> None:
         """`next_deadline` has passed, or may have. Sets the transport's next deadline."""
 
+    def cancel(self) -> None:
+        """Cancel the applications of the exchanges that are not over."""
+        for stream in self.streams():
+            stream.cancel()
+
     def postpone(self, seconds: float) -> None:
         """The loop was blocked for so long: deadlines of the handler's own come later."""
 
