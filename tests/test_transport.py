@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 from typing import Any
 
 import pytest
@@ -184,3 +185,42 @@ def test_nothing_of_a_connection_is_left_to_the_garbage_collector(
             assert server.call(count) <= before
         finally:
             gc.enable()
+
+
+async def disconnected(receive: Any) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+@pytest.mark.parametrize("size", [20_000, 65_536, 65_537, 1_000_000])
+@pytest.mark.parametrize("way", ["1.1", "unix", "tls"])
+def test_a_head_and_a_large_body_arrive_whole(parser: str, way: str, size: int) -> None:
+    """Whether the loop sends them in one system call or in several."""
+    body = os.urandom(size)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        (transport,) = asked.server.server.connections
+        transport.write_head_and_body(b"head", body)
+        await disconnected(receive)
+
+    with serving(app, parser, way) as asked:
+        client = asked.connect()
+        client.send(GET)
+        while len(client.buffer) < size + 4:
+            assert client.receive()
+        assert client.buffer == b"head" + body
+
+
+@pytest.mark.parametrize("way", ["1.1", "unix", "tls"])
+def test_a_large_body_that_is_not_read_pauses_the_application(parser: str, way: str) -> None:
+    """The loop counts what the kernel did not take of a head and a body."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        (transport,) = asked.server.server.connections
+        transport.write_head_and_body(b"head", bytes(16_000_000))
+        await disconnected(receive)
+
+    with serving(app, parser, way) as asked:
+        client = asked.connect(receive_buffer=65536)
+        client.send(GET)
+        asked.server.wait_clogged()

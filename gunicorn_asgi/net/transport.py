@@ -387,7 +387,7 @@ class Transport(asyncio.Protocol):
             self.is_reading_paused = False
             self.raw.resume_reading()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Write `data`, unless nobody would get it."""
         if self.is_closing():
             return
@@ -399,6 +399,26 @@ class Transport(asyncio.Protocol):
                 self.raw.write(view[start : start + MAX_TLS_WRITE])
         else:
             self.raw.write(data)
+
+    def write_head_and_body(self, head: bytes, body: bytes) -> None:
+        """Write the head of a response, and a body that is too large to copy.
+
+        The loop sends them in one system call where it can, and encrypts them together.
+        """
+        if self.listener.scheme == "https":
+            if len(body) <= MAX_TLS_WRITE:
+                self.raw.writelines((head, body))
+            else:
+                view = memoryview(body)
+                self.raw.writelines((head, view[:MAX_TLS_WRITE]))
+                self.write(view[MAX_TLS_WRITE:])
+        elif self.host.settings.asgi_loop == "uvloop":
+            self.raw.writelines((head, body))
+        else:
+            # asyncio's `writelines` copies the body before Python 3.12. After that, it may leave
+            # all of it in the buffer without pausing the protocol (CPython 3.13.0).
+            self.raw.write(head)
+            self.write(body)
 
     def is_closing(self) -> bool:
         """Whether written data goes nowhere. asyncio warns of each such write.
