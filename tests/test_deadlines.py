@@ -59,6 +59,16 @@ def test_a_look_at_the_deadline_itself_counts_progress() -> None:
     assert progress.deadline == 560.0
 
 
+def test_a_count_that_begins_with_the_next_look_starts_the_limit_then() -> None:
+    progress = Progress(60.0)
+    progress.start_at(100.0)
+    assert progress.deadline == 100.0
+    assert not progress.is_stuck(100.5, 0)
+    assert progress.deadline == 160.5
+    assert not progress.is_stuck(160.4, 0)
+    assert progress.is_stuck(160.5, 0)
+
+
 def test_a_count_that_falls_is_progress_too() -> None:
     """Where only the buffer tells, fewer bytes in it mean that some have left."""
     progress = Progress(60.0)

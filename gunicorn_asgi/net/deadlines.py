@@ -14,6 +14,9 @@ from ..http.contract import NEVER
 
 T = TypeVar("T")
 
+UNKNOWN = -1
+"""In place of a count: the first look counts as progress."""
+
 
 @dataclass(frozen=True)
 class Deadline(Generic[T]):
@@ -44,6 +47,12 @@ class Progress:
         """Data has to leave from `now` on. `count` changes whenever some reaches the client."""
         self._count = count
         self.deadline = now + self._limit_s
+
+    def start_at(self, look: float) -> None:
+        """Data has to leave from `look` on, the time of the next look, which counts for the first
+        time. So nothing is counted for data that has left by then."""
+        self._count = UNKNOWN
+        self.deadline = look
 
     def stop(self) -> None:
         """Nothing has to leave any more."""

@@ -23,7 +23,7 @@ from ..observe.access_log import Access
 from ..observe.log import Log
 from ..observe.printable import printable
 from . import kernel, tls_extension
-from .deadlines import Deadline, Progress
+from .deadlines import UNKNOWN, Deadline, Progress
 from .listener import Listener, read_address
 from .proxy_preamble import ProxyPreamble
 from .sendfile import FileTransfer
@@ -518,8 +518,8 @@ class Transport(asyncio.Protocol):
         self.data_received = self._drop
         self.raw.set_protocol(self)
         self._closing_deadline = self.host.tick_end + LINGER_SECONDS
-        # The first look counts as progress: the client has had no time to acknowledge the end.
-        self.progress.start(self.host.tick_end, -1)
+        # The client has had no time to acknowledge the end.
+        self.progress.start(self.host.tick_end, UNKNOWN)
         self.set_deadline()
 
     def allow_linger(self, size: int) -> None:
@@ -540,7 +540,7 @@ class Transport(asyncio.Protocol):
             return
         self._advance(CLOSING)
         self._must_deliver = True
-        self.progress.start(self.host.tick_end, self.delivery_count())
+        self.progress.start_at(self.host.tick_end)  # mostly, the connection is gone by then
         self.deadline = self.progress.deadline
         if self.handler.has_closing_deadlines:
             self.set_deadline()
@@ -562,6 +562,7 @@ class Transport(asyncio.Protocol):
     def close_soon(self) -> None:
         """Close where the client would miss nothing: its TLS has a moment to answer."""
         self.close()
+        self.progress.stop()
         self._must_deliver = False
         self._closing_deadline = self.host.tick_end + LINGER_SECONDS
         self.set_deadline()
@@ -577,7 +578,7 @@ class Transport(asyncio.Protocol):
     # Deadlines.
 
     def _await_delivery(self) -> None:
-        self.progress.start(self.host.tick_end, self.delivery_count())
+        self.progress.start_at(self.host.tick_end)
         self.set_deadline()
 
     def _delivered(self) -> None:
