@@ -224,3 +224,29 @@ def test_a_large_body_that_is_not_read_pauses_the_application(parser: str, way: 
         client = asked.connect(receive_buffer=65536)
         client.send(GET)
         asked.server.wait_clogged()
+
+
+@pytest.mark.parametrize("way", ["1.1", "tls"])
+def test_many_writes_to_a_client_that_has_reset_are_not_warned_of(
+    parser: str, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loop has had no turn to notice it. asyncio would log each write after the fifth."""
+    began, has_reset = Flag(), Flag()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        (transport,) = asked.server.server.connections
+        began.set()
+        has_reset.wait()
+        for _ in range(20):
+            transport.write(PIECE)
+        transport.write(PIECE * 20)
+        await disconnected(receive)
+
+    with serving(app, parser, way) as asked:
+        client = asked.connect()
+        client.send(GET)
+        began.wait()
+        client.reset()
+        has_reset.set()
+        asked.server.wait_until(asked.server.is_idle)
+    assert not caplog.records

@@ -389,16 +389,26 @@ class Transport(asyncio.Protocol):
 
     def write(self, data: bytes | memoryview) -> None:
         """Write `data`, unless nobody would get it."""
-        if self.is_closing():
+        if self.raw.is_closing():
             return
-        if len(data) > MAX_TLS_WRITE and self.listener.scheme == "https":
-            # TLS passes on at once everything it has encrypted, and then knows no more of it. Data
-            # in pieces is stopped by the transport below, and the buffer of TLS shows the rest.
-            view = memoryview(data)
-            for start in range(0, len(view), MAX_TLS_WRITE):
-                self.raw.write(view[start : start + MAX_TLS_WRITE])
+        if self.listener.scheme == "https":
+            self._write_tls(data)
         else:
             self.raw.write(data)
+
+    def _write_tls(self, data: bytes | memoryview) -> None:
+        is_asyncio = self.host.settings.asgi_loop == "asyncio"
+        if is_asyncio and kernel.tcp_state(self.raw) == kernel.TCP_CLOSE:
+            # asyncio would warn of it. uvloop counts such a write, and says nothing.
+            return
+        if len(data) <= MAX_TLS_WRITE:
+            self.raw.write(data)
+            return
+        # TLS passes on at once everything it has encrypted, and then knows no more of it. Data in
+        # pieces is stopped by the transport below, and the buffer of TLS shows the rest.
+        view = memoryview(data)
+        for start in range(0, len(view), MAX_TLS_WRITE):
+            self.raw.write(view[start : start + MAX_TLS_WRITE])
 
     def write_head_and_body(self, head: bytes, body: bytes) -> None:
         """Write the head of a response, and a body that is too large to copy.
@@ -421,7 +431,7 @@ class Transport(asyncio.Protocol):
             self.write(body)
 
     def is_closing(self) -> bool:
-        """Whether written data goes nowhere. asyncio warns of each such write.
+        """Whether written data goes nowhere.
 
         TLS does not know it before `connection_lost`; the kernel does, on Linux.
         """
