@@ -11,6 +11,7 @@ import struct
 import sys
 from collections.abc import Callable, Coroutine, Sized
 from contextlib import suppress
+from functools import partial
 from typing import Any, Protocol
 
 from ..asgi.scope import Address
@@ -21,7 +22,10 @@ from .proxy_preamble import read_preamble
 from .transport import Transport
 
 BATCH = 8
-"""Connections that are accepted in one turn of the loop: open ones have to be served, too."""
+"""Maximum of connections accepted in one turn of the loop: open ones have to be served, too."""
+BATCH_GROWTH = 0.25
+"""A turn that takes as many connections as it may raises the number for the next turn by this. To
+find that none waits costs a fifth of accepting one: a slow growth makes it rare."""
 YIELD_SECONDS = 0.001
 """Pause in which a worker with clearly more connections than the others lets them accept."""
 YIELDS = 8
@@ -87,11 +91,18 @@ class Acceptor:
         self._kind = (int(self._sock.family), int(self._sock.type), self._sock.proto)
         self._tls = tls
         """The loop's arguments for TLS."""
+        has_preamble = server.settings.proxy_protocol != "off"
+        self._is_made_at_once = not tls and not has_preamble
+        """Nothing has to be awaited from the client before the connection is made."""
+        self._must_unblock = has_preamble or server.settings.asgi_loop != "uvloop"
+        """uvloop makes a socket non-blocking by itself."""
         self._is_open = False
         """After `open`, until `pause` or `close`."""
         self._timer: asyncio.TimerHandle | None = None
         """Ends a pause; the socket is watched again then."""
         self._yields = 0
+        self._batch = 1.0
+        """Connections that one turn may take now, rounded down: 1 to BATCH."""
         self._complained = -math.inf
         """When the log last said that no descriptor is left."""
 
@@ -143,7 +154,7 @@ class Acceptor:
     def _accept_some(self) -> None:
         acceptors = self._acceptors
         is_patient = self._yields < YIELDS
-        for _ in range(BATCH):
+        for taken in range(int(self._batch)):
             if not self._is_open:
                 return  # ``worker_connections`` is reached
             if is_patient and acceptors.is_ahead:
@@ -151,7 +162,10 @@ class Acceptor:
                 self._sleep(YIELD_SECONDS)
                 return
             if not self._accept():
+                self._batch = max(1.0, taken)
                 break
+        else:
+            self._batch = min(BATCH, self._batch + BATCH_GROWTH)
         self._yields = 0
 
     def _accept(self) -> bool:
@@ -170,14 +184,40 @@ class Acceptor:
             self._sleep(RETRY_SECONDS)
             return False
         sock = Accepted(*self._kind, descriptor)
-        sock.setblocking(False)
+        if self._must_unblock:
+            sock.setblocking(False)
         acceptors = self._acceptors
         client = read_address(peer)
         transport = acceptors.accepted(self._listener, client)
+        if self._is_made_at_once:
+            making = self._loop.connect_accepted_socket(lambda: transport, sock)
+            self._advance(making, transport)
+            return True
         task = _start(self._loop, self._serve(sock, client, transport))
         if transport in acceptors.pending:
             acceptors.pending[transport] = task
         return True
+
+    def _advance(
+        self, making: Coroutine[Any, Any, Any], transport: Transport, _waiter: object = None
+    ) -> None:
+        """Run the loop's coroutine up to its next future, as a task would.
+
+        It only waits for the next turn of the loop. A task for that would cost as much as the
+        rest of accepting.
+        """
+        waiter = None
+        try:
+            waiter = making.send(None)
+        except StopIteration:
+            pass  # it is made
+        except OSError as error:
+            self._not_made(transport, error)
+        finally:
+            if waiter is None:
+                self._acceptors.settled(transport)
+            else:
+                waiter.add_done_callback(partial(self._advance, making, transport))
 
     async def _serve(
         self, sock: socket.socket, client: Address | None, transport: Transport
@@ -188,9 +228,14 @@ class Acceptor:
                 transport.preamble = await read_preamble(sock, client, server, bool(self._tls))
             await self._loop.connect_accepted_socket(lambda: transport, sock, **self._tls)
         except OSError as error:  # ssl.SSLError is one: mostly a failed handshake
-            server.log.debug("A connection from %s could not be made: %r", client, error)
+            self._not_made(transport, error)
         finally:
             self._acceptors.settled(transport)
+
+    def _not_made(self, transport: Transport, error: OSError) -> None:
+        self._server.log.debug(
+            "A connection from %s could not be made: %r", transport.client, error
+        )
 
 
 ACCEPT_TASK = "gunicorn_asgi accept"
