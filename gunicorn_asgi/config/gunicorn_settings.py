@@ -142,7 +142,7 @@ def begin_with_slash(path: str) -> str:
     return path if path.startswith("/") else f"/{path}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)  # `Settings` has these methods
 class GunicornSettings:
     """The attributes of `Settings` set by Gunicorn's settings.
 

@@ -72,7 +72,7 @@ def _choose_parser(name: str) -> str:
     return available if name == "auto" else name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)  # `Settings` has these methods
 class OptionSettings:
     """The attributes of `Settings` set by options, in the order of the README.
 

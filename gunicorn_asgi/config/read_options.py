@@ -5,7 +5,6 @@ The environment wins, as Gunicorn's own variable does over its configuration fil
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -80,6 +79,8 @@ def _name_nearest(name: str, known: Mapping[str, object]) -> str:
         return f": {setting} is a setting of Gunicorn, to be given as those are"
     if setting == "http2":
         return "; HTTP/2 is turned on by http_protocols (docs/http2.md)"
+    import difflib  # noqa: PLC0415 # for mistakes only
+
     by_case = {other.lower(): other for other in known}
     # Variables have their prefix in common, so they have to be more alike.
     cutoff = 0.7 if is_variable else 0.4

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar
 
 ENVIRONMENT_PREFIX = "GUNICORN_ASGI_"
 
@@ -18,8 +17,7 @@ def unchanged(value: Any) -> Any:
     return value
 
 
-@dataclass(frozen=True, kw_only=True)
-class Option:
+class Option(NamedTuple):
     """An option of this package, given by ``Worker.configure()`` or an environment variable."""
 
     name: str
@@ -43,8 +41,7 @@ class Option:
         return ENVIRONMENT_PREFIX + self.name.upper()
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """A setting of Gunicorn, read by this package."""
 
     name: str
@@ -61,10 +58,9 @@ Row = TypeVar("Row", Option, Setting)
 
 def read_rows(table: type, kind: type[Row]) -> dict[str, Row]:
     """Return the rows of `table` in their order, each with its attribute."""
-    hints = get_type_hints(table, include_extras=True)
     return {
         attribute: row
-        for attribute, hint in hints.items()
+        for attribute, hint in table.__annotations__.items()
         for row in getattr(hint, "__metadata__", ())
         if isinstance(row, kind)
     }
