@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -316,3 +318,31 @@ def test_only_streams_accepting_the_server_and_the_worker_await() -> None:
         "server",
         "worker",
     }
+
+
+LOADED = """
+import asyncio, sys
+from types import SimpleNamespace
+from gunicorn.config import Config
+from gunicorn_asgi import Worker
+from gunicorn_asgi.config.settings import Settings
+from gunicorn_asgi.server import Server
+settings = Settings.read(Config(), {"http": sys.argv[1]}, {})
+loop = asyncio.new_event_loop()
+Server(settings, None, SimpleNamespace(), SimpleNamespace(), None, loop)
+loop.close()
+print(*sys.modules)
+"""
+"""Prints the modules of a worker that serves what it does by default."""
+
+
+@pytest.mark.parametrize(("parser", "other"), [("httptools", "h11"), ("h11", "httptools")])
+def test_a_worker_does_not_load_what_it_does_not_use(parser: str, other: str) -> None:
+    """Neither HTTP/2, which is off by default, nor the other parser, nor help for mistakes."""
+    pytest.importorskip(parser)
+    command = [sys.executable, "-c", LOADED, parser]
+    loaded = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    unused = {"hpack", "hyperframe", "h2", "difflib", other, f"{NAME}.protocol_detection"}
+    assert f"{NAME}.http1.{parser}_parser" in loaded
+    assert not unused.intersection(loaded)
+    assert not [module for module in loaded if module.startswith(f"{NAME}.http2")]
