@@ -550,7 +550,11 @@ class Transport(asyncio.Protocol):
             return
         self._advance(CLOSING)
         self._must_deliver = True
-        self.progress.start_at(self.host.tick_end)  # mostly, the connection is gone by then
+        if self.raw.get_write_buffer_size():
+            self.progress.start(self.host.tick_end, self.delivery_count())
+        else:
+            # The kernel has everything, and mostly the connection is gone at the next look.
+            self.progress.start_at(self.host.tick_end)
         self.deadline = self.progress.deadline
         if self.handler.has_closing_deadlines:
             self.set_deadline()
@@ -588,7 +592,7 @@ class Transport(asyncio.Protocol):
     # Deadlines.
 
     def _await_delivery(self) -> None:
-        self.progress.start_at(self.host.tick_end)
+        self.progress.start(self.host.tick_end, self.delivery_count())
         self.set_deadline()
 
     def _delivered(self) -> None:
