@@ -17,7 +17,7 @@ from . import huffman
 from .frames import ConnectionFailure, ErrorCode
 
 if TYPE_CHECKING:
-    from ..http.request import Request
+    from ..http.request import Fields, Request
 
 ENTRY_SIZE = 32
 """Bytes added to each field in the size of a list (RFC 9113, 6.5.2; RFC 7541, 4.1)."""
@@ -46,36 +46,49 @@ MAX_SIMILAR = 4
 """Beginnings of blocks before a path, and for each the ends of blocks after it."""
 
 
+class OtherFields:
+    """All fields of a block except its path. Blocks that differ only in their path share them."""
+
+    __slots__ = ("fields", "meaning", "place")
+
+    def __init__(self, fields: tuple[Header, ...], place: int) -> None:
+        self.fields = fields
+        self.place = place
+        """The index of the first ``:path`` among the pseudo-header fields, or -1."""
+        self.meaning: tuple[str, bytes, Fields] | None = None
+        """See `request.RequestReader`, which sets it."""
+
+
 class Block:
     """A decoded field block."""
 
-    __slots__ = ("fields", "others", "place", "request", "size")
+    __slots__ = ("others", "request", "size", "target")
 
-    def __init__(self, fields: list[Header], size: int, similar: Block | None = None) -> None:
-        """`similar`: a block with the same fields except for the value of the path."""
-        self.fields = fields
+    def __init__(self, others: OtherFields, target: bytes, size: int) -> None:
+        self.others = others
+        self.target = target
+        """The path, if ``others.place`` tells that there is one."""
         self.size = size
         """As SETTINGS_MAX_HEADER_LIST_SIZE counts it."""
-        if similar is None:
-            self.place = _place_of_path(fields)
-            """The index of the first ``:path`` among the pseudo-header fields, or -1."""
-            self.others = (
-                (*fields[: self.place], *fields[self.place + 1 :])
-                if self.place >= 0
-                else tuple(fields)
-            )
-            """All fields except the path."""
-        else:
-            self.place, self.others = similar.place, similar.others
         self.request: Request | None = None
         """The request made of the fields; set by the reader of requests."""
 
-    def with_path(self, target: bytes) -> Block:
-        """A copy with the path `target`. This block must have a path."""
-        place, fields = self.place, self.fields.copy()
-        size = self.size + len(target) - len(fields[place][1])
-        fields[place] = b":path", target
-        return Block(fields, size, self)
+    @classmethod
+    def of(cls, fields: list[Header], size: int) -> Block:
+        """A block with these fields, in their order."""
+        place = _place_of_path(fields)
+        if place < 0:
+            return cls(OtherFields(tuple(fields), place), b"", size)
+        others = (*fields[:place], *fields[place + 1 :])
+        return cls(OtherFields(others, place), fields[place][1], size)
+
+    @property
+    def fields(self) -> list[Header]:
+        """All fields in their order, in a new list."""
+        place, fields = self.others.place, list(self.others.fields)
+        if place >= 0:
+            fields.insert(place, (b":path", self.target))
+        return fields
 
 
 def _place_of_path(fields: list[Header]) -> int:
@@ -165,7 +178,7 @@ class BlockReader:
             if len(self.memo) >= MAX_MEMO:
                 self.memo.clear()
             self.memo[block] = read
-            if self._path is not None and self._path[2] == read.place:
+            if self._path is not None and self._path[2] == read.others.place:
                 self._remember_similar(block, read, *self._path)
         return read
 
@@ -178,13 +191,21 @@ class BlockReader:
         for before, known in self.similar.items():
             # At most one can match: equal bytes are the same fields while the table is the same.
             if block.startswith(before):
-                length, position = _read_integer(block, len(before), 0x7F)
-                similar = known.get(block[position + length :])
-                if similar is None:
+                start = len(before)
+                first = block[start]
+                length, start = first & 0x7F, start + 1
+                if length == 0x7F:
+                    length, start = _read_integer(block, start - 1, 0x7F)
+                end = start + length
+                similar = known.get(block[end:])
+                if similar is None or end > len(block):
                     break
-                read = similar.with_path(_read_string(block, len(before))[0])
-                self._check_size(read.size)
-                return read
+                target = block[start:end]
+                if first & 0x80:
+                    target = huffman.decode(target)
+                size = similar.size + len(target) - len(similar.target)
+                self._check_size(size)
+                return Block(similar.others, target, size)
         return None
 
     def _remember_similar(
@@ -248,7 +269,7 @@ class BlockReader:
             fields.append(field)
             size += len(field[0]) + len(field[1]) + ENTRY_SIZE
             self._check_size(size)
-        return Block(fields, size)
+        return Block.of(fields, size)
 
 
 def _read_integer(block: bytes, position: int, mask: int) -> tuple[int, int]:

@@ -50,6 +50,12 @@ MAX_KNOWN_LIST = 8192
 """...and bytes of the longest header list among them."""
 
 
+PLAIN_TARGET = re.compile(rb"/[!\"$-~]*")
+"""Paths without a fault: visible characters of ASCII except "#"."""
+LINE_REST = len(b"  HTTP/1.1")
+"""Bytes of a line of HTTP/1.1 beside the method and the path."""
+
+
 class MalformedError(Exception):
     """The request is malformed (RFC 9113, 8.1.1): its stream is reset with PROTOCOL_ERROR."""
 
@@ -60,13 +66,15 @@ class RequestReader:
     Most clients repeat all fields except the path, so the meaning of the others is remembered.
     """
 
-    __slots__ = ("_has_websocket", "_max_list", "_rules", "known")
+    __slots__ = ("_has_websocket", "_max_line", "_max_list", "_rules", "known")
 
     def __init__(self, rules: Rules, max_list: int, has_websocket: bool) -> None:
         """`max_list`: SETTINGS_MAX_HEADER_LIST_SIZE; `has_websocket`: extended CONNECT works."""
         self._rules = rules
         self._max_list = max_list
         self._has_websocket = has_websocket
+        self._max_line = rules.limit_line - LINE_REST
+        """Bytes of the longest method and path."""
         self.known: dict[tuple[Header, ...], tuple[str, bytes, Fields]] = {}
         """By all fields except the path: the method, the method as it was sent, and the others."""
 
@@ -75,27 +83,45 @@ class RequestReader:
 
         Raises RequestError where HTTP/1.1 would refuse the request with the same status.
         """
-        if block.place < 0:
-            return read_request(block, self._rules, self._max_list, self._has_websocket)
-        known = self.known.get(block.others)
-        if known is None:
-            request = read_request(block, self._rules, self._max_list, self._has_websocket)
-            if block.size <= MAX_KNOWN_LIST:
-                if len(self.known) >= MAX_KNOWN:
-                    self.known.clear()
-                method = next(value for name, value in block.others if name == b":method")
-                self.known[block.others] = request[0], method, request[4]
-            return request
+        others = block.others
+        meaning = others.meaning
+        if meaning is None:
+            meaning = self.known.get(others.fields)
+            if meaning is None or others.place < 0:
+                return self._read_new(block)
+            others.meaning = meaning
         # Equal fields pass equal checks. The path, and the size of the whole, are left to check.
-        name, method, fields = known
-        target = block.fields[block.place][1]
-        _check_values((target,))
-        _check_line(method, target, self._rules)
+        name, method, fields = meaning
+        target = block.target
+        if (
+            PLAIN_TARGET.fullmatch(target) is None
+            or len(method) + len(target) > self._max_line
+            or block.size > self._max_list
+            or fields.script_name
+        ):
+            return (name, *self._read_path(block, method, fields), fields)
+        raw_path, _, query = target.partition(b"?")
+        return name, decode_path(raw_path), raw_path, query, fields
+
+    def _read_path(self, block: Block, method: bytes, fields: Fields) -> tuple[str, bytes, bytes]:
+        """(path, raw_path, query_string), after all checks in the order of `read_request`."""
+        _check_values((block.target,))
+        _check_line(method, block.target, self._rules)
         _check_list(block, self._max_list)
-        path, raw_path, query = _read_path(method, target)
+        path, raw_path, query = _read_path(method, block.target)
         if raw_path != b"*":
             check_path(raw_path, fields)
-        return name, path, raw_path, query, fields
+        return path, raw_path, query
+
+    def _read_new(self, block: Block) -> Request:
+        request = read_request(block, self._rules, self._max_list, self._has_websocket)
+        others = block.others
+        if others.place >= 0 and block.size <= MAX_KNOWN_LIST:
+            if len(self.known) >= MAX_KNOWN:
+                self.known.clear()
+            method = next(value for name, value in others.fields if name == b":method")
+            self.known[others.fields] = others.meaning = request[0], method, request[4]
+        return request
 
 
 def read_request(block: Block, rules: Rules, max_list: int, has_websocket: bool) -> Request:
@@ -208,7 +234,7 @@ def _check_sizes(
 
 def _check_line(method: bytes, target: bytes, rules: Rules) -> None:
     """Apply the limit of HTTP/1.1's request line. Raises RequestError."""
-    if len(method) + len(target) + len(b"  HTTP/1.1") > rules.limit_line:
+    if len(method) + len(target) + LINE_REST > rules.limit_line:
         raise RequestError(414, f"Request line is longer than {rules.limit_line} bytes")
 
 
@@ -305,9 +331,8 @@ def _read_path(method: bytes, target: bytes | None) -> tuple[str, bytes, bytes]:
         return "*", b"*", b""
     if target[:1] != b"/":
         raise MalformedError("a :path that does not begin with a slash")
-    text = target.decode("latin-1")
-    if not (text.isascii() and text.isprintable()) or "#" in text or " " in text:
-        check_target(text)
+    if PLAIN_TARGET.fullmatch(target) is None:
+        check_target(target.decode("latin-1"))
     raw_path, _, query = target.partition(b"?")
     return decode_path(raw_path), raw_path, query
 
