@@ -175,9 +175,10 @@ class BlockReader:
             self.memo.clear()
             self.similar.clear()
         elif len(block) <= MAX_MEMO_SIZE and read.size <= MAX_MEMO_LIST:
-            if len(self.memo) >= MAX_MEMO:
-                self.memo.clear()
-            self.memo[block] = read
+            memo = self.memo
+            if len(memo) >= MAX_MEMO:
+                memo.clear()
+            memo[block] = read
             if self._path is not None and self._path[2] == read.others.place:
                 self._remember_similar(block, read, *self._path)
         return read
@@ -204,7 +205,8 @@ class BlockReader:
                 if first & 0x80:
                     target = huffman.decode(target)
                 size = similar.size + len(target) - len(similar.target)
-                self._check_size(size)
+                if size > self._max_size:
+                    raise _too_large()
                 return Block(similar.others, target, size)
         return None
 
@@ -221,22 +223,17 @@ class BlockReader:
             known.clear()
         known[block[end:]] = read
 
-    def _check_size(self, size: int) -> None:
-        if size > self._max_size:
-            raise ConnectionFailure(
-                ErrorCode.ENHANCE_YOUR_CALM, "a header list that is far too large"
-            )
-
     def _decode(self, block: bytes) -> Block:
         """Decode any block.
 
         Raises ConnectionFailure for its size; HPACKError, or IndexError where it ends too early.
         """
         table = self.table
-        rows = table.rows
+        rows, max_size = table.rows, self._max_size
         fields: list[Header] = []
         position = size = 0
-        while position < len(block):
+        end = len(block)
+        while position < end:
             first = block[position]
             if first & 0x80:  # RFC 7541, 6.1: a field of the table
                 index = first & 0x7F
@@ -268,8 +265,13 @@ class BlockReader:
                     self._path = start, position, len(fields)
             fields.append(field)
             size += len(field[0]) + len(field[1]) + ENTRY_SIZE
-            self._check_size(size)
+            if size > max_size:
+                raise _too_large()
         return Block.of(fields, size)
+
+
+def _too_large() -> ConnectionFailure:
+    return ConnectionFailure(ErrorCode.ENHANCE_YOUR_CALM, "a header list that is far too large")
 
 
 def _read_integer(block: bytes, position: int, mask: int) -> tuple[int, int]:

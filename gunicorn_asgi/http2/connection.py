@@ -129,7 +129,7 @@ class H2Connection(Handler):
                 self._all_acknowledged = False
                 if not self.exchanges:
                     transport.deadline = min(self._head_deadline, transport.progress.deadline)
-                starting.append(open_exchange(self, *event))
+                starting.append(open_exchange(self, event.stream, event.request, event.has_ended))
             else:
                 self._take(event)
                 if not self._is_open():

@@ -118,20 +118,21 @@ class FrameBuffer:
                 return
             data = b"".join((buffer, data))
             buffer.clear()
-        position, size = 0, len(data)
+        position, size, max_size = 0, len(data), self.max_size
         while size - position >= HEADER_SIZE:
             high, low, kind, flags, stream = _HEADER.unpack_from(data, position)
             length = high << 8 | low
-            if length > self.max_size:
+            if length > max_size:
                 # 4.2: a connection error in a frame with consequences for the whole connection, a
                 # stream error otherwise. Here it is always a connection error.
                 raise ConnectionFailure(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
-            end = position + HEADER_SIZE + length
+            start = position + HEADER_SIZE
+            end = start + length
             if end > size:
                 self.needed = end - position
                 break
             # 4.1: the reserved bit is ignored.
-            frames.append((kind, flags, stream & MAX_STREAM_ID, data[position + HEADER_SIZE : end]))
+            frames.append((kind, flags, stream & MAX_STREAM_ID, data[start:end]))
             position = end
         else:
             self.needed = HEADER_SIZE

@@ -103,7 +103,7 @@ def encode_fields(headers: Iterable[Header]) -> EncodedHead:
             literal, declared, kind = known
             if declared != -1:
                 if declared != _OMITTED:
-                    if length not in (-1, declared):
+                    if length != declared and length >= 0:
                         contradict(length, declared)
                     length = declared
                 continue

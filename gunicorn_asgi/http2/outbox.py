@@ -41,7 +41,8 @@ class SendQueue:
         self.window = window
         """Bytes the client accepts on this stream; below 0 after it made the window smaller
         (6.9.2)."""
-        self._parts: deque[bytes | memoryview] = deque()
+        self._parts: deque[bytes | memoryview] | None = None
+        """The data; made when some has to wait, which is rare."""
         self.size = 0
         """Bytes in the queue."""
         self.has_end_stream = False
@@ -54,18 +55,22 @@ class SendQueue:
         """The application waits until at most STREAM_LOW_WATER is left."""
 
     def append(self, data: bytes) -> None:
+        if self._parts is None:
+            self._parts = deque()
         self._parts.append(data)
         self.size += len(data)
 
     def take(self, size: int) -> list[bytes | memoryview]:
         """Remove and return the next `size` bytes. The queue has at least as many."""
         taken: list[bytes | memoryview] = []
+        parts = self._parts
+        assert parts is not None
         self.size -= size
         while size:
-            part = self._parts.popleft()
+            part = parts.popleft()
             if len(part) > size:
                 view = memoryview(part)
-                self._parts.appendleft(view[size:])
+                parts.appendleft(view[size:])
                 part = view[:size]
             taken.append(part)
             size -= len(part)
@@ -73,7 +78,7 @@ class SendQueue:
 
     def discard(self) -> None:
         """Remove everything, and accept nothing more."""
-        self._parts.clear()
+        self._parts = None
         self.size = 0
         self.trailers = None
         self.has_end_stream = True

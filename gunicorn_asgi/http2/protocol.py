@@ -119,8 +119,9 @@ class Protocol:
                     raise ConnectionFailure(
                         ErrorCode.PROTOCOL_ERROR, "the first frame is not SETTINGS"
                     )  # 3.4
-                if kind in STREAM_FRAMES:
-                    STREAM_FRAMES[kind](stream_frames, flags, stream, payload, events)
+                on_stream = STREAM_FRAMES.get(kind)
+                if on_stream is not None:
+                    on_stream(stream_frames, flags, stream, payload, events)
                 elif kind in CONNECTION_FRAMES:
                     CONNECTION_FRAMES[kind](control, flags, stream, payload, events)
                 else:

@@ -50,8 +50,8 @@ MAX_KNOWN_LIST = 8192
 """...and bytes of the longest header list among them."""
 
 
-PLAIN_TARGET = re.compile(rb"/[!\"$-~]*")
-"""Paths without a fault: visible characters of ASCII except "#"."""
+PLAIN = bytes(byte for byte in range(0x21, 0x7F) if byte != ord("#"))
+"""Characters of a path that need no further check: visible ones of ASCII, and no fragment."""
 LINE_REST = len(b"  HTTP/1.1")
 """Bytes of a line of HTTP/1.1 beside the method and the path."""
 
@@ -94,7 +94,8 @@ class RequestReader:
         name, method, fields = meaning
         target = block.target
         if (
-            PLAIN_TARGET.fullmatch(target) is None
+            target[:1] != b"/"
+            or target.translate(None, PLAIN)
             or len(method) + len(target) > self._max_line
             or block.size > self._max_list
             or fields.script_name
@@ -331,7 +332,7 @@ def _read_path(method: bytes, target: bytes | None) -> tuple[str, bytes, bytes]:
         return "*", b"*", b""
     if target[:1] != b"/":
         raise MalformedError("a :path that does not begin with a slash")
-    if PLAIN_TARGET.fullmatch(target) is None:
+    if target.translate(None, PLAIN):
         check_target(target.decode("latin-1"))
     raw_path, _, query = target.partition(b"?")
     return decode_path(raw_path), raw_path, query

@@ -119,13 +119,10 @@ class Streams:
 
     def send_head(self, stream: Stream, block: bytes, end: bool) -> None:
         """Send a field block, the last of the stream if `end`. The stream's queue is empty."""
-        prefix, self._block_prefix = self._block_prefix, b""
+        if self._block_prefix:
+            block, self._block_prefix = self._block_prefix + block, b""
         outbox = self._outbox
-        outbox.add(
-            frames.headers(
-                stream.id, prefix + block if prefix else block, end, outbox.max_frame_size
-            )
-        )
+        outbox.frames += frames.headers(stream.id, block, end, outbox.max_frame_size)
         if end:
             stream.send_queue.has_end_stream = True
             self._end_sent(stream)
