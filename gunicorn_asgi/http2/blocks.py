@@ -79,8 +79,9 @@ class Block:
         place = _place_of_path(fields)
         if place < 0:
             return cls(OtherFields(tuple(fields), place), b"", size)
-        others = (*fields[:place], *fields[place + 1 :])
-        return cls(OtherFields(others, place), fields[place][1], size)
+        others = fields.copy()
+        _, target = others.pop(place)
+        return cls(OtherFields(tuple(others), place), target, size)
 
     @property
     def fields(self) -> list[Header]:
@@ -95,7 +96,7 @@ def _place_of_path(fields: list[Header]) -> int:
     for place, (name, _) in enumerate(fields):
         if name == b":path":
             return place
-        if name[:1] != b":":
+        if not name.startswith(b":"):
             break
     return -1
 

@@ -32,6 +32,7 @@ from .blocks import CONNECTION_SPECIFIC, Block
 HTTP2_VERSION = "2"
 
 UPPER_CASE = re.compile(rb"[A-Z]")
+USUAL_SCHEMES = frozenset({b"https", b"http"})
 SCHEME = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*")
 
 # Kinds of names, the values of `CHECKED_NAMES`.
@@ -120,7 +121,7 @@ class RequestReader:
         if others.place >= 0 and block.size <= MAX_KNOWN_LIST:
             if len(self.known) >= MAX_KNOWN:
                 self.known.clear()
-            method = next(value for name, value in others.fields if name == b":method")
+            method = dict(others.fields[:MAX_PSEUDO])[b":method"]
             self.known[others.fields] = others.meaning = request[0], method, request[4]
         return request
 
@@ -203,11 +204,13 @@ def _split(fields: list[Header]) -> tuple[Mapping[bytes, bytes], list[Header]]:
 def _check_values(values: Sequence[bytes]) -> None:
     if b"".join(values).translate(None, VISIBLE):
         raise MalformedError("a character in a header that is not allowed")  # 8.2.1
-    if any(value.strip(b" \t") != value for value in values):
+    # Only space and tab are left of the white space that `strip` knows.
+    if list(map(bytes.strip, values)) != list(values):
         raise MalformedError("white space around the value of a header")  # 8.2.1
 
 
 PSEUDO = frozenset({b":method", b":scheme", b":path", b":authority", b":protocol"})
+MAX_PSEUDO = len(PSEUDO)
 
 
 def _check_sizes(
@@ -319,7 +322,7 @@ def _read_target(
         raise RequestError(501, "CONNECT is not implemented")
     scheme, target = pseudo.get(b":scheme"), pseudo.get(b":path")
     # 8.3.1: each exactly once. The scheme is not used, as in HTTP/1.1 in absolute-form.
-    if scheme is None or SCHEME.fullmatch(scheme) is None:
+    if scheme not in USUAL_SCHEMES and (scheme is None or SCHEME.fullmatch(scheme) is None):
         raise MalformedError("no valid :scheme")
     return (method, *_read_path(method, target))
 
