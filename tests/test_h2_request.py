@@ -30,7 +30,7 @@ from tables import AUTHORITIES, NO_AUTHORITIES, each
 from gunicorn_asgi.errors import RequestError
 from gunicorn_asgi.http.request import UNKNOWN_LENGTH, Fields, Request, Rules
 from gunicorn_asgi.http1.request import read_head
-from gunicorn_asgi.http2.blocks import ENTRY_SIZE, Block
+from gunicorn_asgi.http2.blocks import ENTRY_SIZE, Block, BlockReader
 from gunicorn_asgi.http2.request import (
     MAX_KNOWN,
     MAX_KNOWN_LIST,
@@ -558,6 +558,27 @@ def test_what_the_other_fields_mean_is_read_once_where_the_path_is_the_first() -
     first = reader.read(block_of([PATH, METHOD, SCHEME, AUTHORITY]))
     second = reader.read(block_of([(b":path", b"/a"), METHOD, SCHEME, AUTHORITY]))
     assert second[4] is first[4]
+
+
+def test_blocks_with_the_same_other_fields_have_the_same_meaning_and_their_own_paths() -> None:
+    blocks, reader = BlockReader(MAX_LIST), RequestReader(RULES, MAX_LIST, True)
+
+    def request(path: bytes, name: bytes = b"\xbe") -> Request:
+        # GET, http, the path, and a host that is the newest row of the table.
+        return reader.read(blocks.read(b"\x82\x86\x04" + bytes((len(path),)) + path + name))
+
+    request(b"/", b"\x41\x01a")
+    first = request(b"/a")
+    for number in range(MAX_KNOWN + 1):  # other requests drive it out of the reader's own memory
+        reader.read(block_of([*GET, (b"x", b"%d" % number)]))
+    second = request(b"/b%20c?d=e")
+    assert second[:4] == ("GET", "/b c", b"/b%20c", b"d=e")
+    assert second[4] is first[4]
+    for path in (b"", b"b", b"*", b"/ ", b"/b c", b"/\t", b"/#", b"/\x7f", b"/\xe9"):
+        expected = outcome(lambda: read(having((b":path", path))))  # noqa: B023 # called at once
+        assert told(outcome(lambda: request(path))) == told(expected)  # noqa: B023 # called at once
+    request(b"/", b"\x41\x01b")
+    assert request(b"/a")[4].headers == [(b"host", b"b")]
 
 
 def test_the_last_requests_are_remembered_and_no_more_than_a_few() -> None:

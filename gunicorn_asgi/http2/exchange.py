@@ -315,19 +315,17 @@ class Exchange:
 
     def respond(self, body: bytes, end: bool, bodyless: bool) -> None:
         status, connection, h2_stream = self._status, self.connection, self.h2_stream
-        block = (
-            STATUS_FIELDS[status]
-            + self._block
-            + encode_defaults(connection.host.default_headers[self._found])
-        )
+        length = b""
         # RFC 9110, 8.6: a 204 has no length. A 304 and the answer to HEAD have the length of the
         # answer to GET, or none.
         if status == 204:
             pass
         elif self._declared >= 0:
-            block += encode_length(self._declared)
+            length = encode_length(self._declared)
         elif end and not (bodyless and (status == 304 or not body)):
-            block += encode_length(len(body))
+            length = encode_length(len(body))
+        defaults = encode_defaults(connection.host.default_headers[self._found])
+        block = b"".join((STATUS_FIELDS[status], self._block, defaults, length))
         h2_stream.is_answered = True
         if end and h2_stream.state is STREAM_OPEN:
             self._make_room()
