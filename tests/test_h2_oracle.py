@@ -111,6 +111,13 @@ class Sent:
         return b"".join([first, *middle, frame(CONTINUATION, END_HEADERS, self.stream, pieces[-1])])
 
     @property
+    def content(self) -> bytes:
+        """Of DATA: the payload without its padding."""
+        if not self.flags & PADDED:
+            return self.payload
+        return self.payload[1 : len(self.payload) - self.payload[0]]
+
+    @property
     def ends(self) -> bool:
         return bool(self.flags & END_STREAM)
 
@@ -228,6 +235,8 @@ class Oracle:
         """Streams of which both sides have sent RST_STREAM. 5.1: then nothing is on its way any more."""
         self.tunnels: set[int] = set()
         """Streams of an extended CONNECT."""
+        self.answered: set[int] = set()
+        """Streams whose response has begun. Their clients may end before the end of their content, as curl does."""
         self.is_over = False
         """It has nothing to say any more."""
 
@@ -237,6 +246,7 @@ class Oracle:
         elif answer.kind == "end":
             self.h2.end_stream(answer.stream)
         else:
+            self.answered.add(answer.stream)
             self.h2.send_headers(
                 answer.stream, [(b":status", b"200")], end_stream=answer.kind == "whole"
             )
@@ -260,7 +270,13 @@ class Oracle:
         self.tunnels.update(
             told[1] for told in verdict.told if told[0] == "request" and told[2] == b"CONNECT"
         )
-        if state == "open" and sent.kind == HEADERS and sent.ends and is_short:
+        if (
+            state == "open"
+            and sent.kind == HEADERS
+            and sent.ends
+            and is_short
+            and sent.stream not in self.answered
+        ):
             sent = replace(sent, fault=sent.fault or "malformed")
         right = self._put_right(sent, state, error, verdict)
         self.is_over = error is not None or right is not verdict or sent.kind == GOAWAY
@@ -422,6 +438,8 @@ class Oracle:
             # 6.9.1: "a stream error or connection error of type FLOW_CONTROL_ERROR"; ours is no larger than it has to be.
             return Verdict(resets=[(id_, ErrorCode.FLOW_CONTROL_ERROR)])
         if isinstance(error, InvalidBodyLengthError):
+            if error.actual_length < error.expected_length and id_ in self.answered:
+                return Verdict(told=[("body", id_, sent.content, True)])
             # 8.1.1, as above.
             return Verdict(resets=[(id_, ErrorCode.PROTOCOL_ERROR)])
         if state == "reset by us":
