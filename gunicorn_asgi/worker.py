@@ -27,6 +27,7 @@ from .config.tls_context import make_context, serving_context
 from .errors import ConfigError, LifespanError
 from .net.balance import WorkerRow, WorkerTable
 from .observe import access_log
+from .observe.emergency_log import call_in_time
 from .observe.printable import tolerate_any_character
 from .observe.stalls import StallWatch
 from .process.boot import Boot, list_sources, log_boot
@@ -113,6 +114,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         self._times = ShutdownTimes(self.cfg.graceful_timeout, bool(self.cfg.reload))
         self._lifespan: Lifespan | None = None
         self._server: Server | None = None
+        self._access: access_log.Access | None = None
         handle_stop_signals(self._handlers)
         try:
             self._prepare()
@@ -194,6 +196,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
     def _prepare_exit(self, code: int) -> None:
         """The loop has ended, and the process is about to end with `code`."""
         ignore_signals()
+        self._flush_access_log()
         threads_until = self._times.threads_until(self._stop, self._boot.has_failed)
         # The arbiter closes its own descriptor before the process ends.
         heartbeat = os.dup(self.tmp.fileno())
@@ -258,10 +261,14 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         # From Gunicorn 24 on, workers bind for themselves. Before, ``reuse_port`` only marked the
         # socket that all workers share.
         has_own_queue = bool(self.cfg.reuse_port) and gunicorn.version_info >= (24,)
-        access = access_log.listen(self)
+        self._access = access = access_log.listen(self)
         return Server(
             self.settings, app, self, self.log, access, self.loop, self.share, has_own_queue
         )
+
+    def _flush_access_log(self) -> None:
+        if self._access is not None:
+            self._access.flush()
 
     def _failing_app(self, error: ConfigError | LifespanError) -> Application:
         """Under ``reload``, return an application that shows `error`; raise it otherwise."""
@@ -335,6 +342,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             self.cfg.worker_abort(self)
         finally:
             exit_in_time(1)
+            # The loop may not turn again. The signal may have interrupted the log, too.
+            call_in_time(self._flush_access_log)
             self.leave(1)
             if is_blocked:
                 sys.exit(1)

@@ -192,6 +192,7 @@ def test_gunicorn_is_known_in_few_rooms() -> None:
     """The others get what they need from these. The server has the type of Gunicorn's sockets, the checks that of its configuration."""
     rooms = {
         "__main__",
+        "observe.access_format",
         "observe.access_log",
         "observe.atoms",
         "observe.record",

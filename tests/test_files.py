@@ -1045,6 +1045,8 @@ def test_what_sendfile_does_not_take_is_read(
 class Access:
     """What the access log is told."""
 
+    needs_headers = True
+
     def __init__(self) -> None:
         self.sent: list[int] = []
 

@@ -938,7 +938,7 @@ class CookieLog(AccessLog):
 
     def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
         super().access(resp, req, environ, request_time)
-        atoms = Atoms(Logger(Config()), req, resp, request_time)
+        atoms = Atoms(Logger(Config()), req, resp)
         told = [atoms["{cookie}i"], atoms["{HTTP_COOKIE}e"]]
         whole = dict(atoms)
         told += [whole["{cookie}i"], whole["{http_cookie}e"], environ["HTTP_COOKIE"]]

@@ -1039,6 +1039,8 @@ def test_one_that_is_accepted_behind_the_drain_is_closed_at_once(parser: str) ->
 class Access:
     """Notes what is told of each exchange, as `access_log.Access` is asked."""
 
+    needs_headers = True
+
     def __init__(self) -> None:
         self.lines: list[tuple[bytes, int, int]] = []
 

@@ -1211,6 +1211,8 @@ class Record:
 class Recorder:
     """What the access log gets to know."""
 
+    needs_headers = True
+
     def __init__(self) -> None:
         self.begun = 0
         self.ended: list[tuple[int, int]] = []

@@ -298,6 +298,7 @@ class Site:
         for client in self.server.clients:
             client.close()
         self.server.wait_until(self.server.is_idle)
+        self.server.settle()  # the lines of a turn are written in the next
         lines = self.path.read_bytes().decode().split("\n")
         assert lines.pop() == ""
         assert len(lines) == count, lines
@@ -339,6 +340,8 @@ def make_site(
 
     @contextmanager
     def make(app: Any = hostile, **given: Any) -> Iterator[Site]:
+        # With pytest's handlers, each line would go through the logging package.
+        log.access_log.handlers = [own_handler(log)]
         access = Access(SimpleNamespace(cfg=cfg, log=log))  # type: ignore[arg-type]  # of the worker, these two
         with serve(
             app, parser, access=access, permit_unconventional_http_method=True, **given

@@ -51,7 +51,7 @@ class ExchangeLog:
 
     def set_headers(self, headers: Iterable[Header]) -> None:
         """The application has sent the head of its response. Takes a copy of `headers`."""
-        if self._record is not None:
+        if self._record is not None and self._access.needs_headers:
             self._record.response_headers = copied(headers)
 
     def drop_headers(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from gunicorn.glogging import Logger, SafeAtoms
@@ -18,7 +17,9 @@ from ..asgi.scope import Address
 from ..errors import RequestError
 from ..http.contract import Header
 from ..http.grammar import TOKEN
+from .access_format import MakeLine, compile_format
 from .atoms import Atoms
+from .line_writer import LineWriter
 from .printable import printable
 from .record import LoggedResponse, Record, make_environ
 
@@ -58,12 +59,25 @@ class Access:
             and type(log).atoms is Logger.atoms
             and log.atoms_wrapper_class is SafeAtoms
         )
+        self._calls_post = self._post_request is not settings["post_request"].default
+        self.needs_headers = True
+        """Whether the response headers of a beginning exchange have to be kept to its end."""
+        self._line_needs_headers = True
+        self._short_way: tuple[MakeLine, LineWriter] | None = None
+        """The compiled format and the writer for its lines, if Gunicorn's logger is the stock one.
+
+        Its handlers may still demand the way by the logging package."""
+        if self._logs and self._has_stock_atoms:
+            text = log.cfg.access_log_format
+            make_line = compile_format(text, log)
+            if make_line is not None:
+                self._short_way = make_line, LineWriter(log.access_log)
+                self._line_needs_headers = self._calls_post or "}o" in text.lower()
         # The default pre_request only writes a debug line.
         is_default = self._pre_request is settings["pre_request"].default
-        self._calls_pre = not (is_default and has_stock_access) or log.error_log.isEnabledFor(
-            logging.DEBUG
+        self._calls_pre = (
+            not is_default or not has_stock_access or log.error_log.isEnabledFor(logging.DEBUG)
         )
-        self._calls_post = self._post_request is not settings["post_request"].default
         self.is_needed = self._logs or self._calls_pre or self._calls_post
 
     def begin(
@@ -95,14 +109,20 @@ class Access:
 
     def end(self, record: Record, status: int, sent: int) -> None:
         """The exchange has ended, with `sent` bytes of its body."""
-        response = LoggedResponse(status, record.response_headers, sent)
+        seconds = time.monotonic() - record.began
+        response = LoggedResponse(status, record.response_headers, sent, seconds)
         if self._logs:
-            self._write(record, response, timedelta(seconds=time.monotonic() - record.began))
+            self._write(record, response)
         if self._calls_post:
             try:
                 self._post_request(self._worker, record, make_environ(record), response)
             except Exception:  # noqa: BLE001 # from the hook
                 self._log.exception("Exception in post_request hook")
+
+    def flush(self) -> None:
+        """Write the lines that wait for the next turn of the loop."""
+        if self._short_way is not None:
+            self._short_way[1].flush()
 
     def refused_fields(
         self,
@@ -137,7 +157,7 @@ class Access:
         )
         record.uri = uri
         record.path, _, record.query = uri.partition("?")
-        self._write(record, LoggedResponse(status, [], sent), timedelta())
+        self._write(record, LoggedResponse(status, (), sent))
 
     def refused(
         self,
@@ -161,18 +181,29 @@ class Access:
         record = Record(method, b"", b"", "1.1", scheme, _guess_headers(section), client, server)
         record.uri, record.protocol = uri, protocol
         record.path, _, record.query = uri.partition("?")
-        self._write(record, LoggedResponse(status, [], sent), timedelta(seconds=seconds))
+        self._write(record, LoggedResponse(status, (), sent, seconds))
 
-    def _write(self, record: Record, response: LoggedResponse, duration: timedelta) -> None:
+    def _write(self, record: Record, response: LoggedResponse) -> None:
+        if self._short_way is not None:
+            make_line, lines = self._short_way
+            if lines.is_usable():
+                self.needs_headers = self._line_needs_headers
+                try:
+                    line = make_line(record, response)
+                except Exception:  # noqa: BLE001 # a faulty format: the logging package reports it
+                    line = None
+                if line is not None:
+                    lines.add(line)
+                    return
+        self.needs_headers = True
+        self.flush()
         log = self._log
         try:
             if self._has_stock_atoms:
                 # As in Logger.access, which makes 40 atoms for the nine of the usual format.
-                log.access_log.info(
-                    log.cfg.access_log_format, Atoms(log, record, response, duration)
-                )
+                log.access_log.info(log.cfg.access_log_format, Atoms(log, record, response))
             else:
-                log.access(response, record, make_environ(record), duration)
+                log.access(response, record, make_environ(record), response.duration)
         except Exception:  # as in Logger.access: a faulty format must not end the exchange
             log.exception("Error writing the access log")
 

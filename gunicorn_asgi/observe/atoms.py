@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from gunicorn.glogging import SafeAtoms
@@ -23,40 +23,29 @@ class Atoms(dict[str, Any]):
     atoms in it.
     """
 
-    def __init__(
-        self, log: Logger, record: Record, response: LoggedResponse, duration: timedelta
-    ) -> None:
+    def __init__(self, log: Logger, record: Record, response: LoggedResponse) -> None:
         # Not empty: json looks at a dict's own size before it asks for the items.
         super().__init__(l="-")
         self.log = log
         self.record = record
         self.response = response
-        self.duration = duration
         self._is_filled = False
 
     def fill(self) -> None:
         """Make all atoms by Gunicorn's own code."""
         if not self._is_filled:
             self._is_filled = True
+            environ = make_environ(self.record)
             atoms = SafeAtoms(
-                self.log.atoms(self.response, self.record, make_environ(self.record), self.duration)
+                self.log.atoms(self.response, self.record, environ, self.response.duration)
             )
             dict.update(self, {**atoms, "u": printable(atoms["u"])})
 
     def __getitem__(self, key: str) -> Any:
-        if key[:1] == "{":
-            key = key.lower()
         if self._is_filled:
-            return dict.get(self, key, "-")  # `self.get` would fill
-        if key in ATOMS:
-            value = ATOMS[key](self)
-        elif key[-2:] in NAMED_ATOMS:
-            value = NAMED_ATOMS[key[-2:]](self, key[1:-2])
-        else:
-            value = None
-        if value is None:
-            return "-"
-        return value.replace('"', '\\"') if isinstance(value, str) else value
+            # `self.get` would fill
+            return dict.get(self, key.lower() if key[:1] == "{" else key, "-")
+        return _compile_atom(key)(self.log, self.record, self.response)
 
     def __bool__(self) -> bool:
         return True  # all that logging asks for
@@ -98,56 +87,110 @@ for _name in [
     setattr(Atoms, _name, _filled(_name))
 
 
-def _user(atoms: Atoms) -> str:
-    """Return the user by Gunicorn's own reading of credentials, which is private."""
-    authorization = atoms.record.header(b"authorization")
-    user = atoms.log._get_user({"HTTP_AUTHORIZATION": authorization}) if authorization else None
-    return printable(user or "-")
-
-
-def _request_header(atoms: Atoms, name: str) -> str | None:
-    # The last of several, as in Gunicorn: only its environ joins them.
-    key = name.encode()
-    return next(
-        (printable(value) for other, value in reversed(atoms.record.raw_headers) if other == key),
-        None,
+@lru_cache(maxsize=256)
+def _compile_atom(key: str) -> Callable[[Logger, Record, LoggedResponse], Any]:
+    function: Callable[..., Any] = eval(  # noqa: S307 # this module's own expressions
+        f"lambda log, record, response: {atom_expression(key)}", FUNCTIONS
     )
+    return function
 
 
-def _response_header(atoms: Atoms, name: str) -> str | None:
-    return {other.lower(): value for other, value in atoms.response.headers}.get(name)
+# The functions of the expressions. A value is as SafeAtoms has it: "-" if there is none.
 
 
-def _environ_variable(atoms: Atoms, name: str) -> Any:
-    return {key.lower(): value for key, value in make_environ(atoms.record).items()}.get(name)
+def _safe(value: str | None) -> str:
+    """Return `value` so that it cannot end a column in quotation marks."""
+    if value is None:
+        return "-"
+    return value.replace('"', '\\"') if '"' in value else value
 
 
-ATOMS: dict[str, Callable[[Atoms], Any]] = {
-    "h": lambda atoms: atoms.record.client[0] if atoms.record.client else "",
-    "l": lambda _: "-",
-    "u": _user,
-    "t": lambda atoms: atoms.log.now(),
-    "r": lambda atoms: f"{atoms.record.method} {atoms.record.uri} {atoms.record.protocol}",
-    "s": lambda atoms: str(atoms.response.status_code),
-    "m": lambda atoms: atoms.record.method,
-    "U": lambda atoms: atoms.record.path_info,
-    "q": lambda atoms: atoms.record.query,
-    "H": lambda atoms: atoms.record.protocol,
-    "b": lambda atoms: str(atoms.response.sent),
-    "B": lambda atoms: atoms.response.sent,
-    "f": lambda atoms: atoms.record.header(b"referer"),
-    "a": lambda atoms: atoms.record.header(b"user-agent"),
-    "T": lambda atoms: atoms.duration.seconds,
-    "D": lambda atoms: atoms.duration.seconds * 1_000_000 + atoms.duration.microseconds,
-    "M": lambda atoms: atoms.duration.seconds * 1000 + atoms.duration.microseconds // 1000,
-    "L": lambda atoms: f"{atoms.duration.seconds}.{atoms.duration.microseconds:06d}",
-    "p": lambda _: f"<{os.getpid()}>",
+def _now(log: Logger) -> str:
+    return _safe(log.now())
+
+
+def _user(log: Logger, record: Record) -> str:
+    """Return the user by Gunicorn's own reading of credentials, which is private."""
+    authorization = record.header(b"authorization")
+    if not authorization:
+        return "-"
+    return _safe(printable(log._get_user({"HTTP_AUTHORIZATION": authorization}) or "-"))
+
+
+def _request_header(record: Record, name: bytes) -> str:
+    # The last of several values, as in Gunicorn. Only its environ joins them.
+    value = record.last_values.get(name)
+    return "-" if value is None else _safe(printable(value))
+
+
+def _response_header(response: LoggedResponse, name: bytes) -> str:
+    for other, value in reversed(response.raw_headers):
+        if other.lower() == name:
+            return _safe(printable(value))
+    return "-"
+
+
+def _variable(record: Record, key: str) -> str:
+    environ = make_environ(record)
+    return _safe({name.lower(): value for name, value in environ.items()}.get(key))
+
+
+def _decimal_seconds(microseconds: int) -> str:
+    seconds, rest = divmod(microseconds % 86_400_000_000, 1_000_000)
+    return f"{seconds}.{rest:06d}"
+
+
+FUNCTIONS: dict[str, Any] = {
+    "pid": os.getpid,
+    "safe": _safe,
+    "now": _now,
+    "user": _user,
+    "request_header": _request_header,
+    "response_header": _response_header,
+    "variable": _variable,
+    "decimal_seconds": _decimal_seconds,
 }
-"""Gunicorn's table (its documentation of ``access_log_format``). A test compares the two."""
+"""The functions of the expressions, by the names that they have there."""
 
-NAMED_ATOMS: dict[str, Callable[[Atoms, str], Any]] = {
-    "}i": _request_header,
-    "}o": _response_header,
-    "}e": _environ_variable,
+ATOMS: dict[str, str] = {
+    "h": "safe(record.client[0]) if record.client else ''",
+    "l": "'-'",
+    "u": "user(log, record)",
+    "t": "now(log)",
+    "r": "safe(f'{record.method} {record.uri} {record.protocol}')",
+    "s": "f'{response.status_code}'",
+    "m": "safe(record.method)",
+    "U": "safe(record.path_info)",
+    "q": "safe(record.query)",
+    "H": "safe(record.protocol)",
+    "b": "f'{response.sent}'",
+    "B": "response.sent",
+    "f": "safe(record.header(b'referer'))",
+    "a": "safe(record.header(b'user-agent'))",
+    "T": "response.microseconds // 1_000_000 % 86_400",
+    "D": "response.microseconds % 86_400_000_000",
+    "M": "response.microseconds // 1000 % 86_400_000",
+    "L": "decimal_seconds(response.microseconds)",
+    "p": "f'<{pid()}>'",
 }
-"""The atoms of the form ``{name}i``, by their end."""
+"""Gunicorn's table (its documentation of ``access_log_format``). A test compares the two.
+
+Each atom is an expression of `log`, `record` and `response`, so that a format becomes one function.
+Whole days are missing in the duration, as in Gunicorn.
+"""
+
+
+def atom_expression(key: str) -> str:
+    """Return the expression of the atom `key`. An unknown atom has no value, as in Gunicorn."""
+    if key[:1] == "{":
+        key = key.lower()
+    if key in ATOMS:
+        return ATOMS[key]
+    name, kind = key[1:-2], key[-2:]
+    if kind == "}i":
+        return f"request_header(record, {name.encode(errors='replace')!r})"
+    if kind == "}o":
+        return f"response_header(response, {name.encode(errors='replace')!r})"
+    if kind == "}e":
+        return f"variable(record, {name!a})"
+    return "'-'"

@@ -6,6 +6,7 @@ import logging
 import os
 import select
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
@@ -33,13 +34,19 @@ def log_in_time(log: FileLog, report: str) -> None:
     nobody else can write, not even the same thread. Or another thread has the lock, because the
     reader of the log is stuck.
     """
-    thread = threading.Thread(target=log.critical, args=("%s", report), daemon=True)
-    with suppress(RuntimeError):  # no more threads are to be had
+    if not call_in_time(log.critical, "%s", report):
+        write_directly(log, "CRITICAL", report)
+
+
+def call_in_time(function: Callable[..., object], *args: object) -> bool:
+    """Call `function` in a thread. Return whether it has returned within LOG_SECONDS."""
+    thread = threading.Thread(target=function, args=args, daemon=True)
+    try:
         thread.start()
-        thread.join(LOG_SECONDS)
-        if not thread.is_alive():
-            return
-    write_directly(log, "CRITICAL", report)
+    except RuntimeError:  # no more threads are to be had
+        return False
+    thread.join(LOG_SECONDS)
+    return not thread.is_alive()
 
 
 def write_directly(log: FileLog, level: str, report: str) -> None:

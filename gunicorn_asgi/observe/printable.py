@@ -16,7 +16,7 @@ def printable(value: str | bytes | bytearray | memoryview) -> str:
     languages stay readable; controls, line separators, bidirectional marks and lone surrogates are
     escaped. Bytes are read as latin-1, as in header fields.
     """
-    text = value if isinstance(value, str) else bytes(value).decode("latin-1")
+    text = value if isinstance(value, str) else str(value, "latin-1")
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else _escape(ord(char)) for char in text)

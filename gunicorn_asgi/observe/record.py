@@ -10,6 +10,7 @@ import base64
 import re
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import cached_property
 from typing import Any
 
@@ -23,7 +24,10 @@ from .printable import printable
 
 
 class Record:
-    """One exchange: Gunicorn's request object, and the facts needed when the exchange ends."""
+    """One exchange: Gunicorn's request object, and the facts needed when the exchange ends.
+
+    Most texts are made when somebody asks for them: a usual line of the log needs few.
+    """
 
     def __init__(
         self,
@@ -38,21 +42,40 @@ class Record:
         script_name: bytes | None = None,
     ) -> None:
         self.method = printable(method)
-        self.path = printable(raw_path)
-        self.query = printable(query)
-        self.uri = f"{self.path}?{self.query}" if query else self.path
+        self.uri = printable(b"%b?%b" % (raw_path, query) if query else raw_path)
         self.protocol = "HTTP/" + version
         self.scheme = scheme
-        self.script_name = printable(script_name or b"")
-        """The undecoded beginning of `path`, as in Gunicorn's WSGI workers."""
+        self._raw_path = raw_path
+        self._raw_query = query
+        self._raw_script_name = script_name
         self.raw_headers = headers
-        # Gunicorn has "" for the peer of a unix socket.
-        self.remote_addr: Any = client or ""
-        self.peer_addr: Any = client or ""
+        self.last_values = dict(headers)
+        """The headers by name, not `printable` yet: of several, the last."""
         self.client = client
         self.server = server
         self.began = time.monotonic()
         self.response_headers: Sequence[Header] = ()
+
+    @cached_property
+    def path(self) -> str:
+        return printable(self._raw_path)
+
+    @cached_property
+    def query(self) -> str:
+        return printable(self._raw_query)
+
+    @cached_property
+    def script_name(self) -> str:
+        """The undecoded beginning of `path`, as in Gunicorn's WSGI workers."""
+        return printable(self._raw_script_name or b"")
+
+    @cached_property
+    def remote_addr(self) -> Any:
+        return self.client or ""  # Gunicorn has "" for the peer of a unix socket
+
+    @cached_property
+    def peer_addr(self) -> Any:
+        return self.client or ""
 
     @cached_property
     def version(self) -> tuple[int, int]:
@@ -71,18 +94,30 @@ class Record:
 
     def header(self, name: bytes) -> str | None:
         """Return the value of the header `name` as in an environ: repeated values, comma-joined."""
-        values = [printable(value) for other, value in self.raw_headers if other == name]
-        return ",".join(values) if values else None
+        value = self.last_values.get(name)
+        if value is None:
+            return None
+        if len(self.last_values) < len(self.raw_headers):
+            value = b",".join([value for other, value in self.raw_headers if other == name])
+        return printable(value)
 
 
 class LoggedResponse:
-    """Gunicorn's response object."""
+    """Gunicorn's response object, and the duration of the exchange."""
 
-    def __init__(self, status: int, headers: Sequence[Header], sent: int) -> None:
+    def __init__(
+        self, status: int, headers: Sequence[Header], sent: int, seconds: float = 0.0
+    ) -> None:
         self.status_code = status
         self.raw_headers = headers
         self.sent = sent
         """Bytes of the body."""
+        self.microseconds = round(seconds * 1_000_000)
+        """The duration of the exchange."""
+
+    @property
+    def duration(self) -> timedelta:
+        return timedelta(microseconds=self.microseconds)
 
     @cached_property
     def status(self) -> str:
