@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -13,9 +15,11 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 HELLO = b"Hello, world!"
 LARGE = b"0123456789abcdef" * 4096
 """64 KiB."""
-PART = b"0123456789abcdef" * 16
-"""256 bytes."""
+PART = b"0123456789abcdef" * 64
+"""1 KiB."""
 PARTS = 16
+EVENT = b'event: price\ndata: {"id": 42, "symbol": "GOOG", "price": 171.25}\n\n'
+EVENTS = 100
 
 
 async def lifespan(receive: Receive, send: Send) -> None:
@@ -97,6 +101,32 @@ async def streamed(scope: Message, receive: Receive, send: Send) -> None:
     )
     for number in range(1, PARTS + 1):
         await send({"type": "http.response.body", "body": PART, "more_body": number < PARTS})
+
+
+async def events(scope: Message, receive: Receive, send: Send) -> None:
+    """Answers with EVENTS messages of EVENT, one in each turn of the event loop, and no ``content-length``."""
+    if scope["type"] == "lifespan":
+        await lifespan(receive, send)
+        return
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-type", b"text/event-stream")],
+        }
+    )
+    for number in range(1, EVENTS + 1):
+        await send({"type": "http.response.body", "body": EVENT, "more_body": number < EVENTS})
+        await asyncio.sleep(0)
+
+
+async def modules(scope: Message, receive: Receive, send: Send) -> None:
+    """Answers with the names of all modules that the server's process has imported, one a line."""
+    if scope["type"] == "lifespan":
+        await lifespan(receive, send)
+        return
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": "\n".join(sorted(sys.modules)).encode()})
 
 
 async def messages(scope: Message, receive: Receive, send: Send) -> None:

@@ -67,6 +67,12 @@ def add_measuring(
     )
     parser.add_argument("--seconds", type=positive, help="of each measurement (default: 3)")
     parser.add_argument(
+        "--others",
+        type=positive,
+        metavar="ROUNDS",
+        help="of the servers beside this worker, Uvicorn and Granian (default: as many as of these)",
+    )
+    parser.add_argument(
         "--scenarios", help=f"separated by commas (default: all of {_names(scenarios)})"
     )
     parser.add_argument(
@@ -210,6 +216,13 @@ def prepare(interpreter: str) -> Path:
     return python
 
 
+def beside(interpreter: str) -> tuple[str, str]:
+    """The environment's Python for another interpreter, made unless it is there, and its version as ``3.11``. Raises SetupError."""
+    python = str(prepare(interpreter))
+    return python, _run([python, "-c", VERSION], ASK_SECONDS).strip()
+
+
+VERSION = "import sys; print('{}.{}'.format(*sys.version_info))"
 TAG = "import platform, sysconfig; print(platform.python_implementation() + platform.python_version() + sysconfig.get_config_var('ABIFLAGS'))"
 
 
@@ -239,7 +252,7 @@ def facts() -> list[tuple[str, str]]:
             "Python",
             f"{platform.python_implementation()} {platform.python_version()} ({platform.python_compiler()})",
         ),
-        ("checkout", _commit()),
+        ("checkout", commit()),
         (
             "packages",
             ", ".join(
@@ -257,7 +270,8 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Of this checkout."""
     try:
         return _run(
             ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10"], ASK_SECONDS

@@ -32,6 +32,8 @@ class Scenario:
     name: str
     title: str
     size: int
+    tls = False
+    logged = False
     app = "file_apps"
     """Which of its applications, the server says."""
 
@@ -161,7 +163,9 @@ def measure_all(
 ) -> report.Results:
     """Every server with every file in every round, in turns."""
     results: report.Results = {}
-    for number, scenario, server in turns(options.scenarios, options.servers, options.rounds):
+    for number, scenario, server in turns(
+        options.scenarios, options.servers, options.rounds, options.others
+    ):
         result = results.setdefault((scenario.name, server.name), report.Result())
         if result.failure:
             continue
@@ -213,7 +217,7 @@ def markdown(
         report.overview(scenarios, servers, results, _cpu_beside, NGINX),
     ]
     columns = (
-        report.cpu("request"),
+        *report.cpu("request"),
         report.BUSY,
         report.CLIENT,
         report.P50,

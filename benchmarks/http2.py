@@ -7,7 +7,6 @@ import os
 import resource
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -18,7 +17,7 @@ import bench_env
 import instructions
 import report
 from http2_load import H2Load, memory_per_connection
-from http2_scenarios import BASELINE, CONNECTIONS, SCENARIOS, SERVERS, STREAMS, H2Server, Scenario
+from http2_scenarios import BASELINE, CONNECTIONS, SCENARIOS, SERVERS, STREAMS, Scenario
 from measure import Sample, progress, sample, started, turns
 from servers import OURS, Running, Server, pinned
 
@@ -130,26 +129,23 @@ def measure_rate(
     options: argparse.Namespace, results: Results, server_core: int, load_core: int
 ) -> None:
     """Every server in every scenario in every round, in turns."""
-    with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        certificate = bench_env.make_certificate(Path(name))
-        for number, scenario, server in turns(options.scenarios, options.servers, options.rounds):
-            result = results.rate.setdefault((scenario.name, server.name), report.Result())
-            if result.failure:
-                continue
+    for number, scenario, server in turns(
+        options.scenarios, options.servers, options.rounds, options.others
+    ):
+        result = results.rate.setdefault((scenario.name, server.name), report.Result())
+        if result.failure:
+            continue
 
-            def measured(process: Running, folder: Path, scenario: Scenario = scenario) -> Sample:
-                return sample(
-                    process, H2Load(scenario, process.port, folder, load_core), options.seconds
-                )
-
-            assert isinstance(server, H2Server)
-            found, result.failure = started(
-                server.for_scenario(scenario, *certificate), scenario, server_core, measured
+        def measured(process: Running, folder: Path, scenario: Scenario = scenario) -> Sample:
+            return sample(
+                process, H2Load(scenario, process.port, folder, load_core), options.seconds
             )
-            if found is not None:
-                result.samples[number] = found
-            outcome = f"{found.rate:,.0f}/s, {found.cpu_us:.1f} us" if found else result.failure
-            progress(f"rate {number + 1}", scenario.name, server, outcome)
+
+        found, result.failure = started(server, scenario, server_core, measured)
+        if found is not None:
+            result.samples[number] = found
+        outcome = f"{found.rate:,.0f}/s, {found.cpu_us:.1f} us" if found else result.failure
+        progress(f"rate {number + 1}", scenario.name, server, outcome)
 
 
 def measure_memory(
@@ -230,7 +226,14 @@ INSTRUCTIONS_LEGEND = f"""\
 User-space instructions of one request, counted by callgrind as instructions.py does: ({instructions.MANY} - {instructions.FEW}) requests on one connection, {STREAMS} at once. The kernel
 is not in it."""
 
-COLUMNS = (report.cpu("request"), report.BUSY, report.CLIENT, report.P50, report.P99, report.MEMORY)
+COLUMNS = (
+    *report.cpu("request"),
+    report.BUSY,
+    report.CLIENT,
+    report.P50,
+    report.P99,
+    report.MEMORY,
+)
 
 
 def markdown(

@@ -5,16 +5,18 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import apps
 from scenarios import BROWSER, STEP_SECONDS, Header, WrongAnswerError
-from servers import GUNICORN, OURS, Server
+from servers import GRANIAN_TLS, GUNICORN, GUNICORN_TLS, OURS, UVICORN_TLS, Server
 
 CONNECTIONS, STREAMS = 16, 8
 TARGETS = 4000
 """So many different ones, which each connection asks for in turn: no server remembers the field blocks of all."""
 UPLOAD = 1024 * 1024
+SIX_FIELDS = BROWSER[4:]
+"""Of a browser: the user agent, what it accepts, and the cookie."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Scenario:
     """Bytes of the request's body."""
     tls: bool = False
 
-    # What instructions.py wants to know.
+    # What instructions.py and measure.py want to know.
+    logged = False
     closes = False
     pipeline = STREAMS
 
@@ -184,38 +187,24 @@ SCENARIOS = (
         headers=BROWSER,
         varies=True,
     ),
+    Scenario(
+        "paths",
+        "Hello, world! with six browser headers, the path another one in each request",
+        "apps:hello",
+        apps.HELLO,
+        headers=SIX_FIELDS,
+        varies=True,
+    ),
     Scenario("large", "64 KiB response", "apps:large", apps.LARGE),
     Scenario("upload", "POST of 1 MiB, counted", "apps:count", b"%d" % UPLOAD, size=UPLOAD),
     Scenario(
         "streamed",
-        "Response streamed in 16 parts of 256 bytes",
+        "Response streamed in 16 parts of 1 KiB",
         "apps:streamed",
         apps.PART * apps.PARTS,
     ),
     Scenario("tls", "Hello, world! over TLS", "apps:hello", apps.HELLO, tls=True),
 )
-
-
-@dataclass(frozen=True)
-class H2Server(Server):
-    """A server that speaks HTTP/2 where a client begins with it."""
-
-    tls: tuple[str, ...] = ()
-    """Arguments for TLS; ``{certfile}`` and ``{keyfile}`` are filled in."""
-
-    def for_scenario(self, scenario: Scenario, certfile: str, keyfile: str) -> Server:
-        """The same, over TLS where the scenario is."""
-        if not scenario.tls:
-            return self
-        *arguments, last = self.arguments  # the application, or what Granian calls so
-        return replace(
-            self,
-            arguments=(
-                *arguments,
-                *(word.format(certfile=certfile, keyfile=keyfile) for word in self.tls),
-                last,
-            ),
-        )
 
 
 BASELINE = "hypercorn"
@@ -231,14 +220,13 @@ H2GUNICORN = (
     "--keep-alive",
     "75",
 )
-GUNICORN_TLS = ("--certfile", "{certfile}", "--keyfile", "{keyfile}")
 
 SERVERS = (
-    H2Server(OURS, (*H2GUNICORN, "-k", "gunicorn_asgi.Worker", "{app}"), GUNICORN_TLS),
-    H2Server(
+    Server(OURS, (*H2GUNICORN, "-k", "gunicorn_asgi.Worker", "{app}"), GUNICORN_TLS),
+    Server(
         "gunicorn asgi", (*H2GUNICORN, "-k", "asgi", "--asgi-loop", "uvloop", "{app}"), GUNICORN_TLS
     ),
-    H2Server(
+    Server(
         "uvicorn zttp",
         (
             *(
@@ -255,9 +243,9 @@ SERVERS = (
             ),
             *("--timeout-keep-alive", "75", "--no-access-log", "--log-level", "warning", "{app}"),
         ),
-        ("--ssl-certfile", "{certfile}", "--ssl-keyfile", "{keyfile}"),
+        UVICORN_TLS,
     ),
-    H2Server(
+    Server(
         BASELINE,
         (
             "hypercorn",
@@ -275,7 +263,7 @@ SERVERS = (
         ),
         GUNICORN_TLS,
     ),
-    H2Server(
+    Server(
         "granian",
         (
             *(
@@ -304,6 +292,6 @@ SERVERS = (
                 "{app}",
             ),
         ),
-        ("--ssl-certificate", "{certfile}", "--ssl-keyfile", "{keyfile}"),
+        GRANIAN_TLS,
     ),
 )

@@ -4,31 +4,47 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
+import queue
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import bench_env
-from measure import NONE, NotOfferedError
-from scenarios import SCENARIOS, Scenario, WrongAnswerError
-from servers import BASELINE, OURS, SERVERS, Server, StartError, free_port, last_words, running
+from measure import NONE, adapted, pids
+from scenarios import SCENARIOS, WrongAnswerError
+from servers import (
+    BASELINE,
+    GRANIAN,
+    OURS,
+    SERVERS,
+    NotOfferedError,
+    Running,
+    Server,
+    StartError,
+    free_port,
+    last_words,
+    running,
+)
 
-FEW, MANY = 320, 2240
-"""Requests of the two runs, whole batches where 16 are pipelined. The first ones, in which the interpreter still specializes its code, are in both."""
+FEW, MANY = 320, 1920
+"""Requests before the count, in which the interpreter specializes its code, and in it: whole batches where 16 are pipelined."""
 START_SECONDS = 180.0
-STOP_SECONDS = 120.0
-"""Programs are about fifty times slower under valgrind."""
+STOP_SECONDS = 1.0
+"""The count is taken before a server ends."""
+CONTROL_SECONDS = 60.0
 PATIENCE = {
     "GUNICORN_CMD_ARGS": "--timeout 600 --graceful-timeout 60",
     "PYTHONHASHSEED": "0",
     "UV_USE_IO_URING": "0",
 }
 """So that the arbiter does not take a slow worker for a hung one, and nothing differs between runs. Valgrind does not know io_uring."""
+COUNTED = (OURS, BASELINE, GRANIAN)
 
 
 class CountError(Exception):
@@ -39,87 +55,138 @@ class Asking(Protocol):
     """What is known of a scenario here: that of HTTP, or of WebSocket, where a message is what a request is there."""
 
     @property
+    def name(self) -> str: ...
+    @property
     def app(self) -> str: ...
     @property
     def closes(self) -> bool: ...
     @property
     def pipeline(self) -> int: ...
+    @property
+    def tls(self) -> bool: ...
+    @property
+    def logged(self) -> bool: ...
     def ask(self, port: int, times: int) -> None: ...
+
+
+AnyAsking = TypeVar("AnyAsking", bound=Asking)
+Found = TypeVar("Found")
 
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the exit code."""
     options = read_arguments(arguments)
-    if shutil.which("valgrind") is None:
-        print(
-            "This needs valgrind, which is not installed here (Debian and Ubuntu: apt install valgrind).",
-            file=sys.stderr,
-        )
+    complaint = bench_env.missing("valgrind", "valgrind")
+    if complaint:
+        print(complaint, file=sys.stderr)
         return 2
-    scenarios = [
-        scenario for scenario in SCENARIOS if scenario.name in options.scenarios.split(",")
-    ]
     return bench_env.conduct(
-        __file__,
-        options.inside,
-        options.python,
-        arguments,
-        lambda: report(scenarios),
-        CountError,
-        StartError,
-        WrongAnswerError,
+        __file__, options.inside, options.python, arguments, lambda: report(options)
     )
 
 
 def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(
-        description="Count the instructions of a request in gunicorn_asgi and in Uvicorn."
+        description="Count the instructions of a request in gunicorn_asgi and in its peers."
     )
     bench_env.add_arguments(parser)
+    add_counting(parser, f"{OURS},{BASELINE}")
+    return read_counting(parser, arguments)
+
+
+def add_counting(parser: argparse.ArgumentParser, servers: str) -> None:
+    """The arguments of a script that counts something of single requests."""
     names = [scenario.name for scenario in SCENARIOS]
     parser.add_argument(
         "--scenarios",
         default="hello",
         help=f"separated by commas, of {', '.join(names)} (default: hello)",
     )
+    parser.add_argument(
+        "--servers",
+        default=servers,
+        help=f"separated by commas, of {', '.join(server.name for server in SERVERS)} (default: {servers})",
+    )
+
+
+def read_counting(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Of the command line, with the scenarios and the servers themselves in place of their names."""
     options = parser.parse_args(arguments)
-    unknown = set(options.scenarios.split(",")) - set(names)
-    if unknown:
-        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    try:
+        options.scenarios = bench_env.select(SCENARIOS, options.scenarios)
+        options.servers = bench_env.select(SERVERS, options.servers)
+    except ValueError as error:
+        parser.error(str(error))
     return options
 
 
-def report(scenarios: Sequence[Scenario]) -> None:
-    """Print the instructions of one request for both servers."""
-    ours, baseline = (
-        next(server for server in SERVERS if server.name == name) for name in (OURS, BASELINE)
-    )
-    for scenario in scenarios:
-        own, other = instructions(ours, scenario), instructions(baseline, scenario)
-        print(
-            f"{scenario.name}: {OURS} {own:,.0f}, {BASELINE} {other:,.0f} instructions per request, ratio {own / other:.2f}",
-            flush=True,
-        )
+def report(options: argparse.Namespace) -> None:
+    """Print the instructions of one request."""
+    for scenario in options.scenarios:
+        found = attempts([scenario], options.servers)
+        baseline = found.get((scenario.name, BASELINE))
+        for server in options.servers:
+            count = found[scenario.name, server.name]
+            if isinstance(count, str):
+                print(f"{scenario.name}: {server.name} fails: {count}", flush=True)
+                continue
+            ratio = (
+                f", {count / baseline:.2f} of {BASELINE}"
+                if isinstance(baseline, float) and server.name != BASELINE
+                else ""
+            )
+            print(
+                f"{scenario.name}: {server.name} {count:,.0f} instructions per request{ratio}",
+                flush=True,
+            )
 
 
-def instructions(server: Server, scenario: Asking) -> float:
-    """User-space instructions of one request, in all processes of `server`. Raises CountError, StartError, WrongAnswerError."""
-    count(
-        server, scenario, FEW, tool=()
-    )  # writes the bytecode of what was edited since, or the first run would count compiling it
-    few, many = (count(server, scenario, requests) for requests in (FEW, MANY))
-    if many <= few:
-        raise CountError(
-            f"{server.name} counted {few:,} for {FEW} requests and {many:,} for {MANY}: something disturbed valgrind"
-        )
-    return (many - few) / (MANY - FEW)
+def attempts(
+    scenarios: Sequence[AnyAsking],
+    servers: Sequence[Server],
+    progress: Callable[[AnyAsking, Server, float | str], None] = lambda *_: None,
+) -> dict[tuple[str, str], float | str]:
+    """Of all pairs, by the names of scenario and server, as many at once as there are cores; what keeps one from being counted in its place."""
+
+    def one(pair: tuple[AnyAsking, Server], core: int) -> float | str:
+        scenario, server = pair
+        found = attempt(server, scenario, core)
+        progress(scenario, server, found)
+        return found
+
+    pairs = [(scenario, server) for scenario in scenarios for server in servers]
+    return {
+        (scenario.name, server.name): found
+        for (scenario, server), found in zip(pairs, on_all_cores(one, pairs), strict=True)
+    }
 
 
-def attempt(server: Server, scenario: Asking) -> float | str:
-    """The same; what keeps them from being counted in place of an exception."""
+Item = TypeVar("Item")
+
+
+def on_all_cores(work: Callable[[Item, int], Found], items: Sequence[Item]) -> list[Found]:
+    """What `work` returns for each item, each time with a core that is its own meanwhile."""
+    free: queue.SimpleQueue[int] = queue.SimpleQueue()
+    cores = os.sched_getaffinity(0)
+    for core in cores:
+        free.put(core)
+
+    def on_one(item: Item) -> Found:
+        core = free.get()
+        try:
+            return work(item, core)
+        finally:
+            free.put(core)
+
+    with ThreadPoolExecutor(len(cores)) as pool:
+        return list(pool.map(on_one, items))
+
+
+def attempt(server: Server, scenario: Asking, core: int) -> float | str:
+    """The instructions of one request; what keeps them from being counted in place of an exception."""
     try:
-        return instructions(server, scenario)
+        return instructions(server, scenario, core)
     except NotOfferedError:
         return NONE
     except (StartError, WrongAnswerError, CountError) as error:
@@ -127,45 +194,77 @@ def attempt(server: Server, scenario: Asking) -> float | str:
 
 
 CALLGRIND = (
-    "valgrind",
-    "--tool=callgrind",
-    "--quiet",
-    "--trace-children=yes",
-    "--callgrind-out-file={folder}/callgrind.%p",
+    *("valgrind", "--tool=callgrind", "--quiet", "--trace-children=yes"),
+    # The start is not counted: that makes it four times as fast.
+    *("--instr-atstart=no", "--callgrind-out-file={folder}/callgrind.%p"),
 )
 
 
-def count(server: Server, scenario: Asking, requests: int, tool: Sequence[str] = CALLGRIND) -> int:
-    """Instructions of a whole run of `server`, from its start to its end, with so many requests on one connection, or each on its own where
-    the scenario closes them; 0 without a tool."""
-    port = free_port()
+def instructions(server: Server, scenario: Asking, core: int | None = None) -> float:
+    """User-space instructions of one request, in all processes of `server` on `core`, by default the last one.
+
+    The requests are on one connection, or each on its own where the scenario closes them. Raises CountError, StartError,
+    WrongAnswerError, NotOfferedError.
+    """
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
-        command = [
-            *(argument.format(folder=folder) for argument in tool),
-            *server.command(scenario.app, port),
-        ]
-        with running(
-            command,
-            port,
-            folder,
-            max(os.sched_getaffinity(0)),
-            PATIENCE,
-            START_SECONDS,
-            STOP_SECONDS,
-        ):
-            _await_answer(scenario, port)
-            if scenario.closes:
-                for _ in range(requests):
-                    scenario.ask(port, 1)
-            else:
-                scenario.ask(port, requests // scenario.pipeline)
-        totals = [_total(path) for path in folder.glob("callgrind.*")]
-        if tool and (not totals or 0 in totals):
-            raise CountError(
-                f"{server.name} was killed before valgrind wrote its count ({last_words(folder)})"
+        tool = [argument.format(folder=folder) for argument in CALLGRIND]
+        with served(server, scenario, tool, folder, core) as process:
+            ask(scenario, process.port, FEW)
+            _control(process, "--instr=on")
+            ask(scenario, process.port, MANY)
+            _control(process, "--dump")
+            # The files of the dumps have a number at their end, those that the end writes do not.
+            total = sum(_total(path) for path in folder.glob("callgrind.*.*"))
+        if not total:
+            raise CountError(f"valgrind has not written its count ({last_words(folder)})")
+        return total / MANY
+
+
+@contextmanager
+def served(
+    server: Server, scenario: Asking, tool: Sequence[str], folder: Path, core: int | None = None
+) -> Iterator[Running]:
+    """`server` under a tool that makes it slow, once it answers. Raises CountError, StartError, NotOfferedError."""
+    port = free_port()
+    command = adapted(server, scenario.tls, scenario.logged, folder).command(scenario.app, port)
+    with running(
+        [*tool, *command],
+        port,
+        folder,
+        max(os.sched_getaffinity(0)) if core is None else core,
+        PATIENCE,
+        START_SECONDS,
+        STOP_SECONDS,
+    ) as process:
+        _await_answer(scenario, port)
+        yield process
+
+
+def ask(scenario: Asking, port: int, requests: int) -> None:
+    """So many, on one connection unless the scenario closes it. Raises WrongAnswerError."""
+    if scenario.closes:
+        for _ in range(requests):
+            scenario.ask(port, 1)
+    else:
+        scenario.ask(port, requests // scenario.pipeline)
+
+
+def _control(process: Running, order: str) -> None:
+    """Tell callgrind in all processes of a server. Raises CountError."""
+    for pid in pids(process.pid):
+        try:
+            done = subprocess.run(
+                ["callgrind_control", order, str(pid)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=CONTROL_SECONDS,
             )
-        return sum(totals)
+        except subprocess.TimeoutExpired as error:
+            raise CountError("callgrind_control did not end") from error
+        if done.returncode or "OK" not in done.stdout:
+            raise CountError(f"callgrind_control says: {done.stdout.strip()[-200:]}")
 
 
 def _await_answer(scenario: Asking, port: int) -> None:

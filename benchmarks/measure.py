@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from bench_env import make_certificate
 from scenarios import REPORT, WrongAnswerError
 from servers import (
     NO_VARIABLES,
+    NotOfferedError,
     Running,
     Server,
     StartError,
@@ -37,12 +39,8 @@ class LoadError(Exception):
     """The client did not do its work."""
 
 
-class NotOfferedError(Exception):
-    """The server does not have what the scenario asks for."""
-
-
 NONE = "none"
-"""What is said of such a server."""
+"""What is said of a server that does not have what a scenario asks for."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +63,8 @@ class Sample:
     """Requests per second."""
     cpu_us: float
     """Of user and system time, in all processes of the server, per request."""
+    system_us: float
+    """The system time of it."""
     busy: float
     """Share of the server's core that this took, 1.0 being all of it."""
     p50_us: float
@@ -83,6 +83,10 @@ class Scenario(Protocol):
 
     @property
     def app(self) -> str: ...
+    @property
+    def tls(self) -> bool: ...
+    @property
+    def logged(self) -> bool: ...
     def check(self, port: int) -> None: ...
 
 
@@ -91,15 +95,19 @@ Measured = TypeVar("Measured")
 
 
 def turns(
-    scenarios: Sequence[AnyScenario], servers: Sequence[Server], rounds: int
+    scenarios: Sequence[AnyScenario],
+    servers: Sequence[Server],
+    rounds: int,
+    others: int | None = None,
 ) -> list[tuple[int, AnyScenario, Server]]:
     """Round, scenario and server: within a scenario and a round one server behind the other, so that a machine that becomes slower does so
-    for all of them, and in the opposite order in every other round."""
+    for all of them, and in the opposite order in every other round. Servers that are not in MAIN have only `others` rounds."""
     return [
         (number, scenario, server)
         for number in range(rounds)
         for scenario in scenarios
         for server in (servers if number % 2 == 0 else reversed(servers))
+        if others is None or number < others or server.is_main
     ]
 
 
@@ -115,15 +123,23 @@ def started(
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         try:
-            with running(
-                server.command(scenario.app, port), port, folder, core, variables
-            ) as process:
+            command = adapted(server, scenario.tls, scenario.logged, folder).command(
+                scenario.app, port
+            )
+            with running(command, port, folder, core, variables) as process:
                 scenario.check(port)
                 return measured(process, folder), ""
         except NotOfferedError:
             return None, NONE
         except (StartError, WrongAnswerError, LoadError) as error:
             return None, f"{error} ({last_words(folder)})"
+
+
+def adapted(server: Server, tls: bool, logged: bool, folder: Path) -> Server:
+    """`server` with TLS, or with an access log, and what it needs for that in `folder`. Raises NotOfferedError."""
+    if tls:
+        make_certificate(folder)
+    return server.adapted(tls, logged)
 
 
 def progress(position: str, scenario: str, server: Server, outcome: str) -> None:
@@ -139,22 +155,25 @@ def sample(server: Running, load: Callable[[int], Load], seconds: int) -> Sample
     """Load a running server for so many seconds, after a warm-up. Raises LoadError."""
     load(WARM_UP_SECONDS)
     before, core_before, client_before, begun = (
-        cpu_seconds(server.pid),
+        cpu_times(server.pid),
         core_seconds(server.cpu),
         _children_seconds(),
         time.monotonic(),
     )
     done = load(seconds)
-    used, core_used, passed = (
-        cpu_seconds(server.pid) - before,
+    after, core_used, passed = (
+        cpu_times(server.pid),
         core_seconds(server.cpu) - core_before,
         time.monotonic() - begun,
     )
+    system = after.system - before.system
+    used = after.user - before.user + system
     if not done.requests:
         raise LoadError(f"not one answer in {seconds} s, errors: {describe(done.errors) or 'none'}")
     return Sample(
         rate=done.requests / done.seconds,
         cpu_us=used / done.requests * 1e6,
+        system_us=system / done.requests * 1e6,
         busy=used / done.seconds,
         p50_us=done.p50_us,
         p99_us=done.p99_us,
@@ -165,7 +184,9 @@ def sample(server: Running, load: Callable[[int], Load], seconds: int) -> Sample
     )
 
 
-def wrk(port: int, script: Path, connections: int, cpu: int, seconds: int) -> Load:
+def wrk(
+    port: int, script: Path, connections: int, cpu: int, seconds: int, scheme: str = "http"
+) -> Load:
     """Run wrk with one thread on core `cpu`. Raises LoadError."""
     command = [
         "wrk",
@@ -178,7 +199,7 @@ def wrk(port: int, script: Path, connections: int, cpu: int, seconds: int) -> Lo
         "--latency",
         "-s",
         str(script),
-        f"http://127.0.0.1:{port}/",
+        f"{scheme}://127.0.0.1:{port}/",
     ]
     output = client(command, cpu, seconds + GRACE_SECONDS)
     for line in output.splitlines():
@@ -220,12 +241,32 @@ def describe(errors: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {kind}" for kind, count in errors.items() if count)
 
 
-def cpu_seconds(session: int) -> float:
-    """User and system time of all processes of a session, those that have ended and were waited for included."""
+@dataclass(frozen=True)
+class CpuTimes:
+    """In seconds."""
+
+    user: float
+    system: float
+
+
+def cpu_times(session: int) -> CpuTimes:
+    """Of all processes of a session, those that have ended and were waited for included."""
     # proc(5): utime, stime, cutime and cstime are the fields 14 to 17; `_stats` leaves out the first two.
-    return (
-        sum(int(ticks) for fields in _stats(session) for ticks in fields[11:15]) / TICKS_PER_SECOND
+    ticks = [[int(field) for field in fields[11:15]] for fields in _stats(session)]
+    return CpuTimes(
+        sum(user + children for user, _, children, _ in ticks) / TICKS_PER_SECOND,
+        sum(system + children for _, system, _, children in ticks) / TICKS_PER_SECOND,
     )
+
+
+def cpu_ns(session: int) -> int:
+    """Nanoseconds that all threads of the living processes of a session have run: for times that `cpu_times` is too coarse for."""
+    total = 0
+    for pid in pids(session):
+        for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            with suppress(OSError):
+                total += int(path.read_text().split()[0])
+    return total
 
 
 def _children_seconds() -> float:
@@ -247,7 +288,7 @@ def core_seconds(cpu: int) -> float:
 def memory(session: int) -> int:
     """Bytes of all processes of a session (PSS: what is shared with other processes counts in proportion)."""
     total = 0
-    for pid in _pids(session):
+    for pid in pids(session):
         with suppress(OSError):
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
                 if line.startswith("Pss:"):
@@ -255,7 +296,8 @@ def memory(session: int) -> int:
     return total
 
 
-def _pids(session: int) -> list[int]:
+def pids(session: int) -> list[int]:
+    """Of all processes of a session."""
     return [pid for pid, _ in _processes(session)]
 
 

@@ -61,6 +61,13 @@ def cpu_ratio(result: Result, baseline: Result | None) -> float | None:
     )
 
 
+def cpu_us(result: Result) -> float | None:
+    """Microseconds of CPU time of a request: the median over the rounds. None if there is none."""
+    if result.failure or not result.samples:
+        return None
+    return median(sample.cpu_us for sample in result.samples.values())
+
+
 class Titled(Protocol):
     """What is known of a scenario here."""
 
@@ -87,9 +94,16 @@ P99 = Column("p99 us", lambda sample: sample.p99_us, ",.0f")
 MEMORY = Column("memory MiB", lambda sample: sample.memory / 2**20, ".1f")
 
 
-def cpu(what: str) -> Column:
-    """The CPU time of one of `what`."""
-    return Column(f"CPU us/{what}", lambda sample: sample.cpu_us, ",.1f")
+def cpu(what: str, parts: int = 1) -> tuple[Column, ...]:
+    """The CPU time of one of `what`, user and system time of it, and what one of its `parts` takes, where it has several."""
+    columns = (
+        Column(f"CPU us/{what}", lambda sample: sample.cpu_us, ",.1f"),
+        Column("user", lambda sample: sample.cpu_us - sample.system_us, ",.1f"),
+        Column("system", lambda sample: sample.system_us, ",.1f"),
+    )
+    if parts == 1:
+        return columns
+    return (*columns, Column("CPU us/part", lambda sample: sample.cpu_us / parts, ",.2f"))
 
 
 def facts_list(facts: Sequence[tuple[str, str]]) -> str:
@@ -110,8 +124,18 @@ def overview(
         cells = []
         for scenario in scenarios:
             result = results.get((scenario.name, server.name), Result())
-            cells.append(_cell(result, value(result, results.get((scenario.name, baseline)))))
+            beside = results.get((scenario.name, server.peer(baseline)))
+            cells.append(_cell(result, value(result, beside)))
         rows.append([name(server), *cells])
+    return table(rows)
+
+
+def cpu_overview(scenarios: Sequence[Titled], servers: Sequence[Server], results: Results) -> str:
+    """The microseconds of a request of each server in each scenario."""
+    rows = [["server", *(scenario.name for scenario in scenarios)]]
+    for server in servers:
+        found = [results.get((scenario.name, server.name), Result()) for scenario in scenarios]
+        rows.append([name(server), *(_cell(result, cpu_us(result), 1) for result in found)])
     return table(rows)
 
 
@@ -153,7 +177,10 @@ def section(
     for server in servers:
         result = results.get((scenario.name, server.name), Result())
         rows.append(
-            [name(server), *_cells(result, results.get((scenario.name, baseline)), columns)]
+            [
+                name(server),
+                *_cells(result, results.get((scenario.name, server.peer(baseline))), columns),
+            ]
         )
         if result.failure not in {"", NONE}:
             remarks.append(f"{MARK} {server.name}: {result.failure}")
@@ -186,12 +213,12 @@ def _cells(result: Result, baseline: Result | None, columns: Sequence[Column]) -
     ]
 
 
-def _cell(result: Result, value: float | None) -> str:
+def _cell(result: Result, value: float | None, digits: int = 2) -> str:
     if result.failure:
         return NONE if result.failure == NONE else f"{MARK} fails"
     if value is None:
         return ""
-    return f"{MARK} {value:.2f}" if result.errors else f"{value:.2f}"
+    return f"{MARK} {value:,.{digits}f}" if result.errors else f"{value:,.{digits}f}"
 
 
 def counts(
@@ -200,7 +227,7 @@ def counts(
     found: Mapping[tuple[str, str], float | str],
     baseline: str = BASELINE,
 ) -> str:
-    """Instructions by the names of scenario and server, or what kept them from being counted."""
+    """Instructions by the names of scenario and server, or what kept them from being counted. The ratio is to `baseline` on the same interpreter."""
     rows = [
         ["server", *(cell for scenario in scenarios for cell in (scenario.name, f"{baseline} = 1"))]
     ]
@@ -208,7 +235,8 @@ def counts(
     for server in servers:
         cells = []
         for scenario in scenarios:
-            count, other = found[scenario.name, server.name], found.get((scenario.name, baseline))
+            count = found[scenario.name, server.name]
+            other = found.get((scenario.name, server.peer(baseline)))
             if count == NONE:
                 cells += [NONE, ""]
             elif isinstance(count, str):
@@ -225,7 +253,7 @@ def counts(
 
 def name(server: Server) -> str:
     """As the first cell of a row."""
-    return f"**{server.name}**" if server.name == OURS else server.name
+    return f"**{server.name}**" if server.name == server.peer(OURS) else server.name
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import socket
+import ssl
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from types import SimpleNamespace
@@ -15,6 +17,8 @@ Header = tuple[str, str]
 
 COUNTER = "0000000000000000"
 """Stands in a request for a number that is another one in each request. As long as what replaces it."""
+ADDRESS = "10.100.100.100"
+"""Stands likewise for an address, of which there are a million."""
 
 BROWSER: tuple[Header, ...] = (
     ("sec-ch-ua", '"Chromium";v="143", "Google Chrome";v="143", "Not?A_Brand";v="24"'),
@@ -34,6 +38,15 @@ BROWSER: tuple[Header, ...] = (
     ("accept-language", "en-GB,en;q=0.9,de;q=0.8"),
     ("cookie", f"sessionid=q3x8k2m9w7v1n5b4; csrftoken=Zp8Lr2; seen={COUNTER}"),
 )
+
+PROXIED: tuple[Header, ...] = (
+    *BROWSER,
+    ("x-forwarded-for", ADDRESS),
+    ("x-real-ip", ADDRESS),
+    ("x-forwarded-proto", "https"),
+    ("x-request-id", f"5f0c1e52-9c3d-4b7a-{COUNTER}"),
+)
+"""What a proxy on the same machine passes on. Servers trust it by default, where they know of proxies at all."""
 
 STEP_SECONDS = 20.0
 """How long to wait for an answer: the server may still be loading its application."""
@@ -58,9 +71,14 @@ class Scenario:
     headers: tuple[Header, ...] = ()
     body: str = ""
     varies: bool = False
-    """Whether COUNTER is replaced in each request."""
+    """Whether COUNTER and ADDRESS are replaced in each request."""
     pipeline: int = 1
     """Requests that are written at once."""
+    parts: int = 1
+    """Messages that the body comes in, where the time is told for each of them, too."""
+    tls: bool = False
+    logged: bool = False
+    """Whether the server writes an access log."""
 
     @property
     def closes(self) -> bool:
@@ -81,7 +99,7 @@ class Scenario:
         text = json.dumps(self.request(port))
         lines = [f"local text = {text}", "wrk.format = function() return text end"]
         if self.varies:
-            lines.append(VARYING)
+            lines.append(VARYING.format(pieces=_lua_pieces(self.request(port))))
         return "\n".join([*lines, DONE])
 
     def check(self, port: int) -> None:
@@ -93,19 +111,15 @@ class Scenario:
         text = self.request(port)
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=STEP_SECONDS) as sock:
-                reader = _KeptOpen(socket.SocketIO(sock, "r"))
-                for number in range(times):
-                    sock.sendall(
-                        (
-                            text.replace(COUNTER, f"{number:0{len(COUNTER)}}")
-                            if self.varies
-                            else text
-                        ).encode()
-                    )
-                    for _ in range(self.pipeline):
-                        self._check_response(reader)
-                if self.closes and reader.read(1):
-                    raise WrongAnswerError("there is more behind the response")
+                stream = _client_context().wrap_socket(sock) if self.tls else sock
+                with stream:
+                    reader = _KeptOpen(socket.SocketIO(stream, "r"))
+                    for number in range(times):
+                        stream.sendall((_varied(text, number) if self.varies else text).encode())
+                        for _ in range(self.pipeline):
+                            self._check_response(reader)
+                    if self.closes and reader.read(1):
+                        raise WrongAnswerError("there is more behind the response")
         except (OSError, HTTPException) as error:
             raise WrongAnswerError(f"no valid response: {error!r}") from error
 
@@ -123,6 +137,27 @@ class Scenario:
             raise WrongAnswerError("the connection is not kept open")
 
 
+def _varied(text: str, number: int) -> str:
+    """The request `text` with a number and an address of its own."""
+    first, second, third = number // 10000 % 100, number // 100 % 100, number % 100
+    address = f"10.1{first:02}.1{second:02}.1{third:02}"
+    return text.replace(COUNTER, f"{number:0{len(COUNTER)}}").replace(ADDRESS, address)
+
+
+def _lua_pieces(text: str) -> str:
+    """The same as an expression of Lua, of the variables that VARYING has."""
+    variables = {COUNTER: "counter", ADDRESS: "address"}
+    pieces = re.split(f"({COUNTER}|{re.escape(ADDRESS)})", text)
+    return " .. ".join(variables.get(piece) or json.dumps(piece) for piece in pieces)
+
+
+def _client_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # it has signed itself
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
 class _KeptOpen(io.BufferedReader):
     """A stream with several responses in it: each HTTPResponse would close it."""
 
@@ -133,12 +168,13 @@ class _KeptOpen(io.BufferedReader):
 REPORT = "REPORT "
 
 VARYING = f"""
-local at = string.find(text, "{COUNTER}", 1, true)
-local head, tail = string.sub(text, 1, at - 1), string.sub(text, at + {len(COUNTER)})
-local number = 0
+local number, digits = 0, math.floor
 request = function()
   number = number + 1
-  return head .. string.format("%0{len(COUNTER)}d", number) .. tail
+  local counter = string.format("%0{len(COUNTER)}d", number)
+  local address = string.format("10.1%02d.1%02d.1%02d",
+    digits(number / 10000) % 100, digits(number / 100) % 100, number % 100)
+  return {{pieces}}
 end
 """
 
@@ -173,6 +209,14 @@ SCENARIOS = (
         varies=True,
     ),
     Scenario(
+        "proxied",
+        "The same behind a trusted proxy, the client's address and the request's id others, too",
+        "apps:hello",
+        apps.HELLO,
+        headers=PROXIED,
+        varies=True,
+    ),
+    Scenario(
         "post",
         "POST of 1 KiB, echoed",
         "apps:echo",
@@ -184,9 +228,23 @@ SCENARIOS = (
     Scenario("large", "64 KiB response", "apps:large", apps.LARGE),
     Scenario(
         "streamed",
-        "Response streamed in 16 parts of 256 bytes",
+        "Response streamed in 16 parts of 1 KiB",
         "apps:streamed",
         apps.PART * apps.PARTS,
+    ),
+    Scenario(
+        "events",
+        "An event stream of 100 parts, one in each turn of the event loop",
+        "apps:events",
+        apps.EVENT * apps.EVENTS,
+        parts=apps.EVENTS,
+    ),
+    Scenario(
+        "logged",
+        "Hello, world! with an access log",
+        "apps:hello",
+        apps.HELLO,
+        logged=True,
     ),
     Scenario(
         "close",
@@ -202,5 +260,15 @@ SCENARIOS = (
         "fastapi_app:app",
         b'{"number":42,"q":"benchmark"}',
         target="/items/42?q=benchmark",
+    ),
+    Scenario("tls", "Hello, world! over TLS", "apps:hello", apps.HELLO, tls=True),
+    Scenario("tls-large", "64 KiB response over TLS", "apps:large", apps.LARGE, tls=True),
+    Scenario(
+        "tls-close",
+        "A new connection for each request over TLS",
+        "apps:hello",
+        apps.HELLO,
+        headers=(("connection", "close"),),
+        tls=True,
     ),
 )

@@ -1,4 +1,4 @@
-"""The servers: how each is started with one worker, uvloop where it can, and no access log; and how each is ended."""
+"""The servers: how each is started with one worker and uvloop where it can, with TLS or an access log where a scenario asks for them; and how each is ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -21,8 +21,19 @@ NO_VARIABLES: Mapping[str, str] = {}
 GUNICORN = ("gunicorn", "--bind", "127.0.0.1:{port}", "--workers", "1", "--log-level", "warning")
 
 
+CERTIFICATE, KEY = "cert.pem", "key.pem"
+"""Files in a server's working directory, of scenarios over TLS."""
+ACCESS_LOG = "access.log"
+OUTPUT_LOG = "server.log"
+"""A file there, with what the server prints."""
+
+
 class StartError(Exception):
     """The server does not listen."""
+
+
+class NotOfferedError(Exception):
+    """The server does not have what the scenario asks for."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +42,42 @@ class Server:
 
     name: str
     arguments: tuple[str, ...]
+    tls: tuple[str, ...] = ()
+    """Further arguments for TLS, with CERTIFICATE and KEY; empty if it has none."""
+    log: tuple[str, ...] = ()
+    """Further arguments for an access log, which override those before them; empty if it has none."""
+    log_file: str = ACCESS_LOG
+    """Where that goes."""
+    interpreter: str = sys.executable
+    variant: str = ""
+    """The end of `name` that tells it from the same server on another interpreter."""
+
+    def on(self, interpreter: str, version: str) -> Server:
+        """The same server on another interpreter."""
+        variant = f", Python {version}"
+        return replace(self, name=self.name + variant, interpreter=interpreter, variant=variant)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it is one of MAIN."""
+        return self.name in MAIN
+
+    def peer(self, name: str) -> str:
+        """The name of the server `name` on the same interpreter."""
+        return name + self.variant
+
+    def adapted(self, tls: bool, logged: bool) -> Server:
+        """The same with TLS, or with an access log. Raises NotOfferedError."""
+        if (tls and not self.tls) or (logged and not self.log):
+            raise NotOfferedError
+        further = (*(self.tls if tls else ()), *(self.log if logged else ()))
+        *arguments, app = self.arguments  # the application comes last
+        return replace(self, arguments=(*arguments, *further, app)) if further else self
 
     def command(self, app: str, port: int) -> list[str]:
-        """The whole command line, with the running interpreter."""
+        """The whole command line."""
         return [
-            sys.executable,
+            self.interpreter,
             "-m",
             *(argument.format(app=app, port=port) for argument in self.arguments),
         ]
@@ -43,9 +85,20 @@ class Server:
 
 OURS = "gunicorn_asgi"
 BASELINE = "uvicorn"
+GRANIAN = "granian"
+MAIN = frozenset({OURS, BASELINE, f"{BASELINE} zttp", GRANIAN, "picows"})
+"""Names of the servers that have every round where others have fewer."""
+
+# Hypercorn has the same names for them.
+GUNICORN_TLS = ("--certfile", CERTIFICATE, "--keyfile", KEY)
+UVICORN_TLS = ("--ssl-certfile", CERTIFICATE, "--ssl-keyfile", KEY)
+GRANIAN_TLS = ("--ssl-certificate", CERTIFICATE, "--ssl-keyfile", KEY)
+GUNICORN_LOG = ("--access-logfile", ACCESS_LOG)
+PRINTED_LOG = ("--access-log", "--log-level", "info")
+"""Uvicorn and Granian print theirs, and what they print goes to a file here."""
 
 SERVERS = (
-    Server(OURS, (*GUNICORN, "-k", "gunicorn_asgi.Worker", "{app}")),
+    Server(OURS, (*GUNICORN, "-k", "gunicorn_asgi.Worker", "{app}"), GUNICORN_TLS, GUNICORN_LOG),
     Server(
         BASELINE,
         (
@@ -62,9 +115,22 @@ SERVERS = (
             ),
             *("--no-access-log", "--log-level", "warning", "{app}"),
         ),
+        UVICORN_TLS,
+        PRINTED_LOG,
+        OUTPUT_LOG,
     ),
-    Server("uvicorn-worker", (*GUNICORN, "-k", "uvicorn_worker.UvicornWorker", "{app}")),
-    Server("gunicorn asgi", (*GUNICORN, "-k", "asgi", "--asgi-loop", "uvloop", "{app}")),
+    Server(
+        "uvicorn-worker",
+        (*GUNICORN, "-k", "uvicorn_worker.UvicornWorker", "{app}"),
+        GUNICORN_TLS,
+        GUNICORN_LOG,
+    ),
+    Server(
+        "gunicorn asgi",
+        (*GUNICORN, "-k", "asgi", "--asgi-loop", "uvloop", "{app}"),
+        GUNICORN_TLS,
+        GUNICORN_LOG,
+    ),
     Server(
         "hypercorn",
         (
@@ -79,8 +145,14 @@ SERVERS = (
             "warning",
             "{app}",
         ),
+        GUNICORN_TLS,
+        GUNICORN_LOG,
     ),
-    Server("daphne", ("daphne", "-b", "127.0.0.1", "-p", "{port}", "-v", "0", "{app}")),
+    Server(
+        "daphne",
+        ("daphne", "-b", "127.0.0.1", "-p", "{port}", "-v", "0", "{app}"),
+        log=("--access-log", ACCESS_LOG),
+    ),
     Server(
         "granian",
         (
@@ -106,6 +178,9 @@ SERVERS = (
                 "{app}",
             ),
         ),
+        GRANIAN_TLS,
+        PRINTED_LOG,
+        OUTPUT_LOG,
     ),
 )
 
@@ -138,7 +213,7 @@ def running(
     """Start `command` on one core, wait until it listens on `port`, and end all its processes on every way out.
 
     Its environment has nothing of this one that a server would read as an option, and `variables`. What it prints goes to
-    ``server.log`` in `folder`, which is its home and working directory. Raises StartError.
+    OUTPUT_LOG in `folder`, which is its home and working directory. Raises StartError.
     """
     environment = {
         "PATH": os.environ["PATH"],
@@ -147,7 +222,7 @@ def running(
         "LC_ALL": "C.UTF-8",
         **variables,
     }
-    with (folder / "server.log").open("wb") as log, pinned(cpu):
+    with (folder / OUTPUT_LOG).open("wb") as log, pinned(cpu):
         process = subprocess.Popen(
             command,
             cwd=folder,
@@ -185,7 +260,7 @@ def free_port() -> int:
 
 def last_words(folder: Path) -> str:
     """The last line that the server printed, as the end of a sentence about it."""
-    lines = (folder / "server.log").read_text(errors="replace").strip().splitlines()
+    lines = (folder / OUTPUT_LOG).read_text(errors="replace").strip().splitlines()
     return f"the server's last line: {lines[-1].strip()}" if lines else "the server printed nothing"
 
 

@@ -143,7 +143,9 @@ def measure_rate(
     options: argparse.Namespace, results: Results, server_core: int, client_core: int
 ) -> None:
     """Every server in every scenario in every round, in turns."""
-    for number, scenario, server in turns(options.scenarios, options.servers, options.rounds):
+    for number, scenario, server in turns(
+        options.scenarios, options.servers, options.rounds, options.others
+    ):
         result = results.rate.setdefault((scenario.name, server.name), report.Result())
         if result.failure:
             continue
@@ -245,7 +247,14 @@ User-space instructions of one message on one connection, counted by callgrind a
 that each wakes the server. The kernel is not in it."""
 
 
-COLUMNS = (report.cpu("message"), report.BUSY, report.CLIENT, report.P50, report.P99, report.MEMORY)
+COLUMNS = (
+    *report.cpu("message"),
+    report.BUSY,
+    report.CLIENT,
+    report.P50,
+    report.P99,
+    report.MEMORY,
+)
 
 
 def markdown(

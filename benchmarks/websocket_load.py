@@ -103,14 +103,16 @@ def load(job: Job) -> dict[str, object]:
     for client in every:
         client.latencies.clear()
     counts = [client.received for client in every]
-    used, core, own = (
-        measure.cpu_seconds(job.session),
+    before, core, own = (
+        measure.cpu_times(job.session),
         measure.core_seconds(job.cpu),
         time.process_time(),
     )
     passed = clients.run(job.seconds)
     own = time.process_time() - own
-    used, core = measure.cpu_seconds(job.session) - used, measure.core_seconds(job.cpu) - core
+    after, core = measure.cpu_times(job.session), measure.core_seconds(job.cpu) - core
+    system = after.system - before.system
+    used = after.user - before.user + system
     done = [client.received - count for client, count in zip(every, counts, strict=True)]
     latencies = sorted(latency for client in every for latency in client.latencies)
     memory = measure.memory(job.session)
@@ -127,6 +129,7 @@ def load(job: Job) -> dict[str, object]:
     return {
         "rate": total / passed,
         "cpu_us": used / total * 1e6,
+        "system_us": system / total * 1e6,
         "busy": used / passed,
         "p50_us": latencies[len(latencies) // 2] / 1000,
         "p99_us": latencies[len(latencies) * 99 // 100] / 1000,

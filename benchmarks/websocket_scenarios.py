@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
-from measure import NotOfferedError
 from scenarios import STEP_SECONDS, WrongAnswerError
-from servers import BASELINE, GUNICORN, OURS, Server
+from servers import BASELINE, GUNICORN, OURS, NotOfferedError, Server
 
 APP = "apps:messages"
 
@@ -35,7 +34,9 @@ class Scenario:
     text: bool = True
     deflate: bool = False
 
-    # What instructions.py wants to know.
+    # What instructions.py and measure.py want to know.
+    tls = False
+    logged = False
     app = APP
     closes = False
     pipeline = 1
