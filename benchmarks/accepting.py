@@ -159,9 +159,13 @@ def write(options: argparse.Namespace, command: str) -> None:
     if "cost" in options.parts:
         measure_cost(options, results, cores[0], cores[-1])
     if "instructions" in options.parts:
-        for server in _chosen(COUNTED, options):
-            results.instructions[server.name] = instructions.instructions(server, CLOSE)
-            _progress("instructions", server, f"{results.instructions[server.name]:,.0f}")
+        counted = _chosen(COUNTED, options)
+        found = instructions.on_all_cores(
+            lambda server, core: instructions.instructions(server, CLOSE, core), counted
+        )
+        for server, count in zip(counted, found, strict=True):
+            results.instructions[server.name] = count
+            _progress("instructions", server, f"{count:,.0f}")
     bench_env.write(markdown(facts, options, results), options.output)
 
 
@@ -235,7 +239,7 @@ The scenario `close` of run.py: connections with one request each, one worker on
 *{OURS} = 1* its ratio within a round, *others* the share of that core which other processes took in the median and the worst round."""
 
 INSTRUCTIONS_LEGEND = f"""\
-User-space instructions of one connection with one request, counted by callgrind as instructions.py does: ({instructions.MANY} - {instructions.FEW}) connections, one
+User-space instructions of one connection with one request, counted by callgrind as instructions.py does: {instructions.MANY} connections, one
 after the other, so that each is accepted alone. The kernel is not in it."""
 
 

@@ -16,6 +16,7 @@ from statistics import median
 import bench_env
 import instructions
 import report
+import store
 from http2_load import H2Load, memory_per_connection
 from http2_scenarios import BASELINE, CONNECTIONS, SCENARIOS, SERVERS, STREAMS, Scenario
 from measure import Sample, progress, sample, started, turns
@@ -29,7 +30,7 @@ IDLE = SCENARIOS[0]
 IDLE_ROUNDS = 3
 """At most: the memory hardly varies."""
 COUNTED = tuple(
-    scenario for scenario in SCENARIOS if scenario.name in {"hello", "varying", "streamed"}
+    scenario for scenario in SCENARIOS if scenario.name in {"hello", "varying", "paths", "streamed"}
 )
 """Callgrind counts a copied block as one instruction a byte, which says nothing of large ones."""
 COUNTED_SERVERS = tuple(server for server in SERVERS if server.name != BASELINE)
@@ -119,6 +120,8 @@ def write(options: argparse.Namespace, command: str) -> None:
         measure_memory(options, results, cores[0], cores[-1])
     if "instructions" in options.parts:
         count_instructions(options, results)
+    if not options.quick:
+        store.save("http2", results.rate, results.instructions)
     bench_env.write(markdown(facts, options, results), options.output)
 
 
@@ -181,17 +184,14 @@ def measure_memory(
 
 def count_instructions(options: argparse.Namespace, results: Results) -> None:
     """Once: they hardly vary."""
-    for scenario in _counted_scenarios(options):
-        for server in _counted_servers(options):
-            results.instructions[scenario.name, server.name] = found = instructions.attempt(
-                server, scenario
-            )
-            progress(
-                "instructions",
-                scenario.name,
-                server,
-                found if isinstance(found, str) else f"{found:,.0f}",
-            )
+
+    def show(scenario: Scenario, server: Server, found: float | str) -> None:
+        outcome = found if isinstance(found, str) else f"{found:,.0f}"
+        progress("instructions", scenario.name, server, outcome)
+
+    results.instructions = instructions.attempts(
+        _counted_scenarios(options), _counted_servers(options), show
+    )
 
 
 def _counted_scenarios(options: argparse.Namespace) -> list[Scenario]:
@@ -223,7 +223,7 @@ What the PSS of all processes of the server has grown by, divided by the connect
 rounds. *Server* is the PSS before. What the kernel keeps for a connection is not in it."""
 
 INSTRUCTIONS_LEGEND = f"""\
-User-space instructions of one request, counted by callgrind as instructions.py does: ({instructions.MANY} - {instructions.FEW}) requests on one connection, {STREAMS} at once. The kernel
+User-space instructions of one request, counted by callgrind as instructions.py does: {instructions.MANY} requests on one connection, {STREAMS} at once. The kernel
 is not in it."""
 
 COLUMNS = (

@@ -105,10 +105,10 @@ def write(options: argparse.Namespace, command: str) -> None:
         results.rate = measure_all(options, server_core, load_core)
     if "syscalls" in options.parts:
         chosen = [scenario for scenario in options.scenarios if scenario.name in CALLS_COUNTED]
-        results.syscalls = syscalls.attempts(chosen, _peers(options), _progress)
+        results.syscalls = syscalls.attempts(chosen, _peers(options), counting_progress)
     if "instructions" in options.parts:
         chosen = [scenario for scenario in options.scenarios if scenario.name in COUNTED]
-        results.instructions = instructions.attempts(chosen, _counted(options), _progress)
+        results.instructions = instructions.attempts(chosen, _counted(options), counting_progress)
     if not options.quick:
         store.save("run", results.rate, results.instructions, results.syscalls)
     bench_env.write(markdown(facts, options, results), options.output)
@@ -141,7 +141,10 @@ def _peers(options: argparse.Namespace) -> list[Server]:
     return [server for server in _counted(options) if not server.variant]
 
 
-def _progress(scenario: Scenario, server: Server, found: syscalls.Calls | float | str) -> None:
+def counting_progress(
+    scenario: instructions.Asking, server: Server, found: syscalls.Calls | float | str
+) -> None:
+    """One line on stderr."""
     if isinstance(found, float):
         measure.progress("instructions", scenario.name, server, f"{found:,.0f}")
     else:

@@ -18,6 +18,7 @@ from typing import Any
 import bench_env
 import instructions
 import report
+import store
 from measure import GRACE_SECONDS, NONE, LoadError, Sample, progress, started, turns
 from scenarios import REPORT
 from servers import BASELINE, Running, Server, pinned
@@ -133,6 +134,8 @@ def write(options: argparse.Namespace, command: str) -> None:
         measure_memory(options, results, cores[0], cores[-1])
     if "instructions" in options.parts:
         count_instructions(options, results)
+    if not options.quick:
+        store.save("websocket", results.rate, results.instructions)
     bench_env.write(markdown(facts, options, results), options.output)
 
 
@@ -187,17 +190,18 @@ def measure_memory(
 
 def count_instructions(options: argparse.Namespace, results: Results) -> None:
     """Once: they hardly vary."""
-    for scenario in (scenario for scenario in options.scenarios if scenario in COUNTED):
-        for server in _counted(options):
-            results.instructions[scenario.name, server.name] = found = instructions.attempt(
-                server, scenario
-            )
-            progress(
-                "instructions",
-                scenario.name,
-                server,
-                found if isinstance(found, str) else f"{found:,.0f}",
-            )
+
+    def show(scenario: Scenario, server: Server, found: float | str) -> None:
+        outcome = found if isinstance(found, str) else f"{found:,.0f}"
+        progress("instructions", scenario.name, server, outcome)
+
+    results.instructions = instructions.attempts(
+        _counted_scenarios(options), _counted(options), show
+    )
+
+
+def _counted_scenarios(options: argparse.Namespace) -> list[Scenario]:
+    return [scenario for scenario in options.scenarios if scenario in COUNTED]
 
 
 def _counted(options: argparse.Namespace) -> list[Server]:
@@ -243,7 +247,7 @@ What the PSS of all processes of the server has grown by, divided by the connect
 over the rounds. *Server* is the PSS before. What the kernel keeps for a connection is not in it."""
 
 INSTRUCTIONS_LEGEND = f"""\
-User-space instructions of one message on one connection, counted by callgrind as instructions.py does: ({instructions.MANY} - {instructions.FEW}) messages, one after the other, so
+User-space instructions of one message on one connection, counted by callgrind as instructions.py does: {instructions.MANY} messages, one after the other, so
 that each wakes the server. The kernel is not in it."""
 
 
@@ -283,11 +287,10 @@ def markdown(
             _memory(servers, results.memory),
         ]
     if results.instructions:
-        counted = [scenario for scenario in scenarios if scenario in COUNTED]
         parts += [
             "## Instructions of a message",
             INSTRUCTIONS_LEGEND,
-            report.counts(counted, _counted(options), results.instructions),
+            report.counts(_counted_scenarios(options), _counted(options), results.instructions),
         ]
     return "\n\n".join(parts) + "\n"
 
