@@ -30,7 +30,7 @@ IDLE = SCENARIOS[0]
 IDLE_ROUNDS = 3
 """At most: the memory hardly varies."""
 COUNTED = tuple(
-    scenario for scenario in SCENARIOS if scenario.name in {"hello", "varying", "paths", "streamed"}
+    scenario for scenario in SCENARIOS if scenario.name in {"hello", "varying", "streamed"}
 )
 """Callgrind counts a copied block as one instruction a byte, which says nothing of large ones."""
 COUNTED_SERVERS = tuple(server for server in SERVERS if server.name != BASELINE)
@@ -160,7 +160,7 @@ def measure_memory(
         resource.RLIMIT_NOFILE, (hard, hard)
     )  # of this process, and of those that it starts
     for number, scenario, server in turns(
-        [IDLE], options.servers, min(options.rounds, IDLE_ROUNDS)
+        [IDLE], options.servers, min(options.rounds, IDLE_ROUNDS), options.others
     ):
         result = results.memory.setdefault(server.name, Idle())
         if result.failure:

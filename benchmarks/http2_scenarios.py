@@ -40,6 +40,7 @@ class Scenario:
     logged = False
     closes = False
     pipeline = STREAMS
+    parts = 1
 
     @property
     def targets(self) -> list[str]:
@@ -181,14 +182,6 @@ SCENARIOS = (
     Scenario("hello", "Hello, world!", "apps:hello", apps.HELLO),
     Scenario(
         "varying",
-        "Hello, world! with ten browser headers, the path another one in each request",
-        "apps:hello",
-        apps.HELLO,
-        headers=BROWSER,
-        varies=True,
-    ),
-    Scenario(
-        "paths",
         "Hello, world! with six browser headers, the path another one in each request",
         "apps:hello",
         apps.HELLO,

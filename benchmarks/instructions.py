@@ -33,7 +33,7 @@ from servers import (
 )
 
 FEW, MANY = 320, 1920
-"""Requests before the count, in which the interpreter specializes its code, and in it: whole batches where 16 are pipelined."""
+"""Requests before the count, in which the interpreter specializes its code, and in it: whole batches where 16 are pipelined. So many parts where a response has several."""
 START_SECONDS = 180.0
 STOP_SECONDS = 1.0
 """The count is taken before a server ends."""
@@ -62,6 +62,8 @@ class Asking(Protocol):
     def closes(self) -> bool: ...
     @property
     def pipeline(self) -> int: ...
+    @property
+    def parts(self) -> int: ...
     @property
     def tls(self) -> bool: ...
     @property
@@ -206,19 +208,20 @@ def instructions(server: Server, scenario: Asking, core: int | None = None) -> f
     The requests are on one connection, or each on its own where the scenario closes them. Raises CountError, StartError,
     WrongAnswerError, NotOfferedError.
     """
+    few, many = FEW // scenario.parts, MANY // scenario.parts
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         tool = [argument.format(folder=folder) for argument in CALLGRIND]
         with served(server, scenario, tool, folder, core) as process:
-            ask(scenario, process.port, FEW)
+            ask(scenario, process.port, few)
             _control(process, "--instr=on")
-            ask(scenario, process.port, MANY)
+            ask(scenario, process.port, many)
             _control(process, "--dump")
             # The files of the dumps have a number at their end, those that the end writes do not.
             total = sum(_total(path) for path in folder.glob("callgrind.*.*"))
         if not total:
             raise CountError(f"valgrind has not written its count ({last_words(folder)})")
-        return total / MANY
+        return total / many
 
 
 @contextmanager

@@ -27,8 +27,8 @@ from measure import NONE
 from scenarios import WrongAnswerError
 from servers import BASELINE, GRANIAN, OURS, NotOfferedError, Server, StartError, last_words
 
-FEW, MANY = 160, 960
-"""Requests of the two runs, whole batches where 16 are pipelined."""
+FEW, MANY = 320, 1120
+"""Requests of the two runs, whole batches where 16 are pipelined. So many parts where a response has several."""
 END_SECONDS = 20.0
 SELDOM = 0.05
 """Calls for a request that are not shown: those of timers."""
@@ -102,8 +102,9 @@ def attempt(server: Server, scenario: Asking, core: int) -> Calls | str:
 
 def calls(server: Server, scenario: Asking, core: int) -> Calls:
     """System calls of one request, in all processes of `server`. Raises CountError, StartError, WrongAnswerError, NotOfferedError."""
-    few, many = (count(server, scenario, requests, core) for requests in (FEW, MANY))
-    each = {name: (many[name] - few[name]) / (MANY - FEW) for name in many}
+    requests = [number // scenario.parts for number in (FEW, MANY)]
+    few, many = (count(server, scenario, number, core) for number in requests)
+    each = {name: (many[name] - few[name]) / (requests[1] - requests[0]) for name in many}
     return {name: number for name, number in each.items() if number >= SELDOM}
 
 

@@ -59,7 +59,7 @@ RATES = (
     Rate("run", "fastapi", 1.12, 1.05),
     Rate("websocket", "small", 1.8, 0.4),
     Rate("websocket", "kilobyte", 1.8, 0.4),
-    Rate("http2", "paths", 1.9, 1.3),  # against Uvicorn with zttp
+    Rate("http2", "varying", 1.9, 1.3),  # against Uvicorn with zttp
 )
 
 
@@ -101,7 +101,7 @@ INSTRUCTIONS = (
     ("run", "large", 72),
     ("run", "streamed", 205),
     ("run", "close", 178),
-    ("http2", "paths", 135),
+    ("http2", "varying", 135),
 )
 
 OTHER_PYTHON = "python3.11"

@@ -168,7 +168,9 @@ def measure_memory(
     options: argparse.Namespace, results: Results, server_core: int, client_core: int
 ) -> None:
     """Every server in every round, in turns."""
-    for number, scenario, server in turns(IDLE, options.servers, min(options.rounds, IDLE_ROUNDS)):
+    for number, scenario, server in turns(
+        IDLE, options.servers, min(options.rounds, IDLE_ROUNDS), options.others
+    ):
         result = results.memory.setdefault((scenario.name, server.name), Idle())
         if result.failure:
             continue

@@ -40,6 +40,7 @@ class Scenario:
     app = APP
     closes = False
     pipeline = 1
+    parts = 1
 
     def messages(self) -> list[bytes]:
         """The messages that a connection sends in turn: records in the shape of JSON, and bytes that no compression makes smaller."""
