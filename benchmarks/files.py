@@ -106,13 +106,13 @@ NGINX_CONF = (
 
 SERVERS: tuple[Server, ...] = (
     FileServer(OURS, by_name(OURS).arguments),
-    FileServer(f"{OURS}, Starlette", by_name(OURS).arguments, "starlette"),
+    FileServer(f"{OURS}, Starlette", by_name(OURS).arguments, application="starlette"),
     FileServer(
         f"{OURS}, no sendfile", (*GUNICORN, "--no-sendfile", "-k", "gunicorn_asgi.Worker", "{app}")
     ),
     FileServer("granian", by_name("granian").arguments),
-    FileServer("granian, Starlette", by_name("granian").arguments, "starlette"),
-    FileServer("uvicorn, Starlette", by_name("uvicorn").arguments, "starlette"),
+    FileServer("granian, Starlette", by_name("granian").arguments, application="starlette"),
+    FileServer("uvicorn, Starlette", by_name("uvicorn").arguments, application="starlette"),
     Nginx(NGINX, NGINX_CONF),
 )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Protocol
@@ -256,15 +256,18 @@ def name(server: Server) -> str:
     return f"**{server.name}**" if server.name == server.peer(OURS) else server.name
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """The first row is the header, the first column is to the left, the others are numbers."""
+def table(rows: Sequence[Sequence[str]], words: Container[int] = (0,)) -> str:
+    """The first row is the header. The columns of these numbers are words, to the left; the others are numbers."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    rule = [
+        "-" * width if number in words else "-" * (width - 1) + ":"
+        for number, width in enumerate(widths)
+    ]
     lines = []
     for row in [rows[0], rule, *rows[1:]]:
         cells = [
-            row[0].ljust(widths[0]),
-            *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+            cell.ljust(width) if number in words else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -277,7 +277,7 @@ def _syscalls(options: argparse.Namespace, results: Results) -> str:
         else:
             total, _, names = syscalls.described(found).partition(": ")
             rows.append([scenario, server, total, names])
-    return report.table(rows)
+    return report.table(rows, words=(0, 1, 3))
 
 
 def _wrk_version() -> str:

@@ -146,7 +146,7 @@ SERVERS = (
             "{app}",
         ),
         GUNICORN_TLS,
-        GUNICORN_LOG,
+        (*GUNICORN_LOG, "--log-level", "info"),
     ),
     Server(
         "daphne",

@@ -26,6 +26,7 @@ import websocket
 import websocket_scenarios
 from measure import LoadError
 from servers import BASELINE, GRANIAN, OURS, Server, StartError, by_name
+from servers import SERVERS as HTTP1_SERVERS
 
 # The targets.
 
@@ -229,7 +230,7 @@ SCENARIOS: dict[str, Sequence[Any]] = {
     "http2": http2_scenarios.SCENARIOS,
 }
 SERVERS: dict[str, Sequence[Server]] = {
-    "run": run.SERVERS,
+    "run": HTTP1_SERVERS,
     "websocket": websocket_scenarios.SERVERS,
     "http2": http2_scenarios.SERVERS,
 }
@@ -549,7 +550,7 @@ def check(options: argparse.Namespace) -> list[Finding]:
         [each.what, each.part, each.target, each.measured, "" if each.met else "short"]
         for each in findings
     ]
-    print(report.table(rows))
+    print(report.table(rows, words=(0, 1, 4)))
     short = [each for each in findings if not each.met]
     if not short:
         print(f"\nAll {len(findings)} targets are met.")

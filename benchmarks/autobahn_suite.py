@@ -1,6 +1,6 @@
 """How many cases of the Autobahn test suite pass, with TLS and without, on each event loop.
 
-    python3 benchmarks/autobahn.py --wstest PATH
+    python3 benchmarks/autobahn_suite.py --wstest PATH
 
 Runs in the environment that gunicorn_asgi is installed in, with Gunicorn 27 or newer, where the
 loop can be chosen. wstest is the command of the package autobahntestsuite, which needs an
