@@ -270,14 +270,19 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
+MEASURED_FILES = ("gunicorn_asgi", "pyproject.toml", "benchmarks/*.py", "benchmarks/*.txt")
+"""What the results depend on: not on pages that other scripts have just written."""
+
+
 def commit() -> str:
-    """Of this checkout."""
+    """Of this checkout, with ``-dirty`` behind it where what is measured has changed since."""
+    git = ["git", "-C", str(ROOT)]
     try:
-        return _run(
-            ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=10"], ASK_SECONDS
-        ).strip()
+        name = _run([*git, "describe", "--always", "--abbrev=10"], ASK_SECONDS).strip()
+        changed = _run([*git, "status", "--porcelain", "--", *MEASURED_FILES], ASK_SECONDS)
     except SetupError:
         return "not a git checkout"
+    return f"{name}-dirty" if changed else name
 
 
 def make_certificate(folder: Path) -> tuple[str, str]:

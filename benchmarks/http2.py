@@ -27,7 +27,7 @@ PARTS = ("rate", "memory", "instructions")
 MARK = report.MARK
 
 IDLE = SCENARIOS[0]
-IDLE_ROUNDS = 3
+IDLE_ROUNDS = 2
 """At most: the memory hardly varies."""
 COUNTED = tuple(
     scenario for scenario in SCENARIOS if scenario.name in {"hello", "varying", "streamed"}

@@ -86,7 +86,7 @@ class Server:
 OURS = "gunicorn_asgi"
 BASELINE = "uvicorn"
 GRANIAN = "granian"
-MAIN = frozenset({OURS, BASELINE, f"{BASELINE} zttp", GRANIAN, "picows"})
+MAIN = frozenset({OURS, BASELINE, f"{BASELINE} zttp", GRANIAN})
 """Names of the servers that have every round where others have fewer."""
 
 # Hypercorn has the same names for them.

@@ -180,7 +180,8 @@ class Rates:
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
         self._found: dict[str, report.Results] = {
-            script: store.load(script).rate if options.stored else {} for script in SERVERS
+            script: _enough(store.load(script).rate, options.rounds) if options.stored else {}
+            for script in SERVERS
         }
 
     def measure(self, script: str, names: Sequence[str], servers: Sequence[str]) -> None:
@@ -201,6 +202,11 @@ class Rates:
     def result(self, script: str, scenario: str, server: str) -> report.Result:
         """Of what was measured."""
         return self._found[script].get((scenario, server), report.Result(failure="no results"))
+
+
+def _enough(found: report.Results, rounds: int) -> report.Results:
+    """Those with so many rounds."""
+    return {key: result for key, result in found.items() if len(result.samples) >= rounds}
 
 
 def _run_rates(options: argparse.Namespace) -> report.Results:

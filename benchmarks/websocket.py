@@ -33,7 +33,7 @@ IDLE = (
     Scenario("idle", "without permessage-deflate", 1, 1024),
     Scenario("idle-deflate", "with permessage-deflate", 1, 1024, deflate=True),
 )
-IDLE_ROUNDS = 3
+IDLE_ROUNDS = 2
 """At most: the memory hardly varies."""
 IDLE_SECONDS = 300.0
 """For all of the connections to be opened and closed again."""
