@@ -22,10 +22,12 @@ from .http.request import MAX_LINE, Rules
 from .http.trust import peer_rules, trusted_peers
 from .http1 import parser
 from .http1.connection import H1Connection
+from .http1.field_lines import FieldLines
 from .net.accept import Acceptors
 from .net.balance import WorkerRow
 from .net.listener import Listener
 from .net.transport import Handler, Transport
+from .net.turn import Turn
 from .observe.access_log import Access
 from .observe.log import Log
 from .process.exits import read_exit_code
@@ -78,7 +80,7 @@ SERVING, LAME_DUCK, FINISHING = ShutdownPhase
 def _make_rules(settings: Settings) -> Rules:
     """The rules for requests of a peer that is not trusted."""
     return Rules(
-        parse_fields=parser.load(settings.http),
+        field_lines=FieldLines(parser.load(settings.http)),
         limit_line=settings.limit_request_line or MAX_LINE,
         limit_fields=settings.limit_request_fields,
         limit_field_size=settings.limit_request_field_size,
@@ -125,6 +127,7 @@ class Server:
             from . import protocol_detection  # noqa: PLC0415 # needs hpack, and takes memory
 
             self.make_handler = protocol_detection.make_handler
+        self.turn = Turn(loop)
         self.context = contextvars.copy_context()
         """Every exchange runs in a copy of it, so that nothing leaks from one to the next."""
         self._spawn = _spawner(loop)

@@ -12,11 +12,12 @@ from gunicorn_asgi.config.settings import Settings
 from gunicorn_asgi.http.request import Rules
 from gunicorn_asgi.http.trust import peer_rules
 from gunicorn_asgi.http1 import parser as parsers
+from gunicorn_asgi.http1.field_lines import FieldLines
 
 
 def make_rules(parser: str = "h11", **changes: Any) -> Rules:
     rules = Rules(
-        parse_fields=parsers.load(parser),
+        field_lines=FieldLines(parsers.load(parser)),
         limit_line=4094,
         limit_fields=100,
         limit_field_size=8190,

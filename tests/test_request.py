@@ -226,7 +226,7 @@ def test_a_refusal_is_the_only_way_to_fail(parser: str, data: bytes) -> None:
     ],
 )
 def test_the_length_of_the_body(rules: Rules, lines: tuple[bytes, ...], length: int) -> None:
-    assert read_fields(head(b"HTTP/1.1", b"Host: a", *lines), rules).length == length
+    assert read_fields(head(b"HTTP/1.1", b"Host: a", *lines), None, rules).length == length
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,10 @@ def test_the_client_allows_a_further_request_or_not(
     rules: Rules, version: bytes, lines: tuple[bytes, ...], keep_alive: bool
 ) -> None:
     """RFC 9112, 9.3; docs/asgi.md, 72."""
-    assert read_fields(head(b"HTTP/" + version, b"Host: a", *lines), rules).keep_alive is keep_alive
+    assert (
+        read_fields(head(b"HTTP/" + version, b"Host: a", *lines), None, rules).keep_alive
+        is keep_alive
+    )
 
 
 @pytest.mark.parametrize(
@@ -271,9 +274,13 @@ def test_a_client_waits_for_a_100_or_not(
     rules: Rules, lines: tuple[bytes, ...], expects: bool
 ) -> None:
     """RFC 9110, 10.1.1: not without content, and not in HTTP/1.0."""
-    assert read_fields(head(b"HTTP/1.1", b"Host: a", *lines), rules).expect_continue is expects
+    assert (
+        read_fields(head(b"HTTP/1.1", b"Host: a", *lines), None, rules).expect_continue is expects
+    )
     if b"Transfer" not in b"".join(lines):
-        assert read_fields(head(b"HTTP/1.0", b"Host: a", *lines), rules).expect_continue is False
+        assert (
+            read_fields(head(b"HTTP/1.0", b"Host: a", *lines), None, rules).expect_continue is False
+        )
 
 
 @pytest.mark.parametrize(
@@ -294,20 +301,21 @@ def test_header_map(parser: str, name: bytes) -> None:
     data = head(b"HTTP/1.1", b"Host: a", name + b": 5", b"X: y")
     plain = [(b"host", b"a"), (b"x", b"y")]
     whole = [(b"host", b"a"), (name.lower(), b"5"), (b"x", b"y")]
-    assert read_fields(data, make_rules(parser, header_map="drop")).headers == plain
-    assert read_fields(data, make_rules(parser, header_map="dangerous")).headers == whole
+    assert read_fields(data, None, make_rules(parser, header_map="drop")).headers == plain
+    assert read_fields(data, None, make_rules(parser, header_map="dangerous")).headers == whole
     with pytest.raises(RequestError) as caught:
-        read_fields(data, make_rules(parser, header_map="refuse"))
+        read_fields(data, None, make_rules(parser, header_map="refuse"))
     assert caught.value.status == 400
     for header_map in ("drop", "refuse"):
         for names in (frozenset({name.lower()}), frozenset({b"*"})):
             trusted = make_rules(parser, header_map=header_map, forwarder_names=names)
-            assert read_fields(data, trusted).headers == whole
+            assert read_fields(data, None, trusted).headers == whole
 
 
 def test_a_name_with_an_underscore_never_has_a_meaning(rules: Rules) -> None:
     fields = read_fields(
         head(b"HTTP/1.1", b"Host: a", b"Content_Length: 5", b"Transfer_Encoding: chunked"),
+        None,
         replace(rules, header_map="dangerous"),
     )
     assert fields.length == 0
@@ -331,12 +339,12 @@ def test_secure_scheme_headers(
 ) -> None:
     """As in Gunicorn, for a trusted peer; docs/asgi.md, 23."""
     data = head(b"HTTP/1.1", b"Host: a", *lines)
-    assert read_fields(data, make_rules(parser)).scheme is None
+    assert read_fields(data, None, make_rules(parser)).scheme is None
     trusted = make_rules(parser, secure_scheme=SECURE)
     if scheme == 400:
         assert status_of(b"GET / " + data, trusted) == 400
     else:
-        assert read_fields(data, trusted).scheme == scheme
+        assert read_fields(data, None, trusted).scheme == scheme
 
 
 H2C = (b"Upgrade: h2c", b"Connection: Upgrade, HTTP2-Settings", b"HTTP2-Settings: AAMAAABk")
@@ -362,10 +370,11 @@ def test_h2c_is_read_for_trusted_peers_and_ignored_otherwise(
     parser: str, h2c: str, lines: tuple[bytes, ...], upgrade: str
 ) -> None:
     """RFC 7540, 3.2, and only without a body."""
-    fields = read_fields(head(b"HTTP/1.1", b"Host: a", *lines), make_rules(parser, h2c=h2c))
+    fields = read_fields(head(b"HTTP/1.1", b"Host: a", *lines), None, make_rules(parser, h2c=h2c))
     assert (fields.upgrade, fields.h2c) == (upgrade, b"\0\3\0\0\0d" if upgrade else b"")
     assert (
-        read_fields(head(b"HTTP/1.0", b"Host: a", *H2C), make_rules(parser, h2c=h2c)).upgrade == ""
+        read_fields(head(b"HTTP/1.0", b"Host: a", *H2C), None, make_rules(parser, h2c=h2c)).upgrade
+        == ""
     )
 
 
@@ -407,13 +416,13 @@ def test_wss_is_the_scheme_of_a_handshake_only(
     trusted = make_rules(parser, secure_scheme=SECURE)
     assert (
         read_fields(
-            head(b"HTTP/1.1", b"Host: a", b"X-Forwarded-Proto: wss", *lines), trusted
+            head(b"HTTP/1.1", b"Host: a", b"X-Forwarded-Proto: wss", *lines), None, trusted
         ).scheme
         == scheme
     )
     assert (
         read_fields(
-            head(b"HTTP/1.1", b"Host: a", b"X-Forwarded-Proto: https", *lines), trusted
+            head(b"HTTP/1.1", b"Host: a", b"X-Forwarded-Proto: https", *lines), None, trusted
         ).scheme
         == "https"
     )

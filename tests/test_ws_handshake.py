@@ -990,7 +990,7 @@ def test_a_denial_is_streamed(parser: str, has_length: bool) -> None:
         client.recv_until(b"one")
         go.set()
         rest = client.read_rest()
-        assert rest == (b"twothr" if has_length else b"\r\n3\r\ntwo\r\n3\r\nthr\r\n0\r\n\r\n")
+        assert rest == (b"twothr" if has_length else b"\r\n6\r\ntwothr\r\n0\r\n\r\n")
 
 
 def test_the_keys_of_a_denial_have_defaults(parser: str) -> None:

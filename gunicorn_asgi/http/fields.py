@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from ..errors import ApplicationError
-from .grammar import CONTENT_LENGTH, TOKEN, Header
+from .grammar import CONTENT_LENGTH, MAX_DIGITS, TOKEN, Header
 
 VISIBLE = bytes(byte for byte in range(256) if byte in (9, 32) or (byte > 32 and byte != 127))
 """Bytes that a field line may have (RFC 9110, 5.5): visible characters, obs-text, space and tab."""
@@ -25,6 +25,8 @@ _SPECIAL = {
     b"connection": CONNECTION,
     b"transfer-encoding": CODING,
 }
+SECRET_NAMES = frozenset({b"authorization", b"cookie", b"proxy-authorization", b"set-cookie"})
+"""Fields whose values are nobody else's: never remembered across responses."""
 CHECKED_NAMES: dict[bytes, int] = {}
 """Names that were checked before, and their kinds. An application has few names."""
 MAX_CHECKED_NAMES = 1024
@@ -68,7 +70,8 @@ def read_length(value: bytes, before: int) -> int:
 
     `before`: the number in an earlier ``content-length`` of this response, or -1.
     """
-    if CONTENT_LENGTH.fullmatch(value) is None:
+    is_number = type(value) is bytes and value.isdigit() and len(value) <= MAX_DIGITS
+    if not is_number and CONTENT_LENGTH.fullmatch(value) is None:
         raise ApplicationError(f"content-length must be a number of bytes, not {value!r}")
     length = int(value)
     if before not in (-1, length):

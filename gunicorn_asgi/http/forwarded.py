@@ -28,6 +28,11 @@ MAX_FORWARDED = 32768
 """Bytes of all ``Forwarded`` fields together: some 300 for each of MAX_NODES proxies."""
 MAX_NODE = 64
 """Characters of the longest node that is read. IPv6 with brackets, zone and port takes fewer."""
+IPV4 = re.compile(
+    r"(?:(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.){3}"
+    r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+)
+"""RFC 3986, 3.2.2: IPv4address."""
 NODE_PORT = re.compile(r"[0-9]{1,5}")
 OBFUSCATED_PORT = re.compile(r"_[A-Za-z0-9._-]+")  # RFC 7239, 6
 
@@ -47,7 +52,10 @@ QUOTED_PAIR = re.compile(r"\\(.)")
 def read_x_forwarded_for(is_trusted: IsTrusted, headers: Sequence[Header]) -> ForwardedInfo:
     """Return the client in a request's X-Forwarded-For fields. They have no scheme."""
     values = [value for name, value in headers if name == b"x-forwarded-for"]
-    parts = b",".join(values).decode("latin-1").rsplit(",", MAX_NODES)[-MAX_NODES:]
+    text = b",".join(values).decode("latin-1")
+    if "," not in text:
+        return (parse_node(text) if text else None), None
+    parts = text.rsplit(",", MAX_NODES)[-MAX_NODES:]
     nodes = [node for part in parts if (node := part.strip(" \t"))]
     if not nodes:
         return None, None
@@ -106,6 +114,8 @@ def parse_node(text: str) -> Node | None:
 
 @lru_cache(maxsize=1024)
 def _parse_node(text: str) -> Node | None:
+    if IPV4.fullmatch(text):  # mostly; ipaddress takes six times as long
+        return text, 0
     colon, port = "", ""
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")

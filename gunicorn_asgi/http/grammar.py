@@ -13,4 +13,5 @@ Header = tuple[bytes, bytes]
 
 # 18 digits are a body of 10^18 bytes. More can only be an attack that wants an integer to overflow
 # (RFC 9112, 6.3, and 9110, 8.6).
-CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")
+MAX_DIGITS = 18
+CONTENT_LENGTH = re.compile(rb"[0-9]{1,%d}" % MAX_DIGITS)

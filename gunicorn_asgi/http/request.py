@@ -10,15 +10,16 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv6Address
-from typing import Literal
+from typing import Any, Literal, Protocol
 from urllib.parse import unquote_to_bytes
 
 from ..errors import RequestError
 from .forwarded import ForwardedInfo, Node
 from .grammar import TOKEN, Header
+from .memory import Memory
 
-UNDERSCORE = ord("_")
-"""As a number: `in` finds a byte in bytes ten times faster than bytes of length 1."""
+UNDERSCORE, PERCENT = ord("_"), ord("%")
+"""As numbers: `in` finds a byte in bytes ten times faster than bytes of length 1."""
 
 UNKNOWN_LENGTH = -1
 """``Fields.length`` of a body without a declared length."""
@@ -36,12 +37,34 @@ MAX_LINE = 65536
 """Bytes of the longest request line if ``limit_request_line`` is 0: memory always has a bound."""
 
 
+MAX_KNOWN_SECTIONS = 512
+"""Entries of a generation of `Rules.known_sections`."""
+
+Pattern = tuple["Header | None", ...]
+"""A field section: the fields of its remembered lines, and None for each other line."""
+
+
+KnownSection = tuple["Fields", "list[Header]", "list[int]"]
+"""The meaning of a section's remembered lines, those of a proxy among them, and the places of the
+other lines. Fields in these places meant nothing to the server itself, at that time."""
+
+
+class FieldReader(Protocol):
+    """Reads the field lines of HTTP/1.x: see `http1.field_lines.FieldLines`."""
+
+    def match(self, lines: Sequence[bytes]) -> Pattern: ...
+
+    def parse(self, lines: Sequence[bytes]) -> list[Header]: ...
+
+    def read(self, lines: Sequence[bytes]) -> tuple[list[Header], Pattern]: ...
+
+
 @dataclass(frozen=True)
 class Rules:
     """The rules for requests of one kind of peer: Gunicorn's settings, and the peer's trust."""
 
-    parse_fields: Callable[[bytes], list[Header]]
-    """The parser of HTTP/1.x: see `http1.parser`."""
+    field_lines: FieldReader
+    """The reader of field lines in HTTP/1.x: see `http1.field_lines`."""
     limit_line: int
     """``limit_request_line`` in bytes without the line's end."""
     limit_fields: int
@@ -64,6 +87,8 @@ class Rules:
     """From a trusted peer: the reader of its headers about its client."""
     proxy_names: frozenset[bytes] = field(init=False)
     """The names of all these headers, so that requests without them cost nothing."""
+    known_sections: Mapping[str, Memory[Pattern, KnownSection]] = field(init=False, compare=False)
+    """For each version of HTTP/1.x: field sections whose remembered lines had the same fields."""
 
     def __post_init__(self) -> None:
         names = set(self.secure_scheme)
@@ -72,6 +97,10 @@ class Rules:
         if self.read_proxy is not None:
             names |= {b"x-forwarded-for", b"forwarded"}
         object.__setattr__(self, "proxy_names", frozenset(names))
+        known: dict[str, Memory[Pattern, KnownSection]] = {
+            version: Memory(MAX_KNOWN_SECTIONS) for version in ("1.0", "1.1")
+        }
+        object.__setattr__(self, "known_sections", known)
 
 
 class Fields:
@@ -83,6 +112,7 @@ class Fields:
     __slots__ = (
         "client",
         "expect_continue",
+        "form",
         "h2c",
         "headers",
         "keep_alive",
@@ -98,6 +128,8 @@ class Fields:
     def __init__(self, section: bytes, version: str, headers: list[Header]) -> None:
         self.section = section
         """``HTTP/1.x CRLF fields CRLF CRLF`` as received; empty for HTTP/2."""
+        self.form: Any = None
+        """The `http1.section_form.SectionForm` of the section, if the next one probably has it."""
         self.version = version
         self.headers = headers
         self.length = 0
@@ -119,6 +151,24 @@ class Fields:
         """
         self.root_path: str | None = None
         """`script_name` in ASGI's form: decoded, without a slash at its end."""
+
+    def with_section(self, section: bytes, headers: list[Header], form: Any) -> Fields:
+        """Return a copy for another field section with the same meaning."""
+        own = Fields.__new__(Fields)  # `__init__` would set everything twice
+        own.section = section
+        own.version = self.version
+        own.headers = headers
+        own.form = form
+        own.length = self.length
+        own.keep_alive = self.keep_alive
+        own.expect_continue = self.expect_continue
+        own.upgrade = self.upgrade
+        own.h2c = self.h2c
+        own.scheme = self.scheme
+        own.client = self.client
+        own.script_name = self.script_name
+        own.root_path = self.root_path
+        return own
 
     def with_host(self, authority: bytes) -> Fields:
         """Return a copy with `authority` as its host, in the first place."""
@@ -160,7 +210,7 @@ def decode_path(raw_path: bytes) -> str:
 
     Invalid UTF-8 becomes U+FFFD.
     """
-    if b"%" in raw_path:
+    if PERCENT in raw_path:
         return unquote_to_bytes(raw_path).decode("utf-8", "replace")
     return raw_path.decode("ascii")
 
@@ -207,25 +257,30 @@ def check_path(raw_path: bytes, fields: Fields) -> None:
         )
 
 
-def read_proxied(fields: Fields, rules: Rules, has_underscore: bool, is_proxied: bool) -> None:
-    """Read a trusted proxy's headers, and apply Gunicorn's ``header_map``. Raises RequestError.
+def map_underscores(fields: Fields, rules: Rules) -> None:
+    """Apply Gunicorn's ``header_map`` to headers whose name has an underscore.
 
-    `has_underscore`: a header's name has an underscore. `is_proxied`: a header's name is one of
-    ``rules.proxy_names``.
+    Raises RequestError.
     """
-    headers = fields.headers
-    if has_underscore and rules.header_map != "dangerous":
-        fields.headers = _map_underscores(headers, rules)
-    if is_proxied:
+    if rules.header_map != "dangerous":
+        fields.headers = _map_underscores(fields.headers, rules)
+
+
+def read_proxied(fields: Fields, rules: Rules, proxied: list[Header]) -> None:
+    """Read a trusted proxy's headers. Raises RequestError.
+
+    `proxied`: the request's headers with names in ``rules.proxy_names``, in their order.
+    """
+    if proxied:
         scheme = None
         if rules.read_proxy is not None:
-            fields.client, scheme = rules.read_proxy(headers)
+            fields.client, scheme = rules.read_proxy(proxied)
         if fields.upgrade == "websocket":
             # Traefik's scheme of a handshake is wss.
-            headers = [(name, b"https" if value == b"wss" else value) for name, value in headers]
-        fields.scheme = _read_scheme(headers, rules.secure_scheme, scheme)
-    if is_proxied or rules.script_name is not None:
-        _read_script_name(fields, rules)
+            proxied = [(name, b"https" if value == b"wss" else value) for name, value in proxied]
+        fields.scheme = _read_scheme(proxied, rules.secure_scheme, scheme)
+    if proxied or rules.script_name is not None:
+        _read_script_name(fields, rules, proxied)
 
 
 def _map_underscores(headers: list[Header], rules: Rules) -> list[Header]:
@@ -244,12 +299,13 @@ def _map_underscores(headers: list[Header], rules: Rules) -> list[Header]:
     return kept
 
 
-def _read_script_name(fields: Fields, rules: Rules) -> None:
+def _read_script_name(fields: Fields, rules: Rules, proxied: Sequence[Header]) -> None:
     script_name = rules.script_name
     if rules.takes_script_name:
-        for name, value in fields.headers:
-            if name == b"script_name":  # the last one counts, as in Gunicorn
-                script_name = value
+        for header in proxied:
+            # The last one counts, as in Gunicorn. `header_map` may have removed it.
+            if header[0] == b"script_name" and header in fields.headers:
+                script_name = header[1]
     if script_name is not None:
         fields.script_name = script_name
         fields.root_path = unquote_to_bytes(script_name.rstrip(b"/")).decode("utf-8", "replace")

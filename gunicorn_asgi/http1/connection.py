@@ -236,6 +236,13 @@ class H1Connection(Handler):
             self.stream = stream = HTTPStream(writer, scope, False, False, host)
             self.reading = NEXT_STATE[self.reading, REQUEST]
             transport.deadline = NEVER
+        elif 0 < fields.length <= len(data):
+            # The whole body came with its head: nothing has to be awaited.
+            self.stream = stream = HTTPStream(writer, scope, False, False, host)
+            self.reading = NEXT_STATE[self.reading, REQUEST]
+            transport.deadline = NEVER
+            stream.feed_data(data[: fields.length])
+            data = data[fields.length :]
         else:
             self.stream = stream = HTTPStream(writer, scope, True, fields.expect_continue, host)
             data = self._begin_body(fields, data)

@@ -12,12 +12,15 @@ from ..http.fields import (
     CONNECTION,
     CONNECTION_CLOSE,
     LENGTH,
+    SECRET_NAMES,
     VISIBLE,
     check_name,
+    contradict,
     explain,
     read_length,
 )
 from ..http.grammar import Header
+from ..http.memory import Memory
 
 STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(100, 1000)}
 """RFC 9112, 4: the space stays if there is no reason phrase."""
@@ -32,6 +35,12 @@ EncodedFields = tuple[bytes, int, int]
 """(field lines except the framing's, ``content-length`` or -1, bit mask of `http.fields`)."""
 
 
+KNOWN_FIELDS: Memory[Header, EncodedFields] = Memory(1024)
+"""Fields that were checked before, each encoded by itself. None has a secret."""
+MAX_KNOWN_VALUE = 256
+"""Bytes of the longest value in KNOWN_FIELDS."""
+
+
 def encode_fields(headers: Iterable[Header]) -> EncodedFields:
     """Encode the application's fields as lines, in their order.
 
@@ -39,46 +48,65 @@ def encode_fields(headers: Iterable[Header]) -> EncodedFields:
     ``content-length`` is returned as the number, ``connection: close`` as CONNECTION_CLOSE, and
     ``transfer-encoding`` is dropped (docs/asgi.md, 56).
     """
-    parts: list[bytes] = []
-    count = found = 0
-    length = -1
+    lines: list[bytes] = []
+    length, found = -1, 0
+    recent = KNOWN_FIELDS.recent
     try:
-        for name, value in headers:
-            kind = CHECKED_NAMES.get(name)
-            if kind is None:
-                kind = check_name(name)
-            if kind:
-                if kind == LENGTH:
-                    length = read_length(value, length)
-                    continue
-                if kind == CODING:
-                    continue
-                if kind == CONNECTION:
-                    options, found = _read_connection(value, found)
-                    if options:
-                        parts += (name, b": ", options, b"\r\n")
-                        count += 1
-                    continue
-                found |= kind
-            parts += (name, b": ", value, b"\r\n")
-            count += 1
-        lines = b"".join(parts)
+        for header in headers:
+            try:
+                known = recent.get(header) or _encode_field(header)
+            except TypeError:  # a list, or a value that can change, has no hash
+                known = _encode_field(header)
+            line, declared, kind = known
+            if declared >= 0:
+                if length not in (-1, declared):
+                    contradict(length, declared)
+                length = declared
+            found |= kind
+            lines.append(line)
     except (TypeError, ValueError):
         explain(headers)
-    # One check for all: without the visible characters, only the line ends may remain.
-    if lines.translate(None, VISIBLE) != b"\r\n" * count:
-        explain([(parts[i], parts[i + 2]) for i in range(0, len(parts), 4)])
-    return lines, length, found
+    return b"".join(lines), length, found
 
 
-def _read_connection(value: bytes, found: int) -> tuple[bytes, int]:
+def _encode_field(header: Header) -> EncodedFields:
+    """Encode one field. Raises TypeError or ValueError if it is no pair of bytes.
+
+    Raises ApplicationError if it is invalid in another way.
+    """
+    name, value = header
+    kind = CHECKED_NAMES.get(name)
+    if kind is None:
+        kind = check_name(name)
+    if kind == CODING:
+        return b"", -1, 0
+    if kind == LENGTH:
+        encoded: EncodedFields = b"", read_length(value, -1), 0
+    else:
+        content = value
+        if kind == CONNECTION:
+            content, kind = _read_connection(value)
+            if not content:
+                return b"", -1, kind
+        line = b"".join((name, b": ", content, b"\r\n"))
+        # Without the visible characters, only the line's end may remain.
+        if line.translate(None, VISIBLE) != b"\r\n":
+            explain([header])
+        encoded = line, -1, kind
+    if len(value) <= MAX_KNOWN_VALUE and type(value) is bytes and name.lower() not in SECRET_NAMES:
+        key = (name, value)
+        if KNOWN_FIELDS.recall(key) is None:
+            KNOWN_FIELDS.add(key, encoded)
+    return encoded
+
+
+def _read_connection(value: bytes) -> tuple[bytes, int]:
     """Remove ``close`` and ``keep-alive``, which the server writes itself (RFC 9110, 7.6.1).
 
-    Returns the other options, and `found` with CONNECTION_CLOSE if there was a ``close``.
+    Returns the other options, and CONNECTION_CLOSE if there was a ``close``, or 0.
     """
     options = [option.strip(b" \t") for option in b"".join((value,)).split(b",")]
-    if any(option.lower() == b"close" for option in options):
-        found |= CONNECTION_CLOSE
+    found = CONNECTION_CLOSE if any(option.lower() == b"close" for option in options) else 0
     return b", ".join(
         option for option in options if option.lower() not in (b"close", b"keep-alive", b"")
     ), found

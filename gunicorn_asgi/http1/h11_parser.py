@@ -20,13 +20,13 @@ FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
 LINE_START = re.compile(rb"\r\n(?!\r\n)")
 
 
-def parse_fields(section: bytes) -> list[Header]:
+def parse_fields(lines: bytes) -> list[Header]:
     """A :data:`~gunicorn_asgi.http1.parser.FieldParser`."""
-    fields = section[len(b"HTTP/1.x") : -4]
+    fields = b"\r\n" + lines
     bad = FORBIDDEN.search(fields)
     if bad is not None:
         raise RequestError(400, f"Invalid HTTP header: {bad[0]!r} is not allowed")
-    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=len(section))
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=len(fields))
     connection.receive_data(
         REQUEST_LINE + LINE_START.sub(b"\r\n" + NAME_MARK, fields) + b"\r\n\r\n"
     )

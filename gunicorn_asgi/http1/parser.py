@@ -17,8 +17,8 @@ from collections.abc import Callable
 from ..http.grammar import Header
 
 FieldParser = Callable[[bytes], list[Header]]
-"""Takes ``HTTP/1.x CRLF fields CRLF``. Returns the fields in order, with lower-case names, and
-without the optional white space around values.
+"""Takes one or more field lines, with CRLF between them. Returns the fields in order, with names in
+lower case, and without the optional white space around values.
 
 Raises RequestError(400) for everything that RFC 9112, 5, and RFC 9110, 5.5, forbid: an empty or
 invalid name, white space before the colon, folding, a bare CR or LF, NUL or another control
@@ -33,7 +33,9 @@ def available() -> str:
 def load(name: str) -> FieldParser:
     """Load the parser called `name`: ``"httptools"`` or ``"h11"``."""
     if name == "httptools":
-        from .httptools_parser import parse_fields  # noqa: PLC0415 # may not be installed
-    else:
-        from .h11_parser import parse_fields  # noqa: PLC0415 # loaded only if it is used
+        from .httptools_parser import SectionParser  # noqa: PLC0415 # may not be installed
+
+        return SectionParser().parse
+    from .h11_parser import parse_fields  # noqa: PLC0415 # loaded only if it is used
+
     return parse_fields

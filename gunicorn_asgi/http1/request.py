@@ -10,27 +10,33 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from ..errors import RequestError
-from ..http.grammar import CONTENT_LENGTH
+from ..http.grammar import CONTENT_LENGTH, Header
 from ..http.request import (
     METHODS,
     UNDERSCORE,
     UNKNOWN_LENGTH,
     Fields,
+    KnownSection,
+    Pattern,
     Request,
     Rules,
     check_authority,
     check_path,
     check_target,
     decode_path,
+    map_underscores,
     read_expect,
     read_method,
     read_proxied,
 )
+from .section_form import SectionForm
 from .upgrade import asks_for_websocket, read_h2c
 
 TOKEN_BYTES = frozenset(
     b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )
+PLAIN_TARGET = bytes(byte for byte in range(0x21, 0x7F) if byte != ord("#"))
+"""Characters of a target that need no further check."""
 VERSION_PATTERN = re.compile(rb"HTTP/\d\.\d")
 ABSOLUTE_FORM = re.compile(rb"(?i:https?)://([^/?#]*)([^?#]*)(\?[^#]*)?")
 
@@ -38,8 +44,7 @@ ABSOLUTE_FORM = re.compile(rb"(?i:https?)://([^/?#]*)([^?#]*)(\?[^#]*)?")
 def read_head(head: bytes, last: Fields | None, rules: Rules) -> Request:
     """Read one whole head, including the empty line. Raises RequestError.
 
-    `last`: the fields of the connection's previous request. Clients repeat themselves: equal bytes
-    of a field section have an equal meaning, and are not parsed again.
+    `last`: the fields of the connection's previous request.
     """
     try:
         verb, target, section = head.split(b" ", 2)
@@ -49,21 +54,25 @@ def read_head(head: bytes, last: Fields | None, rules: Rules) -> Request:
         ) from None
     if len(verb) + len(target) + len(b"  HTTP/1.1") > rules.limit_line:
         raise RequestError(414, f"Request line is longer than {rules.limit_line} bytes")
-    if last is None or section != last.section:
-        last = read_fields(section, rules)
+    # Clients repeat themselves: equal bytes of a section have an equal meaning.
+    if last is not None and section == last.section:
+        fields = last
+    else:
+        fields = read_fields(section, last, rules)
     method = METHODS.get(verb) or read_method(verb, rules)
     # RFC 9112, 3.2: a target has one of four forms, all of printable ASCII, none with a fragment.
     text = target.decode("latin-1")
-    if not (text.isascii() and text.isprintable()) or "#" in text:
+    if target.translate(None, PLAIN_TARGET):
         check_target(text)
-    if target[:1] != b"/":
-        return _read_other_form(method, target, last)
-    raw_path, _, query = target.partition(b"?")
-    if last.script_name:
-        check_path(raw_path, last)
-    if len(raw_path) < len(text):
+    if not target.startswith(b"/"):
+        return _read_other_form(method, target, fields)
+    raw_path, query = target, b""
+    if "?" in text:
+        raw_path, _, query = target.partition(b"?")
         text = text[: len(raw_path)]
-    return method, decode_path(raw_path) if "%" in text else text, raw_path, query, last
+    if fields.script_name:
+        check_path(raw_path, fields)
+    return method, decode_path(raw_path) if "%" in text else text, raw_path, query, fields
 
 
 def check_partial_head(data: bytearray, before: int, rules: Rules) -> None:
@@ -105,31 +114,105 @@ def _read_other_form(method: str, target: bytes, fields: Fields) -> Request:
     return method, decode_path(raw_path), raw_path, query[1:], fields.with_host(authority)
 
 
-def read_fields(section: bytes, rules: Rules) -> Fields:
+def read_fields(section: bytes, last: Fields | None, rules: Rules) -> Fields:
     """Check and interpret a field section, ``HTTP/1.x CRLF fields CRLF CRLF``.
 
-    Raises RequestError.
+    `last`: the fields of the connection's previous request, for sections of the same form. Raises
+    RequestError.
     """
+    form = None if last is None else last.form
+    if form is not None and len(section) <= rules.limit_field_size:
+        new_lines = form.split(section)
+        if new_lines is not None:
+            return _fill(section, form.pattern, new_lines, form.known, rules, form)
     version = HTTP1_VERSIONS.get(section[:10])
     if version is None:
         _refuse_version(section)
-    if len(section) > rules.limit_field_size:
-        _check_field_sizes(section, rules)
-    headers = rules.parse_fields(section)
-    if len(headers) > rules.limit_fields:
+    lines = section[10:-4].split(b"\r\n") if len(section) > len(NO_FIELDS) else []
+    if len(lines) > rules.limit_fields:
         raise RequestError(431, f"More than {rules.limit_fields} header fields")
+    if len(section) > rules.limit_field_size:
+        _check_field_sizes(lines, rules)
+    pattern = rules.field_lines.match(lines)
+    known = rules.known_sections[version].recent.get(pattern)
+    if known is None:
+        return _learn_fields(section, lines, version, rules)
+    form = None
+    if last is not None and last.version == version and len(section) <= rules.limit_field_size:
+        form = SectionForm.of(version, lines, pattern, known)
+    new_lines = [lines[index] for index in known[2]]
+    return _fill(section, pattern, new_lines, known, rules, form)
+
+
+def _fill(
+    section: bytes,
+    pattern: Pattern,
+    lines: Sequence[bytes],
+    known: KnownSection,
+    rules: Rules,
+    form: SectionForm | None,
+) -> Fields:
+    """Return the fields of a known section. `lines`: those in the places that the pattern leaves.
+
+    Raises RequestError.
+    """
+    fields, proxied, missing = known
+    headers: list[Header] = list(pattern)  # type: ignore[arg-type]  # each None is replaced
+    if not missing:
+        return fields.with_section(section, headers, form)
+    new_proxied: list[Header] = []
+    has_meaning, has_clients_only = False, True
+    proxy_names = rules.proxy_names
+    for index, header in zip(missing, rules.field_lines.parse(lines)):  # noqa: B905 # as many
+        headers[index] = header
+        name = header[0]
+        if name in INTERPRETED_FIELDS or UNDERSCORE in name:
+            has_meaning = True
+        elif name in proxy_names:
+            new_proxied.append(header)
+            has_clients_only = has_clients_only and name == b"x-forwarded-for"
+    if has_meaning:
+        return _interpret(section, fields.version, headers, rules)
+    fields = fields.with_section(section, headers, form)
+    if new_proxied:
+        if has_clients_only and rules.read_proxy is not None:
+            # It has no scheme: that of the remembered lines is right.
+            fields.client, _ = rules.read_proxy(new_proxied)
+        else:
+            # No name is among both, except names of a scheme, whose order means nothing.
+            read_proxied(fields, rules, proxied + new_proxied)
+    return fields
+
+
+def _learn_fields(section: bytes, lines: Sequence[bytes], version: str, rules: Rules) -> Fields:
+    """Read fields, and remember the part of their meaning that other requests have, too."""
+    headers, pattern = rules.field_lines.read(lines)
+    fields = _interpret(section, version, headers, rules)
+    missing = [index for index, header in enumerate(pattern) if header is None]
+    names = [headers[index][0] for index in missing]
+    if INTERPRETED_FIELDS.isdisjoint(names) and not any(UNDERSCORE in name for name in names):
+        remembered = [header for header in pattern if header is not None]
+        shared = _interpret(b"", version, remembered, rules)
+        proxied = [header for header in remembered if header[0] in rules.proxy_names]
+        rules.known_sections[version].add(pattern, (shared, proxied, missing))
+    return fields
+
+
+def _interpret(section: bytes, version: str, headers: list[Header], rules: Rules) -> Fields:
+    """Return the meaning of checked fields. Raises RequestError."""
     fields = Fields(section, version, headers)
     values: dict[bytes, list[bytes]] = {}
-    has_underscore = is_proxied = False
+    has_underscore = False
+    proxied: list[Header] = []
     proxy_names = rules.proxy_names
-    for name, value in headers:
+    for header in headers:
+        name, value = header
         if name in INTERPRETED_FIELDS:
             values.setdefault(name, []).append(value)
         elif UNDERSCORE in name:
             has_underscore = True
-            is_proxied = is_proxied or name in proxy_names
-        elif name in proxy_names:
-            is_proxied = True
+        if name in proxy_names:
+            proxied.append(header)
     _check_host(values.get(b"host", ()), version)
     fields.length = _read_framing(
         values.get(b"content-length", ()), values.get(b"transfer-encoding", ()), version
@@ -140,8 +223,10 @@ def read_fields(section: bytes, rules: Rules) -> Fields:
         fields.expect_continue = version == "1.1" and fields.length != 0  # HTTP/1.0 has no 1xx
     if b"upgrade" in values:
         _read_upgrade(fields, values, rules)
-    if has_underscore or is_proxied or rules.script_name is not None:
-        read_proxied(fields, rules, has_underscore, is_proxied)
+    if has_underscore:
+        map_underscores(fields, rules)
+    if proxied or rules.script_name is not None:
+        read_proxied(fields, rules, proxied)
     return fields
 
 
@@ -156,9 +241,20 @@ def _read_upgrade(fields: Fields, values: Mapping[bytes, Sequence[bytes]], rules
 
 
 HTTP1_VERSIONS = {b"HTTP/1.1\r\n": "1.1", b"HTTP/1.0\r\n": "1.0"}
+NO_FIELDS = b"HTTP/1.1\r\n\r\n"
+"""A field section without a field."""
 INTERPRETED_FIELDS = frozenset(
-    {b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"}
+    {
+        b"connection",
+        b"content-length",
+        b"expect",
+        b"host",
+        b"http2-settings",
+        b"transfer-encoding",
+        b"upgrade",
+    }
 )
+"""Fields that mean something to the server, whoever sends them."""
 
 PREFACE_REASON = (
     "Invalid HTTP Version 'HTTP/2.0': HTTP/2 begins by ALPN, or without TLS as http2_cleartext "
@@ -180,8 +276,8 @@ def _refuse_version(section: bytes) -> NoReturn:
     raise RequestError(400, "Invalid request line: no HTTP version at its end")
 
 
-def _check_field_sizes(section: bytes, rules: Rules) -> None:
-    for line in section.split(b"\r\n")[1:]:
+def _check_field_sizes(lines: Sequence[bytes], rules: Rules) -> None:
+    for line in lines:
         if len(line) + 2 > rules.limit_field_size:
             raise RequestError(431, f"A header field is longer than {rules.limit_field_size} bytes")
 

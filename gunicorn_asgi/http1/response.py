@@ -62,16 +62,21 @@ class Response:
     ) -> tuple[bytes, bytes]:
         """The held head and the first part of the body, the whole body if `end`.
 
-        Returns one piece, and a second one if the body is too large to copy. `version` is the
+        Returns one piece, and the body by itself if it is too large to copy. `version` is the
         version of the request. `keep_alive`: request and connection allow the connection to stay
         open. `default_fields`: the server's own lines, indexed by the fields that the application
         has set. The status line always says HTTP/1.1 (RFC 9110, 6.2).
         """
         status = self.status
         found = self._found
-        framing, self._chunked, self.ends_with_connection = body_framing(
-            version, status, self._declared, len(body) if end else -1, bodyless
-        )
+        declared = self._declared
+        if declared >= 0 and not bodyless:
+            framing = b"content-length: %d\r\n" % declared
+            self._chunked = self.ends_with_connection = False
+        else:
+            framing, self._chunked, self.ends_with_connection = body_framing(
+                version, status, declared, len(body) if end else -1, bodyless
+            )
         self.keep_alive = keep_alive = keep_alive and not (
             found & CONNECTION_CLOSE or self.ends_with_connection
         )

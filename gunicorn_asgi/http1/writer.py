@@ -12,6 +12,7 @@ from ..http.contract import ASGIStream, Header
 from ..http.exchange import BodyDeadline, ExchangeLog
 from ..http.request import Fields, takes_trailers
 from ..net.transport import CLOSING, LOST, Transport
+from ..net.turn import GATHER_SIZE
 from .encode import informational
 from .inbox import Inbox
 from .response import Response
@@ -57,13 +58,28 @@ class Reader(Protocol):
 class H1ResponseWriter:
     """Writes one response after the other. A connection has one writer, and uses it again."""
 
-    __slots__ = ("_host", "_reader", "_transport", "is_head", "log", "response")
+    __slots__ = (
+        "_gathered",
+        "_gathered_size",
+        "_host",
+        "_reader",
+        "_transport",
+        "_written_in",
+        "is_head",
+        "log",
+        "response",
+    )
 
     def __init__(self, transport: Transport, reader: Reader) -> None:
         self._transport = transport
         self._host = transport.host
         self._reader = reader
         self.response = Response()
+        self._gathered: list[bytes] = []
+        """Parts of the body that leave when the turn of the loop ends (`net.turn`)."""
+        self._gathered_size = 0
+        self._written_in = -1
+        """The turn in which a part was last written."""
         self.is_head = False
         """The method of the request is HEAD, so an answer of the server's own has no body."""
         access = transport.host.access
@@ -100,22 +116,52 @@ class H1ResponseWriter:
                 or reader.may_continue(end or is_whole)
             )
         )
-        data, large = self.response.begin(
+        head, body = self.response.begin(
             fields.version, body, end, bodyless, keep_alive, host.default_lines
         )
         if returns_data:
-            return data
-        self._transport.raw.write(data)
-        if large:
-            self._transport.write(large)
+            return head
+        if body:
+            self._transport.write_head_and_body(head, body)
+        else:
+            self._transport.raw.write(head)
+        if not end:
+            self._wrote_part()
         if bodyless and not end:
             self._transport.set_deadline()  # the stream's has changed
         return b""
 
     def write(self, data: bytes, end: bool) -> None:
-        data = self.response.part(data, end)
-        if data:
-            self._transport.write(data)
+        gathered, turn = self._gathered, self._host.turn
+        if gathered:
+            gathered.append(data)
+            self._gathered_size += len(data)
+            if end or self._gathered_size >= GATHER_SIZE:
+                self.flush(end)
+        elif end or self._written_in != turn.number or self._transport.raw.get_write_buffer_size():
+            data = self.response.part(data, end)
+            if data:
+                self._transport.write(data)
+            if not end:
+                self._wrote_part()
+        else:
+            gathered.append(data)
+            self._gathered_size = len(data)
+            turn.gather(self)
+
+    def _wrote_part(self) -> None:
+        """A part was written in this turn. Further parts of the turn are gathered."""
+        turn = self._host.turn
+        self._written_in = turn.number
+        if not turn.has_begun:
+            turn.begin()
+
+    def flush(self, end: bool = False) -> None:
+        """Write the gathered parts as one; `end`: they are the last of the body."""
+        if self._gathered:
+            data = b"".join(self._gathered)
+            self._gathered.clear()
+            self._transport.write(self.response.part(data, end))
 
     def set_length(self, length: int) -> None:
         self.response.set_length(length)
@@ -130,10 +176,13 @@ class H1ResponseWriter:
         )
 
     def write_trailers(self, headers: Iterable[Header]) -> None:
-        self._transport.write(self.response.write_trailers(headers))
+        data = self.response.write_trailers(headers)
+        self.flush()
+        self._transport.write(data)
 
     def start_file(self, descriptor: int, offset: int, count: int, end: bool) -> bool:
         response, transport = self.response, self._transport
+        self.flush()
         head = b""
         if not response.begun:
             head = self.respond(b"", False, False, returns_data=True, is_whole=end)
@@ -165,6 +214,7 @@ class H1ResponseWriter:
 
     def abort(self) -> None:
         transport, response = self._transport, self.response
+        self.flush()
         response.keep_alive = False
         if transport.state is CLOSING or transport.state is LOST:
             return

@@ -23,6 +23,7 @@ from ..http.request import (
     check_path,
     check_target,
     decode_path,
+    map_underscores,
     read_expect,
     read_method,
     read_proxied,
@@ -144,8 +145,11 @@ def read_request(block: Block, rules: Rules, max_list: int, has_websocket: bool)
     if b"expect" in values:
         read_expect(values[b"expect"])
         fields.expect_continue = True
-    if has_underscore or is_proxied or rules.script_name is not None:
-        read_proxied(fields, rules, has_underscore, is_proxied)
+    if has_underscore:
+        map_underscores(fields, rules)
+    if is_proxied or rules.script_name is not None:
+        proxied = [header for header in headers if header[0] in rules.proxy_names]
+        read_proxied(fields, rules, proxied)
     if fields.upgrade:
         _check_handshake(values)
         if fields.length > 0:

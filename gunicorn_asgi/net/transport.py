@@ -27,6 +27,7 @@ from .deadlines import UNKNOWN, Deadline, Progress
 from .listener import Listener, read_address
 from .proxy_preamble import ProxyPreamble
 from .sendfile import FileTransfer
+from .turn import Turn
 
 LINGER_SECONDS = 2.0
 """Time limit for a client to notice the end of this direction, and to end its own."""
@@ -69,6 +70,8 @@ class ConnectionHost(ExchangeHost, Protocol):
     """The ``date`` and ``server`` lines, indexed by the DATE | SERVER that the application set."""
     default_headers: tuple[tuple[Header, ...], ...]
     """The same as headers."""
+    turn: Turn
+    """The current turn of the loop."""
 
     # The graceful shutdown.
     keeps_alive: bool
