@@ -92,6 +92,18 @@ def _make_rules(settings: Settings) -> Rules:
     )
 
 
+def load_websockets() -> None:
+    """Import what serves WebSockets: no client shall wait for that.
+
+    Where the option ``ws`` is off, none of it is in memory. So the connections import it within the
+    functions that begin and accept a WebSocket, and nowhere else.
+    """
+    from .http1 import (  # noqa: PLC0415 # need websockets, and take memory
+        websocket_handshake,  # noqa: F401 # to have it loaded
+        websocket_transport,  # noqa: F401 # to have it loaded
+    )
+
+
 class Server:
     """The connections of one worker: a `net.transport.ConnectionHost` for each of them."""
 
@@ -122,6 +134,8 @@ class Server:
         self.switched_off = settings.switched_off
         self.rules_for = peer_rules(_make_rules(settings), settings)
         self.trusts_proxy = trusted_peers(settings.proxy_allow_ips, "proxy_allow_ips")
+        if settings.websocket is not None:
+            load_websockets()
         self.make_handler: Callable[[Transport], Handler] = H1Connection
         if settings.http2:
             from . import protocol_detection  # noqa: PLC0415 # needs hpack, and takes memory

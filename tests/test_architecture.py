@@ -328,22 +328,53 @@ from gunicorn.config import Config
 from gunicorn_asgi import Worker
 from gunicorn_asgi.config.settings import Settings
 from gunicorn_asgi.server import Server
-settings = Settings.read(Config(), {"http": sys.argv[1]}, {})
+settings = Settings.read(Config(), {"http": sys.argv[1], "ws": sys.argv[2]}, {})
 loop = asyncio.new_event_loop()
 Server(settings, None, SimpleNamespace(), SimpleNamespace(), None, loop)
 loop.close()
 print(*sys.modules)
 """
-"""Prints the modules of a worker that serves what it does by default."""
+"""Prints the modules of a worker with these options that has not served anything yet."""
+
+
+def modules_of_worker(http: str, ws: str) -> set[str]:
+    """The modules that a worker with these options has loaded before its first connection."""
+    command = [sys.executable, "-c", LOADED, http, ws]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return set(done.stdout.split())
 
 
 @pytest.mark.parametrize(("parser", "other"), [("httptools", "h11"), ("h11", "httptools")])
 def test_a_worker_does_not_load_what_it_does_not_use(parser: str, other: str) -> None:
-    """Neither HTTP/2, which is off by default, nor the other parser, nor help for mistakes."""
+    """Neither HTTP/2, which is off by default, nor the other parser, nor what only files need, nor help for mistakes."""
     pytest.importorskip(parser)
-    command = [sys.executable, "-c", LOADED, parser]
-    loaded = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-    unused = {"hpack", "hyperframe", "h2", "difflib", other, f"{NAME}.protocol_detection"}
+    loaded = modules_of_worker(parser, "auto")
+    unused = {"hpack", "hyperframe", "h2", "difflib", other, f"{NAME}.protocol_detection", "ctypes"}
     assert f"{NAME}.http1.{parser}_parser" in loaded
     assert not unused.intersection(loaded)
     assert not [module for module in loaded if module.startswith(f"{NAME}.http2")]
+
+
+SERVES_WEBSOCKETS = inside("websocket") | {
+    "asgi.closing_handshake",
+    "asgi.websocket",
+    "asgi.websocket_handshake",
+    "asgi.websocket_session",
+    "http1.websocket_handshake",
+    "http1.websocket_transport",
+}
+
+
+@pytest.mark.parametrize("ws", ["auto", "none"])
+def test_what_serves_websockets_is_loaded_before_the_first_one_and_only_where_they_are_served(
+    ws: str,
+) -> None:
+    """A client never waits for an import, and memory is not taken for what is off."""
+    assert {room for room in SOURCES if "websocket" in room} <= SERVES_WEBSOCKETS
+    loaded = modules_of_worker("auto", ws)
+    own = {f"{NAME}.{room}" for room in SERVES_WEBSOCKETS}
+    if ws == "none":
+        assert not own & loaded
+        assert not [module for module in loaded if module.startswith("websockets")]
+    else:
+        assert own <= loaded

@@ -6,17 +6,10 @@ would cost more than the rest of a short response. All other files are opened in
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
 import sys
 from collections.abc import Callable
 
-OPENAT2 = 437
-"""The number of the system call, on every architecture."""
-AT_FDCWD = -100
-RESOLVE_CACHED = 0x20
-"""Linux 5.12: fail with EAGAIN unless the whole path is in the cache of names."""
 LOCAL_FILE_SYSTEMS = frozenset(
     {
         0xEF53,
@@ -37,21 +30,6 @@ On other file systems, opening a file may have to wait for the network.
 MAX_FOLDERS = 1024
 
 
-class _How(ctypes.Structure):
-    """struct open_how."""
-
-    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
-
-
-def _system() -> Callable[..., int] | None:
-    if sys.platform != "linux":
-        return None
-    try:
-        return ctypes.CDLL(None, use_errno=True).syscall
-    except (OSError, AttributeError):
-        return None
-
-
 def _folder(path: str) -> str:
     # With the slash: the root folder is "/", and "" is the working directory.
     return path[: path.rfind("/") + 1]
@@ -64,7 +42,10 @@ class Opener:
     """
 
     def __init__(self) -> None:
-        self._syscall = _system()
+        self._is_able = sys.platform == "linux"
+        """As far as is known."""
+        self._open_cached: Callable[[bytes, int], int] | None = None
+        """None until a folder is learned, and where the system is not able."""
         self._folders: dict[str, bool] = {}
         """Folders, and whether their files are on a local file system.
 
@@ -78,17 +59,16 @@ class Opener:
 
         -1: open it in a thread, which also finds the reason of an error.
         """
-        if self._syscall is None or not self._folders.get(_folder(path)):
+        if self._open_cached is None or not self._folders.get(_folder(path)):
             return -1
         try:
-            name = os.fsencode(path)
+            return self._open_cached(os.fsencode(path), flags)
         except UnicodeEncodeError:
             return -1
-        how = _How(flags, 0, RESOLVE_CACHED)
-        descriptor = self._syscall(OPENAT2, AT_FDCWD, name, ctypes.byref(how), ctypes.sizeof(how))
-        if descriptor < 0 and ctypes.get_errno() in (errno.ENOSYS, errno.EPERM, errno.EINVAL):
-            self._syscall = None  # an old kernel, or a container that forbids the call
-        return descriptor
+        except NotImplementedError:
+            self._is_able = False
+            self._open_cached = None
+            return -1
 
     def learn(self, path: str, descriptor: int) -> None:
         """Learn the folder of `path`, whose `descriptor` a thread has opened.
@@ -96,12 +76,16 @@ class Opener:
         Call it in that thread: it may wait.
         """
         folder = _folder(path)
-        if self._syscall is None or folder in self._folders:
+        if not self._is_able or folder in self._folders:
             return
-        # struct statfs begins with f_type, a long.
-        buffer = ctypes.create_string_buffer(256)
-        if ctypes.CDLL(None).fstatfs(descriptor, buffer) == 0:
+        try:
+            from . import linux_calls  # noqa: PLC0415 # needs ctypes, and only files need it
+        except (ImportError, OSError, AttributeError):  # no shared C library
+            self._is_able = False
+            return
+        kind = linux_calls.file_system(descriptor)
+        if kind is not None:
             if len(self._folders) >= MAX_FOLDERS:
                 self._folders.clear()
-            kind = ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF
+            self._open_cached = linux_calls.open_cached
             self._folders[folder] = kind in LOCAL_FILE_SYSTEMS

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
-from ..websocket.limits import WebSocketLimits
 from . import checks
 from .gunicorn_settings import (
     GunicornSettings,
@@ -24,6 +23,8 @@ from .read_options import read_options
 
 if TYPE_CHECKING:
     from gunicorn.config import Config
+
+    from ..websocket.limits import WebSocketLimits
 
 RESPONSE_EXTENSIONS = ("pathsend", "zerocopysend", "early_hint", "trailers")
 """Options for the extensions ``http.response.pathsend`` and so on."""
@@ -79,6 +80,8 @@ class Settings(GunicornSettings, OptionSettings):
 
 
 def _websocket_limits(settings: Settings) -> WebSocketLimits:
+    from ..websocket.limits import WebSocketLimits  # noqa: PLC0415 # only where they are served
+
     return WebSocketLimits(
         max_message_size=settings.websocket_max_message_size,
         max_queue=settings.ws_max_queue,

@@ -10,7 +10,6 @@ from enum import IntEnum
 
 from ..asgi.http import HTTPStream
 from ..asgi.scope import http_scope
-from ..asgi.websocket import WebSocketStream
 from ..errors import RequestError
 from ..http.contract import NEVER, ASGIStream
 from ..http.exchange import LATE_BODY, LATE_HEAD, BodyDeadline, ExchangeLog
@@ -39,7 +38,6 @@ from .states import (
     RESPONDING,
     ReadState,
 )
-from .upgrade import check_handshake
 from .writer import H1ResponseWriter
 
 UpgradeToHTTP2 = Callable[[Transport, Request, bytes, ExchangeLog | None], bool]
@@ -226,8 +224,9 @@ class H1Connection(Handler):
             return b""
         stream: ASGIStream
         if fields.upgrade == "websocket" and settings.websocket is not None:
-            check_handshake(scope["method"], fields.headers, fields.length != 0)
-            self.stream = stream = WebSocketStream(writer, scope, host, settings.websocket)
+            from .websocket_handshake import begin_handshake  # noqa: PLC0415 # see load_websockets
+
+            self.stream = stream = begin_handshake(writer, scope, fields, host, settings.websocket)
             self.reading = NEXT_STATE[self.reading, REQUEST]
             transport.set_deadline()
             self._keep(data)

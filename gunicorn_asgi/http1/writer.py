@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from ..asgi.websocket import WebSocketStream
 from ..errors import ClientDisconnected, RequestError
 from ..http import exchange
 from ..http.contract import ASGIStream, Header
@@ -17,8 +16,9 @@ from .encode import informational
 from .inbox import Inbox
 from .response import Response
 from .states import RESPONDING, ReadState
-from .upgrade import switching_protocols
-from .websocket_transport import H1WebSocketTransport
+
+if TYPE_CHECKING:
+    from .websocket_transport import H1WebSocketTransport
 
 
 class Reader(Protocol):
@@ -224,6 +224,10 @@ class H1ResponseWriter:
             transport.close()
 
     def accept(self, headers: Iterable[Header]) -> tuple[H1WebSocketTransport, bytes]:
+        from ..asgi.websocket import WebSocketStream  # noqa: PLC0415 # see server.load_websockets
+        from .websocket_handshake import switching_protocols  # noqa: PLC0415 # the same
+        from .websocket_transport import H1WebSocketTransport  # noqa: PLC0415 # the same
+
         reader, transport = self._reader, self._transport
         # TLS reports a loss to the handler that it had before. In Python 3.10, only the lack of a
         # socket shows that it is closing.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from ..asgi.http import HTTPStream
 from ..asgi.scope import Scope, http_scope
-from ..asgi.websocket import WebSocketStream
 from ..errors import RequestError
 from ..http.exchange import ExchangeLog
 from ..http.grammar import Header
@@ -72,6 +71,8 @@ def open_exchange(
 
 
 def _open_websocket(exchange: Exchange, scope: Scope, has_ended: bool) -> None:
+    from ..asgi.websocket import WebSocketStream  # noqa: PLC0415 # see server.load_websockets
+
     connection = exchange.connection
     limits = connection.host.settings.websocket
     assert limits is not None

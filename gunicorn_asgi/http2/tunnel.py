@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum, IntEnum
+from typing import TYPE_CHECKING
 from typing import Protocol as TypingProtocol
 
-from ..asgi.websocket import WebSocketStream
 from ..http.contract import NEVER
 from ..net.deadlines import Deadline
 from ..net.transport import LINGER_SECONDS, ConnectionHost, Transport
@@ -16,6 +16,9 @@ from .frames import ErrorCode
 from .outbox import SendQueue
 from .protocol import Protocol
 from .stream import STREAM_CLOSED, Stream
+
+if TYPE_CHECKING:
+    from ..asgi.websocket import WebSocketStream
 
 
 class TunnelConnection(TypingProtocol):
