@@ -6,7 +6,7 @@ import importlib.util
 import math
 import re
 import signal
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, asdict, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -421,11 +421,11 @@ def test_settings_of_gunicorn_are_taken_over() -> None:
 @pytest.mark.parametrize("name", NEWER_DEFAULTS)
 def test_a_gunicorn_that_lacks_a_setting_gets_the_default_of_the_newest(name: str) -> None:
     cfg = Config()
-    newest = Settings.read(cfg, {}, {})
+    newest = asdict(Settings.read(cfg, {}, {}))
     if name in cfg.settings:
         assert cfg.settings[name].default == NEWER_DEFAULTS[name]
         del cfg.settings[name]
-    assert Settings.read(cfg, {}, {}) == newest
+    assert asdict(Settings.read(cfg, {}, {})) == newest
 
 
 @pytest.mark.skipif("root_path" not in SETTINGS, reason="this Gunicorn has no root_path")

@@ -59,7 +59,7 @@ class FieldReader(Protocol):
     def read(self, lines: Sequence[bytes]) -> tuple[list[Header], Pattern]: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)  # slow to make, not needed
 class Rules:
     """The rules for requests of one kind of peer: Gunicorn's settings, and the peer's trust."""
 
@@ -87,7 +87,7 @@ class Rules:
     """From a trusted peer: the reader of its headers about its client."""
     proxy_names: frozenset[bytes] = field(init=False)
     """The names of all these headers, so that requests without them cost nothing."""
-    known_sections: Mapping[str, Memory[Pattern, KnownSection]] = field(init=False, compare=False)
+    known_sections: Mapping[str, Memory[Pattern, KnownSection]] = field(init=False)
     """For each version of HTTP/1.x: field sections whose remembered lines had the same fields."""
 
     def __post_init__(self) -> None:
