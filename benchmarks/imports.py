@@ -16,7 +16,7 @@ PACKAGE = "gunicorn_asgi"
 SECONDS = 60.0
 SCRIPT = """\
 import importlib, sys, time
-import gunicorn.app.wsgiapp, gunicorn.arbiter, gunicorn.workers.base
+import gunicorn.app.wsgiapp, gunicorn.arbiter, gunicorn.glogging, gunicorn.workers.base
 try:
     import gunicorn.ctl.server
 except ImportError:
