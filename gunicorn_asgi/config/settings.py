@@ -32,7 +32,7 @@ PRINTABLE = re.compile("[!-~]+")
 """ASCII, without the space."""
 
 
-@dataclass(frozen=True, repr=False, eq=False)  # slow to make, not needed
+@dataclass(frozen=True, repr=False, eq=False)  # unused, and slow to make
 class Settings(GunicornSettings, OptionSettings):
     """The whole configuration of this package."""
 

@@ -59,7 +59,7 @@ class FieldReader(Protocol):
     def read(self, lines: Sequence[bytes]) -> tuple[list[Header], Pattern]: ...
 
 
-@dataclass(frozen=True, repr=False, eq=False)  # slow to make, not needed
+@dataclass(frozen=True, repr=False, eq=False)  # unused, and slow to make
 class Rules:
     """The rules for requests of one kind of peer: Gunicorn's settings, and the peer's trust."""
 

@@ -18,7 +18,7 @@ UNKNOWN = -1
 """In place of a count: the first look counts as progress."""
 
 
-@dataclass(frozen=True, repr=False, eq=False)  # slow to make, not needed
+@dataclass(frozen=True, repr=False, eq=False)  # unused, and slow to make
 class Deadline(Generic[T]):
     """One kind of deadline."""
 

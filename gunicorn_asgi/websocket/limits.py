@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, repr=False, eq=False)  # slow to make, not needed
+@dataclass(frozen=True, repr=False, eq=False)  # unused, and slow to make
 class WebSocketLimits:
     """The limits of a WebSocket. Seconds are infinite if there is no limit."""
 
