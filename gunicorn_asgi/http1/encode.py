@@ -55,7 +55,7 @@ def encode_fields(headers: Iterable[Header]) -> EncodedFields:
         for header in headers:
             try:
                 known = recent.get(header) or _encode_field(header)
-            except TypeError:  # a list, or a value that can change, has no hash
+            except (TypeError, ValueError):  # a list, or a value that can change, has no hash
                 known = _encode_field(header)
             line, declared, kind = known
             if declared >= 0:
@@ -93,7 +93,12 @@ def _encode_field(header: Header) -> EncodedFields:
         if line.translate(None, VISIBLE) != b"\r\n":
             explain([header])
         encoded = line, -1, kind
-    if len(value) <= MAX_KNOWN_VALUE and type(value) is bytes and name.lower() not in SECRET_NAMES:
+    if (
+        type(name) is bytes
+        and type(value) is bytes
+        and len(value) <= MAX_KNOWN_VALUE
+        and name.lower() not in SECRET_NAMES
+    ):
         key = (name, value)
         if KNOWN_FIELDS.recall(key) is None:
             KNOWN_FIELDS.add(key, encoded)
