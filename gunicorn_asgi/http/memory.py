@@ -14,7 +14,7 @@ Secrets must not be added: a request that guesses an entry is a little faster.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -42,6 +42,10 @@ class Memory(Generic[K, V]):
         if value is not None:
             self._put(key, value)
         return value
+
+    def has_older(self, keys: Iterable[K]) -> bool:
+        """Return whether `recall` finds one of `keys`."""
+        return not self._older.keys().isdisjoint(keys)
 
     def add(self, key: K, value: V) -> None:
         """Remember `value`, or leave it out if there are many new entries."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from ..errors import RequestError
 from ..http.grammar import Header
-from ..http.memory import Memory
+from ..http.memory import SAMPLE, Memory
 from ..http.request import Pattern
 from .parser import FieldParser
 
@@ -73,15 +73,29 @@ MAX_LINE = 256
 class FieldLines:
     """Field lines of all connections of a worker, checked by one parser library."""
 
-    __slots__ = ("_memory", "_parse")
+    __slots__ = ("_memory", "_parse", "_parsed")
 
     def __init__(self, parse: FieldParser) -> None:
         self._parse = parse
         self._memory: Memory[bytes, Header] = Memory(MAX_LINES)
+        self._parsed = 0
+        """The count for `should_read`."""
 
     def match(self, lines: Sequence[bytes]) -> Pattern:
         """Return the fields of the lines that are remembered."""
         return tuple(map(self._memory.recent.get, lines))
+
+    def should_read(self, lines: Sequence[bytes]) -> bool:
+        """Return whether `lines`, which `match` did not find, need `read` and not only `parse`.
+
+        They do if one of them would soon be forgotten, although it is in use. And each `SAMPLE`-th
+        time, or no new line beside known ones would ever be remembered.
+        """
+        self._parsed += 1
+        if self._parsed < SAMPLE and not self._memory.has_older(lines):
+            return False
+        self._parsed = 0
+        return True
 
     def parse(self, lines: Sequence[bytes]) -> list[Header]:
         """Return the fields in `lines`, of which none is remembered.

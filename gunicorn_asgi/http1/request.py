@@ -134,13 +134,16 @@ def read_fields(section: bytes, last: Fields | None, rules: Rules) -> Fields:
     if len(section) > rules.limit_field_size:
         _check_field_sizes(lines, rules)
     pattern = rules.field_lines.match(lines)
-    known = rules.known_sections[version].recent.get(pattern)
+    sections = rules.known_sections[version]
+    known = sections.recent.get(pattern) or sections.recall(pattern)
     if known is None:
+        return _learn_fields(section, lines, version, rules)
+    new_lines = [lines[index] for index in known[2]]
+    if new_lines and rules.field_lines.should_read(new_lines):
         return _learn_fields(section, lines, version, rules)
     form = None
     if last is not None and last.version == version and len(section) <= rules.limit_field_size:
         form = SectionForm.of(version, lines, pattern, known)
-    new_lines = [lines[index] for index in known[2]]
     return _fill(section, pattern, new_lines, known, rules, form)
 
 
