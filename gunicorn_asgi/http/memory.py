@@ -40,7 +40,7 @@ class Memory(Generic[K, V]):
         """Return the value of a `key` that is not in `recent`, or None."""
         value = self._older.get(key)
         if value is not None:
-            self._put(key, value)
+            self.put(key, value)
         return value
 
     def has_older(self, keys: Iterable[K]) -> bool:
@@ -49,14 +49,19 @@ class Memory(Generic[K, V]):
 
     def add(self, key: K, value: V) -> None:
         """Remember `value`, or leave it out if there are many new entries."""
-        if self._older:
-            self._passed += 1
-            if self._passed < SAMPLE:
-                return
-            self._passed = 0
-        self._put(key, value)
+        if self.sample(1):
+            self.put(key, value)
 
-    def _put(self, key: K, value: V) -> None:
+    def sample(self, count: int) -> range:
+        """Return which of `count` new entries to `put`."""
+        if not self._older:
+            return range(count)
+        first = SAMPLE - 1 - self._passed
+        self._passed = (self._passed + count) % SAMPLE
+        return range(first, count, SAMPLE)
+
+    def put(self, key: K, value: V) -> None:
+        """Remember `value` among the recent entries."""
         if len(self.recent) >= self._size:
             self._older, self.recent = self.recent, {}
         self.recent[key] = value

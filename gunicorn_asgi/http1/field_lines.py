@@ -107,17 +107,33 @@ class FieldLines:
             raise RequestError(400, "Invalid HTTP header: a line is not one field")
         return headers
 
-    def read(self, lines: Sequence[bytes]) -> tuple[list[Header], Pattern]:
+    def read(
+        self, lines: Sequence[bytes], pattern: Pattern | None = None
+    ) -> tuple[list[Header], Pattern]:
         """Return the fields in `lines`, and their pattern. Remembers lines for later sections.
 
-        Raises RequestError(400) for an invalid line.
+        `pattern`: the result of `match`. Raises RequestError(400) for an invalid line.
         """
         memory = self._memory
-        found = [memory.recent.get(line) or memory.recall(line) for line in lines]
-        unknown = [line for line, header in zip(lines, found, strict=True) if header is None]
-        parsed = iter(self.parse(unknown) if unknown else ())
-        headers = [header or next(parsed) for header in found]
-        for line, header in zip(lines, headers, strict=True):
-            if line not in memory.recent and header[0] in SHARED_NAMES and len(line) <= MAX_LINE:
-                memory.add(line, header)
-        return headers, self.match(lines)
+        if pattern is None:
+            pattern = self.match(lines)
+        if memory.has_older(lines):
+            for line, header in zip(lines, pattern, strict=True):
+                if header is None:
+                    memory.recall(line)
+            pattern = self.match(lines)
+        unknown = [line for line, header in zip(lines, pattern, strict=True) if header is None]
+        if not unknown:
+            return list(pattern), pattern  # type: ignore[arg-type]  # none is None
+        parsed = self.parse(unknown)
+        if len(unknown) == len(lines):
+            headers = parsed
+        else:
+            rest = iter(parsed)
+            headers = [header or next(rest) for header in pattern]
+        taken = memory.sample(len(unknown))
+        for index in taken:
+            line, header = unknown[index], parsed[index]
+            if header[0] in SHARED_NAMES and len(line) <= MAX_LINE:
+                memory.put(line, header)
+        return headers, self.match(lines) if taken else pattern

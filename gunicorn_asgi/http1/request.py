@@ -137,10 +137,10 @@ def read_fields(section: bytes, last: Fields | None, rules: Rules) -> Fields:
     sections = rules.known_sections[version]
     known = sections.recent.get(pattern) or sections.recall(pattern)
     if known is None:
-        return _learn_fields(section, lines, version, rules)
+        return _learn_fields(section, lines, version, pattern, rules)
     new_lines = [lines[index] for index in known[2]]
     if new_lines and rules.field_lines.should_read(new_lines):
-        return _learn_fields(section, lines, version, rules)
+        return _learn_fields(section, lines, version, pattern, rules)
     form = None
     if last is not None and last.version == version and len(section) <= rules.limit_field_size:
         form = SectionForm.of(version, lines, pattern, known)
@@ -187,17 +187,23 @@ def _fill(
     return fields
 
 
-def _learn_fields(section: bytes, lines: Sequence[bytes], version: str, rules: Rules) -> Fields:
+def _learn_fields(
+    section: bytes, lines: Sequence[bytes], version: str, pattern: Pattern, rules: Rules
+) -> Fields:
     """Read fields, and remember the part of their meaning that other requests have, too."""
-    headers, pattern = rules.field_lines.read(lines)
+    headers, pattern = rules.field_lines.read(lines, pattern)
     fields = _interpret(section, version, headers, rules)
     missing = [index for index, header in enumerate(pattern) if header is None]
-    names = [headers[index][0] for index in missing]
-    if INTERPRETED_FIELDS.isdisjoint(names) and not any(UNDERSCORE in name for name in names):
+    for index in missing:
+        name = headers[index][0]
+        if name in INTERPRETED_FIELDS or UNDERSCORE in name:
+            return fields
+    sections = rules.known_sections[version]
+    if sections.sample(1):
         remembered = [header for header in pattern if header is not None]
         shared = _interpret(b"", version, remembered, rules)
         proxied = [header for header in remembered if header[0] in rules.proxy_names]
-        rules.known_sections[version].add(pattern, (shared, proxied, missing))
+        sections.put(pattern, (shared, proxied, missing))
     return fields
 
 
