@@ -5,6 +5,7 @@ RFC 9112, 4 to 6; RFC 9110, 5.5; docs/asgi.md, 52 to 57, 64, 73 and 74.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -16,7 +17,14 @@ from tables import INVALID_FIELDS, each
 
 from gunicorn_asgi.errors import ApplicationError
 from gunicorn_asgi.http.fields import CONNECTION_CLOSE, DATE, SERVER, read_trailers
-from gunicorn_asgi.http1.encode import STATUS_LINES, body_framing, chunk, encode_fields
+from gunicorn_asgi.http1.encode import (
+    KNOWN_FIELDS,
+    MAX_KNOWN_VALUE,
+    STATUS_LINES,
+    body_framing,
+    chunk,
+    encode_fields,
+)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +44,8 @@ from gunicorn_asgi.http1.encode import STATUS_LINES, body_framing, chunk, encode
         ([(b"!#$%&'*+-.^_`|~", b"x")], b"!#$%&'*+-.^_`|~: x\r\n"),
         ([(b"a", bytearray(b"b"))], b"a: b\r\n"),
         ([(b"a", memoryview(b"b"))], b"a: b\r\n"),
+        ([(b"a", memoryview(bytearray(b"b")))], b"a: b\r\n"),
+        ([(b"a", memoryview(b"b").cast("b"))], b"a: b\r\n"),
     ],
 )
 def test_fields_become_lines_in_their_order(headers: Any, lines: bytes) -> None:
@@ -123,6 +133,114 @@ def test_the_cache_of_names_is_bounded() -> None:
     assert kept[-1]
     assert sum(kept) <= 3 * 1024  # CHECKED_NAMES, and two generations of KNOWN_FIELDS
     assert encode_fields([(b"date", b"x"), (b"content-length", b"1")]) == (b"date: x\r\n", 1, DATE)
+
+
+# Fields that are remembered.
+
+
+@each(
+    "name",
+    [
+        *(b"set-cookie", b"Set-Cookie", b"SET-COOKIE", b"cookie", b"authorization"),
+        *(b"Authorization", b"proxy-authorization"),
+    ],
+)
+def test_a_secret_is_never_remembered(name: bytes) -> None:
+    values = [b"secret %d" % number for number in range(3)]
+    for index in range(len(values)):
+        for _ in range(3):
+            lines = name + b": " + values[index] + b"\r\n"
+            assert encode_fields([(name, values[index])]) == (lines, -1, 0)
+    assert are_kept(values) == [False] * 3
+    assert not [line for line, _, _ in KNOWN_FIELDS.recent.values() if b"secret" in line]
+
+
+def test_a_long_value_is_not_remembered() -> None:
+    values = [b"v" * size for size in (MAX_KNOWN_VALUE + 1, 5000)]
+    for index in range(len(values)):
+        encode_fields([(b"x-a", values[index])])
+    assert are_kept(values) == [False, False]
+
+
+class Bytes(bytes):
+    """An application's own type."""
+
+
+@pytest.mark.parametrize(
+    "kind", [bytearray, Bytes, memoryview, lambda value: memoryview(bytearray(value))]
+)
+def test_a_value_of_another_type_is_encoded_and_not_remembered(kind: Any) -> None:
+    values = [kind(b"other %d" % number) for number in range(2)]
+    for index in range(len(values)):
+        for _ in range(2):
+            lines = b"x-b: other %d\r\n" % index
+            assert encode_fields([(b"x-b", values[index])]) == (lines, -1, 0)
+            assert encode_fields([[b"x-b", values[index]]]) == (lines, -1, 0)
+    assert are_kept(values) == [False, False]
+
+
+def test_a_change_after_the_response_does_not_reach_the_next_one() -> None:
+    value = bytearray(b"before")
+    field = [b"x-c", b"before"]
+    for _ in range(2):
+        assert encode_fields([(b"x-c", value), field])[0] == b"x-c: before\r\nx-c: before\r\n"
+    value[:] = b"after!"
+    field[1] = b"after!"
+    assert encode_fields([(b"x-c", value), field])[0] == b"x-c: after!\r\nx-c: after!\r\n"
+    value[:] = b"a\r\nb: c"
+    with pytest.raises(ApplicationError):
+        encode_fields([(b"x-c", value)])
+    assert encode_fields([(b"x-c", b"before")])[0] == b"x-c: before\r\n"
+
+
+@pytest.mark.parametrize("name", [bytearray(b"x-d"), Bytes(b"x-d"), memoryview(b"x-d"), "x-d"])
+def test_no_name_of_another_type_is_remembered(name: Any) -> None:
+    """Also if the name is known: these are equal to it, except the last."""
+    encode_fields([(b"x-d", b"known")])
+    for value in (b"known", b"new"):
+        with suppress(ApplicationError):
+            assert encode_fields([(name, value)])[0] == b"x-d: " + value + b"\r\n"
+    assert {type(name) for name, _ in KNOWN_FIELDS.recent} == {bytes}
+
+
+def test_known_fields_count_as_often_as_they_are_there() -> None:
+    """What is remembered of one field, with all others, is what was found without a memory."""
+    twice = [(b"content-length", b"5"), (b"content-length", b"5")]
+    for _ in range(3):
+        assert encode_fields(twice) == (b"", 5, 0)
+        assert encode_fields([(b"content-length", b"6")]) == (b"", 6, 0)
+        with pytest.raises(ApplicationError):
+            encode_fields([*twice, (b"content-length", b"6")])
+        with pytest.raises(ApplicationError):
+            encode_fields([(b"content-length", b"6"), *twice])
+
+
+FIELDS = st.tuples(
+    st.sampled_from([b"a", b"Date", b"server", b"Content-Length", b"connection", b"set-cookie"]),
+    st.sampled_from([b"", b"5", b"6", b"close", b"x, close", b"\xe9", b"a\rb", b"\n", b"5 "]),
+    st.sampled_from([bytes, bytearray, memoryview, lambda value: memoryview(bytearray(value))]),
+    st.sampled_from([tuple, list]),
+)
+
+
+@settings(max_examples=examples(500))
+@given(st.lists(st.lists(FIELDS, max_size=4), max_size=6))
+def test_a_field_is_encoded_the_same_whatever_was_sent_before(
+    responses: list[list[Any]],
+) -> None:
+    """The other side has lists with values that can change, which are never remembered."""
+
+    def outcome(fields: list[Any]) -> Any:
+        try:
+            return encode_fields([kind((name, of(value))) for name, value, of, kind in fields])
+        except ApplicationError:
+            return None
+
+    for fields in responses:
+        first = outcome(fields)
+        fresh = [(name, value, bytearray, list) for name, value, _, _ in fields]
+        assert outcome(fresh) == first
+        assert outcome(fields) == first
 
 
 ANY = st.binary(max_size=12) | st.sampled_from(
