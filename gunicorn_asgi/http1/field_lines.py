@@ -122,13 +122,12 @@ class FieldLines:
                 if header is None:
                     memory.recall(line)
             pattern = self.match(lines)
-        unknown = [line for line, header in zip(lines, pattern, strict=True) if header is None]
-        if not unknown:
-            return list(pattern), pattern  # type: ignore[arg-type]  # none is None
-        parsed = self.parse(unknown)
-        if len(unknown) == len(lines):
-            headers = parsed
+        if not any(pattern):
+            unknown, headers = lines, self.parse(lines) if lines else []
+            parsed = headers
         else:
+            unknown = [line for line, header in zip(lines, pattern, strict=True) if header is None]
+            parsed = self.parse(unknown) if unknown else []
             rest = iter(parsed)
             headers = [header or next(rest) for header in pattern]
         taken = memory.sample(len(unknown))

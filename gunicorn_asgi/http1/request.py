@@ -193,16 +193,15 @@ def _learn_fields(
     """Read fields, and remember the part of their meaning that other requests have, too."""
     headers, pattern = rules.field_lines.read(lines, pattern)
     fields = _interpret(section, version, headers, rules)
-    missing = [index for index, header in enumerate(pattern) if header is None]
-    for index in missing:
-        name = headers[index][0]
-        if name in INTERPRETED_FIELDS or UNDERSCORE in name:
+    for (name, _), remembered in zip(headers, pattern, strict=True):
+        if remembered is None and (name in INTERPRETED_FIELDS or UNDERSCORE in name):
             return fields
     sections = rules.known_sections[version]
     if sections.sample(1):
-        remembered = [header for header in pattern if header is not None]
-        shared = _interpret(b"", version, remembered, rules)
-        proxied = [header for header in remembered if header[0] in rules.proxy_names]
+        known = [header for header in pattern if header is not None]
+        missing = [index for index, header in enumerate(pattern) if header is None]
+        shared = _interpret(b"", version, known, rules)
+        proxied = [header for header in known if header[0] in rules.proxy_names]
         sections.put(pattern, (shared, proxied, missing))
     return fields
 
