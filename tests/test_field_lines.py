@@ -19,7 +19,12 @@ from rules import SECURE, make_rules
 from gunicorn_asgi.errors import RequestError
 from gunicorn_asgi.http.forwarded import read_x_forwarded_for
 from gunicorn_asgi.http.memory import SAMPLE
-from gunicorn_asgi.http.request import MAX_KNOWN_SECTIONS, Fields, Rules
+from gunicorn_asgi.http.request import (
+    MAX_KNOWN_LINES,
+    MAX_KNOWN_SECTIONS,
+    Fields,
+    Rules,
+)
 from gunicorn_asgi.http1 import parser as parsers
 from gunicorn_asgi.http1.field_lines import MAX_LINE, MAX_LINES, SHARED_NAMES, FieldLines
 from gunicorn_asgi.http1.request import read_head
@@ -289,6 +294,16 @@ def test_the_memory_of_sections_is_bounded(parser: str) -> None:
     kept = [one for one in gc.get_objects() if type(one) is Fields and not one.section]
     assert len(sections.recent) <= MAX_KNOWN_SECTIONS
     assert sum(b"host" in dict(one.headers) for one in kept) <= 3 * MAX_KNOWN_SECTIONS
+
+
+def test_a_section_of_very_many_lines_is_not_remembered(parser: str) -> None:
+    rules = make_rules(parser)
+    for count in (MAX_KNOWN_LINES, MAX_KNOWN_LINES + 1):
+        lines = [b"Host: a", *(b"Via: %d" % number for number in range(1, count))]
+        for _ in range(3):
+            assert len(read_head(head(*lines), None, rules)[4].headers) == count
+        is_known = rules.field_lines.match(lines) in rules.known_sections["1.1"].recent
+        assert is_known == (count == MAX_KNOWN_LINES)
 
 
 def test_a_flood_does_not_push_out_lines_in_use(parser: str) -> None:

@@ -39,6 +39,9 @@ MAX_LINE = 65536
 
 MAX_KNOWN_SECTIONS = 512
 """Entries of a generation of `Rules.known_sections`."""
+MAX_KNOWN_LINES = 40
+"""Lines of the longest section there: more than a browser and its proxies send. So all sections of
+one kind of peer take less than 32 MB, if a client wants to fill the memory, and mostly 1 MB."""
 
 Pattern = tuple["Header | None", ...]
 """A field section: the fields of its remembered lines, and None for each other line."""

@@ -12,6 +12,7 @@ from typing import NoReturn
 from ..errors import RequestError
 from ..http.grammar import CONTENT_LENGTH, Header
 from ..http.request import (
+    MAX_KNOWN_LINES,
     METHODS,
     UNDERSCORE,
     UNKNOWN_LENGTH,
@@ -197,7 +198,7 @@ def _learn_fields(
         if remembered is None and (name in INTERPRETED_FIELDS or UNDERSCORE in name):
             return fields
     sections = rules.known_sections[version]
-    if sections.sample(1):
+    if len(lines) <= MAX_KNOWN_LINES and sections.sample(1):
         known = [header for header in pattern if header is not None]
         missing = [index for index, header in enumerate(pattern) if header is None]
         shared = _interpret(b"", version, known, rules)
