@@ -142,7 +142,8 @@ def test_the_cache_of_names_is_bounded() -> None:
     "name",
     [
         *(b"set-cookie", b"Set-Cookie", b"SET-COOKIE", b"cookie", b"authorization"),
-        *(b"Authorization", b"proxy-authorization"),
+        *(b"Authorization", b"proxy-authorization", b"authentication-info", b"location"),
+        *(b"X-Auth-Token", b"x-csrf-token", b"X-Api-Key", b"x-session-id", b"x-secret"),
     ],
 )
 def test_a_secret_is_never_remembered(name: bytes) -> None:

@@ -5,6 +5,7 @@ RFC 9110, 5.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -25,8 +26,12 @@ _SPECIAL = {
     b"connection": CONNECTION,
     b"transfer-encoding": CODING,
 }
-SECRET_NAMES = frozenset({b"authorization", b"cookie", b"proxy-authorization", b"set-cookie"})
-"""Fields whose values are nobody else's: never remembered across responses."""
+SECRET_NAME = re.compile(
+    rb"auth|cookie|credential|csrf|key|location|nonce|pass|policy|secret|session|signature|token",
+    re.IGNORECASE,
+)
+"""Parts of names whose values may be a secret: such fields are never remembered across responses.
+A location may have a token in its query, a policy a nonce."""
 CHECKED_NAMES: dict[bytes, int] = {}
 """Names that were checked before, and their kinds. An application has few names."""
 MAX_CHECKED_NAMES = 1024

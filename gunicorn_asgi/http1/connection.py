@@ -566,6 +566,7 @@ class H1Connection(Handler):
 
     def abort_all(self) -> None:
         transport, stream, writer = self.transport, self.stream, self._writer
+        writer.flush()
         transport.stop_file()
         self.stream = None
         if transport.state is LOST:

@@ -12,7 +12,7 @@ from ..http.fields import (
     CONNECTION,
     CONNECTION_CLOSE,
     LENGTH,
-    SECRET_NAMES,
+    SECRET_NAME,
     VISIBLE,
     check_name,
     contradict,
@@ -97,11 +97,11 @@ def _encode_field(header: Header) -> EncodedFields:
         type(name) is bytes
         and type(value) is bytes
         and len(value) <= MAX_KNOWN_VALUE
-        and name.lower() not in SECRET_NAMES
+        and KNOWN_FIELDS.recall((name, value)) is None
+        and KNOWN_FIELDS.sample(1)
+        and SECRET_NAME.search(name) is None
     ):
-        key = (name, value)
-        if KNOWN_FIELDS.recall(key) is None:
-            KNOWN_FIELDS.add(key, encoded)
+        KNOWN_FIELDS.put((name, value), encoded)
     return encoded
 
 

@@ -31,10 +31,8 @@ SHARED_NAMES = frozenset(
         "cdn-loop",
         "connection",
         "content-encoding",
-        "content-length",
         "content-type",
         "dnt",
-        "expect",
         "host",
         "origin",
         "pragma",
@@ -63,7 +61,8 @@ SHARED_NAMES = frozenset(
         "x-requested-with",
     )
 )
-"""Names whose lines may be remembered. None of them has an underscore."""
+"""Names whose lines may be remembered. None of them has an underscore. A content-length has too
+many values, and the meaning of an Expect depends on it."""
 MAX_LINES = 1024
 """Lines of one generation (see `http.memory`)."""
 MAX_LINE = 256

@@ -165,19 +165,24 @@ def _fill(
     if not missing:
         return fields.with_section(section, headers, form)
     new_proxied: list[Header] = []
+    lengths: list[bytes] = []
     has_meaning, has_clients_only = False, True
     proxy_names = rules.proxy_names
     for index, header in zip(missing, rules.field_lines.parse(lines)):  # noqa: B905 # as many
         headers[index] = header
         name = header[0]
-        if name in INTERPRETED_FIELDS or UNDERSCORE in name:
+        if name == b"content-length":
+            lengths.append(header[1])
+        elif name in INTERPRETED_FIELDS or UNDERSCORE in name:
             has_meaning = True
         elif name in proxy_names:
             new_proxied.append(header)
             has_clients_only = has_clients_only and name == b"x-forwarded-for"
-    if has_meaning:
+    if has_meaning or (lengths and fields.length):  # with Transfer-Encoding, it is refused
         return _interpret(section, fields.version, headers, rules)
     fields = fields.with_section(section, headers, form)
+    if lengths:
+        fields.length = _read_framing(lengths, (), fields.version)
     if new_proxied:
         if has_clients_only and rules.read_proxy is not None:
             # It has no scheme: that of the remembered lines is right.
@@ -195,7 +200,7 @@ def _learn_fields(
     headers, pattern = rules.field_lines.read(lines, pattern)
     fields = _interpret(section, version, headers, rules)
     for (name, _), remembered in zip(headers, pattern, strict=True):
-        if remembered is None and (name in INTERPRETED_FIELDS or UNDERSCORE in name):
+        if remembered is None and (name in NEVER_SHARED or UNDERSCORE in name):
             return fields
     sections = rules.known_sections[version]
     if len(lines) <= MAX_KNOWN_LINES and sections.sample(1):
@@ -264,6 +269,9 @@ INTERPRETED_FIELDS = frozenset(
     }
 )
 """Fields that mean something to the server, whoever sends them."""
+NEVER_SHARED = INTERPRETED_FIELDS - {b"content-length"}
+"""Fields with which a section is not remembered, unless their line is. A length of its own adds to
+the meaning of the others, and changes nothing in it: none of them depends on it but Expect."""
 
 PREFACE_REASON = (
     "Invalid HTTP Version 'HTTP/2.0': HTTP/2 begins by ALPN, or without TLS as http2_cleartext "

@@ -143,7 +143,9 @@ class H1ResponseWriter:
             if data:
                 self._transport.write(data)
             if not end:
-                self._wrote_part()
+                self._written_in = turn.number
+                if not turn.has_begun:
+                    turn.begin()
         else:
             gathered.append(data)
             self._gathered_size = len(data)
