@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from email.utils import formatdate
 from enum import Enum
 from functools import partial
@@ -92,16 +93,23 @@ def _make_rules(settings: Settings) -> Rules:
     )
 
 
-def load_websockets() -> None:
-    """Import what serves WebSockets: no client shall wait for that.
+def load_protocols(settings: Settings) -> None:
+    """Import what the settings switch on, and nothing of what is off: it would take memory.
 
-    Where the option ``ws`` is off, none of it is in memory. So the connections import it within the
-    functions that begin and accept a WebSocket, and nowhere else.
+    The master does it at its start, so that workers share the memory, and a worker before it
+    becomes another user (Gunicorn's ``user``): that user may not be allowed to read the modules.
+    So no client waits for an import either. Other modules name what is imported here within
+    functions.
     """
-    from .http1 import (  # noqa: PLC0415 # need websockets, and take memory
-        websocket_handshake,  # noqa: F401 # to have it loaded
-        websocket_transport,  # noqa: F401 # to have it loaded
-    )
+    if settings.websocket is not None:
+        from .http1 import (  # noqa: PLC0415 # need websockets, and take memory
+            websocket_handshake,  # noqa: F401 # to have it loaded
+            websocket_transport,  # noqa: F401 # to have it loaded
+        )
+    if settings.http2:
+        from . import protocol_detection  # noqa: F401, PLC0415 # needs hpack, and takes memory
+    with suppress(ImportError, OSError, AttributeError):  # no shared C library
+        from .asgi import linux_calls  # noqa: F401, PLC0415 # may be missing
 
 
 class Server:
@@ -134,11 +142,10 @@ class Server:
         self.switched_off = settings.switched_off
         self.rules_for = peer_rules(_make_rules(settings), settings)
         self.trusts_proxy = trusted_peers(settings.proxy_allow_ips, "proxy_allow_ips")
-        if settings.websocket is not None:
-            load_websockets()
+        load_protocols(settings)
         self.make_handler: Callable[[Transport], Handler] = H1Connection
         if settings.http2:
-            from . import protocol_detection  # noqa: PLC0415 # needs hpack, and takes memory
+            from . import protocol_detection  # noqa: PLC0415 # see load_protocols
 
             self.make_handler = protocol_detection.make_handler
         self.turn = Turn(loop)

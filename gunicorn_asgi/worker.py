@@ -39,7 +39,7 @@ from .process.shutdown import QUICK_SECONDS, ShutdownTimes, shut_down
 from .process.signals import SignalHandler, handle_stop_signals, ignore_signals
 from .process.stop_request import StopRequest, wait_for_either
 from .process.thread_limit import ThreadLimit
-from .server import Server
+from .server import Server, load_protocols
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -92,6 +92,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         """
         try:
             settings = Settings.read(cfg, cls.options, os.environ)
+            load_protocols(settings)
             # A hook for the TLS context only runs in the workers, which use its context.
             if cfg.is_ssl and not checks.has_tls_hook(cfg):
                 make_context(cfg)
@@ -132,6 +133,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         The application's import and hooks come later: they may ask for the current loop.
         """
         self.settings = Settings.read(self.cfg, self.options, {**os.environ, **self.cfg.env})
+        load_protocols(self.settings)
         self.loop = new_loop(self.settings.asgi_loop)
         asyncio.set_event_loop(self.loop)
         self._event_loop = EventLoop(self.loop, self._exit_by, self.log)

@@ -346,10 +346,10 @@ def modules_of_worker(http: str, ws: str) -> set[str]:
 
 @pytest.mark.parametrize(("parser", "other"), [("httptools", "h11"), ("h11", "httptools")])
 def test_a_worker_does_not_load_what_it_does_not_use(parser: str, other: str) -> None:
-    """Neither HTTP/2, which is off by default, nor the other parser, nor what only files need, nor help for mistakes."""
+    """Neither HTTP/2, which is off by default, nor the other parser, nor help for mistakes."""
     pytest.importorskip(parser)
     loaded = modules_of_worker(parser, "auto")
-    unused = {"hpack", "hyperframe", "h2", "difflib", other, f"{NAME}.protocol_detection", "ctypes"}
+    unused = {"hpack", "hyperframe", "h2", "difflib", other, f"{NAME}.protocol_detection"}
     assert f"{NAME}.http1.{parser}_parser" in loaded
     assert not unused.intersection(loaded)
     assert not [module for module in loaded if module.startswith(f"{NAME}.http2")]

@@ -1,6 +1,6 @@
 """System calls of Linux for which Python has no functions.
 
-Needs ctypes, which takes much of a worker's start. So `opener` imports this when it needs it.
+Cannot be imported where Python has no shared C library.
 """
 
 from __future__ import annotations

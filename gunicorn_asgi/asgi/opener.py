@@ -79,7 +79,7 @@ class Opener:
         if not self._is_able or folder in self._folders:
             return
         try:
-            from . import linux_calls  # noqa: PLC0415 # needs ctypes, and only files need it
+            from . import linux_calls  # noqa: PLC0415 # may be missing
         except (ImportError, OSError, AttributeError):  # no shared C library
             self._is_able = False
             return

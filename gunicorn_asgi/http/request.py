@@ -37,11 +37,11 @@ MAX_LINE = 65536
 """Bytes of the longest request line if ``limit_request_line`` is 0: memory always has a bound."""
 
 
-MAX_KNOWN_SECTIONS = 512
+MAX_KNOWN_SECTIONS = 256
 """Entries of a generation of `Rules.known_sections`."""
 MAX_KNOWN_LINES = 40
 """Lines of the longest section there: more than a browser and its proxies send. So all sections of
-one kind of peer take less than 32 MB, if a client wants to fill the memory, and mostly 1 MB."""
+one kind of peer take less than 16 MB, if a client wants to fill the memory, and mostly 1 MB."""
 
 Pattern = tuple["Header | None", ...]
 """A field section: the fields of its remembered lines, and None for each other line."""

@@ -224,7 +224,7 @@ class H1Connection(Handler):
             return b""
         stream: ASGIStream
         if fields.upgrade == "websocket" and settings.websocket is not None:
-            from .websocket_handshake import begin_handshake  # noqa: PLC0415 # see load_websockets
+            from .websocket_handshake import begin_handshake  # noqa: PLC0415 # see load_protocols
 
             self.stream = stream = begin_handshake(writer, scope, fields, host, settings.websocket)
             self.reading = NEXT_STATE[self.reading, REQUEST]

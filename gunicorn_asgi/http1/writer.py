@@ -226,7 +226,7 @@ class H1ResponseWriter:
             transport.close()
 
     def accept(self, headers: Iterable[Header]) -> tuple[H1WebSocketTransport, bytes]:
-        from ..asgi.websocket import WebSocketStream  # noqa: PLC0415 # see server.load_websockets
+        from ..asgi.websocket import WebSocketStream  # noqa: PLC0415 # see server.load_protocols
         from .websocket_handshake import switching_protocols  # noqa: PLC0415 # the same
         from .websocket_transport import H1WebSocketTransport  # noqa: PLC0415 # the same
 

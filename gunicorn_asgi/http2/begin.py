@@ -71,7 +71,7 @@ def open_exchange(
 
 
 def _open_websocket(exchange: Exchange, scope: Scope, has_ended: bool) -> None:
-    from ..asgi.websocket import WebSocketStream  # noqa: PLC0415 # see server.load_websockets
+    from ..asgi.websocket import WebSocketStream  # noqa: PLC0415 # see server.load_protocols
 
     connection = exchange.connection
     limits = connection.host.settings.websocket

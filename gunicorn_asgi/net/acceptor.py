@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
 import math
 import socket
@@ -277,8 +278,6 @@ def ignore_syn(sock: socket.socket) -> None:
     A client that gets no answer tries again and reaches another listener, instead of being reset.
     """
     if sys.platform == "linux" and sock.family in (socket.AF_INET, socket.AF_INET6):
-        import ctypes  # noqa: PLC0415 # for the end of some workers
-
         program = ctypes.create_string_buffer(IGNORE_SYN, len(IGNORE_SYN))
         with suppress(OSError):  # forbidden here: some clients are reset
             sock.setsockopt(
