@@ -236,6 +236,10 @@ def read_method(verb: bytes, rules: Rules) -> str:
     return verb.decode().upper()
 
 
+PLAIN_TARGET = bytes(byte for byte in range(0x21, 0x7F) if byte != ord("#"))
+"""Characters of a target that `check_target` never refuses: visible ones of ASCII, except ``#``."""
+
+
 def check_target(target: str) -> None:
     """Raise RequestError for a character that is wrong in every form of a request target.
 

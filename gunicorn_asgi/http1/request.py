@@ -14,6 +14,7 @@ from ..http.grammar import CONTENT_LENGTH, Header
 from ..http.request import (
     MAX_KNOWN_LINES,
     METHODS,
+    PLAIN_TARGET,
     UNDERSCORE,
     UNKNOWN_LENGTH,
     Fields,
@@ -36,8 +37,6 @@ from .upgrade import asks_for_websocket, read_h2c
 TOKEN_BYTES = frozenset(
     b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )
-PLAIN_TARGET = bytes(byte for byte in range(0x21, 0x7F) if byte != ord("#"))
-"""Characters of a target that need no further check."""
 VERSION_PATTERN = re.compile(rb"HTTP/\d\.\d")
 ABSOLUTE_FORM = re.compile(rb"(?i:https?)://([^/?#]*)([^?#]*)(\?[^#]*)?")
 

@@ -123,13 +123,8 @@ class Response:
 
     def part(self, data: bytes, end: bool) -> bytes:
         """A further part of the body, the last one if `end`."""
-        size = len(data)
-        self.sent += size
-        if not self._chunked:
-            return data
-        if end or not size:
-            return chunk(data, end)
-        return b"%x\r\n%b\r\n" % (size, data)  # as `chunk` does: most parts are such ones
+        self.sent += len(data)
+        return chunk(data, end) if self._chunked else data
 
     def refuse(self, error: RequestError, bodyless: bool, default_fields: bytes) -> bytes:
         """The whole answer of the server's own, in place of a head that may be held."""

@@ -143,9 +143,7 @@ class H1ResponseWriter:
             if data:
                 self._transport.write(data)
             if not end:
-                self._written_in = turn.number
-                if not turn.has_begun:
-                    turn.begin()
+                self._wrote_part()
         else:
             gathered.append(data)
             self._gathered_size = len(data)

@@ -14,6 +14,7 @@ from ..http.fields import VISIBLE
 from ..http.grammar import CONTENT_LENGTH, TOKEN
 from ..http.request import (
     METHODS,
+    PLAIN_TARGET,
     UNDERSCORE,
     UNKNOWN_LENGTH,
     Fields,
@@ -52,8 +53,6 @@ MAX_KNOWN_LIST = 8192
 """...and bytes of the longest header list among them."""
 
 
-PLAIN = bytes(byte for byte in range(0x21, 0x7F) if byte != ord("#"))
-"""Characters of a path that need no further check: visible ones of ASCII, and no fragment."""
 LINE_REST = len(b"  HTTP/1.1")
 """Bytes of a line of HTTP/1.1 beside the method and the path."""
 
@@ -97,7 +96,7 @@ class RequestReader:
         target = block.target
         if (
             target[:1] != b"/"
-            or target.translate(None, PLAIN)
+            or target.translate(None, PLAIN_TARGET)
             or len(method) + len(target) > self._max_line
             or block.size > self._max_list
             or fields.script_name
@@ -339,7 +338,7 @@ def _read_path(method: bytes, target: bytes | None) -> tuple[str, bytes, bytes]:
         return "*", b"*", b""
     if target[:1] != b"/":
         raise MalformedError("a :path that does not begin with a slash")
-    if target.translate(None, PLAIN):
+    if target.translate(None, PLAIN_TARGET):
         check_target(target.decode("latin-1"))
     raw_path, _, query = target.partition(b"?")
     return decode_path(raw_path), raw_path, query
