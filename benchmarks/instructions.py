@@ -149,11 +149,21 @@ def attempts(
     servers: Sequence[Server],
     progress: Callable[[AnyAsking, Server, float | str], None] = lambda *_: None,
 ) -> dict[tuple[str, str], float | str]:
-    """Of all pairs, by the names of scenario and server, as many at once as there are cores; what keeps one from being counted in its place."""
+    """Of all pairs, by the names of scenario and server; what keeps one from being counted in its place."""
+    return on_all_pairs(attempt, scenarios, servers, progress)
 
-    def one(pair: tuple[AnyAsking, Server], core: int) -> float | str:
+
+def on_all_pairs(
+    count: Callable[[Server, AnyAsking, int], Found],
+    scenarios: Sequence[AnyAsking],
+    servers: Sequence[Server],
+    progress: Callable[[AnyAsking, Server, Found], None],
+) -> dict[tuple[str, str], Found]:
+    """Call `count` for all pairs, as many at once as there are cores; by the names of scenario and server."""
+
+    def one(pair: tuple[AnyAsking, Server], core: int) -> Found:
         scenario, server = pair
-        found = attempt(server, scenario, core)
+        found = count(server, scenario, core)
         progress(scenario, server, found)
         return found
 

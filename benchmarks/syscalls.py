@@ -19,7 +19,7 @@ from instructions import (
     CountError,
     add_counting,
     ask,
-    on_all_cores,
+    on_all_pairs,
     read_counting,
     served,
 )
@@ -76,18 +76,7 @@ def attempts(
     progress: Callable[[AnyAsking, Server, Calls | str], None] = lambda *_: None,
 ) -> dict[tuple[str, str], Calls | str]:
     """Of all pairs, by the names of scenario and server; what keeps one from being counted in its place."""
-
-    def one(pair: tuple[AnyAsking, Server], core: int) -> Calls | str:
-        scenario, server = pair
-        found = attempt(server, scenario, core)
-        progress(scenario, server, found)
-        return found
-
-    pairs = [(scenario, server) for scenario in scenarios for server in servers]
-    return {
-        (scenario.name, server.name): found
-        for (scenario, server), found in zip(pairs, on_all_cores(one, pairs), strict=True)
-    }
+    return on_all_pairs(attempt, scenarios, servers, progress)
 
 
 def attempt(server: Server, scenario: Asking, core: int) -> Calls | str:

@@ -47,11 +47,6 @@ class Memory(Generic[K, V]):
         """Return whether `recall` finds one of `keys`."""
         return not self._older.keys().isdisjoint(keys)
 
-    def add(self, key: K, value: V) -> None:
-        """Remember `value`, or leave it out if there are many new entries."""
-        if self.sample(1):
-            self.put(key, value)
-
     def sample(self, count: int) -> range:
         """Return which of `count` new entries to `put`."""
         if not self._older:
