@@ -29,6 +29,7 @@ from .net.balance import WorkerRow
 from .net.listener import Listener
 from .net.transport import Handler, Transport
 from .net.turn import Turn
+from .net.work_queue import Step, WorkQueue
 from .observe.access_log import Access
 from .observe.log import Log
 from .process.exits import read_exit_code
@@ -149,6 +150,7 @@ class Server:
 
             self.make_handler = protocol_detection.make_handler
         self.turn = Turn(loop)
+        self.work_queue = WorkQueue(loop)
         self.context = contextvars.copy_context()
         """Every exchange runs in a copy of it, so that nothing leaks from one to the next."""
         self._spawn = _spawner(loop)
@@ -225,6 +227,10 @@ class Server:
         self.tasks.pop(task, None)
         if self._phase is not SERVING:
             self._changed.set()
+
+    def continue_later(self, step: Step) -> None:
+        """Call `step` in later turns of the loop until it returns False."""
+        self.work_queue.add(step)
 
     # The clock.
 

@@ -7,7 +7,7 @@ never wait, and would make it in vain.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import Protocol
 
@@ -83,6 +83,9 @@ class ExchangeHost(Protocol):
 
     def leave(self, error: SystemExit | KeyboardInterrupt) -> None:
         """End the process."""
+
+    def continue_later(self, step: Callable[[], bool]) -> None:
+        """Call `step` in later turns of the loop until it returns False: see `net.work_queue`."""
 
 
 class RunningExchange(Protocol):
