@@ -12,7 +12,7 @@ from contextlib import suppress
 from email.utils import formatdate
 from enum import Enum
 from functools import partial
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from .asgi.scope import Address, Application
 from .config.settings import Settings
@@ -116,8 +116,41 @@ def load_protocols(settings: Settings) -> None:
 class Server:
     """The connections of one worker: a `net.transport.ConnectionHost` for each of them."""
 
-    transport_class: ClassVar[type[Transport]] = Transport
-    """The class of transports. Tests set another, which delivers data in pieces."""
+    # Requests ask for many of them. Without slots, CPython keeps more than 30 in a dict of each
+    # server, where each access takes a lookup.
+    __slots__ = (
+        "_changed",
+        "_lame_ducks",
+        "_phase",
+        "_refused",
+        "_spawn",
+        "acceptors",
+        "access",
+        "app",
+        "connections",
+        "context",
+        "default_headers",
+        "default_lines",
+        "grace_s",
+        "host",
+        "idle_deadline",
+        "is_closing_websockets",
+        "keeps_alive",
+        "limit_concurrency",
+        "log",
+        "loop",
+        "make_handler",
+        "rules_for",
+        "settings",
+        "state",
+        "switched_off",
+        "tasks",
+        "tick_end",
+        "transport_class",
+        "trusts_proxy",
+        "turn",
+        "work_queue",
+    )
 
     def __init__(
         self,
@@ -131,6 +164,8 @@ class Server:
         has_own_queue: bool = False,
     ) -> None:
         # Set once.
+        self.transport_class: type[Transport] = Transport
+        """Tests set another, which delivers data in pieces."""
         self.settings = settings
         self.app = app
         self.host = host

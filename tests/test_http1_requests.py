@@ -336,6 +336,7 @@ REFUSED: dict[str, tuple[bytes, int]] = {
     **{f"Expect {value!r}": (post(b"Content-Length: 5", b"Expect: " + value, body=b"hello"), 417) for value in (b"foo", b"200-ok", b"100-continue, foo", b"")},
     "Expect twice, one unknown": (post(b"Content-Length: 5", b"Expect: 100-continue", b"Expect: foo", body=b"hello"), 417),
     "HEAD": (b"HEAD / HTTP/1.1\r\n\r\n", 400),
+    "HEAD whose exchange has begun": (b"HEAD / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\ng\r\n", 400),
     # RFC 9112, 7.1
     **{
         f"chunks {body!r}": (chunked(body), 400)

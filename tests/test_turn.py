@@ -14,6 +14,7 @@ import pytest
 from inprocess import AsyncioLoop, Flag, Truncated, UvloopLoop, request, serve
 from tables import each
 
+from gunicorn_asgi.http1.writer import MAX_LONE_PARTS
 from gunicorn_asgi.net.turn import GATHER_SIZE, Turn
 
 START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": []}
@@ -163,6 +164,59 @@ def test_a_part_leaves_in_its_turn_however_long_the_next_one_takes(
             flag.set()
         if version == "1.0" and length is None:
             assert client.read_rest() == b""
+
+
+@pytest.mark.usefixtures("sends_at_once")
+def test_parts_that_are_alone_leave_at_once_and_later_ones_of_a_turn_still_together(
+    parser: str,
+) -> None:
+    """An event stream that once has much to tell."""
+    alone, together = 3 * MAX_LONE_PARTS + 1, 6 * MAX_LONE_PARTS
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start(None))
+        for _ in range(alone):
+            await send(part(b"alone"))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        for _ in range(together):
+            await send(part(b"burst"))
+        await send(part(b"", more=False))
+
+    with serve(app, parser) as server:
+        client = server.connect()
+        client.send(request())
+        server.wait_connected()
+        sizes = server.count_writes()
+        response = client.read_response()
+        assert response.body == b"alone" * alone + b"burst" * together
+        assert response.chunks is not None
+        assert response.chunks[:alone] == [b"alone"] * alone
+        # A first part that is followed, and others gathered, in both turns of the burst (64 messages
+        # take a turn); the end.
+        assert len(response.chunks) <= alone + MAX_LONE_PARTS + 4
+        assert len(sizes) <= alone + MAX_LONE_PARTS + 5
+
+
+@pytest.mark.usefixtures("sends_at_once")
+def test_most_parts_that_are_alone_schedule_nothing(parser: str) -> None:
+    count = 20 * MAX_LONE_PARTS
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(start(None))
+        for _ in range(count):
+            await send(part(b"alone"))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        await send(part(b"", more=False))
+
+    with serve(app, parser) as server:
+        before = server.server.turn.number
+        client = server.connect()
+        client.send(request())
+        assert client.read_response().body == b"alone" * count
+        followed = server.server.turn.number - before
+        assert 0 < followed <= count / MAX_LONE_PARTS + MAX_LONE_PARTS + 1
 
 
 @each("length", LENGTHS)

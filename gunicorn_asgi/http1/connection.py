@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from enum import IntEnum
 
 from ..asgi.http import HTTPStream
-from ..asgi.scope import http_scope
+from ..asgi.scope import Scope, http_scope
 from ..errors import RequestError
 from ..http.contract import NEVER, ASGIStream
 from ..http.exchange import LATE_BODY, LATE_HEAD, BodyDeadline, ExchangeLog
@@ -200,48 +200,29 @@ class H1Connection(Handler):
         RequestError.
         """
         host, transport, writer = self.host, self.transport, self._writer
-        if len(host.tasks) >= host.settings.limit_concurrency:
+        if len(host.tasks) >= host.limit_concurrency:
             raise host.overloaded()
         self.fields = fields = request[4]
         self.inbox.empty_lines = 0
-        writer.is_head = request[0] == "HEAD"
         log = writer.log
         if log is not None:
             log.begin(request, fields.version, transport)
-        settings = host.settings
-        scope = http_scope(request, transport, host.state, settings.switched_off)
+        scope = http_scope(request, transport, host.state, host.switched_off)
         response = writer.response
         response.begun = response.keep_alive = False
         response.sent = 0
         transport.progress.deadline = NEVER
-        if (
-            fields.upgrade == "h2c"
-            and self._upgrade is not None
-            and self._upgrade(transport, request, data, log)
-        ):
-            self.reading_ended()
-            self.release()
+        if fields.upgrade and self._begin_upgrade(request, scope, data):
             return b""
-        stream: ASGIStream
-        if fields.upgrade == "websocket" and settings.websocket is not None:
-            from .websocket_handshake import begin_handshake  # noqa: PLC0415 # see load_protocols
-
-            self.stream = stream = begin_handshake(writer, scope, fields, host, settings.websocket)
-            self.reading = NEXT_STATE[self.reading, REQUEST]
-            transport.set_deadline()
-            self._keep(data)
-            data = b""
-        elif fields.length == 0:
+        length = fields.length
+        if 0 <= length <= len(data):
+            # The whole body, if there is one, came with its head: nothing has to be awaited.
             self.stream = stream = HTTPStream(writer, scope, False, False, host)
             self.reading = NEXT_STATE[self.reading, REQUEST]
             transport.deadline = NEVER
-        elif 0 < fields.length <= len(data):
-            # The whole body came with its head: nothing has to be awaited.
-            self.stream = stream = HTTPStream(writer, scope, False, False, host)
-            self.reading = NEXT_STATE[self.reading, REQUEST]
-            transport.deadline = NEVER
-            stream.feed_data(data[: fields.length])
-            data = data[fields.length :]
+            if length:
+                stream.feed_data(data[:length])
+                data = data[length:]
         else:
             self.stream = stream = HTTPStream(writer, scope, True, fields.expect_continue, host)
             data = self._begin_body(fields, data)
@@ -252,6 +233,30 @@ class H1Connection(Handler):
         self.has_pipelined_data = bool(data)
         host.start(stream)
         return data
+
+    def _begin_upgrade(self, request: Request, scope: Scope, data: bytes) -> bool:
+        """Begin what `request` asks for in its Upgrade field, if it is offered. Returns whether."""
+        host, writer, websocket = self.host, self._writer, self.host.settings.websocket
+        fields = request[4]
+        if fields.upgrade == "h2c":
+            if self._upgrade is None or not self._upgrade(
+                self.transport, request, data, writer.log
+            ):
+                return False
+            self.reading_ended()
+            self.release()
+            return True
+        if websocket is None:
+            return False
+        from .websocket_handshake import begin_handshake  # noqa: PLC0415 # see load_protocols
+
+        self.stream = stream = begin_handshake(writer, scope, fields, host, websocket)
+        self.reading = NEXT_STATE[self.reading, REQUEST]
+        self.transport.set_deadline()
+        self._keep(data)
+        self.has_pipelined_data = False
+        host.start(stream)
+        return True
 
     def _begin_body(self, fields: Fields, data: bytes) -> bytes:
         """Read a body from `data` on; returns the rest. Raises RequestError."""
@@ -420,6 +425,7 @@ class H1Connection(Handler):
         that began to arrive, on the loop's clock, if not now.
         """
         host, transport, writer = self.host, self.transport, self._writer
+        writer.is_head = head[:5] == b"HEAD "
         if self.stream is not None or (writer.log is not None and writer.log.is_open):
             writer.refuse(error)
             return
@@ -428,7 +434,6 @@ class H1Connection(Handler):
         if self.reading is BODY:
             self.close()  # the rest of an answered request: it gets no second answer
             return
-        writer.is_head = head[:5] == b"HEAD "
         writer.write_refusal(error)
         if host.access is not None:
             host.access.refused(

@@ -17,12 +17,12 @@ class Response:
     """The response to the current request. A connection has one, and uses it for every request."""
 
     __slots__ = (
-        "_chunked",
         "_declared",
         "_found",
         "_lines",
         "begun",
         "ends_with_connection",
+        "is_chunked",
         "keep_alive",
         "sent",
         "status",
@@ -34,7 +34,8 @@ class Response:
         self._lines = b""
         self._declared = -1
         self._found = 0
-        self._chunked = False
+        self.is_chunked = False
+        """The body is in the chunked transfer coding. Valid once the response has `begun`."""
         self.ends_with_connection = False
         """Only the end of the connection ends this response."""
         # These describe the previous response until the connection begins a new one.
@@ -72,9 +73,9 @@ class Response:
         declared = self._declared
         if declared >= 0 and not bodyless:
             framing = b"content-length: %d\r\n" % declared
-            self._chunked = self.ends_with_connection = False
+            self.is_chunked = self.ends_with_connection = False
         else:
-            framing, self._chunked, self.ends_with_connection = body_framing(
+            framing, self.is_chunked, self.ends_with_connection = body_framing(
                 version, status, declared, len(body) if end else -1, bodyless
             )
         self.keep_alive = keep_alive = keep_alive and not (
@@ -89,7 +90,7 @@ class Response:
             body = b""
         else:
             self.sent = len(body)
-            if self._chunked:
+            if self.is_chunked:
                 body = chunk(body, end)
         self.begun = True
         large = b""
@@ -98,11 +99,6 @@ class Response:
         return b"".join(
             (STATUS_LINES[status], self._lines, default_fields[found & 3], framing, b"\r\n", body)
         ), large
-
-    @property
-    def is_chunked(self) -> bool:
-        """Whether the body is in the chunked transfer coding, once it has `begun`."""
-        return self._chunked
 
     def set_length(self, length: int) -> None:
         """Give the held head a ``content-length``, unless it has one."""
@@ -124,7 +120,7 @@ class Response:
     def part(self, data: bytes, end: bool) -> bytes:
         """A further part of the body, the last one if `end`."""
         self.sent += len(data)
-        return chunk(data, end) if self._chunked else data
+        return chunk(data, end) if self.is_chunked else data
 
     def refuse(self, error: RequestError, bodyless: bool, default_fields: bytes) -> bytes:
         """The whole answer of the server's own, in place of a head that may be held."""

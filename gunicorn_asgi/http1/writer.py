@@ -11,7 +11,7 @@ from ..http.contract import ASGIStream, Header
 from ..http.exchange import BodyDeadline, ExchangeLog
 from ..http.request import Fields, takes_trailers
 from ..net.transport import CLOSING, LOST, Transport
-from ..net.turn import GATHER_SIZE
+from ..net.turn import GATHER_SIZE, Turn
 from .encode import informational
 from .inbox import Inbox
 from .response import Response
@@ -19,6 +19,12 @@ from .states import RESPONDING, ReadState
 
 if TYPE_CHECKING:
     from .websocket_transport import H1WebSocketTransport
+
+
+MAX_LONE_PARTS = 8
+"""An event stream has one part a turn, and following the turn costs a fifth of such a part. After
+so many lone parts, only each MAX_LONE_PARTS-th looks whether others of its turn could be gathered.
+"""
 
 
 class Reader(Protocol):
@@ -62,6 +68,7 @@ class H1ResponseWriter:
         "_gathered",
         "_gathered_size",
         "_host",
+        "_lone_parts",
         "_reader",
         "_transport",
         "_written_in",
@@ -79,9 +86,11 @@ class H1ResponseWriter:
         """Parts of the body that leave when the turn of the loop ends (`net.turn`)."""
         self._gathered_size = 0
         self._written_in = -1
-        """The turn in which a part was last written."""
+        """The last turn that was followed, of those in which a part was written."""
+        self._lone_parts = 0
+        """Parts that were written at once, since others were gathered or a response began."""
         self.is_head = False
-        """The method of the request is HEAD, so an answer of the server's own has no body."""
+        """The method of a request that is refused before its exchange has begun is HEAD."""
         access = transport.host.access
         self.log = ExchangeLog(access) if access is not None else None
 
@@ -126,7 +135,8 @@ class H1ResponseWriter:
         else:
             self._transport.raw.write(head)
         if not end:
-            self._wrote_part()
+            self._lone_parts = 0
+            self._follow(host.turn)
         if bodyless and not end:
             self._transport.set_deadline()  # the stream's has changed
         return b""
@@ -143,15 +153,17 @@ class H1ResponseWriter:
             if data:
                 self._transport.write(data)
             if not end:
-                self._wrote_part()
+                self._lone_parts = lone_parts = self._lone_parts + 1
+                if lone_parts < MAX_LONE_PARTS or not lone_parts % MAX_LONE_PARTS:
+                    self._follow(turn)
         else:
             gathered.append(data)
             self._gathered_size = len(data)
+            self._lone_parts = 0
             turn.gather(self)
 
-    def _wrote_part(self) -> None:
-        """A part was written in this turn. Further parts of the turn are gathered."""
-        turn = self._host.turn
+    def _follow(self, turn: Turn) -> None:
+        """A part was written in this `turn`. Further parts of the turn are gathered."""
         self._written_in = turn.number
         if not turn.has_begun:
             turn.begin()
@@ -281,8 +293,9 @@ class H1ResponseWriter:
         self.abort()
 
     def write_refusal(self, error: RequestError) -> None:
-        default_lines = self._host.default_lines[0]
-        self._transport.write(self.response.refuse(error, self.is_head, default_lines))
+        stream, default_lines = self._reader.stream, self._host.default_lines[0]
+        is_head = self.is_head if stream is None else stream.method == "HEAD"
+        self._transport.write(self.response.refuse(error, is_head, default_lines))
         self._reader.close()
 
     def end_log(self) -> None:

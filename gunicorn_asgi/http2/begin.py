@@ -60,7 +60,7 @@ def open_exchange(
             log_refused(transport, _pseudo_fields(request), error, exchange.is_head)
             exchange.refuse(error)
             return exchange
-    scope = http_scope(request, transport, host.state, host.settings.switched_off)
+    scope = http_scope(request, transport, host.state, host.switched_off)
     if fields.upgrade:
         _open_websocket(exchange, scope, has_ended)
     else:
@@ -98,7 +98,7 @@ def start_exchanges(connection: ExchangeOwner, exchanges: list[Exchange]) -> Non
             continue  # refused
         if exchange.h2_stream.state is STREAM_CLOSED:
             exchange.finish()  # the client has reset it in the same packet
-        elif len(host.tasks) >= host.settings.limit_concurrency:
+        elif len(host.tasks) >= host.limit_concurrency:
             exchange.stream = None
             exchange.refuse(host.overloaded())
         else:

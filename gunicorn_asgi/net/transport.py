@@ -58,6 +58,8 @@ class ConnectionHost(ExchangeHost, Protocol):
     loop: asyncio.AbstractEventLoop
     access: Access | None
     """The access log and the hooks; None where nobody listens."""
+    limit_concurrency: float
+    """The setting, which each request asks for."""
     state: Mapping[str, Any] | None
     """The state that ``lifespan.startup`` has left for the requests."""
 
