@@ -319,7 +319,7 @@ class InProcess:
 
     def wait_buffered(self, size: int = 1) -> None:
         """That much of a later request, or of the beginning of one, is here."""
-        self._wait_connection(lambda connection: len(connection.handler.inbox.data) >= size)
+        self._wait_connection(lambda connection: connection.handler.inbox.size >= size)
 
     def wait_unread(self, size: int) -> None:
         """That much of the body waits for the application."""
@@ -426,9 +426,7 @@ class InProcess:
     def held(self) -> int:
         """Bytes that wait for their turn."""
         return self.call(
-            lambda: sum(
-                len(connection.handler.inbox.data) for connection in self.server.connections
-            )
+            lambda: sum(connection.handler.inbox.size for connection in self.server.connections)
         )
 
     def unsent(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from conftest import examples
 from hypothesis import given, settings
@@ -9,10 +11,26 @@ from hypothesis import strategies as st
 from tables import each
 
 from gunicorn_asgi.errors import RequestError
-from gunicorn_asgi.http1.body import MAX_CHUNK_LINE, ChunkedFraming, Framing, LengthFraming
+from gunicorn_asgi.http1 import body as framings
+from gunicorn_asgi.http1.body import (
+    LINE_SIZE,
+    MAX_CHUNK_LINE,
+    MAX_STEP,
+    ChunkedFraming,
+    Framing,
+    LengthFraming,
+)
 
 MAX_TRAILERS = 3
 MAX_TRAILER_LINE = 50
+
+
+@pytest.fixture(params=[MAX_STEP, 1], autouse=True, scope="module")
+def max_step(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Everything here holds however few lines are read at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(framings, "MAX_STEP", request.param)
+        yield request.param
 
 
 def feed(framing: Framing, pieces: list[bytes]) -> tuple[bytes, bool, bytes]:
@@ -24,6 +42,11 @@ def feed(framing: Framing, pieces: list[bytes]) -> tuple[bytes, bool, bytes]:
             continue
         part, complete, rest = framing.feed(piece)
         content += part
+        while framing.has_more:
+            assert not complete
+            assert rest == b""
+            part, complete, rest = framing.feed(b"")
+            content += part
     return content, complete, rest
 
 
@@ -246,3 +269,42 @@ def test_any_bytes_mean_the_same_whole_and_byte_by_byte(pieces: list[bytes]) -> 
     assert (
         outcome([data]) == outcome(pieces) == outcome([data[i : i + 1] for i in range(len(data))])
     )
+
+
+# Steps.
+
+
+def test_a_step_reads_a_bounded_number_of_chunks(max_step: int) -> None:
+    framing, count = chunked(), 2 * max_step + 1
+    parts = [framing.feed(b"1\r\nx\r\n" * count + b"0\r\n\r\nrest")]
+    while framing.has_more:
+        parts.append(framing.feed(b""))
+    assert [len(content) for content, _, _ in parts[:3]] == [max_step, max_step, 1]
+    assert {(is_complete, rest) for _, is_complete, rest in parts[:2]} == {(False, b"")}
+    assert parts[-1][1:] == (True, b"rest")
+
+
+def test_long_extensions_count_as_more_lines(max_step: int) -> None:
+    framing = chunked()
+    line = b"1;" + b"a" * (LINE_SIZE * 3 - 2) + b"\r\nx\r\n"
+    content, _, _ = framing.feed(line * max_step)
+    assert len(content) == (max_step + 3) // 4
+    assert framing.has_more == (max_step > 1)
+
+
+@pytest.mark.parametrize("end", [b"", b"0\r\n\r\n", b"0\r\n\r\nrest"])
+def test_data_that_comes_before_a_step_follows_the_data_that_is_kept(
+    max_step: int, end: bytes
+) -> None:
+    framing = chunked()
+    content, _, _ = framing.feed(b"1\r\nx\r\n" * (max_step + 1))
+    assert framing.has_more
+    for late in (b"2\r\n", b"yz\r\n" + end):
+        # It takes no step.
+        assert framing.feed(late) == (b"", False, b"")
+    is_complete, rest = False, b""
+    while framing.has_more:
+        part, is_complete, rest = framing.feed(b"")
+        content += part
+    assert content == b"x" * (max_step + 1) + b"yz"
+    assert (is_complete, rest) == (bool(end), end[5:])

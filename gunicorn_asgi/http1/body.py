@@ -1,7 +1,7 @@
 """Pure: the end of a request's body, and its content (RFC 9112, 6.2 and 7.1).
 
 A framing takes the data as it comes. It returns the content, whether the body is complete, and the
-data after the body. It keeps at most one incomplete line.
+data after the body. It reads a bounded number of lines at once, and keeps the rest of the data.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ BodyPart = tuple[bytes, bool, bytes]
 
 MAX_CHUNK_LINE = 1024
 """Bytes of a chunk's size and extensions. RFC 9112, 7.1.1, asks for a limit on the extensions."""
+MAX_STEP = 1024
+"""Lines that are read at once: a chunk is one, and LINE_SIZE bytes of a long line count as one. It
+takes about a millisecond."""
+LINE_SIZE = 32
 
 # RFC 9112, 7.1: chunk-size [ chunk-ext ]. 15 hexadecimal digits are 10^18 bytes. An extension is a
 # token with an optional value, which is a token or a quoted string. "Bad" white space is allowed
@@ -38,6 +42,9 @@ class LengthFraming:
     """A body of ``content-length`` bytes."""
 
     __slots__ = ("left",)
+
+    has_more = False
+    """See `ChunkedFraming`."""
 
     def __init__(self, length: int) -> None:
         self.left = length
@@ -65,7 +72,15 @@ class ChunkedFraming:
     Trailers are checked and dropped: they must never become headers (RFC 9110, 6.5.1).
     """
 
-    __slots__ = ("_expected", "_left", "_line", "_max_trailer_line", "_trailers_left")
+    __slots__ = (
+        "_data",
+        "_expected",
+        "_left",
+        "_max_trailer_line",
+        "_position",
+        "_trailers_left",
+        "has_more",
+    )
 
     left = -1
     """The number of remaining bytes is unknown."""
@@ -73,16 +88,29 @@ class ChunkedFraming:
     def __init__(self, max_trailers: int, max_trailer_line: int) -> None:
         self._expected = _Expected.SIZE
         self._left = 0
-        self._line = b""
+        self._data = b""
+        """Received data that is not read, from `_position` on: an incomplete line, or more."""
+        self._position = 0
+        self.has_more = False
+        """`feed` has stopped after MAX_STEP lines. Called without data, it continues."""
         self._trailers_left = max_trailers
         self._max_trailer_line = max_trailer_line
 
     def feed(self, data: bytes) -> BodyPart:
         """Take what belongs to the body. Raises RequestError for any deviation from the grammar."""
         content: list[bytes] = []
-        if self._line:
-            data, self._line = self._line + data, b""
         position = 0
+        if self._data:
+            if not data:
+                data, position = self._data, self._position
+            else:
+                data = self._data[self._position :] + data
+                if self.has_more:  # one step at a time, however often data arrives
+                    self._data, self._position = data, 0
+                    return b"", False, b""
+            self._data = b""
+        self.has_more = False
+        steps = MAX_STEP
         while True:
             if self._expected is _Expected.DATA:
                 chunk = data[position : position + self._left]
@@ -91,21 +119,29 @@ class ChunkedFraming:
                 self._left -= len(chunk)
                 if self._left:
                     return b"".join(content), False, b""
-                self._expected = _Expected.END
+                if data[position : position + 2] == b"\r\n":
+                    self._expected = _Expected.SIZE
+                    position += 2
+                else:
+                    self._expected = _Expected.END
+            if steps <= 0 and position < len(data):
+                self._data, self._position, self.has_more = data, position, True
+                return b"".join(content), False, b""
             end = self._line_end(data, position)
             if end < 0:
-                self._line = data[position:]
+                self._data, self._position = data[position:], 0
                 return b"".join(content), False, b""
             line = data[position:end]
+            steps -= 1 + len(line) // LINE_SIZE
             position = end + 2
             if self._read_line(line):
                 return b"".join(content), True, data[position:]
 
     def _line_end(self, data: bytes, start: int) -> int:
         """Return the end of the line that begins at `start`, or -1 if it has not come yet."""
-        limit = {_Expected.SIZE: MAX_CHUNK_LINE, _Expected.END: 0}.get(
-            self._expected, self._max_trailer_line
-        )
+        limit = MAX_CHUNK_LINE if self._expected is _Expected.SIZE else self._max_trailer_line
+        if self._expected is _Expected.END:
+            limit = 0
         end = data.find(b"\r\n", start, start + limit + 2)
         if end < 0:
             rest = data[start : start + limit + 2]

@@ -31,6 +31,7 @@ from .states import (
     LOOK_SECONDS,
     MAX_DISCARD,
     MAX_PIPELINED,
+    MAX_PIPELINED_SIZE,
     NEXT_STATE,
     NEXT_TURN,
     REQUEST,
@@ -50,6 +51,7 @@ class H1Connection(Handler):
     __slots__ = (
         "_discard_left",
         "_framing",
+        "_is_continuing",
         "_upgrade",
         "_writer",
         "body",
@@ -81,6 +83,8 @@ class H1Connection(Handler):
         self.body: BodyDeadline | None = None
         """The deadline of a request's body; None without a body."""
         self._framing: Framing | None = None
+        self._is_continuing = False
+        """`_continue_body` waits for its turn."""
         self._discard_left = 0
         """Bytes that may still be dropped, of a body that nobody reads."""
 
@@ -115,14 +119,14 @@ class H1Connection(Handler):
         )
         transport = self.transport
         may_serve = (
-            self.reading is RESPONDING
+            (self.reading is RESPONDING or (self.reading is BODY and self._has_unread_body()))
             and transport.listener.scheme == "http"
             and not is_handshake
             and self.host.settings.half_close != "disconnect"
         )
         if may_serve:
             # The request is complete, so it gets its response, though maybe nobody reads it
-            # (RFC 9112, 9.6). TLS cannot do this.
+            # (RFC 9112, 9.6). Or its rest is here, and may be complete. TLS cannot do this.
             self.is_half_closed = True
             if self.stream is not None and not transport.is_blocked:
                 transport.deadline = self.host.tick_end + LOOK_SECONDS
@@ -158,46 +162,48 @@ class H1Connection(Handler):
 
     # Requests.
 
-    def _serve(self, data: bytes, since: float = NEVER) -> None:
+    def _serve(self, data: bytes, position: int = 0, since: float = NEVER) -> None:
         """Answer the requests in `data` in turn, until one of them or the client has to be awaited.
 
+        They begin at `position`.
         `since`: when the first began to arrive, on the loop's clock, if not now.
         """
-        count = 0
-        while data and self.reading is HEAD:
-            end = data.find(b"\r\n\r\n") + 4
-            if end < 4 or data[0] == 13:
-                if self.inbox.passes_empty_line(data):
-                    data = data[2:]
+        count, size, last = 0, len(data), position + MAX_PIPELINED_SIZE
+        while position < size and self.reading is HEAD:
+            end = data.find(b"\r\n\r\n", position) + 4
+            if end < 4 or data[position] == 13:
+                if self.inbox.passes_empty_line(data, position):
+                    position += 2
                     continue
                 if end < 4:
-                    self._add_to_head(data)
+                    self._add_to_head(data[position:])
                     break
-            if count and self.transport.is_closing():
-                break  # a response could not be written: nobody waits for the others
-            if count == MAX_PIPELINED:
-                self.reading = NEXT_STATE[self.reading, NEXT_TURN]
-                self.inbox.keep(data)
-                self.host.loop.call_soon(self._serve_buffered)
-                break
+            if count:
+                if self.transport.is_closing():
+                    break  # a response could not be written: nobody waits for the others
+                if count == MAX_PIPELINED or position > last:
+                    self.reading = NEXT_STATE[self.reading, NEXT_TURN]
+                    self.inbox.keep(data, position)
+                    self.host.continue_later(self._serve_later)
+                    break
             count += 1
             try:
-                request = read_head(data[:end], self.fields, self.transport.rules)
-                data = self._begin(request, data[end:])
+                request = read_head(data[position:end], self.fields, self.transport.rules)
+                position = self._begin(request, data, end, size)
             except RequestError as error:
-                self.refuse(error, data, since if count == 1 else NEVER)
+                self.refuse(error, data[position:], since if count == 1 else NEVER)
                 break
         else:
-            if data and self.reading is not ENDED:
-                self.data_received(data)
+            if position < size and self.reading is not ENDED:
+                self._keep(data, position)
             elif self.is_half_closed and self.reading is HEAD:
                 self.transport.close()
 
-    def _begin(self, request: Request, data: bytes) -> bytes:
+    def _begin(self, request: Request, data: bytes, end: int, size: int) -> int:
         """Begin the exchange of `request`.
 
-        `data` follows its head. Returns the part of it that belongs to later requests. Raises
-        RequestError.
+        Its head ends in `data`, which has `size` bytes, at `end`. Returns the position after the
+        request, where later ones begin. Raises RequestError.
         """
         host, transport, writer = self.host, self.transport, self._writer
         if len(host.tasks) >= host.limit_concurrency:
@@ -212,27 +218,27 @@ class H1Connection(Handler):
         response.begun = response.keep_alive = False
         response.sent = 0
         transport.progress.deadline = NEVER
-        if fields.upgrade and self._begin_upgrade(request, scope, data):
-            return b""
+        if fields.upgrade and self._begin_upgrade(request, scope, data[end:]):
+            return size
         length = fields.length
-        if 0 <= length <= len(data):
+        if 0 <= length <= size - end:
             # The whole body, if there is one, came with its head: nothing has to be awaited.
             self.stream = stream = HTTPStream(writer, scope, False, False, host)
             self.reading = NEXT_STATE[self.reading, REQUEST]
             transport.deadline = NEVER
             if length:
-                stream.feed_data(data[:length])
-                data = data[length:]
+                start, end = end, end + length
+                stream.feed_data(data[start:end])
         else:
             self.stream = stream = HTTPStream(writer, scope, True, fields.expect_continue, host)
-            data = self._begin_body(fields, data)
-            if self.is_half_closed and self.reading is BODY:
+            end = self._begin_body(fields, data, end)
+            if self.is_half_closed and self.reading is BODY and not self._has_unread_body():
                 self.stream = None
                 transport.close()  # the rest will never come
-                return b""
-        self.has_pipelined_data = bool(data)
+                return end
+        self.has_pipelined_data = end < size
         host.start(stream)
-        return data
+        return end
 
     def _begin_upgrade(self, request: Request, scope: Scope, data: bytes) -> bool:
         """Begin what `request` asks for in its Upgrade field, if it is offered. Returns whether."""
@@ -258,8 +264,11 @@ class H1Connection(Handler):
         host.start(stream)
         return True
 
-    def _begin_body(self, fields: Fields, data: bytes) -> bytes:
-        """Read a body from `data` on; returns the rest. Raises RequestError."""
+    def _begin_body(self, fields: Fields, data: bytes, start: int) -> int:
+        """Read a body that begins in `data` at `start`.
+
+        Returns the position after it, where later requests begin. Raises RequestError.
+        """
         self.reading = NEXT_STATE[self.reading, REQUEST_WITH_BODY]
         length, rules, host = fields.length, self.transport.rules, self.host
         self.body = BodyDeadline(
@@ -270,17 +279,23 @@ class H1Connection(Handler):
             if length > 0
             else ChunkedFraming(rules.limit_fields, rules.limit_field_size)
         )
-        if data:
-            return self._read_body(data)
-        self.transport.set_deadline()
-        return data
+        end = len(data)
+        if start == end:
+            self.transport.set_deadline()
+            return end
+        # A body that is short is not separated from all requests after it.
+        part = data[start : start + MAX_PIPELINED_SIZE]
+        start += len(part) - len(self._read_body(part))
+        if self.reading is BODY and start < end:
+            start = end - len(self._read_body(data[start:]))
+        return start
 
     def _read_body(self, data: bytes) -> bytes:
         """Take the body's part of `data`, and return the rest. Raises RequestError."""
-        body = self.body
-        assert self._framing is not None
+        body, framing = self.body, self._framing
+        assert framing is not None
         assert body is not None
-        content, is_complete, data = self._framing.feed(data)
+        content, is_complete, data = framing.feed(data)
         stream = self.stream
         if is_complete:
             self._framing = self.body = None
@@ -301,13 +316,48 @@ class H1Connection(Handler):
             self._discard_left -= len(content)
             if self._discard_left < 0:
                 self.close()
+        if framing.has_more and self.reading is BODY:
+            self.transport.pause_reading()
+            if not self._is_continuing:
+                self._is_continuing = True
+                self.host.continue_later(self._continue_body)
         return data
 
-    def _keep(self, data: bytes) -> None:
-        """Keep data of later requests, within a limit."""
+    def _has_unread_body(self) -> bool:
+        """Whether data of the body has arrived that later turns of the loop read."""
+        return self._framing is not None and self._framing.has_more
+
+    def _continue_body(self) -> bool:
+        """Read on in data of the body. Returns whether there is more of it: see `work_queue`."""
+        if self.reading is BODY and self._has_unread_body():
+            self.data_received(b"")
+        if self.reading is BODY and self._has_unread_body():
+            return True
+        self._is_continuing = False
+        self._read_on()
+        return False
+
+    def _read_on(self) -> None:
+        """Read from the client again, unless enough has arrived already."""
+        if self.reading is ENDED:
+            return
+        if self.reading is BODY and self.is_half_closed:
+            self.transport.close()  # the rest will never come
+            return
+        is_full = (
+            self.stream is not None and self.stream.unread > HIGH_WATER
+            if self.reading is BODY
+            else self.inbox.size > HIGH_WATER
+        )
+        if not is_full:
+            self.transport.resume_reading()
+            self.transport.set_deadline()
+
+    def _keep(self, data: bytes, position: int = 0) -> None:
+        """Keep data of later requests, from `position` on, within a limit."""
         if self.reading is HEAD:  # it follows the discarded rest of a body
-            self._serve(data)
-        elif self.reading is RESPONDING and self.inbox.keep(data):
+            self._serve(data, position)
+        elif self.reading is RESPONDING and self.inbox.keep(data, position):
             self.transport.pause_reading()
             self.transport.set_deadline()
 
@@ -329,7 +379,12 @@ class H1Connection(Handler):
             self.refuse(error, bytes(inbox.data), inbox.began)
             return
         if is_complete:
-            self._serve(inbox.take(), inbox.began)
+            data, _ = inbox.take()
+            self._serve(data, since=inbox.began)
+
+    def _serve_later(self) -> bool:
+        self._serve_buffered()
+        return False
 
     def _serve_buffered(self) -> None:
         """Continue with the requests that wait, if nothing is being answered."""
@@ -341,12 +396,12 @@ class H1Connection(Handler):
             return
         self.reading = NEXT_STATE[self.reading, EXCHANGE_OVER]
         transport.resume_reading()
-        self._serve(self.inbox.take())
+        self._serve(*self.inbox.take())
 
     # For the writer.
 
     def resume_body(self) -> None:
-        if self.transport.is_reading_paused and self.reading is BODY:
+        if self.transport.is_reading_paused and self.reading is BODY and not self._is_continuing:
             assert self.body is not None
             self.transport.resume_reading()
             self.body.received(self.host.tick_end)
@@ -355,7 +410,12 @@ class H1Connection(Handler):
     def may_continue(self, is_whole: bool) -> bool:
         if self.reading is BODY and is_whole and not self._is_discardable():
             return False
-        return not self.is_half_closed or self.has_pipelined_data or bool(self.inbox.data)
+        return (
+            not self.is_half_closed
+            or self.has_pipelined_data
+            or bool(self.inbox.data)
+            or self._has_unread_body()
+        )
 
     def exchange_over(self) -> None:
         transport, reading = self.transport, self.reading
@@ -383,7 +443,8 @@ class H1Connection(Handler):
             assert self.body is not None
             self._discard_left = MAX_DISCARD
             self.body.received(self.host.tick_end)
-            transport.resume_reading()
+            if not self._is_continuing:
+                transport.resume_reading()
             transport.set_deadline()
         else:
             self.close()
@@ -398,7 +459,7 @@ class H1Connection(Handler):
         )
 
     def close(self) -> None:
-        self.inbox.data.clear()
+        self.inbox.clear()
         is_expected = (
             self.reading is RESPONDING and self.fields is not None and not self.fields.keep_alive
         )

@@ -7,6 +7,7 @@ import re
 import h11
 
 from ..errors import RequestError
+from ..http.fields import VISIBLE
 from ..http.grammar import Header
 
 # h11 merges, refuses or requires some fields (Content-Length, Transfer-Encoding, Host). `request`
@@ -16,6 +17,7 @@ REQUEST_LINE = b"GET / HTTP/1.0"
 
 # h11 accepts control characters other than NUL (RFC 9110, 5.5), and a bare LF as a line's end
 # (RFC 9112, 2.2).
+LINE_BYTES = VISIBLE + b"\r\n"
 FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n")
 LINE_START = re.compile(rb"\r\n(?!\r\n)")
 
@@ -23,8 +25,12 @@ LINE_START = re.compile(rb"\r\n(?!\r\n)")
 def parse_fields(lines: bytes) -> list[Header]:
     """A :data:`~gunicorn_asgi.http1.parser.FieldParser`."""
     fields = b"\r\n" + lines
-    bad = FORBIDDEN.search(fields)
-    if bad is not None:
+    if fields.translate(None, LINE_BYTES) or not (
+        fields.count(b"\r") == fields.count(b"\n") == fields.count(b"\r\n")
+    ):
+        # The search takes twenty times as long.
+        bad = FORBIDDEN.search(fields)
+        assert bad is not None
         raise RequestError(400, f"Invalid HTTP header: {bad[0]!r} is not allowed")
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=len(fields))
     connection.receive_data(

@@ -33,7 +33,9 @@ time that a client which has closed its side is given before an application that
 MAX_EMPTY_LINES = 8
 """Empty lines before a request that are ignored."""
 MAX_PIPELINED = 32
-"""Pipelined requests that are answered in one turn of the loop."""
+"""Pipelined requests that are answered in one turn of the loop..."""
+MAX_PIPELINED_SIZE = 8192
+"""...and bytes of them after which the next one waits for another turn."""
 
 
 class ReadState(IntEnum):

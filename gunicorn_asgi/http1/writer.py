@@ -260,13 +260,13 @@ class H1ResponseWriter:
             self.log.set_headers(headers)
             log = self.log.hand_over()
         reader.stream = None
-        data = reader.inbox.take()
+        data, position = reader.inbox.take()
         reader.reading_ended()
         reader.release()
         websocket = H1WebSocketTransport(transport, stream, log)
         transport.set_handler(websocket)
         websocket.begin()
-        return websocket, data
+        return websocket, data[position:]
 
     def refuse(self, error: RequestError) -> None:
         exchange.refuse(self, error)
