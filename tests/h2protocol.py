@@ -25,6 +25,8 @@ from h2tables import GET, Header
 from rules import make_rules
 
 from gunicorn_asgi.http.request import Rules
+from gunicorn_asgi.http2.control import FAILED
+from gunicorn_asgi.http2.events import Event
 from gunicorn_asgi.http2.limits import HTTP2Limits
 from gunicorn_asgi.http2.protocol import Protocol
 from gunicorn_asgi.http2.request import read_request
@@ -71,6 +73,14 @@ def begin(limits: HTTP2Limits = LIMITS, acknowledge: bool = True) -> Protocol:
     protocol.receive(PREFACE + settings() + (SETTINGS_ACK if acknowledge else b""), 0.0)
     take(protocol)
     return protocol
+
+
+def receive(protocol: Protocol, data: bytes, now: float) -> list[Event]:
+    """The events of `data`, in as many steps as it takes."""
+    events = protocol.receive(data, now)
+    while protocol.received.has_more and protocol.control.state is not FAILED:
+        events += protocol.receive(b"", now)
+    return events
 
 
 def take(protocol: Protocol) -> list[Frame]:

@@ -124,6 +124,12 @@ class Room:
     def take(self, data: bytes) -> list[Event]:
         """What comes in one packet."""
         self.protocol.streams.abandoned = self.abandoned
+        events = self._take(data)
+        while self.protocol.received.has_more and self.failed is None:
+            events += self._take(b"")
+        return events
+
+    def _take(self, data: bytes) -> list[Event]:
         events = self.protocol.receive(data, self.now)
         for event in events:
             if isinstance(event, Opened):

@@ -18,7 +18,14 @@ from tables import INVALID_FIELDS, each
 from gunicorn_asgi.errors import ApplicationError
 from gunicorn_asgi.http.fields import DATE, SERVER
 from gunicorn_asgi.http2 import blocks, literals
-from gunicorn_asgi.http2.blocks import ENTRY_SIZE, MAX_MEMO, TOLERANCE, Block, BlockReader
+from gunicorn_asgi.http2.blocks import (
+    ENTRY_SIZE,
+    LEAST_MAX_FIELDS,
+    MAX_MEMO,
+    TOLERANCE,
+    Block,
+    BlockReader,
+)
 from gunicorn_asgi.http2.frames import ConnectionFailure, ErrorCode
 from gunicorn_asgi.http2.literals import (
     STATUS_FIELDS,
@@ -511,6 +518,7 @@ BROKEN: dict[str, bytes] = {
     "Huffman: EOS": b"\x00\x01a\x84\xff\xff\xff\xff",
     "a table above what was allowed": b"\x3f\xe2\x1f",
     "a table size behind a field": b"\x82\x20",
+    "three table sizes": b"\x20\x21\x22\x82",
 }
 
 
@@ -540,6 +548,26 @@ def test_a_list_may_be_somewhat_too_long_and_not_a_bomb(size: int) -> None:
             failure(reader, literal(b"x", b"v" * (within + 1 if bound >= ENTRY_SIZE else 100)))
             is ErrorCode.ENHANCE_YOUR_CALM
         )
+
+
+def test_two_table_sizes_may_begin_a_block() -> None:
+    """RFC 7541, 4.2: the smallest that the table had in between, and the last."""
+    reader = BlockReader(MAX_LIST)
+    assert reader.read(b"\x20\x3f\xe1\x1f\x82").fields == [(b":method", b"GET")]
+    assert reader.read(b"\x20\x3f\xe1\x1f\x82").fields == [(b":method", b"GET")]
+
+
+@pytest.mark.parametrize("size", [1, MAX_LIST, 100 * ENTRY_SIZE * LEAST_MAX_FIELDS])
+def test_a_list_may_have_as_many_fields_as_an_accepted_list_can(size: int) -> None:
+    """Also for a short one, so that a request is refused, and not its connection."""
+    many = max(LEAST_MAX_FIELDS, size // ENTRY_SIZE)
+    field = b"\0\0\0"  # of ENTRY_SIZE
+    for within in (min(many, size * TOLERANCE // ENTRY_SIZE), many + 1):
+        block = field * within
+        if within <= many:
+            assert len(BlockReader(size).read(block).fields) == within
+        else:
+            assert failure(BlockReader(size), block) is ErrorCode.ENHANCE_YOUR_CALM
 
 
 def test_a_bomb_of_indices_is_not_read_to_its_end() -> None:

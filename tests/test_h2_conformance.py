@@ -975,6 +975,11 @@ HPACK = [
         connection_error(COMPRESSION_ERROR),
     ),
     Case(
+        "HPACK 4.2 a third table size update",
+        prefixed("203fe11f20"),
+        connection_error(COMPRESSION_ERROR),
+    ),
+    Case(
         "HPACK 5.2 padding of more than 7 bits",
         literal("00" + X_TEST_CODED + "8449509fff"),
         connection_error(COMPRESSION_ERROR),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,13 @@ from hypothesis import strategies as st
 from tables import each
 
 from gunicorn_asgi.http2 import frames
-from gunicorn_asgi.http2.frames import ConnectionFailure, ErrorCode, FrameBuffer, FrameType
+from gunicorn_asgi.http2.frames import (
+    MAX_STEP,
+    ConnectionFailure,
+    ErrorCode,
+    FrameBuffer,
+    FrameType,
+)
 
 MAX = 16384
 
@@ -39,8 +46,17 @@ def read(*pieces: bytes, max_size: int = MAX) -> list[Sent]:
     found: list[Sent] = []
     reader = FrameBuffer(max_size)
     for piece in pieces:
-        reader.read(piece, found)
+        cut(reader, piece, found)
     return found
+
+
+def cut(reader: FrameBuffer, data: bytes, found: list[Sent]) -> None:
+    """Read `data` in as many steps as it takes."""
+    reader.read(data, found)
+    while reader.has_more:
+        before = len(found)
+        reader.read(b"", found)
+        assert found[before:] or not reader.has_more
 
 
 def parse(data: bytes) -> list[Any]:
@@ -52,6 +68,14 @@ def parse(data: bytes) -> list[Any]:
         parsed.append(frame)
         data = data[9 + length :]
     return parsed
+
+
+@pytest.fixture(params=[MAX_STEP, 1], autouse=True, scope="module")
+def max_step(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Everything here holds however few frames are cut at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frames, "MAX_STEP", request.param)
+        yield request.param
 
 
 # Reading.
@@ -115,7 +139,7 @@ def test_a_frame_that_is_too_long_fails_by_its_header_and_after_the_frames_befor
         assert found == []
         return
     with pytest.raises(ConnectionFailure) as caught:
-        reader.read(raw(0, 0, 1, b"ab") + raw(kind, 0, 1, bytes(max_size + 1))[:9], found)
+        cut(reader, raw(0, 0, 1, b"ab") + raw(kind, 0, 1, bytes(max_size + 1))[:9], found)
     assert caught.value.code == ErrorCode.FRAME_SIZE_ERROR
     assert found == [(0, 0, 1, b"ab")]
 
@@ -125,9 +149,9 @@ def test_no_more_is_kept_than_a_frame_that_is_not_whole() -> None:
     reader = FrameBuffer(MAX)
     frame = raw(0, 0, 1, bytes(MAX))
     for _ in range(5):
-        reader.read(frame + frame[:-1], found)
+        cut(reader, frame + frame[:-1], found)
         assert sum(map(len, buffered(reader))) == len(frame) - 1
-        reader.read(frame[-1:], found)
+        cut(reader, frame[-1:], found)
         assert not buffered(reader)
     assert len(found) == 10
 
@@ -250,3 +274,56 @@ def test_numbers_are_those_of_the_standard() -> None:
     assert SettingsFrame.MAX_HEADER_LIST_SIZE == frames.MAX_HEADER_LIST_SIZE
     assert SettingsFrame.ENABLE_CONNECT_PROTOCOL == frames.ENABLE_CONNECT_PROTOCOL
     assert [code.value for code in ErrorCode] == list(range(14))
+
+
+# Steps.
+
+
+def test_a_step_cuts_frames_of_a_bounded_weight(max_step: int) -> None:
+    reader = FrameBuffer(MAX)
+    one = raw(FrameType.DATA, 0, 1, b"x")
+    steps: list[int] = []
+    data = one * (2 * max_step + 1)
+    while True:
+        found: list[Sent] = []
+        reader.read(data, found)
+        steps.append(len(found))
+        data = b""
+        if not reader.has_more:
+            break
+    assert steps == [max_step, max_step, 1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "most"),
+    [
+        (FrameType.DATA, MAX, 1000),
+        (FrameType.HEADERS, 0, 34),
+        (FrameType.HEADERS, 4000, 1),
+        (FrameType.CONTINUATION, 4000, 1),
+        (FrameType.SETTINGS, 600, 53),
+        (FrameType.RST_STREAM, 4, 100),
+    ],
+)
+def test_fields_and_settings_weigh_more_than_data(
+    max_step: int, kind: FrameType, size: int, most: int
+) -> None:
+    found: list[Sent] = []
+    FrameBuffer(MAX).read(raw(kind, 0, 1, bytes(size)) * 1001, found)
+    assert len(found) == (most if max_step > 1 else 1)
+
+
+def test_data_that_comes_before_a_step_follows_the_data_that_is_kept(max_step: int) -> None:
+    reader = FrameBuffer(MAX)
+    found: list[Sent] = []
+    sent = [(0, 0, number, b"") for number in range(max_step + 2)]
+    data = b"".join(raw(*frame) for frame in sent)
+    reader.read(data[:-5], found)
+    for late in data[-5:]:
+        assert reader.has_more
+        reader.read(bytes((late,)), found)
+        assert len(found) == max_step  # it takes no step
+    while reader.has_more:
+        reader.read(b"", found)
+    assert found == sent
+    assert not buffered(reader)

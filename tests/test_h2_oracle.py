@@ -33,7 +33,7 @@ from h2.exceptions import (
 )
 from h2.settings import Settings
 from h2.stream import StreamClosedBy, StreamState
-from h2protocol import LIMITS, begin, encode, goaways, make, take
+from h2protocol import LIMITS, begin, encode, goaways, make, receive, take
 from h2raw import frame
 from h2tables import GET, MALFORMED, REFUSED, WEBSOCKET, having
 from hypothesis import given, settings
@@ -169,7 +169,7 @@ class Ours:
         verdict = Verdict()
         for piece in pieces:
             verdict.told += [
-                told for event in self.protocol.receive(piece, 1e9) for told in self._tell(event)
+                told for event in receive(self.protocol, piece, 1e9) for told in self._tell(event)
             ]
         return answers(verdict, self.sent())
 
@@ -785,7 +785,7 @@ def test_the_first_frame_is_settings(first: bytes, code: ErrorCode | None) -> No
         failed = [
             event.code
             for piece in pieces
-            for event in protocol.receive(piece, 0.0)
+            for event in receive(protocol, piece, 0.0)
             if isinstance(event, Failed)
         ]
         assert failed == ([] if code is None else [code])
@@ -866,7 +866,7 @@ class Pair:
                     self.heard(event)
             theirs = self.client.data_to_send()
             self.now += 10.0  # nobody floods
-            for event in self.protocol.receive(theirs, self.now):
+            for event in receive(self.protocol, theirs, self.now):
                 self.told(event)
             if not ours and not theirs:
                 return

@@ -20,6 +20,7 @@ from h2protocol import (
     given,
     goaways,
     make,
+    receive,
     resets,
     take,
 )
@@ -63,6 +64,74 @@ from gunicorn_asgi.http2.stream import (
 )
 
 Header = tuple[bytes, bytes]
+
+
+# Steps.
+
+
+@pytest.mark.parametrize("max_step", [1, 2, 50])
+def test_the_events_and_the_replies_are_the_same_in_any_steps(
+    monkeypatch: pytest.MonkeyPatch, max_step: int
+) -> None:
+    sent = b"".join(
+        [
+            ask(1),
+            data(1, 5),
+            frames.ping(b"12345678", False),
+            frames.settings([(frames.INITIAL_WINDOW_SIZE, 5)]),
+            ask(3, end=True),
+            frames.rst_stream(3, ErrorCode.CANCEL),
+            frame(FrameType.HEADERS, END_STREAM, 5, REQUEST[:3]),
+            frame(FrameType.CONTINUATION, END_HEADERS, 5, REQUEST[3:]),
+            data(1, 7),
+            data(1, 0, end=True),
+            frame(0xFE, 0, 1),
+            data(1, 1),  # behind the end
+            ask(2),  # by no client
+            frames.ping(b"87654321", False),
+        ]
+    )
+
+    def outcome() -> tuple[list[object], list[Any], int]:
+        protocol = begin()
+        events = [
+            (type(event).__name__, str(getattr(event, "stream", "")), getattr(event, "data", b""))
+            for event in receive(protocol, sent, 0.0)
+        ]
+        return events, take(protocol), protocol.flow.window
+
+    whole = outcome()
+    monkeypatch.setattr(frames, "MAX_STEP", max_step)
+    assert outcome() == whole
+    assert whole[0][-1] == ("Failed", "", b"")
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ([0, 70_000, 5], None),
+        ([MAX_WINDOW_SIZE - 10, 5], None),
+        ([5, MAX_WINDOW_SIZE, 5], ErrorCode.FLOW_CONTROL_ERROR),
+        ([MAX_WINDOW_SIZE + 1, 5], ErrorCode.FLOW_CONTROL_ERROR),
+    ],
+)
+def test_of_several_windows_in_a_frame_each_is_checked_and_the_last_counts(
+    values: list[int], code: ErrorCode | None
+) -> None:
+    """RFC 9113, 6.5.3 and 6.9.2."""
+    protocol = begin()
+    (opened,) = protocol.receive(ask(1), 0.0)
+    protocol.receive(frames.window_update(1, 10), 0.0)
+    events = protocol.receive(
+        frames.settings([(frames.INITIAL_WINDOW_SIZE, value) for value in values]), 0.0
+    )
+    assert [event.code for event in events] == ([] if code is None else [code])
+    if code is None:
+        assert opened.stream.send_queue.window == values[-1] + 10
+        assert protocol.outbox.initial_window == values[-1]
 
 
 # Windows.

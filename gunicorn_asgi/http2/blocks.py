@@ -28,6 +28,11 @@ STATIC_ROWS = HeaderTable.STATIC_TABLE_LENGTH
 TOLERANCE = 4
 """A list may be so many times longer than the longest accepted list. It is decoded before the
 request is refused, or the tables of the two sides would differ."""
+LEAST_MAX_FIELDS = 1024
+"""Fields that a list may have, however short the longest accepted list is. A list may also have as
+many fields as an accepted list can. With more it ends the connection: they take long to decode."""
+MAX_TABLE_SIZES = 2
+"""Changes of the table's size in a block: the smallest size since the last block, and the last."""
 MAX_INTEGER_BITS = 28
 """Bits of an integer after its prefix. All sizes and indices here are smaller (RFC 7541, 5.1)."""
 CONNECTION_SPECIFIC = frozenset(
@@ -142,7 +147,7 @@ class BlockReader:
     be a literal without indexing: browsers, curl and Node (nghttp2) send it so.
     """
 
-    __slots__ = ("_max_size", "_path", "memo", "similar", "table")
+    __slots__ = ("_max_fields", "_max_size", "_path", "memo", "similar", "table")
 
     def __init__(self, max_list_size: int) -> None:
         """`max_list_size`: bytes of the longest accepted list.
@@ -150,6 +155,7 @@ class BlockReader:
         A list of more than TOLERANCE times that size ends the connection.
         """
         self._max_size = max_list_size * TOLERANCE
+        self._max_fields = max(LEAST_MAX_FIELDS, max_list_size // ENTRY_SIZE)
         self.table = FieldTable()
         self.memo: dict[bytes, Block] = {}
         """Decoded blocks by their bytes."""
@@ -232,8 +238,8 @@ class BlockReader:
         table = self.table
         rows, max_size = table.rows, self._max_size
         fields: list[Header] = []
-        position = size = 0
-        end = len(block)
+        position = size = table_sizes = 0
+        end, fields_left = len(block), self._max_fields
         while position < end:
             first = block[position]
             if first & 0x80:  # RFC 7541, 6.1: a field of the table
@@ -246,8 +252,10 @@ class BlockReader:
                 field = rows[index - 1]
             elif first & 0xE0 == 0x20:  # 6.3: the size of the table
                 table_size, position = _read_integer(block, position, 0x1F)
-                if fields or table_size > MAX_TABLE_SIZE:
-                    raise HPACKError("a table size after a field, or above the limit")  # 4.2
+                table_sizes += 1
+                if fields or table_size > MAX_TABLE_SIZE or table_sizes > MAX_TABLE_SIZES:
+                    # 4.2
+                    raise HPACKError("a table size after a field or two others, or above the limit")
                 table.resize(table_size)
                 continue
             else:  # 6.2: a literal, which goes into the table (6.2.1) or not
@@ -266,7 +274,8 @@ class BlockReader:
                     self._path = start, position, len(fields)
             fields.append(field)
             size += len(field[0]) + len(field[1]) + ENTRY_SIZE
-            if size > max_size:
+            fields_left -= 1
+            if size > max_size or fields_left < 0:
                 raise _too_large()
         return Block.of(fields, size)
 

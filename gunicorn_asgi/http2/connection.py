@@ -48,6 +48,7 @@ class H2Connection(Handler):
         "_head_deadline",
         "_idle_deadline",
         "_incomplete",
+        "_is_continuing",
         "_is_ending",
         "exchanges",
         "protocol",
@@ -64,6 +65,8 @@ class H2Connection(Handler):
         # The connection.
         self.exchanges: dict[Exchange, None] = {}
         """The exchanges that are not over, in their order."""
+        self._is_continuing = False
+        """`_continue` waits for its turn."""
         self._is_ending = False
         """The connection closes after its last exchange."""
         self._all_acknowledged = False
@@ -141,6 +144,25 @@ class H2Connection(Handler):
             self._incomplete = incomplete
             self._await_head(incomplete is not None)
         writer.flush()
+        if protocol.received.has_more and transport.state is OPEN:
+            # So the end of the connection comes after the frames before it.
+            transport.pause_reading()
+            if not self._is_continuing:
+                self._is_continuing = True
+                self.host.continue_later(self._continue)
+
+    def _continue(self) -> bool:
+        """Handle further frames. Returns whether there are still more: see `net.work_queue`."""
+        received, transport = self.protocol.received, self.transport
+        if received.has_more:
+            self.data_received(b"")
+        if transport.state is OPEN:
+            if received.has_more:
+                return True
+            if not self.writer.is_backlogged:
+                transport.resume_reading()
+        self._is_continuing = False
+        return False
 
     def _is_open(self) -> bool:
         return self.transport.state is OPEN

@@ -142,9 +142,10 @@ class ConnectionControl:
                 ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of a size that is no multiple of 6"
             )
         outbox = self._outbox
+        window, widest = outbox.initial_window, -1
         for setting, value in frames.read_settings(payload):
             if setting == frames.INITIAL_WINDOW_SIZE:
-                self._set_initial_window(value)
+                window, widest = value, max(widest, value)
             elif setting == frames.MAX_FRAME_SIZE:
                 if not frames.LEAST_MAX_FRAME_SIZE <= value < 2**24:
                     raise ConnectionFailure(
@@ -155,18 +156,26 @@ class ConnectionControl:
                 raise ConnectionFailure(
                     ErrorCode.PROTOCOL_ERROR, f"a setting of {value} that is 0 or 1"
                 )
+        if widest >= 0:
+            self._set_initial_window(window, widest)
 
-    def _set_initial_window(self, value: int) -> None:
-        if value > MAX_WINDOW_SIZE:
+    def _set_initial_window(self, value: int, widest: int) -> None:
+        """Apply the last of the values in a frame; `widest` is the largest of them.
+
+        A frame may have hundreds, each for all streams. Those before the last have no consequence,
+        unless one of them is too large.
+        """
+        if widest > MAX_WINDOW_SIZE:
             raise ConnectionFailure(
-                ErrorCode.FLOW_CONTROL_ERROR, f"SETTINGS_INITIAL_WINDOW_SIZE of {value}"
+                ErrorCode.FLOW_CONTROL_ERROR, f"SETTINGS_INITIAL_WINDOW_SIZE of {widest}"
             )
         outbox = self._outbox
-        change, outbox.initial_window = value - outbox.initial_window, value
+        before, outbox.initial_window = outbox.initial_window, value
         # 6.9.2: the windows of active streams change, too.
         for stream in self._streams.active.values():
-            if not outbox.widen(stream.send_queue, change):
+            if stream.send_queue.window + widest - before > MAX_WINDOW_SIZE:
                 raise ConnectionFailure(ErrorCode.FLOW_CONTROL_ERROR, "a window above 2^31-1")
+            outbox.widen(stream.send_queue, value - before)
 
     def _on_push_promise(
         self, _flags: int, _id: int, _payload: bytes, _events: list[Event]

@@ -79,7 +79,7 @@ class FrameWriter:
             outbox.size = 0
             if outbox.is_paused:
                 self._backlog += len(data)
-                if self._backlog > MAX_BACKLOG:
+                if self.is_backlogged:
                     self._transport.pause_reading()
             self._transport.write(data)
         if outbox.frame_cost:
@@ -108,12 +108,18 @@ class FrameWriter:
         self._outbox.is_paused = False
         self._backlog = 0
         transport = self._transport
-        if transport.state is not CLOSING and transport.state is not LOST:
+        is_over = transport.state is CLOSING or transport.state is LOST
+        if not is_over and not self._protocol.received.has_more:
             transport.resume_reading()
         waiting, self._waiting = self._waiting, []
         for exchange in waiting:
             exchange.resume_writing()
         self.flush()
+
+    @property
+    def is_backlogged(self) -> bool:
+        """Whether nothing is read from the client, because it reads nothing."""
+        return self._backlog > MAX_BACKLOG
 
     # For exchanges.
 

@@ -88,11 +88,26 @@ class ConnectionFailure(Exception):
 Frame = tuple[int, int, int, bytes]
 """(type, flags, stream, payload)."""
 
+MAX_STEP = 1000
+"""The weight of frames that are cut at once. To handle them takes about two milliseconds."""
+WEIGHTS = [1] * 256
+"""The weight of a frame by its type..."""
+WEIGHTS[HEADERS] = 30
+WEIGHTS[FrameType.RST_STREAM] = WEIGHTS[FrameType.SETTINGS] = 10
+PAYLOAD_SHIFTS = [31] * 256
+"""...and the power of 2 bytes of its payload that weigh 1 more. A byte can be a field. The size of
+DATA means no work here."""
+PAYLOAD_SHIFTS[HEADERS] = PAYLOAD_SHIFTS[FrameType.CONTINUATION] = 2
+PAYLOAD_SHIFTS[FrameType.SETTINGS] = 6
+
 
 class FrameBuffer:
-    """Cuts received bytes into frames; keeps at most one incomplete frame."""
+    """Cuts received bytes into frames, a bounded number at once.
 
-    __slots__ = ("_buffer", "max_size", "needed")
+    Keeps the rest, or at most one incomplete frame.
+    """
+
+    __slots__ = ("_buffer", "_position", "_rest", "has_more", "max_size", "needed")
 
     def __init__(self, max_size: int) -> None:
         self.max_size = max_size
@@ -100,6 +115,11 @@ class FrameBuffer:
         self._buffer = bytearray()
         self.needed = 0
         """The buffer is read again once it has so many bytes."""
+        self.has_more = False
+        """`read` has stopped after frames of MAX_STEP. Called without data, it continues."""
+        self._rest = b""
+        """Data that is not cut, from `_position` on, if it `has_more`."""
+        self._position = 0
 
     @property
     def buffered(self) -> int:
@@ -107,19 +127,29 @@ class FrameBuffer:
         return len(self._buffer)
 
     def read(self, data: bytes, frames: list[Frame]) -> None:
-        """Append the complete frames to `frames`.
+        """Append complete frames to `frames`: all of them, unless it then `has_more`.
 
         Raises ConnectionFailure for a frame above `max_size`, after the frames before it.
         """
         buffer = self._buffer
-        if buffer:
+        position = 0
+        if self.has_more:
+            if data:  # one step at a time, however often data arrives
+                self._rest, self._position = self._rest[self._position :] + data, 0
+                return
+            data, position = self._rest, self._position
+            self._rest, self.has_more = b"", False
+        elif buffer:
             if len(buffer) + len(data) < self.needed:
                 buffer += data
                 return
             data = b"".join((buffer, data))
             buffer.clear()
-        position, size, max_size = 0, len(data), self.max_size
+        size, max_size, room = len(data), self.max_size, MAX_STEP
         while size - position >= HEADER_SIZE:
+            if room <= 0:
+                self._rest, self._position, self.has_more = data, position, True
+                return
             high, low, kind, flags, stream = _HEADER.unpack_from(data, position)
             length = high << 8 | low
             if length > max_size:
@@ -134,6 +164,7 @@ class FrameBuffer:
             # 4.1: the reserved bit is ignored.
             frames.append((kind, flags, stream & MAX_STREAM_ID, data[start:end]))
             position = end
+            room -= WEIGHTS[kind] + (length >> PAYLOAD_SHIFTS[kind])
         else:
             self.needed = HEADER_SIZE
         if position < size:

@@ -48,7 +48,8 @@ class Protocol:
         self.stream_frames = StreamFrames(
             limits, read, self.outbox, self.streams, self.flow, self.control, self.budget
         )
-        self._frames = frames.FrameBuffer(limits.max_frame)
+        self.received = frames.FrameBuffer(limits.max_frame)
+        """While it `has_more`, `receive` without data continues."""
         self._preface = PREFACE
         """The missing part of the preface."""
 
@@ -91,7 +92,8 @@ class Protocol:
     def receive(self, data: bytes, now: float) -> list[Event]:
         """Read `data`, which arrived at the time `now`, in seconds.
 
-        An error of the client is answered, and among the events.
+        Handles a bounded number of frames: see `received`. An error of the client is answered, and
+        among the events.
         """
         events: list[Event] = []
         control, stream_frames = self.control, self.stream_frames
@@ -104,7 +106,7 @@ class Protocol:
             if self._preface:
                 data = self._take_preface(data)
             try:
-                self._frames.read(data, found)
+                self.received.read(data, found)
             except ConnectionFailure as error:
                 failure = error  # the frames before it are valid
             for kind, flags, stream, payload in found:
