@@ -28,6 +28,7 @@ from .errors import ConfigError, LifespanError
 from .net.balance import WorkerRow, WorkerTable
 from .observe import access_log
 from .observe.emergency_log import call_in_time
+from .observe.log_failures import LogGuard
 from .observe.printable import tolerate_any_character
 from .observe.stalls import StallWatch
 from .process.boot import Boot, list_sources, log_boot
@@ -116,6 +117,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         self._lifespan: Lifespan | None = None
         self._server: Server | None = None
         self._access: access_log.Access | None = None
+        self._log_guard = LogGuard(sys.stderr)
+        self._log_guard.install(*find_loggers(self.log))
         handle_stop_signals(self._handlers)
         try:
             self._prepare()
@@ -199,6 +202,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         """The loop has ended, and the process is about to end with `code`."""
         ignore_signals()
         self._flush_access_log()
+        self._log_guard.tick(is_end=True)
         threads_until = self._times.threads_until(self._stop, self._boot.has_failed)
         # The arbiter closes its own descriptor before the process ends.
         heartbeat = os.dup(self.tmp.fileno())
@@ -286,6 +290,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         self.notify()
         self._stalls.beat = time.monotonic()
         self._interference.look()
+        self._log_guard.tick()
         if self._server is not None:
             self._server.tick(self._heartbeat.interval_s)
         if os.getppid() != self.ppid and not self._stop.is_made:
@@ -352,7 +357,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     def handle_usr1(self, sig: int, frame: FrameType | None) -> None:
         """USR1: reopen the log files."""
-        super().handle_usr1(sig, frame)
+        self._log_guard.reopen(lambda: super(Worker, self).handle_usr1(sig, frame))
         self._stalls.reopen()
 
     # Other reasons to stop.

@@ -20,6 +20,7 @@ from ..http.grammar import TOKEN
 from .access_format import MakeLine, compile_format
 from .atoms import Atoms
 from .line_writer import LineWriter
+from .log_failures import LimitedReport
 from .printable import printable
 from .record import LoggedResponse, Record, make_environ
 
@@ -59,6 +60,7 @@ class Access:
             and type(log).atoms is Logger.atoms
             and log.atoms_wrapper_class is SafeAtoms
         )
+        self._failures = LimitedReport(lambda line: log.error("%s", line))
         self._calls_post = self._post_request is not settings["post_request"].default
         self.needs_headers = True
         """Whether the response headers of a beginning exchange have to be kept to its end."""
@@ -204,8 +206,8 @@ class Access:
                 log.access_log.info(log.cfg.access_log_format, Atoms(log, record, response))
             else:
                 log.access(response, record, make_environ(record), response.duration)
-        except Exception:  # as in Logger.access: a faulty format must not end the exchange
-            log.exception("Error writing the access log")
+        except Exception as error:  # noqa: BLE001 # of a logger class: it must not end the exchange
+            self._failures.add("The access log has lost a line, since its logger raised", error)
 
 
 def _guess_headers(section: bytes) -> list[Header]:

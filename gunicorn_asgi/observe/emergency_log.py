@@ -8,7 +8,7 @@ import select
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
+from typing import Literal, Protocol
 
 from .log import Log
 
@@ -27,15 +27,18 @@ class FileLog(Log, Protocol):
     def critical(self, message: str, *args: object) -> None: ...
 
 
-def log_in_time(log: FileLog, report: str) -> None:
+def log_in_time(
+    log: FileLog, report: str, level: Literal["CRITICAL", "WARNING"] = "CRITICAL"
+) -> None:
     """Log `report`. If that takes too long, write it to the file of the log.
 
     A signal may interrupt code that has the lock of a log handler, or is writing to its file. Then
     nobody else can write, not even the same thread. Or another thread has the lock, because the
     reader of the log is stuck.
     """
-    if not call_in_time(log.critical, "%s", report):
-        write_directly(log, "CRITICAL", report)
+    write = log.critical if level == "CRITICAL" else log.warning
+    if not call_in_time(write, "%s", report):
+        write_directly(log, level, report)
 
 
 def call_in_time(function: Callable[..., object], *args: object) -> bool:

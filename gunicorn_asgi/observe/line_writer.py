@@ -13,8 +13,9 @@ import os
 import select
 import time
 import weakref
-from collections.abc import Iterable, Iterator
-from types import FunctionType
+from collections.abc import Iterator, Mapping
+
+from .log_failures import GuardedHandle, is_stock
 
 MAX_WRITE = getattr(select, "PIPE_BUF", 512)
 """Bytes that the system writes to a pipe as a whole, so that lines of several workers stay whole.
@@ -177,7 +178,7 @@ def _find_plain_handler(
         and type(handler.formatter) in (logging.Formatter, type(None))
         and type(logger) is logging.Logger
         and not any(map(_is_changed, (logger, handler, handler.formatter)))
-        and all(_is_original(getattr(cls, name)) for cls in METHODS for name in METHODS[cls])
+        and all(is_stock(getattr(cls, name)) for cls in METHODS for name in METHODS[cls])
         and _writes_only_messages(handler)
     ):
         return handler
@@ -192,10 +193,12 @@ def _writes_only_messages(handler: logging.Handler) -> bool:
 
 
 def _is_changed(thing: object) -> bool:
-    """Return whether `thing` has an attribute in the place of a method of its class."""
-    names: Iterable[str] = getattr(thing, "__dict__", ())
-    return any(callable(getattr(type(thing), name, None)) for name in names)
+    """Return whether `thing` has an attribute in the place of a method of its class.
 
-
-def _is_original(function: object) -> bool:
-    return type(function) is FunctionType and function.__globals__ is vars(logging)
+    The guard of the worker does not count: it only acts on failures.
+    """
+    attributes: Mapping[str, object] = getattr(thing, "__dict__", {})
+    return any(
+        callable(getattr(type(thing), name, None)) and not isinstance(value, GuardedHandle)
+        for name, value in attributes.items()
+    )

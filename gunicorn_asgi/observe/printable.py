@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 
 TOLERANT = "backslashreplace"
 
@@ -37,7 +38,8 @@ def tolerate_any_character(*loggers: logging.Logger) -> None:
     for handler in (handler for logger in loggers for handler in _handlers(logger)):
         stream = getattr(handler, "stream", None)
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
-            stream.reconfigure(errors=TOLERANT)
+            with suppress(OSError):  # it writes what waits, which a full disk refuses
+                stream.reconfigure(errors=TOLERANT)
         if isinstance(handler, logging.FileHandler) and handler.errors in (None, "strict"):
             handler.errors = TOLERANT  # if it is opened again (USR1)
 

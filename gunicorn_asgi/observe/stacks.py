@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import sys
 import threading
 import traceback
@@ -41,6 +42,16 @@ def read_stack(
         calls.append((frame, frame.f_lineno))
         frame = frame.f_back
     return calls, None
+
+
+def find_log_handler(calls: list[Call]) -> logging.Handler | None:
+    """Return the innermost log handler among `calls`, the innermost first."""
+    for frame, _ in calls:
+        if frame.f_code.co_varnames[:1] == ("self",):
+            handler = frame.f_locals.get("self")
+            if isinstance(handler, logging.Handler):
+                return handler
+    return None
 
 
 def read_awaits(task: asyncio.Task[Any] | None) -> list[Call]:

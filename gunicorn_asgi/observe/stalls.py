@@ -21,7 +21,7 @@ from types import CodeType, FrameType
 from ..http.contract import ASGIStream
 from .emergency_log import LOG_SECONDS, FileLog, log_descriptor, log_in_time
 from .printable import printable
-from .stacks import format_stack, name_calls, read_awaits, read_stack
+from .stacks import find_log_handler, format_stack, name_calls, read_awaits, read_stack
 
 MAX_LISTED = 50
 """Requests, tasks and threads in a report, of each. The arbiter kills a second after ABRT."""
@@ -138,7 +138,7 @@ class StallWatch:
                 return
             # The next line has the stack, and ABRT may come as soon as it can be read.
             self._disarm()
-            self._log.warning("%s", report)
+            log_in_time(self._log, report, "WARNING")  # a handler of the log may be what blocks
             while self.beat == beat:
                 if self._is_stopped.wait(self._poll):
                     return
@@ -154,6 +154,9 @@ class StallWatch:
         try:
             calls, stream = read_stack(frame, self._runner)
             title = f", in {_title(stream)}" if stream is not None else ""
+            handler = find_log_handler(calls)
+            if handler is not None:
+                title += f", in the log handler {printable(type(handler).__name__)}"
             return "\n".join(
                 [
                     f"{head}{title}. What holds it (the innermost call last):",

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Mapping
 
 from events import note
@@ -60,3 +61,18 @@ class Raising(logging.Filter):
 
     def filter(self, record):
         raise ValueError("the filter's own")
+
+
+class RaisingHandler(logging.Handler):
+    """Is broken, and puts what it was given into its error."""
+
+    def emit(self, record):
+        raise RuntimeError(f"cannot send {record.getMessage()} {record.args}")
+
+
+class BlockingHandler(logging.Handler):
+    """Waits for somebody who never comes, once the loop runs."""
+
+    def emit(self, record):
+        if "gunicorn_asgi " not in record.getMessage():
+            time.sleep(3600)
