@@ -136,6 +136,7 @@ def test_ci_runs_the_command_of_the_readme() -> None:
         "README.md",
         "CONTRIBUTING.md",
         "CHANGELOG.md",
+        "SECURITY.md",
         *(
             f"docs/{name}.md"
             for name in (
@@ -146,6 +147,7 @@ def test_ci_runs_the_command_of_the_readme() -> None:
                 "http2",
                 "operations",
                 "proxies",
+                "security",
                 "settings",
                 "websocket",
             )
