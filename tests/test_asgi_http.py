@@ -607,6 +607,24 @@ def test_an_application_that_exits_ends_the_process(
         )  # 3 would stop Gunicorn
 
 
+@pytest.mark.parametrize("length", [(), ((b"content-length", b"5"),)])
+def test_an_exit_within_a_response_ends_its_connection(parser: str, length: Any) -> None:
+    """The worker serves on for a moment. A further response would become a part of this one."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": length})
+        await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        raise SystemExit(7)
+
+    with serve(app, parser) as server:
+        client = server.connect()
+        client.send(GET + GET)
+        with pytest.raises(Truncated):
+            client.read_response()
+        assert not client.read_rest()
+        assert server.host.nr == 1
+
+
 def test_log_lines_cannot_be_forged_by_a_path(parser: str) -> None:
     """The path is the client's: decoded, it may have line ends in it (CWE-117)."""
 

@@ -599,6 +599,19 @@ def test_an_application_that_raises_has_closed_with_1011(parser: str, error: Bas
         assert isinstance(error, asyncio.CancelledError) or line.error is error
 
 
+def test_an_application_that_exits_has_closed_with_1011(parser: str) -> None:
+    """The worker stops, and its client need not wait for that."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await accept(receive, send)
+        raise SystemExit(7)
+
+    with serves(app, parser) as server:
+        ws = connect(server)
+        assert ws.answer_close() == (1011, "")
+        assert server.host.left == [7]
+
+
 def test_a_framework_s_word_for_the_end_is_no_error_once_the_application_has_been_told(
     parser: str,
 ) -> None:

@@ -114,6 +114,9 @@ class RunningExchange(Protocol):
     def application_raised(self, error: BaseException) -> None:
         """The application has raised `error`."""
 
+    def application_exited(self) -> None:
+        """The application has ended the process, perhaps within its response."""
+
     def finish(self) -> None:
         """End the exchange: the application has ended."""
 
@@ -124,6 +127,7 @@ async def run_application(exchange: RunningExchange, app: Application) -> None:
         await app(exchange.scope, exchange.receive, exchange.send)
     except (SystemExit, KeyboardInterrupt) as error:
         exchange.host.leave(error)  # raised by a signal handler, or by the application itself
+        exchange.application_exited()
     except asyncio.CancelledError:
         if exchange.phase is not COMPLETE:
             exchange.application_cancelled()

@@ -368,6 +368,10 @@ class HTTPStream:
         if not (self.client is GONE and is_disconnect(error)):
             self.report_failure("Error handling request %s %s", error)
 
+    def application_exited(self) -> None:
+        if self.phase >= STREAMING and self.phase is not COMPLETE and self.client is not GONE:
+            self.writer.abort()  # the worker serves on for a moment, and no response may follow
+
     def report_failure(self, text: str, error: BaseException | None) -> None:
         """Log the application's failure. Answer with 500, or abort a response after its head."""
         self.host.log.error(text, printable(self.method), printable(self.raw_path), exc_info=error)

@@ -314,6 +314,12 @@ class WebSocketStream:
         if not ((self._is_gone or is_told) and is_disconnect(error, is_told)):
             self._report_failure("Error handling request %s %s", error)
 
+    def application_exited(self) -> None:
+        if self._session.closing.phase is WS_CONNECTING:
+            self._handshake.http.application_exited()
+        elif self._session.closing.is_open:
+            self._session.start_close(INTERNAL_ERROR, "")
+
     def _report_failure(self, text: str, error: BaseException | None) -> None:
         if self._session.closing.phase is WS_CONNECTING:
             self._handshake.http.report_failure(text, error)
