@@ -52,6 +52,8 @@ from several tasks, and the answers to pings. Each task sends one message before
 MAX_HELD = 2_000_000
 """Bytes of a client that a connection may hold: half a megabyte of windows for HTTP/2, less for all
 others, and the copies that are being made of it."""
+FIRST_PORT = 8000
+"""Each connection has a port of the server for itself: a client's address may be forwarded."""
 LONG = 200
 """Seconds after which every deadline of the default settings has passed."""
 
@@ -181,11 +183,12 @@ class Case:
             self.settings, self.script, self.host, self.log, self.lines.access, self.loop
         )
         self.server.tick(1.0)
-        listening = Listening(SimpleNamespace(getsockname=lambda: ("127.0.0.1", 8000)))  # type: ignore[arg-type]  # its name is asked for
-        listener = Listener(listening, "http", "")
         for number, each in enumerate(self.connections):
+            address = ("127.0.0.1", FIRST_PORT + number)
+            listening = Listening(SimpleNamespace(getsockname=lambda name=address: name))  # type: ignore[arg-type]  # its name is asked for
+            listener = Listener(listening, "http", "")
             each.server_side = self.server.connect(listener, ("127.0.0.1", 40000 + number))
-            each.raw = FakeTransport(self.loop, each.server_side, number)
+            each.raw = FakeTransport(self.loop, each.server_side, address)
             each.raw.connect()
 
     def on_loop(self, function: Callable[..., Any], *args: Any) -> None:
@@ -281,9 +284,10 @@ class Case:
         for task in self.script.tasks:
             task.cancel()
         loop.settle()
-        # Applications that have swallowed a cancellation.
-        self.on_loop(self.begin_abort)
-        self.advance(5)
+        # Twice, for applications may ignore a cancellation.
+        for _ in range(2):
+            self.on_loop(self.begin_abort)
+            self.advance(5)
 
     def begin_abort(self) -> None:
         self.script.tasks.append(self.loop.create_task(self.server.abort()))
@@ -382,7 +386,7 @@ class Case:
         """Everything on the wire can be read, and each client that stayed has its answers whole."""
         calls = self.script.calls
         for number, each in enumerate(self.connections):
-            own = [call for call in calls if call.scope["client"][1] == 40000 + number]
+            own = [call for call in calls if call.scope["server"][1] == FIRST_PORT + number]
             try:
                 each.answers = self.read(each, own)
             except WireError as error:

@@ -85,6 +85,7 @@ class Run:
         self._receive = receive
         self._send = send
         self.mark = [(ID, b"%d" % call.number)]
+        self.has_ignored_cancellation = False
 
     async def start(self) -> None:
         kind = self.call.scope["type"]
@@ -173,8 +174,9 @@ class Run:
                 if self.rng.random() < 0.4:
                     raise
             except asyncio.CancelledError:
-                if self.rng.random() < 0.8:
+                if self.has_ignored_cancellation or self.rng.random() < 0.8:
                     raise
+                self.has_ignored_cancellation = True
             except OwnBaseError:
                 if self.rng.random() < 0.9:
                     raise

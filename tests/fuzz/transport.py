@@ -21,11 +21,11 @@ HIGH_WATER, LOW_WATER = 65536, 16384
 class FakeTransport(asyncio.Transport):
     """One client's connection, as the loop would show it to the server."""
 
-    def __init__(self, loop: VirtualLoop, protocol: Any, number: int) -> None:
+    def __init__(self, loop: VirtualLoop, protocol: Any, sockname: tuple[str, int]) -> None:
         super().__init__()
         self._loop = loop
         self._protocol = protocol
-        self._name = ("127.0.0.1", 40000 + number)
+        self._sockname = sockname
         # The server's direction.
         self._buffer = bytearray()
         self._is_paused = False
@@ -108,7 +108,7 @@ class FakeTransport(asyncio.Transport):
         # A unix socket's family, so that the kernel is not asked about TCP. No descriptor: files
         # cannot be sent by the kernel, and are read.
         sock = SimpleNamespace(family=socket.AF_UNIX, fileno=lambda: -1)
-        info = {"peername": self._name, "sockname": ("127.0.0.1", 8000), "socket": sock}
+        info = {"sockname": self._sockname, "socket": sock}
         return info.get(name, default)
 
     def set_protocol(self, protocol: Any) -> None:
