@@ -102,6 +102,11 @@ class FakeTransport(asyncio.Transport):
             self._end(error if isinstance(error, Exception) else None)
             return None
 
+    @property
+    def can_send(self) -> bool:
+        """Whether the server may still answer."""
+        return not (self._closing or self._has_eof)
+
     # asyncio.Transport.
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
