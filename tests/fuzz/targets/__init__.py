@@ -20,10 +20,10 @@ def load(name: str) -> Callable[[bytes], None]:
 
 
 def pieces(data: bytes) -> list[bytes]:
-    """`data` in pieces of lengths that follow from it."""
+    """`data` in pieces of lengths that follow from it: short ones first, for a long one is slow."""
     found, position = [], 0
     while position < len(data):
-        size = 1 + data[position] % 7 * 3
+        size = (1 + data[position] % 7 * 3) * (1 if position < 1000 else 1000)
         found.append(data[position : position + size])
         position += size
     return found
