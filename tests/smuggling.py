@@ -36,7 +36,7 @@ def complaints(records: Iterable[Mapping[str, Any]]) -> list[str]:
     found = []
     ids: set[str] = set()
     for record in records:
-        (wrong,) = {_wrong(record, ids)}
+        wrong = _wrong(record, ids)
         if wrong:
             found.append(f"{wrong}: {record}")
         ids.update(record["proxy_ids"])

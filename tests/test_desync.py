@@ -32,6 +32,8 @@ DOCS = Path(__file__).parent.parent / "docs"
 HAPROXY = shutil.which("haproxy")
 CLIENTS = 8
 ORDINARY = 3
+LEAST = 300
+"""Requests of each ordinary client."""
 QUIET_SECONDS = 0.15
 """Without another byte. It cuts only answers that nobody expects."""
 
@@ -53,7 +55,8 @@ global
     maxconn 200
 defaults
     mode http
-    timeout connect 5s
+    timeout connect 20s
+    timeout queue 60s
     timeout client 20s
     timeout server 20s
     option accept-invalid-http-request
@@ -213,12 +216,12 @@ def attack(path: Path, clients: Iterator[int], numbers: Sequence[int]) -> list[s
 
 
 def ask_on(path: Path, client: int, stop: threading.Event) -> int:
-    """An ordinary client, which asks on one connection until it is told to stop. Returns the number of requests."""
+    """An ordinary client, which asks on one connection until it is told to stop, and LEAST times. Returns the number of requests."""
     asked = 0
     connection = http.client.HTTPConnection("test")
     connection.sock = connect(path)
     try:
-        while not stop.is_set():
+        while not stop.is_set() or asked < LEAST:
             asked += 1
             own = mark(client, asked)
             body = own.encode() * 100 if asked % 2 else None
@@ -266,7 +269,7 @@ def test_no_request_and_no_answer_changes_its_owner_behind_a_proxy(
         asked = sum(future.result() for future in ordinary)
     seen = records(proxies.workers[worker])[before:]
     assert not wrong + complaints(seen)
-    assert len(seen) > asked > len(numbers)
+    assert len(seen) > asked
     connections = {tuple(record["client"]) for record in seen}
     assert len(connections) < len(seen) / 3, "clients share connections"
     expected = "2" if way == "haproxy-h2" else "1.1"
@@ -282,11 +285,16 @@ def test_without_the_rule_of_the_documentation_haproxy_lets_upgraded_clients_pas
     before = len(records(worker))
     client = next(proxies.clients)
     (shape,) = (shape for shape in shapes(client) if shape.name == "h2c")
-    send(proxies.directory / "haproxy-unruled", shape)
-    found = poll(lambda: complaints(records(worker)[before:]), "the hidden request")
-    assert [complaint.partition(":")[0] for complaint in found] == [
+
+    def smuggle() -> list[str]:
+        """Try, and say what the application has seen. A slow machine may need a second time."""
+        send(proxies.directory / "haproxy-unruled", shape)
+        return complaints(records(worker)[before:])
+
+    found = poll(smuggle, "the hidden request")
+    assert {complaint.partition(":")[0] for complaint in found} == {
         "the proxy has not sent this request"
-    ]
+    }
 
 
 def records(worker: Gunicorn) -> list[dict[str, Any]]:
