@@ -219,6 +219,21 @@ def test_a_head_that_does_not_arrive_is_answered_with_408(
         assert line.text.startswith("Invalid request from ip=127.0.0.1: ")
 
 
+def test_the_time_of_the_first_head_begins_with_the_connection(parser: str) -> None:
+    with serve(hello, parser, head_timeout=10) as server:
+        client = server.connect()
+        server.wait_connected()
+        server.stop_clock()
+        server.advance(6)
+        client.send(b"GET")
+        server.wait_buffered()
+        server.advance(3)
+        assert not client.has_more()
+        server.advance(2)
+        assert client.read_response().status == 408
+        server.log.take("warning")
+
+
 def test_a_head_that_comes_drop_by_drop_gains_no_time(parser: str) -> None:
     with serve(hello, parser, head_timeout=10) as server:
         client = server.connect()

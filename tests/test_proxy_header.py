@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from certificates import Pair, make_authority
-from inprocess import Client, InProcess, request, serve
+from h2raw import PREFACE
+from inprocess import HTTP2, Client, InProcess, request, serve
 from process import GUNICORN_VERSION, LOOPS, SETTINGS, Gunicorn, trusting_context
 
 from gunicorn_asgi.net.proxy_protocol import V2_SIGNATURE
@@ -174,6 +175,27 @@ def test_a_header_that_does_not_come_is_waited_for_as_long_as_for_a_head(parser:
         assert client.read_rest() == b""
         server.wait_until(lambda: not server.server.acceptors.pending)
         assert not server.log.lines
+
+
+@pytest.mark.parametrize("rest", [b"", b"GET / HTTP/1.1\r\n", PREFACE], ids=["", "head", "h2"])
+def test_the_header_and_the_head_of_the_first_request_share_one_limit(
+    parser: str, rest: bytes
+) -> None:
+    http2 = HTTP2 if rest == PREFACE else {}
+    with proxied(parser, head_timeout=10, keepalive=60, **http2) as (server, client):
+        server.wait_until(lambda: server.server.acceptors.pending)
+        server.stop_clock()
+        server.advance(6)
+        client.send(V1 + rest)
+        server.wait_connected()
+        server.settle()
+        server.advance(2)
+        assert server.call(lambda: len(server.server.connections)) == 1
+        server.advance(3)
+        answer = client.read_rest()
+        assert answer.startswith(b"HTTP/1.1 408 ") == (b"GET" in rest)
+        assert bool(answer) == bool(rest)
+        server.log.take("warning")
 
 
 def test_a_client_that_goes_away_within_the_header_leaves_nothing_behind(parser: str) -> None:

@@ -371,7 +371,10 @@ class H1Connection(Handler):
             limit_s = host.settings.head_timeout_s
             if host.is_shutting_down:  # `shut_down` was called before
                 limit_s = min(LINGER_SECONDS, limit_s)
-            self.transport.deadline = host.tick_end + limit_s
+            deadline = host.tick_end + limit_s
+            if self.fields is None:  # the first request's time began with the connection
+                deadline = min(deadline, self.transport.deadline)
+            self.transport.deadline = deadline
             inbox.began = host.loop.time()
         try:
             is_complete = inbox.add_to_head(data, self.transport.rules)

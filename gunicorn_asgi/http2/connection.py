@@ -83,7 +83,7 @@ class H2Connection(Handler):
 
     def begin(self, data: bytes = b"") -> None:
         self.protocol.control.start()
-        self._begin(data)
+        self._begin(data, self.transport.deadline)
 
     def begin_upgraded(
         self, request: Request, settings: bytes, data: bytes, log: ExchangeLog | None
@@ -102,9 +102,10 @@ class H2Connection(Handler):
         start_exchanges(self, [open_exchange(self, stream, request, True, own)])
         self._begin(data)
 
-    def _begin(self, data: bytes) -> None:
+    def _begin(self, data: bytes, latest: float = NEVER) -> None:
+        """`latest`: when the time for the preface ends, which began with the connection."""
         host, transport = self.host, self.transport
-        self._head_deadline = host.tick_end + host.settings.head_timeout_s
+        self._head_deadline = min(latest, host.tick_end + host.settings.head_timeout_s)
         self._incomplete = self.protocol.incomplete
         self._idle_deadline = host.idle_deadline
         if transport.is_writing_paused:

@@ -36,6 +36,8 @@ class ProxyPreamble(NamedTuple):
     """Data of the request: it had to be read to see that it is no header."""
     error: RequestError | None
     """The reason to refuse the connection."""
+    seconds: float
+    """Time that reading it took: the head of the first request has as much less."""
 
 
 async def read_preamble(
@@ -49,6 +51,7 @@ async def read_preamble(
     """
     header, data, error = NO_HEADER, b"", None
     timeout = server.settings.head_timeout_s
+    began = server.loop.time()
     try:
         header, data = await asyncio.wait_for(
             _read_header(sock, server), None if timeout == math.inf else timeout
@@ -69,10 +72,11 @@ async def read_preamble(
         reason = printable(str(error)) if error else "neither TLS nor the PROXY protocol"
         server.log.warning("Invalid request from ip=%s: %s", peer[0] if peer else "", reason)
         raise ConnectionAbortedError(str(error))
+    seconds = server.loop.time() - began
     return (
-        ProxyPreamble(None, None, b"", error)
+        ProxyPreamble(None, None, b"", error, seconds)
         if error
-        else ProxyPreamble(header.client, header.server, data, None)
+        else ProxyPreamble(header.client, header.server, data, None, seconds)
     )
 
 

@@ -310,9 +310,11 @@ class Transport(asyncio.Protocol):
         if self.listener.scheme == "https":
             self.tls = tls_extension.describe(transport.get_extra_info("ssl_object"))
         preamble, self.preamble = self.preamble, None
-        if preamble is not None and preamble.client is not None:
-            self.rules = host.rules_for(self.client, preamble.client)
-            self.client, self.server_address = preamble.client, preamble.server
+        if preamble is not None:
+            self.deadline -= preamble.seconds
+            if preamble.client is not None:
+                self.rules = host.rules_for(self.client, preamble.client)
+                self.client, self.server_address = preamble.client, preamble.server
         self.set_handler(host.make_handler(self))
         host.opened(self)
         if preamble is not None and preamble.error is not None:
