@@ -28,7 +28,11 @@ def required() -> set[str]:
     waiting = [(ROOT, EXTRAS)]
     while waiting:
         name, extras = waiting.pop()
-        for text in metadata.requires(name) or ():
+        try:
+            requirements = metadata.requires(name) or ()
+        except metadata.PackageNotFoundError:  # there is none for this Python
+            continue
+        for text in requirements:
             requirement = Requirement(text)
             marker = requirement.marker
             is_needed = marker is None or any(

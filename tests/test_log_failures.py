@@ -441,7 +441,7 @@ def test_a_logger_class_that_raises_is_one_line_of_the_error_log_and_ends_no_exc
 def test_the_handler_that_blocks_the_loop_is_found_in_the_stack() -> None:
     found: list[Any] = []
 
-    class Blocking(logging.StreamHandler[Any]):
+    class Blocking(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             import sys
 

@@ -179,7 +179,7 @@ class GuardedHandle:
         self._statsd_failures = LimitedReport(self._warn)
 
     def __call__(self, record: logging.LogRecord) -> None:
-        if record.exc_info and str(record.msg).startswith(STATSD_FAILED):
+        if record.exc_info and isinstance(record.msg, str) and record.msg.startswith(STATSD_FAILED):
             error = record.exc_info[1]
             if error is not None:
                 self._statsd_failures.add(STATSD_FAILED, error)

@@ -36,7 +36,8 @@ the parts that asyncio needs unpatched."""
 
 def find_loggers(log: object) -> list[logging.Logger]:
     """Return the loggers of ``logging`` that Gunicorn's `log` writes to, if its class has any."""
-    return [getattr(log, name) for name in ("error_log", "access_log") if hasattr(log, name)]
+    found = (getattr(log, name, None) for name in ("error_log", "access_log"))
+    return [logger for logger in found if isinstance(logger, logging.Logger)]
 
 
 def refuse_patches() -> None:
