@@ -10,8 +10,8 @@ from conftest import examples
 from fuzz.case import KINDS, run_case
 
 SEED = 1
-CASES = 300
-"""Cases of each kind, which take two to eight seconds."""
+CASES = 250
+"""Cases of each kind, which take a few seconds."""
 
 
 @pytest.mark.parametrize("kind", KINDS)

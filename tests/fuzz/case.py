@@ -9,6 +9,7 @@ import logging
 import math
 import random
 import sys
+import traceback
 import types
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -17,6 +18,7 @@ from typing import Any
 
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
+from h2raw import PREFACE
 from inprocess import Host, Listening, Log, make_settings
 
 from gunicorn_asgi.config.settings import Settings
@@ -49,9 +51,9 @@ MAX_MESSAGE = 50000
 MAX_UNSENT = HIGH_WATER + 8 * (MAX_SIZE * 2 + 65536)
 """Bytes that may wait for a client that reads nothing: a few messages that an application has sent
 from several tasks, and the answers to pings. Each task sends one message before it waits."""
-MAX_HELD = 2_000_000
-"""Bytes of a client that a connection may hold: half a megabyte of windows for HTTP/2, less for all
-others, and the copies that are being made of it."""
+MAX_HELD, MAX_HELD_H2 = 500_000, 2_000_000
+"""Bytes of a client that a connection may hold: the limit on waiting data, a message, a packet, and
+the copies that are being made of them. Over HTTP/2, the windows of eight streams come to that."""
 FIRST_PORT = 8000
 """Each connection has a port of the server for itself: a client's address may be forwarded."""
 LONG = 200
@@ -115,16 +117,16 @@ access_lines = cache(AccessLines)
 class Connection:
     """A client of a case."""
 
-    def __init__(self, sent: Traffic, pieces: Iterator[bytes]) -> None:
+    def __init__(self, sent: Traffic, pieces: Iterator[bytes], alpn: str | None) -> None:
         self.traffic = sent
+        self.alpn = alpn
+        """As for `FakeTransport`."""
         self.pieces: Iterator[bytes] | None = pieces
         self.raw: Any = None
         self.server_side: Any = None
         self.is_patient = True
         """The client reads, and stays to the end."""
         self.answers: list[Answer] = []
-        self.refused = 0
-        """Answers that the application has not given."""
 
 
 class Case:
@@ -150,7 +152,10 @@ class Case:
 
     def make_client(self, make_traffic: Callable[[random.Random], Traffic]) -> Connection:
         sent = make_traffic(self.rng)
-        return Connection(sent, traffic.cut(self.rng, sent.data))
+        alpn = None
+        if self.rng.random() < 0.3:
+            alpn = "h2" if sent.data.startswith(PREFACE) else "http/1.1"
+        return Connection(sent, traffic.cut(self.rng, sent.data), alpn)
 
     # The course of events.
 
@@ -172,6 +177,8 @@ class Case:
             self.check()
         except (SystemExit, KeyboardInterrupt) as error:
             self.problems.append(f"{error!r} has left the loop")
+        except Exception:
+            self.problems.append(f"the case itself: {traceback.format_exc()}")
         finally:
             asyncio.set_event_loop(None)
             self.lines.take()
@@ -186,9 +193,9 @@ class Case:
         for number, each in enumerate(self.connections):
             address = ("127.0.0.1", FIRST_PORT + number)
             listening = Listening(SimpleNamespace(getsockname=lambda name=address: name))  # type: ignore[arg-type]  # its name is asked for
-            listener = Listener(listening, "http", "")
+            listener = Listener(listening, "http" if each.alpn is None else "https", "")
             each.server_side = self.server.connect(listener, ("127.0.0.1", 40000 + number))
-            each.raw = FakeTransport(self.loop, each.server_side, address)
+            each.raw = FakeTransport(self.loop, each.server_side, address, each.alpn)
             each.raw.connect()
 
     def on_loop(self, function: Callable[..., Any], *args: Any) -> None:
@@ -196,9 +203,12 @@ class Case:
         self.loop.turn()
 
     def advance(self, seconds: float) -> None:
-        for _ in range(math.ceil(seconds)):
-            self.loop.now += 1.0
-            self.on_loop(self.server.tick, 1.0)
+        # The worker ticks once a second. A long time passes in longer steps, announced as such.
+        step = 1.0 if seconds < LONG else 5.0
+        self.on_loop(self.server.tick, step)
+        for _ in range(math.ceil(seconds / step)):
+            self.loop.now += step
+            self.on_loop(self.server.tick, step)
             self.loop.settle()
 
     def any_connection(self) -> Connection:
@@ -229,6 +239,7 @@ class Case:
             for each in self.connections:
                 each.is_patient = False  # a deadline of the request may pass
         self.advance(seconds)
+        self.check_memory()
 
     def half_close(self) -> None:
         each = self.any_connection()
@@ -259,7 +270,7 @@ class Case:
     def end(self) -> None:
         """All clients leave, and the worker stops."""
         loop, rng = self.loop, self.rng
-        way = rng.randrange(4)
+        way = rng.choice((0, 1, 2, 2, 3))
         if way == 0:
             self.drain()
         elif way == 1:
@@ -371,15 +382,17 @@ class Case:
     def check_memory(self) -> None:
         for each in self.connections:
             size = held(each.server_side)
-            if size > MAX_HELD:
+            if size > (MAX_HELD_H2 if "HTTP/2" in self.kind else MAX_HELD):
                 self.problems.append(f"a connection's memory is bounded: {size} bytes")
 
     def check_idle_is_closed(self) -> None:
         """No client stays connected for ever, unless an application works for one of them."""
         if not all(each.is_over for each in self.script.calls):
             return
+        if self.server.count_busy():
+            self.problems.append(f"no exchange is left: {self.server.connections}")
         for each in self.connections:
-            if not (each.raw.is_lost or each.raw.room == 0):
+            if not each.raw.is_lost:
                 self.problems.append(f"an idle connection is closed: {each.server_side!r}")
 
     def check_answers(self) -> None:

@@ -209,7 +209,8 @@ def flood1(rng: random.Random) -> bytes:
 
 H2_FIELDS = (
     (b"x-a", b"b"), (b"cookie", b"a=b"), (b"te", b"trailers"), (b"te", b"gzip"), (b"connection", b"close"), (b"X-A", b"b"), (b"x-a", b"b\r\nc"),
-    (b":path", b"/b"), (b"content-length", b"10"), (b"content-length", b"x"), (b"host", b"b"), (b"expect", b"100-continue"), (b"x-b", b"b" * 2000),
+    (b":path", b"/b"), (b":status", b"200"), (b":protocol", b"websocket"), (b"", b"b"), (b"x-a", b" b"), (b"x-a", b"\x00"), (b"x_a", b"b"), (b"x-a:", b"b"),
+    (b"upgrade", b"h2c"), (b"transfer-encoding", b"chunked"), (b"content-length", b"10"), (b"content-length", b"x"), (b"host", b"b"), (b"expect", b"100-continue"), (b"x-b", b"b" * 2000),
 )  # fmt: skip
 
 
@@ -230,6 +231,22 @@ class H2Client:
             (b":authority", b"a"),
         ]
         return bytes(self.encoder.encode([*pseudo, *fields]))
+
+    def strange_block(self) -> bytes:
+        """Fields in any order, and some that no request has."""
+        rng = self.rng
+        fields = [
+            (b":method", rng.choice(METHODS)),
+            (b":scheme", rng.choice((b"http", b"http", b"https", b"ftp", b""))),
+            (b":path", rng.choice(TARGETS)),
+            (b":authority", rng.choice((b"a", b"a", b"a:80", b"", b"a b"))),
+            *rng.choices(H2_FIELDS, k=rng.randrange(4)),
+        ]
+        if rng.random() < 0.3:
+            rng.shuffle(fields)
+        if rng.random() < 0.2:
+            del fields[rng.randrange(len(fields))]
+        return bytes(self.encoder.encode(fields))
 
     def request(self) -> bytes:
         """A valid request on a new stream."""
@@ -269,7 +286,7 @@ class H2Client:
         stream = rng.choice((0, 1, 1, 3, 5, 7, 2, self.stream, 2**31 - 1))
         kind = rng.randrange(12)
         if kind < 2:
-            block = self.block(b"GET", rng.choices(H2_FIELDS, k=rng.randrange(3)))
+            block = self.strange_block()
             block = mutate(rng, block) if rng.random() < 0.3 else block
             return h2raw.headers(stream, block, rng.random() < 0.5, whole=rng.random() < 0.9)
         if kind == 2:
@@ -306,8 +323,18 @@ def opening(rng: random.Random, wide: bool) -> bytes:
     return b"".join(frames)
 
 
+H2C = (
+    b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    b"HTTP2-Settings: AAMAAABk\r\n\r\n"
+)
+
+
 def http2(rng: random.Random) -> Traffic:
     client, way = H2Client(rng), rng.random()
+    if way < 0.1:
+        client.stream = 3
+        requests = [client.request() for _ in range(rng.choice((0, 1, 3)))]
+        return Traffic(b"".join([H2C, opening(rng, True), *requests]), True)
     if way < 0.4:
         requests = [client.request() for _ in range(rng.choice((1, 2, 5)))]
         return Traffic(opening(rng, True) + b"".join(requests), True)

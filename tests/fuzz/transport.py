@@ -1,4 +1,4 @@
-"""asyncio's transport of a socket, without the socket, and stricter: it notes what asyncio forgives.
+"""asyncio's transport of a socket or TLS, without both, and stricter: it notes what asyncio forgives.
 
 The other end is the case: it queues bytes for the server, and takes as many as it has room for.
 """
@@ -21,8 +21,12 @@ HIGH_WATER, LOW_WATER = 65536, 16384
 class FakeTransport(asyncio.Transport):
     """One client's connection, as the loop would show it to the server."""
 
-    def __init__(self, loop: VirtualLoop, protocol: Any, sockname: tuple[str, int]) -> None:
+    def __init__(
+        self, loop: VirtualLoop, protocol: Any, sockname: tuple[str, int], alpn: str | None = None
+    ) -> None:
+        """`alpn`: the protocol agreed in the handshake of TLS, or None without TLS."""
         super().__init__()
+        self._alpn = alpn
         self._loop = loop
         self._protocol = protocol
         self._sockname = sockname
@@ -91,7 +95,10 @@ class FakeTransport(asyncio.Transport):
                 self._start_pump()
         elif self._has_client_eof:
             self._is_eof_told = True
-            if not self._call("eof_received"):
+            stays_open = self._call("eof_received")
+            if stays_open and self._alpn:
+                self.problems.append("eof_received() returns true, which has no effect with TLS")
+            if not stays_open or self._alpn:
                 self.close()
 
     def _call(self, name: str, *args: object) -> Any:
@@ -113,7 +120,14 @@ class FakeTransport(asyncio.Transport):
         # A unix socket's family, so that the kernel is not asked about TCP. No descriptor: files
         # cannot be sent by the kernel, and are read.
         sock = SimpleNamespace(family=socket.AF_UNIX, fileno=lambda: -1)
-        info = {"sockname": self._sockname, "socket": sock}
+        info: dict[str, Any] = {"sockname": self._sockname, "socket": sock}
+        if self._alpn is not None:
+            info["ssl_object"] = SimpleNamespace(
+                cipher=lambda: None,
+                version=lambda: None,
+                getpeercert=lambda **_: None,
+                selected_alpn_protocol=lambda: self._alpn,
+            )
         return info.get(name, default)
 
     def set_protocol(self, protocol: Any) -> None:
@@ -163,9 +177,11 @@ class FakeTransport(asyncio.Transport):
         self.write(b"".join(list_of_data))
 
     def can_write_eof(self) -> bool:
-        return True
+        return self._alpn is None
 
     def write_eof(self) -> None:
+        if self._alpn is not None:
+            raise NotImplementedError
         if not self._closing:
             self._has_eof = True
 
