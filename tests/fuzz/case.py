@@ -12,6 +12,7 @@ import sys
 import traceback
 import types
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -62,12 +63,12 @@ LONG = 200
 
 @cache
 def settings_of(parser: str, **values: Any) -> Settings:
-    return make_settings(parser, **values)
+    # Also with a Gunicorn that has no setting for it.
+    return replace(make_settings(parser, **values), websocket_max_message_size=MAX_MESSAGE)
 
 
 def any_settings(rng: random.Random, parser: str, kind: str) -> Settings:
-    values: dict[str, Any] = {"websocket_max_message_size": MAX_MESSAGE}
-    values["ws_per_message_deflate"] = rng.random() < 0.8
+    values: dict[str, Any] = {"ws_per_message_deflate": rng.random() < 0.8}
     if "HTTP/2" in kind:
         values |= {
             "http_protocols": "h2,h1",
@@ -140,7 +141,7 @@ class Case:
         self.log = Log()
         self.host = Host(3 if rng.random() < 0.05 else sys.maxsize)
         self.lines = access_lines()
-        self.script = Script(rng, rng.random() < 0.5)
+        self.script = Script(rng, rng.random() < 0.5, rng.random() < 0.1)
         self.server: Any = None
         self.settings = any_settings(rng, parser, kind)
         self.connections = [

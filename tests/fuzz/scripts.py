@@ -52,6 +52,8 @@ class Script:
     rng: random.Random
     is_good: bool
     """Whether it keeps the rules of ASGI, and answers."""
+    is_deaf: bool
+    """Whether it never reads, and waits for ever."""
     calls: list[Call] = field(default_factory=list)
     raised: list[BaseException] = field(default_factory=list)
     """What has left the application, for the server to handle."""
@@ -89,7 +91,11 @@ class Run:
 
     async def start(self) -> None:
         kind = self.call.scope["type"]
-        if self.script.is_good:
+        if self.script.is_deaf:
+            if kind == "websocket":
+                await self.send({"type": "websocket.accept"})
+            await self.hang()
+        elif self.script.is_good:
             await (self.answer() if kind == "http" else self.converse())
         else:
             await self.misbehave()

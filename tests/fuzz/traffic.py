@@ -182,7 +182,7 @@ def http1(rng: random.Random) -> Traffic:
         return Traffic(
             b"".join([h1_request(rng) for _ in range(rng.choice((1, 1, 2, 4, 20)))]), True
         )
-    if way < 0.5:
+    if way < 0.55:
         return Traffic(flood1(rng), False)
     if way < 0.95:
         make = rng.choice((h1_request, h1_pieces))
@@ -407,7 +407,7 @@ def websocket(rng: random.Random) -> Traffic:
     frames = ws_frames(rng, deflate, is_valid)
     if not is_valid and frames and rng.random() < 0.5:
         frames = mutate(rng, frames)
-    if way > 0.97:
+    if way > 0.95:
         frames += rng.choice((ws.text(b"x" * 100), ws.ping(b"x"), ws.cont(b"", fin=False))) * 10000
     return Traffic(handshake(rng, deflate, is_valid) + frames, is_valid)
 
