@@ -14,6 +14,7 @@ from .http1.connection import H1Connection
 from .http2.connection import H2Connection
 from .http2.frames import PREFACE, ConnectionFailure
 from .http2.request import HTTP2_VERSION, join_cookies
+from .net.idleness import INCOMPLETE, SILENT, Idleness
 from .net.transport import LINGER_SECONDS, OPEN, Handler, Transport
 
 NO_PREFACE = "No HTTP/2 connection preface, and http2_cleartext is prior-knowledge"
@@ -93,6 +94,9 @@ class ProtocolDetection(Handler):
             self.refuse(LATE_HEAD)
 
     # From the server.
+
+    def idleness(self) -> tuple[Idleness, float]:
+        return INCOMPLETE if self._data else SILENT, self.transport.accepted_at
 
     def streams(self) -> tuple[ASGIStream, ...]:
         return ()

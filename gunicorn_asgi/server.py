@@ -139,6 +139,7 @@ class Server:
         "limit_concurrency",
         "log",
         "loop",
+        "lost",
         "make_handler",
         "rules_for",
         "settings",
@@ -191,8 +192,11 @@ class Server:
         self._spawn = _spawner(loop)
         # Connections and applications.
         self.acceptors = Acceptors(self, share, has_own_queue)
-        self.connections: set[Transport] = set()
-        """The open connections, and closed ones whose exchange is not over."""
+        self.connections: dict[Transport, None] = {}
+        """The open connections, and closed ones whose exchange is not over, in the order of their
+        beginning."""
+        self.lost: set[Transport] = set()
+        """Those of `connections` whose transport is lost. Their application is still running."""
         self.tasks: dict[asyncio.Task[None], tuple[ASGIStream, float]] = {}
         """The running applications, also after a complete response: their exchange, and the time
         when it began (``time.monotonic``)."""
@@ -223,7 +227,7 @@ class Server:
 
     def opened(self, transport: Transport) -> None:
         """`transport` is connected."""
-        self.connections.add(transport)
+        self.connections[transport] = None
         self.acceptors.pending.pop(transport, None)
         if self._phase is FINISHING:
             transport.deadline = min(transport.deadline, self.tick_end + HANDSHAKE_SECONDS)
@@ -234,9 +238,17 @@ class Server:
         if self._phase is not SERVING:
             self._changed.set()
 
+    def transport_lost(self, transport: Transport) -> None:
+        """`transport` is lost, and its exchanges are not over: it holds no place any more."""
+        self.lost.add(transport)
+        self.acceptors.room.forget(transport)
+        self.connections_changed()
+
     def closed(self, transport: Transport) -> None:
         """`transport` is closed, and its exchanges are over."""
-        self.connections.discard(transport)
+        self.connections.pop(transport, None)
+        self.lost.discard(transport)
+        self.acceptors.room.forget(transport)
         self.connections_changed()
 
     # Applications.
@@ -359,8 +371,9 @@ class Server:
         await self.acceptors.close(seconds / 4)
         await self._until_idle(min(self.settings.lame_duck_s, seconds / 4))
         self._phase = FINISHING
-        for transport in self.connections - self._lame_ducks:
-            transport.handler.shut_down()
+        for transport in list(self.connections):
+            if transport not in self._lame_ducks:
+                transport.handler.shut_down()
         # Handshakes that are in progress may end.
         giving_up = self.loop.call_later(min(HANDSHAKE_SECONDS, seconds / 4), self.acceptors.cancel)
         notice = min(1.0, seconds / 4)
@@ -380,9 +393,13 @@ class Server:
             )
         await self.abort(abort_seconds)
 
-    def count_busy(self) -> int:
+    def count_busy(self, with_lost: bool = True) -> int:
         """The number of connections with an exchange in progress."""
-        return sum(transport.handler.is_busy for transport in self.connections)
+        return sum(
+            transport.handler.is_busy
+            for transport in self.connections
+            if with_lost or transport not in self.lost
+        )
 
     def _close_websockets(self) -> None:
         self.is_closing_websockets = True

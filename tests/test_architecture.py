@@ -235,7 +235,14 @@ ON_TRANSPORTS = {
 """The rooms of the versions of HTTP that have a transport. All others there are pure."""
 PURE = (
     inside("http", "http1", "http2", "websocket")
-    | {"errors", "net.deadlines", "net.proxy_protocol", "observe.printable", "version"}
+    | {
+        "errors",
+        "net.deadlines",
+        "net.idleness",
+        "net.proxy_protocol",
+        "observe.printable",
+        "version",
+    }
 ) - ON_TRANSPORTS
 LOOPS_AND_TRANSPORTS = (
     "asyncio",

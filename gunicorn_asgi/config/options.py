@@ -153,7 +153,7 @@ class OptionSettings:
             0,
             "Requests whose application runs at the same time in one worker, 0 for no limit. "
             "Further requests are answered with 503 and `Retry-After: 1`. (`worker_connections` "
-            "limits connections, and further connections wait.)",
+            "limits connections; at that limit, idle ones make room.)",
             convert=no_limit,
         ),
     ]

@@ -16,6 +16,7 @@ from ..http.exchange import LATE_BODY, LATE_HEAD, BodyDeadline, ExchangeLog
 from ..http.request import Fields, Request
 from ..net import kernel
 from ..net.deadlines import Deadline
+from ..net.idleness import BUSY, INCOMPLETE, KEPT, LEFT, SILENT, Idleness
 from ..net.transport import LINGER_SECONDS, LOST, OPEN, Handler, Transport
 from .body import ChunkedFraming, Framing, LengthFraming
 from .inbox import Inbox
@@ -621,6 +622,26 @@ class H1Connection(Handler):
 
     def streams(self) -> tuple[ASGIStream, ...]:
         return () if self.stream is None else (self.stream,)
+
+    def idleness(self) -> tuple[Idleness, float]:
+        transport = self.transport
+        if self.reading is HEAD:
+            if self.inbox.data:
+                return INCOMPLETE, self.inbox.began
+            if self.fields is None:
+                return SILENT, transport.accepted_at
+            return KEPT, transport.deadline - self.host.settings.keepalive_s
+        if self.reading is BODY and self.stream is None:
+            return INCOMPLETE, transport.accepted_at
+        if self.is_half_closed or (transport.is_reading_paused and kernel.is_gone(transport.raw)):
+            return LEFT, transport.accepted_at
+        return BUSY, NEVER
+
+    def make_room(self) -> None:
+        if self.stream is None:
+            self.transport.close_idle()
+        else:
+            self.transport.abort()  # nobody may take the response for complete
 
     def shut_down(self) -> None:
         transport = self.transport

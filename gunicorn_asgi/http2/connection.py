@@ -10,6 +10,7 @@ from ..http.contract import NEVER, ASGIStream
 from ..http.exchange import ExchangeLog
 from ..http.request import Request
 from ..net.deadlines import Deadline
+from ..net.idleness import BUSY, INCOMPLETE, KEPT, Idleness
 from ..net.transport import CLOSING, LINGERING, LOST, OPEN, Handler, Transport
 from ..observe.access_log import HTTP2_LOGGED_VERSION
 from .begin import (
@@ -364,6 +365,16 @@ class H2Connection(Handler):
             for exchange in self.exchanges
             if exchange.stream is not None and exchange.phase < EXCHANGE_FINISHED
         )
+
+    def idleness(self) -> tuple[Idleness, float]:
+        if self.exchanges:
+            return BUSY, NEVER
+        if self.protocol.incomplete is not None:
+            return INCOMPLETE, self.transport.accepted_at
+        return KEPT, self._idle_deadline - self.host.settings.keepalive_s
+
+    def make_room(self) -> None:
+        self.shut_down()  # GOAWAY first: it says that a request which is on its way may be retried
 
     def refuse(self, error: RequestError) -> None:
         self.transport.abort()  # there is no stream to answer on

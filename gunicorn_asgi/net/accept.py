@@ -20,6 +20,7 @@ from ..config.settings import Settings
 from .acceptor import AcceptHost, Acceptor
 from .balance import WorkerRow
 from .listener import Listener
+from .room import Room
 from .transport import Transport
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 LONG_SECONDS = 86400.0
 """No limit, for a loop that requires a number."""
+ELSEWHERE_SECONDS = 0.1
+"""Pause of a full worker while others have room: they accept the clients that wait."""
 OVERLAP_SECONDS = 0.1
 """How long a leaving worker with its own queue goes on listening while newer workers replace it.
 They are forked by then, and bind at once."""
@@ -65,6 +68,7 @@ class Acceptors:
         self.pending: dict[Transport, asyncio.Task[None] | None] = {}
         """Accepted connections that are not made, or whose TLS handshake is in progress, and the
         task that makes them."""
+        self.room = Room(server, self.pending, self._look)
         self._is_accepting = False
         self._open: list[Acceptor] = []
         # The log lines about ``worker_connections``.
@@ -75,6 +79,8 @@ class Acceptors:
         self._warned_at = -math.inf
         self._is_warned = False
         """The warning was logged, and its end was not."""
+        self._reported = 0
+        """Connections closed to make room that the log has told of."""
 
     def listen(self, sockets: Sequence[BaseSocket], ssl_context: ssl.SSLContext | None) -> None:
         """Begin to accept on all of Gunicorn's `sockets`."""
@@ -92,9 +98,15 @@ class Acceptors:
     def is_ahead(self) -> bool:
         """Whether other workers should go first."""
         return (
-            self._share is not None
-            and not self._has_own_queue
-            and self._share.is_ahead(len(self._server.connections) + len(self.pending))
+            self._share is not None and not self._has_own_queue and self._share.is_ahead(self.count)
+        )
+
+    @property
+    def count(self) -> int:
+        """The number of connections that count for ``worker_connections``."""
+        server = self._server
+        return (
+            len(server.connections) + len(self.pending) - len(server.lost) - len(self.room.leaving)
         )
 
     def announce(self) -> None:
@@ -106,42 +118,78 @@ class Acceptors:
         """Publish the number of connections, and accept below ``worker_connections``."""
         if not self._open:
             return  # not yet, or no more
-        server = self._server
-        count = len(server.connections) + len(self.pending)
+        count = self.count
         if self._share is not None:
             self._share.publish(count)
-        if (count < server.settings.worker_connections) is not self._is_accepting:
-            self._is_accepting = not self._is_accepting
-            self._was_full = self._was_full or not self._is_accepting
+        if (count < self._server.settings.worker_connections) is self._is_accepting:
+            return
+        self._is_accepting = not self._is_accepting
+        if self._is_accepting:
             for acceptor in self._open:
-                acceptor.open() if self._is_accepting else acceptor.pause()
+                acceptor.open()
+        else:
+            self._was_full = True
+            self._look()
+
+    # Full.
+
+    def _look(self) -> None:
+        """Look whether a client waits, if this worker is full."""
+        if not self._is_accepting:
+            for acceptor in self._open:
+                acceptor.pause() if self.room.is_resting else acceptor.watch()
+
+    def client_waits(self) -> None:
+        """A client waits, and this worker is full: close idle connections for it."""
+        if self._is_accepting or self.room.is_resting:
+            return  # at another socket, in the same turn of the loop
+        if self._others_have_room():
+            self.room.rest(ELSEWHERE_SECONDS)
+        else:
+            waiting = [acceptor.waiting() for acceptor in self._open]
+            known = [number for number in waiting if number is not None]
+            self.room.make(sum(known) if len(known) == len(waiting) else None)
+        self._look()
+        self.balance()
+
+    def _others_have_room(self) -> bool:
+        return (
+            self._share is not None
+            and not self._has_own_queue
+            and self._share.others_have_room(self._server.settings.worker_connections)
+        )
 
     def report(self, now: float) -> None:
         """Log whether ``worker_connections`` was reached. To be called with each tick."""
         if not self._open:
             return  # the worker does not accept for another reason
-        server = self._server
-        count = len(server.connections) + len(self.pending)
+        server, count = self._server, self.count
+        closed = self.room.closed - self._reported
         if self._was_full:
             self._was_full = not self._is_accepting
             self._full_at = now
             if now - self._warned_at >= FULL_SECONDS:
                 self._warned_at = now
                 self._is_warned = True
+                self._reported += closed
                 server.log.warning(
-                    "worker_connections is %d, and that many connections were open: further ones "
-                    "wait, or go to another worker. "
+                    "worker_connections is %d, and that many connections were open: "
+                    "%d of them were closed to make room. "
                     "Open now: %d, of which %d have no request in progress.",
                     server.settings.worker_connections,
+                    closed,
                     count,
-                    count - server.count_busy(),
+                    count - server.count_busy(with_lost=False),
                 )
         elif self._is_warned and now - self._full_at >= FULL_SECONDS:
             self._is_warned = False
+            self._reported += closed
             server.log.info(
-                "worker_connections is %d, and was not reached for %d s. Open now: %d.",
+                "worker_connections is %d, and was not reached for %d s. "
+                "%d more connections were closed to make room before that. Open now: %d.",
                 server.settings.worker_connections,
                 FULL_SECONDS,
+                closed,
                 count,
             )
 
@@ -156,6 +204,7 @@ class Acceptors:
         """`transport` is connected, or never will be."""
         if transport in self.pending:
             del self.pending[transport]
+            self.room.forget(transport)
             self._server.connections_changed()
 
     # The end.
@@ -185,6 +234,7 @@ class Acceptors:
     def stop(self) -> None:
         """Accept the waiting connections, unless another worker will, and then no more."""
         acceptors, self._open = self._open, []
+        self.room.stop()
         if self._share is not None:
             self._share.withdraw()
         # Where no other worker accepts them, all that wait, also above ``worker_connections``: the

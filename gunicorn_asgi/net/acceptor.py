@@ -9,7 +9,7 @@ import math
 import socket
 import struct
 import sys
-from collections.abc import Callable, Coroutine, Sized
+from collections.abc import Callable, Collection, Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from ..asgi.scope import Address
 from ..config.settings import Settings
 from ..observe.log import Log
+from . import kernel
 from .listener import Listener, read_address
 from .proxy_preamble import read_preamble
 from .transport import Transport
@@ -47,8 +48,12 @@ class AcceptHost(Protocol):
     trusts_proxy: Callable[[str | None], bool]
 
     @property
-    def connections(self) -> Sized:
-        """The open connections."""
+    def connections(self) -> Collection[Transport]:
+        """The connections, in the order of their beginning."""
+
+    @property
+    def lost(self) -> Collection[Transport]:
+        """Those of `connections` whose transport is lost. Their application is still running."""
 
     def connect(self, listener: Listener, client: Address | None) -> Transport:
         """The transport of a new connection."""
@@ -56,7 +61,7 @@ class AcceptHost(Protocol):
     def connections_changed(self) -> None:
         """There are more or fewer connections than before."""
 
-    def count_busy(self) -> int:
+    def count_busy(self, with_lost: bool = True) -> int:
         """The number of connections with an exchange in progress."""
 
 
@@ -74,6 +79,9 @@ class Capacity(Protocol):
 
     def settled(self, transport: Transport) -> None:
         """`transport` is connected, or never will be."""
+
+    def client_waits(self) -> None:
+        """A client waits at a socket that is only watched."""
 
 
 class Acceptor:
@@ -97,7 +105,9 @@ class Acceptor:
         self._must_unblock = has_preamble or server.settings.asgi_loop != "uvloop"
         """uvloop makes a socket non-blocking by itself."""
         self._is_open = False
-        """After `open`, until `pause` or `close`."""
+        """After `open`, until `watch`, `pause` or `close`."""
+        self._is_watching = False
+        """After `watch`, until `open`, `pause` or `close`."""
         self._timer: asyncio.TimerHandle | None = None
         """Ends a pause; the socket is watched again then."""
         self._yields = 0
@@ -107,16 +117,29 @@ class Acceptor:
         """When the log last said that no descriptor is left."""
 
     def open(self) -> None:
-        """Accept from now on, until `pause` or `close`."""
+        """Accept from now on."""
         if not self._is_open:
-            self._is_open = True
+            self._is_open, self._is_watching = True, False
             self._watch()
 
+    def watch(self) -> None:
+        """Accept no more, and call `Capacity.client_waits` when a client waits."""
+        if not self._is_watching:
+            self._is_open, self._is_watching = False, True
+            self._cancel_timer()
+            # This replaces the callback, if there is one.
+            self._loop.add_reader(self._sock.fileno(), self._acceptors.client_waits)
+
     def pause(self) -> None:
-        """Stop to accept. New connections wait, or go to another worker."""
-        if self._is_open:
-            self._is_open = False
-            self._unwatch()
+        """Accept no more. New connections wait, or go to another worker."""
+        if self._is_open or self._is_watching:
+            self._is_open = self._is_watching = False
+            self._cancel_timer()
+            self._loop.remove_reader(self._sock.fileno())
+
+    def waiting(self) -> int | None:
+        """The number of clients that wait; None where the kernel does not tell."""
+        return kernel.waiting_clients(self._sock)
 
     def close(self, take: int, is_alone: bool) -> None:
         """Accept up to `take` waiting connections, then close the socket.
@@ -135,12 +158,10 @@ class Acceptor:
     def _watch(self) -> None:
         self._loop.add_reader(self._sock.fileno(), self._accept_some)
 
-    def _unwatch(self) -> None:
+    def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        else:
-            self._loop.remove_reader(self._sock.fileno())
 
     def _sleep(self, seconds: float) -> None:
         if self._is_open and self._timer is None:

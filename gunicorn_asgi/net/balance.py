@@ -125,6 +125,14 @@ class WorkerRow:
         total = count + sum([counts[slot] for slot in self._others])
         return count * workers > total * 1.125 + LEEWAY * workers
 
+    def others_have_room(self, limit: int) -> bool:
+        """True if another worker accepts, and has fewer than `limit` connections."""
+        now = self._clock()
+        if now - self._found_at > REFRESH_SECONDS:
+            self._find_others(now)
+        counts = self._table.counts
+        return any(counts[slot] < limit for slot in self._others)
+
     def _find_others(self, now: float) -> None:
         self._found_at = now
         self._others = [

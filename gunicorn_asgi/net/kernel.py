@@ -16,6 +16,9 @@ from typing import Any
 
 TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8
 """States in tcp_info: the peer has reset the connection, or has closed its side."""
+UNACKED_OFFSET = 24
+"""Position of tcpi_unacked in tcp_info. For a listening socket, Linux keeps the length of its queue
+there."""
 UNANSWERED = 4
 """Retransmissions in a row without an answer: about three seconds, and twice as long for each
 further one (RFC 6298, 5)."""
@@ -58,6 +61,14 @@ def is_unresponsive(transport: asyncio.Transport) -> bool:
     return sum(_tcp_info(transport, 4)[2:4]) >= UNANSWERED
 
 
+def has_unread(transport: asyncio.Transport) -> bool:
+    """Whether the kernel has data of the client that the loop has not read yet."""
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.fileno() < 0:
+        return False
+    return any(ioctl(sock.fileno(), termios.FIONREAD, bytes(4)))
+
+
 def unacknowledged(transport: asyncio.Transport) -> int | None:
     """Bytes that the kernel has and the client's system does not; None where that is not known.
 
@@ -84,6 +95,14 @@ def delivery_count(transport: asyncio.Transport, file_left: int) -> int:
             (acknowledged,) = ACKED.unpack_from(info, ACKED_OFFSET)
             return int(acknowledged)
     return transport.get_write_buffer_size() + (unacknowledged(transport) or 0) + file_left
+
+
+def waiting_clients(listener: socket.socket) -> int | None:
+    """The number of connections that wait to be accepted; None where that is not known."""
+    if sys.platform != "linux" or listener.family == socket.AF_UNIX:
+        return None
+    info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, UNACKED_OFFSET + 4)
+    return int.from_bytes(info[UNACKED_OFFSET:], sys.byteorder)
 
 
 def reset_on_close(transport: asyncio.Transport) -> None:

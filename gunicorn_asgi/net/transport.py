@@ -24,6 +24,7 @@ from ..observe.log import Log
 from ..observe.printable import printable
 from . import kernel, tls_extension
 from .deadlines import UNKNOWN, Deadline, Progress
+from .idleness import BUSY, ENDING, LEFT, SILENT, Idleness
 from .listener import Listener, read_address
 from .proxy_preamble import ProxyPreamble
 from .sendfile import FileTransfer
@@ -110,6 +111,9 @@ class TransportHost(ConnectionHost, Protocol):
 
     def opened(self, transport: Transport) -> None:
         """`transport` is connected."""
+
+    def transport_lost(self, transport: Transport) -> None:
+        """`transport` is lost, and its exchanges are not over."""
 
     def closed(self, transport: Transport) -> None:
         """`transport` is closed, and its exchanges are over."""
@@ -204,6 +208,14 @@ class Handler:
         """Whether an exchange is not over."""
         return bool(self.streams())
 
+    def idleness(self) -> tuple[Idleness, float]:
+        """How the open connection is idle, and since when."""
+        return BUSY, NEVER
+
+    def make_room(self) -> None:
+        """Close an idle connection, or one whose client has left: another client waits."""
+        self.transport.close_idle()
+
     @abstractmethod
     def refuse(self, error: RequestError) -> None:
         """Answer a client that has not sent a request, and close."""
@@ -242,6 +254,7 @@ class Transport(asyncio.Protocol):
         "_linger_left",
         "_must_deliver",
         "_transfer",
+        "accepted_at",
         "client",
         "data_received",
         "deadline",
@@ -271,6 +284,8 @@ class Transport(asyncio.Protocol):
         self.listener = listener
         self.client = client
         self.rules = host.rules_for(client, None)
+        self.accepted_at = host.tick_end
+        """On the loop's clock; up to a second too late."""
         self.server_address: Address | None = None
         self.tls: Mapping[str, Any] | None = None
         """The ``tls`` extension of a scope; None without TLS."""
@@ -361,6 +376,7 @@ class Transport(asyncio.Protocol):
         self.progress.deadline = NEVER
         if self.handler.connection_lost():
             self.set_deadline()
+            self.host.transport_lost(self)
         else:
             self.finished()
 
@@ -595,6 +611,39 @@ class Transport(asyncio.Protocol):
         if self.listener.scheme == "http":
             kernel.reset_on_close(self.raw)
         self.raw.abort()
+
+    # Room for others: see `net.room`.
+
+    def idleness(self) -> tuple[Idleness, float]:
+        """How the connection is idle, and since when."""
+        if self.state is OPEN:
+            if self.handler is FINISHED:
+                return SILENT, self.accepted_at  # it is not made yet: TLS, or the PROXY header
+            return self.handler.idleness()
+        if self.state is LOST or self.is_blocked:
+            return BUSY, NEVER
+        return ENDING, self.accepted_at
+
+    def can_make_room(self, kind: Idleness) -> bool:
+        """Whether nothing is lost if the connection ends now: no data is on its way."""
+        if kind is LEFT or self.handler is FINISHED:
+            return True
+        if kind is not ENDING and kernel.has_unread(self.raw):
+            return False
+        return not self.has_undelivered(unknown=False)
+
+    def make_room(self) -> None:
+        """End an idle connection, or one whose client has left."""
+        if self.state is OPEN:
+            self.handler.make_room()
+        else:
+            self.end_now()
+
+    def end_now(self) -> None:
+        """End a connection that has nothing to deliver, and wait for nothing."""
+        if self.state is not LOST:
+            self._advance(CLOSING)
+            self.raw.abort()
 
     # Deadlines.
 
