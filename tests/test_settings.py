@@ -56,6 +56,8 @@ def test_every_option_has_its_default_unless_it_is_given() -> None:
         "limit_concurrency": 0,
         "body_timeout": 30.0,
         "write_timeout": 60.0,
+        "min_body_rate": 0,
+        "min_read_rate": 0,
         "half_close": "serve",
         "pathsend": True,
         "zerocopysend": True,

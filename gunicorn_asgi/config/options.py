@@ -24,6 +24,9 @@ from .rows import (
     time_limit,
 )
 
+MAX_READ_RATE = 4096
+"""A client that takes the 48 KiB between the loop's water marks in 10 s ends the wait for it."""
+
 
 class Options(TypedDict, total=False):
     """The options that ``Worker.configure()`` takes, for type checkers."""
@@ -38,6 +41,8 @@ class Options(TypedDict, total=False):
     limit_concurrency: int
     body_timeout: float
     write_timeout: float
+    min_body_rate: int
+    min_read_rate: int
     half_close: Literal["serve", "disconnect"]
     pathsend: bool
     zerocopysend: bool
@@ -173,6 +178,27 @@ class OptionSettings:
             60.0,
             "Time without any progress while the client does not read its response. On expiry, "
             "the connection is reset.",
+        ),
+    ]
+    min_body_rate: Annotated[
+        int,
+        count(
+            "min_body_rate",
+            0,
+            "Bytes a second that a client has to send of a request's body while the application "
+            "waits for it, in each 10 s; 0 for no such limit. Below it: as after `body_timeout`. "
+            "See [time limits](docs/behaviour.md#minimal-rates).",
+        ),
+    ]
+    min_read_rate: Annotated[
+        int,
+        count(
+            "min_read_rate",
+            0,
+            "Bytes a second that a client has to take of a response or of WebSocket messages "
+            "while data waits for it, in each 10 s; 0 for no such limit. Below it: as after "
+            "`write_timeout`.",
+            most=MAX_READ_RATE,
         ),
     ]
     half_close: Annotated[

@@ -9,12 +9,21 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from ..asgi.scope import Peer
+from ..config.settings import Settings
 from ..errors import RequestError
 from ..observe.access_log import Access
 from ..observe.record import Record
 from .contract import CLIENT_CLOSED_REQUEST, NEVER, ASGIStream, Header
 from .fields import copied
 from .request import Request
+
+RATE_SECONDS = 10.0
+"""The time in which a client has to keep a minimal rate, in either direction."""
+RATE_LOOK_SECONDS = 0.5
+"""Time after which the rate of a body is looked at again, with the next tick."""
+MISSED_LOOKS_SECONDS = 2.0
+"""A look that comes so much later shows that meanwhile something else was waited for: the
+application to read, or the client to take the response."""
 
 
 class ExchangeLog:
@@ -121,10 +130,11 @@ class BodyDeadline:
         """The loop was blocked for so long."""
         self.at += seconds
 
-    def is_overdue(self, now: float, stream: ASGIStream) -> bool:
+    def is_overdue(self, now: float, stream: ASGIStream, count: int | None = None) -> bool:
         """Whether the deadline has passed while the application waits for the body.
 
-        While it does not, the client may be slow: the deadline starts anew.
+        While it does not, the client may be slow: the deadline starts anew. `count`: bytes
+        received on the connection, for a minimal rate; None where that is not known.
         """
         if self.awaits_continue or self.at > now:
             return False
@@ -132,6 +142,59 @@ class BodyDeadline:
             return True
         self.at = now + self._limit_s
         return False
+
+
+class RatedBodyDeadline(BodyDeadline):
+    """The deadline of a body with a minimal rate as well: ``min_body_rate``.
+
+    The rate holds in each stretch of RATE_SECONDS in which the application always waits for the
+    body. It is looked at about once a second.
+    """
+
+    __slots__ = ("_first", "_look_at", "_rate", "_since")
+
+    def __init__(self, limit_s: float, now: float, awaits_continue: bool, rate: int) -> None:
+        super().__init__(limit_s, now, awaits_continue)
+        self._rate = rate
+        """Bytes a second."""
+        self._look_at = now
+        self._since = NEVER
+        """The beginning of the stretch; NEVER before the first look."""
+        self._first = 0
+        """The count at the beginning of the stretch."""
+
+    def next_at(self, now: float) -> float:
+        return NEVER if self.awaits_continue else min(super().next_at(now), self._look_at)
+
+    def postpone(self, seconds: float) -> None:
+        super().postpone(seconds)
+        self._look_at += seconds
+        self._since += seconds
+
+    def is_overdue(self, now: float, stream: ASGIStream, count: int | None = None) -> bool:
+        if super().is_overdue(now, stream):
+            return True
+        if self.awaits_continue or count is None or self._look_at > now:
+            return False
+        is_late = now - self._look_at > MISSED_LOOKS_SECONDS
+        self._look_at = now + RATE_LOOK_SECONDS
+        if not stream.awaits_body:
+            self._since = NEVER
+        elif is_late or self._since == NEVER:
+            self._since, self._first = now, count
+        elif now - self._since >= RATE_SECONDS:
+            if count - self._first < self._rate * (now - self._since):
+                return True
+            self._since, self._first = now, count
+        return False
+
+
+def body_deadline(settings: Settings, now: float, awaits_continue: bool) -> BodyDeadline:
+    """The deadline of a body that begins `now`."""
+    limit_s, rate = settings.body_timeout_s, settings.min_body_rate
+    if rate:
+        return RatedBodyDeadline(limit_s, now, awaits_continue, rate)
+    return BodyDeadline(limit_s, now, awaits_continue)
 
 
 LATE_HEAD = RequestError(408, "The head of the request did not arrive in time")

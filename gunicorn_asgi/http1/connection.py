@@ -12,7 +12,7 @@ from ..asgi.http import HTTPStream
 from ..asgi.scope import Scope, http_scope
 from ..errors import RequestError
 from ..http.contract import NEVER, ASGIStream
-from ..http.exchange import LATE_BODY, LATE_HEAD, BodyDeadline, ExchangeLog
+from ..http.exchange import LATE_BODY, LATE_HEAD, BodyDeadline, ExchangeLog, body_deadline
 from ..http.request import Fields, Request
 from ..net import kernel
 from ..net.deadlines import Deadline
@@ -272,9 +272,7 @@ class H1Connection(Handler):
         """
         self.reading = NEXT_STATE[self.reading, REQUEST_WITH_BODY]
         length, rules, host = fields.length, self.transport.rules, self.host
-        self.body = BodyDeadline(
-            host.settings.body_timeout_s, host.tick_end, fields.expect_continue
-        )
+        self.body = body_deadline(host.settings, host.tick_end, fields.expect_continue)
         self._framing = (
             LengthFraming(length)
             if length > 0
@@ -592,7 +590,8 @@ class H1Connection(Handler):
     def _check_body(self) -> None:
         assert self.body is not None
         assert self.stream is not None
-        if self.body.is_overdue(self.host.tick_end, self.stream):
+        count = self.transport.received_count()
+        if self.body.is_overdue(self.host.tick_end, self.stream, count):
             self.refuse(LATE_BODY)
         else:
             self.transport.set_deadline()

@@ -9,10 +9,10 @@ from typing import Protocol as TypingProtocol
 from ..errors import ClientDisconnected, RequestError
 from ..http import exchange
 from ..http.contract import NEVER, ASGIStream, Header
-from ..http.exchange import LATE_BODY, BodyDeadline, ExchangeLog
+from ..http.exchange import LATE_BODY, BodyDeadline, ExchangeLog, body_deadline
 from ..http.fields import DATE, SERVER
 from ..http.request import UNKNOWN_LENGTH, Fields, takes_trailers
-from ..net.deadlines import Deadline, Progress
+from ..net.deadlines import Deadline, Progress, make_progress
 from ..net.transport import LINGER_SECONDS, MAX_LINGER, ConnectionHost, Transport
 from .frame_writer import FrameWriter
 from .frames import ErrorCode
@@ -124,8 +124,8 @@ class Exchange:
     def expect_body(self, awaits_continue: bool) -> None:
         """The body of the request follows."""
         host = self.connection.host
-        self.body = BodyDeadline(host.settings.body_timeout_s, host.tick_end, awaits_continue)
-        self.set_deadline(self.body.at)
+        self.body = body_deadline(host.settings, host.tick_end, awaits_continue)
+        self.set_deadline(self.body.next_at(host.tick_end))
 
     def data_received(self, data: bytes, end: bool) -> None:
         if self.tunnel is not None:
@@ -258,7 +258,9 @@ class Exchange:
             body is not None
             and self.h2_stream.state is STREAM_OPEN
             and not self.queue.size
-            and body.is_overdue(self.connection.host.tick_end, stream)
+            and body.is_overdue(
+                self.connection.host.tick_end, stream, self.connection.transport.received_count()
+            )
         )
         if is_late:
             self.refuse(LATE_BODY)
@@ -298,7 +300,7 @@ class Exchange:
             deadline = self.delivery_deadline
         elif state is STREAM_OPEN or state is HALF_CLOSED_LOCAL:
             if self.body is None:
-                self.body = BodyDeadline(host.settings.body_timeout_s, host.tick_end, False)
+                self.body = body_deadline(host.settings, host.tick_end, False)
             deadline = self.body.next_at(host.tick_end)
         if self.stream is not None and self.phase < EXCHANGE_FINISHED:
             deadline = min(deadline, self.stream.deadline)
@@ -362,7 +364,8 @@ class Exchange:
         if queue.size == size:  # the queue was empty
             host = self.connection.host
             if self._progress is None:
-                self._progress = Progress(host.settings.write_timeout_s)
+                settings = host.settings
+                self._progress = make_progress(settings.write_timeout_s, settings.min_read_rate)
             self._progress.start(host.tick_end, self._delivered())
             if self.tunnel is None or not self.tunnel.is_accepted:
                 self._watch()
@@ -396,7 +399,7 @@ class Exchange:
         if status == 100:
             if self.body is None or not self.body.continue_sent(connection.host.tick_end):
                 return
-            self.set_deadline(self.body.at)
+            self.set_deadline(self.body.next_at(connection.host.tick_end))
         block = STATUS_FIELDS[status] + encode_fields(headers)[0]
         connection.protocol.streams.send_head(self.h2_stream, block, False)
         connection.writer.flush_soon()

@@ -24,7 +24,9 @@ UNANSWERED = 4
 further one (RFC 6298, 5)."""
 ACKED_OFFSET, INFO_SIZE = 120, 128
 """Position and end of tcpi_bytes_acked in tcp_info."""
-ACKED = struct.Struct("=Q")
+RECEIVED_OFFSET = 128
+"""Position of tcpi_bytes_received, the next field."""
+BYTES = struct.Struct("=Q")
 
 
 def tcp_socket(transport: asyncio.Transport) -> Any:
@@ -92,7 +94,7 @@ def delivery_count(transport: asyncio.Transport, file_left: int) -> int:
     if sock is not None and sock.family != socket.AF_UNIX and sys.platform == "linux":
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, INFO_SIZE)
         if len(info) == INFO_SIZE:
-            (acknowledged,) = ACKED.unpack_from(info, ACKED_OFFSET)
+            (acknowledged,) = BYTES.unpack_from(info, ACKED_OFFSET)
             return int(acknowledged)
     return transport.get_write_buffer_size() + (unacknowledged(transport) or 0) + file_left
 
@@ -103,6 +105,15 @@ def waiting_clients(listener: socket.socket) -> int | None:
         return None
     info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, UNACKED_OFFSET + 4)
     return int.from_bytes(info[UNACKED_OFFSET:], sys.byteorder)
+
+
+def received_count(transport: asyncio.Transport) -> int | None:
+    """Bytes that the client has sent; None where that is not known."""
+    info = _tcp_info(transport, RECEIVED_OFFSET + BYTES.size)
+    if len(info) < RECEIVED_OFFSET + BYTES.size:
+        return None
+    (received,) = BYTES.unpack_from(info, RECEIVED_OFFSET)
+    return int(received)
 
 
 def reset_on_close(transport: asyncio.Transport) -> None:

@@ -23,7 +23,7 @@ from ..observe.access_log import Access
 from ..observe.log import Log
 from ..observe.printable import printable
 from . import kernel, tls_extension
-from .deadlines import UNKNOWN, Deadline, Progress
+from .deadlines import UNKNOWN, Deadline, make_progress
 from .idleness import BUSY, ENDING, LEFT, SILENT, Idleness
 from .listener import Listener, read_address
 from .proxy_preamble import ProxyPreamble
@@ -304,7 +304,8 @@ class Transport(asyncio.Protocol):
         """Part of a response may still be leaving. False once an idle connection is closed."""
         self._linger_left = MAX_LINGER
         """Bytes that may still be dropped while lingering."""
-        self.progress = Progress(host.settings.write_timeout_s)
+        settings = host.settings
+        self.progress = make_progress(settings.write_timeout_s, settings.min_read_rate)
         self._closing_deadline = NEVER
         """While it ends: when the next step is taken, if nothing has to be delivered first."""
         self.deadline = NEVER
@@ -510,6 +511,10 @@ class Transport(asyncio.Protocol):
         """A number that changes whenever written data reaches the client."""
         return kernel.delivery_count(self.raw, 0 if self._transfer is None else self._transfer.left)
 
+    def received_count(self) -> int | None:
+        """Bytes received so far, where ``min_body_rate`` needs them and the kernel tells."""
+        return kernel.received_count(self.raw) if self.host.settings.min_body_rate else None
+
     def has_undelivered(self, unknown: bool) -> bool:
         """Whether written data has not reached the client's system; `unknown` if nobody knows."""
         if self.raw.get_write_buffer_size() > 0:
@@ -690,7 +695,8 @@ class Transport(asyncio.Protocol):
         return TransportWait.DELIVERY if self.progress.deadline != NEVER else TransportWait.HANDLER
 
     def _check_delivery(self) -> None:
-        if self.progress.is_stuck(self.host.tick_end, self.delivery_count()):
+        has_waiting = not self.host.settings.min_read_rate or self.has_undelivered(unknown=True)
+        if self.progress.is_stuck(self.host.tick_end, self.delivery_count(), has_waiting):
             self.abort()
         elif self.state is OPEN:
             self.handler.deadline_passed()
