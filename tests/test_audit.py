@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import subprocess
 import sys
@@ -65,3 +66,17 @@ def test_all_that_is_required_is_looked_at_with_what_that_requires() -> None:
     names = AUDIT["required"]()
     assert {"gunicorn", "h11", "websockets", "h2", "hpack", "hyperframe"} <= names
     assert "pytest" not in names
+
+
+def test_a_report_of_pip_audit_decides_the_exit_code(tmp_path: Path) -> None:
+    vulnerable = {**VULNERABLE, "name": "gunicorn"}
+    for dependency, code in ((vulnerable, 1), (SOUND, 0), (SKIPPED, 0)):
+        report = json.dumps({"dependencies": [dependency]})
+        (tmp_path / "pip_audit.py").write_text(f"print({report!r})\n")
+        done = subprocess.run(
+            [sys.executable, str(ROOT / ".ci" / "audit.py")],
+            env={"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            timeout=60,
+        )
+        assert done.returncode == code
