@@ -11,6 +11,7 @@ import random
 import sys
 import traceback
 import types
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
@@ -93,7 +94,7 @@ class AccessLines:
         log.cfg = cfg = Config()
         cfg.set("accesslog", "-")
         cfg.set(
-            "access_log_format", '%(s)s %(h)s %(B)s "%(r)s" "%(f)s" "%(a)s" %({x-a}i)s %({x-a}o)s'
+            "access_log_format", '%(s)s %(h)s %(B)s "%(f)s" "%(a)s" %({x-a}i)s %({x-a}o)s => %(r)s'
         )
         log.error_log = logging.getLogger("fuzz.error")
         log.access_log = logging.getLogger("fuzz.access")
@@ -368,17 +369,23 @@ class Case:
         return is_own and line.text.startswith(EXPECTED_ERRORS)
 
     def broken_access_log(self) -> Iterator[tuple[str, object]]:
-        lines, calls = self.lines.take(), len(self.script.calls)
+        lines, calls = self.lines.take(), self.script.calls
         yield from (
             ("no line has a control character", line) for line in lines if not line.isprintable()
         )
-        if len(lines) < calls:
-            yield "each request has its line", f"{calls} calls, {lines}"
+        left = Counter(line.rpartition(" => ")[2] for line in lines)
+        left.subtract(call.request for call in calls)
+        yield from (
+            ("each request has its line", f"{request!r}: {lines}")
+            for request, count in left.items()
+            if count < 0
+        )
+        # What is left are refusals, which no application has seen.
         good = sum(line[:3].isdigit() and int(line[:3]) < 400 for line in lines)
-        if good > calls:
-            yield "no request has two lines", f"{calls} calls, {lines}"
-        if "HTTP/2" not in self.kind and len(lines) > calls + len(self.connections):
-            yield "a refusal is the last on its connection", f"{calls} calls, {lines}"
+        if good > len(calls):
+            yield "no request has two lines", f"{len(calls)} calls, {lines}"
+        if "HTTP/2" not in self.kind and sum(left.values()) > len(self.connections):
+            yield "a refusal is the last on its connection", f"{len(calls)} calls, {lines}"
 
     def check_memory(self) -> None:
         for each in self.connections:
@@ -410,6 +417,15 @@ class Case:
                 continue
             for call in own:
                 self.check_answer(each, call)
+            if all(call.is_over for call in own) and not self.is_stopped:
+                self.check_count(each)
+
+    def check_count(self, each: Connection) -> None:
+        """Each request has an answer, and the connection does not end unannounced."""
+        found, count = each.answers, each.traffic.count
+        is_announced = bool(found) and (found[-1].is_last or found[-1].status == 101)
+        if count and len(found) != count and not (len(found) < count and is_announced):
+            self.problems.append(f"each request is answered: {count}, {found}"[:1000])
 
     def read(self, each: Connection, own: list[Any]) -> list[Answer]:
         data, sent = bytes(each.raw.taken), bytes(each.raw.delivered)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gunicorn_asgi.errors import ApplicationError, ClientDisconnected
+from gunicorn_asgi.observe.printable import printable
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
@@ -43,6 +44,16 @@ class Call:
     size: int = 0
     """Bytes of its body."""
     is_over: bool = False
+
+    def __post_init__(self) -> None:
+        scope = self.scope
+        target = (
+            scope["raw_path"] + (b"?" if scope["query_string"] else b"") + scope["query_string"]
+        )
+        method = scope.get("method", "CONNECT" if scope["http_version"] == "2" else "GET")
+        version = "2.0" if scope["http_version"] == "2" else scope["http_version"]
+        self.request = f"{method} {printable(target)} HTTP/{version}".replace('"', '\\"')
+        """As in the access log."""
 
 
 @dataclass

@@ -22,6 +22,8 @@ class Traffic:
     data: bytes
     is_valid: bool
     """Whether the client keeps to the protocol, so that each answer can be expected."""
+    count: int = 0
+    """Requests that are answered unless the server announces an earlier end; 0 if not known."""
 
 
 # Mutations.
@@ -176,12 +178,20 @@ def h1_pieces(rng: random.Random) -> bytes:
     )
 
 
+def count_answered(requests: list[bytes]) -> int:
+    """The number of requests up to the first that asks for the end of its connection."""
+    for number, request in enumerate(requests, 1):
+        keeps_alive = b"HTTP/1.1" in request or b"keep-alive" in request
+        if b"Connection: close" in request or not keeps_alive:
+            return number
+    return len(requests)
+
+
 def http1(rng: random.Random) -> Traffic:
     way = rng.random()
     if way < 0.45:
-        return Traffic(
-            b"".join([h1_request(rng) for _ in range(rng.choice((1, 1, 2, 4, 20)))]), True
-        )
+        requests = [h1_request(rng) for _ in range(rng.choice((1, 1, 2, 4, 20)))]
+        return Traffic(b"".join(requests), True, count_answered(requests))
     if way < 0.55:
         return Traffic(flood1(rng), False)
     if way < 0.95:

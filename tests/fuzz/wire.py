@@ -32,6 +32,8 @@ class Answer:
     """The number of the application's call that gave the head, if one did."""
     size: int
     is_whole: bool
+    is_last: bool = False
+    """It announces the end of its connection (HTTP/1.1)."""
 
 
 def call_of(headers: Sequence[tuple[bytes, bytes]]) -> int | None:
@@ -94,7 +96,6 @@ def read_response(data: bytes, method: str) -> tuple[Answer, bytes]:
     head = data.partition(b"\r\n\r\n")[0]
     if len(head) == len(data):
         raise WireError(f"an incomplete head: {head[:100]!r}")
-    read_fields(head)  # h11 tolerates more
     client = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
     known = method if re.fullmatch("[A-Za-z]+", method) else "GET"
     client.send(h11.Request(method=known, target="/", headers=[("host", "a")]))
@@ -110,7 +111,9 @@ def read_response(data: bytes, method: str) -> tuple[Answer, bytes]:
                 client.receive_data(b"")
             elif isinstance(event, h11.Response):
                 answer.status = event.status_code
-                answer.call = call_of(list(event.headers.raw_items()))
+                fields = read_fields(head)  # h11 tolerates more
+                answer.call = call_of(fields)
+                answer.is_last = (b"connection", b"close") in fields
             elif isinstance(event, h11.Data):
                 answer.size += len(event.data)
             elif isinstance(event, h11.EndOfMessage):
