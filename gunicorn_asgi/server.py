@@ -12,7 +12,7 @@ from contextlib import suppress
 from email.utils import formatdate
 from enum import Enum
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .asgi.scope import Address, Application
 from .config.settings import Settings
@@ -33,6 +33,9 @@ from .net.work_queue import Step, WorkQueue
 from .observe.access_log import Access
 from .observe.log import Log
 from .process.exits import read_exit_code
+
+if TYPE_CHECKING:
+    from .websocket.share import WebSocketShare
 
 
 class WorkerHost(Protocol):
@@ -150,6 +153,7 @@ class Server:
         "transport_class",
         "trusts_proxy",
         "turn",
+        "websocket_share",
         "work_queue",
     )
 
@@ -185,6 +189,11 @@ class Server:
             from . import protocol_detection  # noqa: PLC0415 # see load_protocols
 
             self.make_handler = protocol_detection.make_handler
+        self.websocket_share: WebSocketShare | None = None
+        if settings.websocket is not None:
+            from .websocket.share import WebSocketShare  # noqa: PLC0415 # see load_protocols
+
+            self.websocket_share = WebSocketShare(settings.ws_memory_limit)
         self.turn = Turn(loop)
         self.work_queue = WorkQueue(loop)
         self.context = contextvars.copy_context()

@@ -72,6 +72,8 @@ def test_every_option_has_its_default_unless_it_is_given() -> None:
         "ws_accept_timeout": 30.0,
         "ws_close_timeout": 10.0,
         "ws_max_lifetime": 0.0,
+        "ws_message_timeout": 300.0,
+        "ws_memory_limit": 67108864,
         "ws_drain_delay": 0.0,
     }
 

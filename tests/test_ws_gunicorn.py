@@ -1007,6 +1007,9 @@ WRONG: list[tuple[str, Any]] = [
     ("ws_accept_timeout", -0.5),
     ("ws_close_timeout", float("inf")),
     ("ws_max_lifetime", -1),
+    ("ws_message_timeout", "5 min"),
+    ("ws_memory_limit", -1),
+    ("ws_memory_limit", 0.5),
     ("ws_drain_delay", -1),
     ("ws_drain_delay", True),
 ]

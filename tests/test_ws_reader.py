@@ -38,8 +38,9 @@ from gunicorn_asgi.websocket.close import (
     read_close,
 )
 from gunicorn_asgi.websocket.deflate import Deflate
-from gunicorn_asgi.websocket.frames import MIN_DEFLATE, control_frame, data_frame
+from gunicorn_asgi.websocket.frames import MIN_DEFLATE, control_frame, write_message
 from gunicorn_asgi.websocket.reader import MAX_UNREAD, MIN_VIEW, FrameReader, Ping
+from gunicorn_asgi.websocket.share import WORK_PER_STEP
 
 TABLES: list[tuple[dict[str, Case], int]] = [
     (HEADER, 1 << 24),
@@ -124,7 +125,7 @@ def test_enough_messages_are_as_many_as_the_queue_takes() -> None:
     for data in (text("a") * 3, (frame(TEXT, b"a", fin=False) + cont(b"")) * 3):
         full = reader(max_queue=2)
         assert full.read(data) is None
-        assert (list(full.messages), full.unread, full.is_full) == (["a", "a"], 2, True)
+        assert (list(full.messages), full.unread, full.is_stopped) == (["a", "a"], 2, True)
         more = reader(max_queue=3)
         more.read(text("a") * 2)
         assert not more.is_full
@@ -160,7 +161,8 @@ def test_data_received_while_full_is_read_later_in_its_order() -> None:
     for _ in range(20):
         got += full.messages
         full.messages.clear()
-        full.unread, full.is_full = 0, False
+        full.unread = 0
+        full.resume(WORK_PER_STEP)
         if (control := full.read()) is not None:
             got.append(control)
     assert got == ["0", "1", "2", "3", "4", "5", Ping(b"p"), "6"]
@@ -307,6 +309,13 @@ def test_a_length_of_16_bits_is_not_read_from_the_bytes_before_it() -> None:
 
 
 # Sent frames.
+
+
+def data_frame(data: Any, text: Any, deflate: Deflate | None) -> bytes:
+    """The frame of a message."""
+    written: list[bytes] = []
+    write_message(written.append, data, text, deflate)
+    return b"".join(written)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from gunicorn_asgi.errors import Violation
 from gunicorn_asgi.websocket.close import Close
 from gunicorn_asgi.websocket.deflate import Deflate
 from gunicorn_asgi.websocket.reader import FrameReader
+from gunicorn_asgi.websocket.share import WORK_PER_STEP
 
 PROTOCOL_ERROR, INVALID_DATA, TOO_BIG = 1002, 1007, 1009
 
@@ -387,7 +388,7 @@ def read(
     try:
         for piece in pieces:
             control = reader.read(piece)
-            while control is not None or reader.is_full:
+            while control is not None or reader.is_stopped:
                 if isinstance(control, Close):
                     outcome.code = control.code
                     return outcome
@@ -395,7 +396,8 @@ def read(
                     outcome.pings.append(control.payload)
                 outcome.messages += reader.messages
                 reader.messages.clear()
-                reader.unread, reader.is_full = 0, False
+                reader.unread = 0
+                reader.resume(WORK_PER_STEP)
                 control = reader.read()
     except Violation as violation:
         outcome.code = violation.code

@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from enum import IntEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import ApplicationError
 from ..observe.log import Log
 from .scope import Application, Message, Scope
+
+if TYPE_CHECKING:
+    from ..websocket.share import WebSocketShare
 
 PARTS_PER_TURN = 64
 """Messages of an exchange after which it lets the loop run other tasks.
@@ -80,6 +83,10 @@ class ExchangeHost(Protocol):
     @property
     def switched_off(self) -> Mapping[str, str]:
         """The response extensions that are not offered, each with the option that does so."""
+
+    @property
+    def websocket_share(self) -> WebSocketShare | None:
+        """The limits that all WebSockets share; None if they are not served."""
 
     def leave(self, error: SystemExit | KeyboardInterrupt) -> None:
         """End the process."""

@@ -9,7 +9,7 @@ from ..errors import ApplicationError, ClientDisconnected, Violation, is_disconn
 from ..http.contract import NEVER, ResponseWriter
 from ..observe.printable import printable
 from ..websocket.close import INTERNAL_ERROR, NORMAL_CLOSURE, SERVICE_RESTART, Close
-from ..websocket.frames import data_frame
+from ..websocket.frames import MAX_DEFLATE, LongMessage, message_size, write_message
 from ..websocket.limits import WebSocketLimits
 from ..websocket.reader import MAX_UNREAD
 from .closing_handshake import WS_CONNECTING, WS_FAILING, WS_OPEN
@@ -28,6 +28,9 @@ from .http import PRESENT
 from .scope import Message, Scope
 from .websocket_handshake import WebSocketHandshake
 from .websocket_session import ANSWER_BY, PONG_BY, WebSocketSession
+
+COMPRESSED_PER_PART = 2048
+"""Bytes to compress that count as one more part for PARTS_PER_TURN: they take some 70 us."""
 
 
 class Delivered(Enum):
@@ -109,7 +112,7 @@ class WebSocketStream:
         except Violation as error:
             session.violated(Close(error.code, str(error)))
             return
-        if control is not None or session.reader.is_full:
+        if control is not None or session.reader.is_stopped:
             session.process(control)
         else:
             receiver = session.receiver
@@ -128,6 +131,11 @@ class WebSocketStream:
         `WebSocketTransport.fail`.
         """
         return self._session.reader.find_close(data)
+
+    @property
+    def is_finding_close(self) -> bool:
+        """Whether `has_closed` has data for another step, in a later turn of the loop."""
+        return self._session.reader.is_finding_close
 
     def ask_to_end(self) -> None:
         if self._session.closing.is_open:
@@ -183,7 +191,8 @@ class WebSocketStream:
         messages = reader.messages
         if messages:
             self._parts += 1
-            if self._parts % PARTS_PER_TURN == 0:
+            if self._parts >= PARTS_PER_TURN:
+                self._parts = 0
                 # The client may send so fast that this never waits. It is done before a message is
                 # taken, which a cancelled receive() would lose.
                 await asyncio.sleep(0)
@@ -232,12 +241,17 @@ class WebSocketStream:
             phase = session.closing.phase
             if phase is WS_OPEN or phase is WS_FAILING:
                 if kind == "websocket.send":
-                    session.transport.write(
-                        data_frame(
-                            message.get("bytes"), message.get("text"), self._handshake.deflate
-                        )
-                    )
+                    deflate = self._handshake.deflate
+                    data, text = message.get("bytes"), message.get("text")
+                    size = 0 if deflate is None else message_size(data, text)
+                    if size > MAX_DEFLATE or session.long_messages:
+                        await self._send_long(data, text)
+                    else:
+                        write_message(session.transport.write, data, text, deflate)
+                        self._parts += size // COMPRESSED_PER_PART
                 elif kind == "websocket.close":
+                    if session.long_messages:
+                        await self._wait_for_long_messages()
                     session.start_close(
                         message.get("code", NORMAL_CLOSURE), message.get("reason") or ""
                     )
@@ -252,16 +266,35 @@ class WebSocketStream:
                 self._answer(kind, message)
                 if self._handshake.http.phase is not STREAMING:
                     return
-            # The same lines stand in `HTTPStream.send`: a call would cost too much here.
+            # Much the same stands in `HTTPStream.send`: a call would cost too much here.
             self._parts += 1
             if session.is_writing_paused:
                 await self._wait_for_room()
-            elif self._parts % PARTS_PER_TURN == 0:
+            elif self._parts >= PARTS_PER_TURN:
+                self._parts = 0
                 await asyncio.sleep(0)
         except Exception:
             self._returned_at_once += 1
             await pace(self._returned_at_once)
             raise
+
+    async def _send_long(self, data: object, text: object) -> None:
+        """Send a message that takes long to compress, or one after it."""
+        session, deflate = self._session, self._handshake.deflate
+        assert deflate is not None
+        long = LongMessage(data, text, deflate)
+        session.send_long(long)
+        while not long.is_written:
+            if self._is_gone:
+                raise ClientDisconnected("the client is gone")
+            await wait(session.waiters, self.host.loop)
+
+    async def _wait_for_long_messages(self) -> None:
+        session = self._session
+        while session.long_messages and not self._is_gone:
+            await wait(session.waiters, self.host.loop)
+        if self._is_gone:
+            raise ClientDisconnected("the WebSocket is closed")
 
     def _answer(self, kind: str, message: Message) -> None:
         """Answer the handshake."""
@@ -279,6 +312,8 @@ class WebSocketStream:
         closing, http = self._session.closing, self._handshake.http
         if closing.phase is WS_FAILING:
             self._session.fail_for_violation()
+        if self._session.may_have_messages:
+            return False
         return closing.has_ended or http.client is not PRESENT or http.phase is COMPLETE
 
     @property
@@ -334,6 +369,6 @@ class WebSocketStream:
             http.finish()
         else:
             http.phase = COMPLETE
-            session.reader.messages.clear()
+            session.release_memory()
             session.transport.finish()
         session.wake()

@@ -57,6 +57,8 @@ class Options(TypedDict, total=False):
     ws_accept_timeout: float
     ws_close_timeout: float
     ws_max_lifetime: float
+    ws_message_timeout: float
+    ws_memory_limit: int
     ws_drain_delay: float
     # On a Gunicorn without these settings (`gunicorn_settings`).
     http_protocols: str
@@ -328,6 +330,26 @@ class OptionSettings:
     ws_max_lifetime_s: Annotated[
         float,
         time_limit("ws_max_lifetime", 0.0, "Time after which a WebSocket is closed with 1001."),
+    ]
+    ws_message_timeout_s: Annotated[
+        float,
+        time_limit(
+            "ws_message_timeout",
+            300.0,
+            "Time limit for a message to arrive, from its first frame to its end. On expiry, the "
+            "WebSocket is closed with 1008.",
+        ),
+    ]
+    ws_memory_limit: Annotated[
+        float,
+        count(
+            "ws_memory_limit",
+            64 * 1024 * 1024,
+            "Bytes of messages, not complete or not read by the application, of all WebSockets of "
+            "a worker, 0 for no limit. The first 64 KiB of each WebSocket do not count. Above it, "
+            "the WebSocket that holds the most is closed with 1009, and its messages are dropped.",
+            convert=no_limit,
+        ),
     ]
     ws_drain_delay_s: Annotated[
         float,

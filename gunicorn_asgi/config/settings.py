@@ -90,6 +90,7 @@ def _websocket_limits(settings: Settings) -> WebSocketLimits:
         accept_timeout_s=settings.ws_accept_timeout_s,
         close_timeout_s=settings.ws_close_timeout_s,
         max_lifetime_s=settings.ws_max_lifetime_s,
+        message_timeout_s=settings.ws_message_timeout_s,
         deflate=settings.ws_per_message_deflate,
     )
 

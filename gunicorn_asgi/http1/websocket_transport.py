@@ -11,7 +11,7 @@ from ..http.contract import NEVER
 from ..http.exchange import ExchangeLog
 from ..net import kernel
 from ..net.deadlines import Deadline
-from ..net.transport import CLOSING, LOST, OPEN, Handler, Transport
+from ..net.transport import CLOSING, LINGERING, LOST, OPEN, Handler, Transport
 
 IDLE_LOOK_SECONDS = 10.0
 """Time between two looks at whether the client of a connection that is not read is gone."""
@@ -27,7 +27,7 @@ class H1WebSocketTransport(Handler):
     It is the `http.contract.WebSocketTransport` of its stream.
     """
 
-    __slots__ = ("_has_finished", "_is_plain", "_log", "_sent", "_stream")
+    __slots__ = ("_has_finished", "_is_plain", "_is_searching", "_log", "_sent", "_stream")
 
     def __init__(
         self, transport: Transport, stream: WebSocketStream, log: ExchangeLog | None
@@ -41,6 +41,8 @@ class H1WebSocketTransport(Handler):
         self._has_finished = False
         """The application has ended."""
         self._is_plain = transport.listener.scheme == "http"
+        self._is_searching = False
+        """The client's Close frame is searched for in later turns of the loop."""
         transport.allow_linger(WEBSOCKET_LINGER)
 
     def __repr__(self) -> str:
@@ -60,9 +62,27 @@ class H1WebSocketTransport(Handler):
     def data_dropped(self, data: bytes) -> None:
         # Without TLS, the client has seen the end of this side. With TLS, both directions end once
         # its Close frame is here (RFC 6455, 7.1.1: the client waits for that).
+        if not self._is_plain and not self.transport.raw.is_closing():
+            if self._stream.has_closed(data):
+                self.transport.linger(is_sending=False, must_deliver=False)
+            else:
+                self._find_close_later()
+
+    def _find_close_later(self) -> None:
+        """Search the rest of very many frames in later turns of the loop."""
+        if self._stream.is_finding_close and not self._is_searching:
+            self._is_searching = True
+            self.host.continue_later(self._find_close)
+
+    def _find_close(self) -> bool:
         transport = self.transport
-        if not self._is_plain and not transport.raw.is_closing() and self._stream.has_closed(data):
-            transport.linger(is_sending=False, must_deliver=False)
+        if transport.state is LINGERING and not transport.raw.is_closing():
+            if self._stream.has_closed():
+                transport.linger(is_sending=False, must_deliver=False)
+            elif self._stream.is_finding_close:
+                return True
+        self._is_searching = False
+        return False
 
     def eof_received(self) -> bool:
         # Now: until everything is written, the application could send on and on in vain.
@@ -106,6 +126,8 @@ class H1WebSocketTransport(Handler):
         if self.transport.state is OPEN:
             is_sending = not is_clean and (self._is_plain or not self._stream.has_closed())
             self.transport.linger(is_sending, must_deliver=False)
+            if is_sending and not self._is_plain:
+                self._find_close_later()
             self._end_log()
 
     def abort(self) -> None:

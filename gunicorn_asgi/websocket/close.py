@@ -17,7 +17,8 @@ NORMAL_CLOSURE, GOING_AWAY, PROTOCOL_ERROR, NO_STATUS, ABNORMAL_CLOSURE = (
     1005,
     1006,
 )
-INVALID_DATA, MESSAGE_TOO_BIG, INTERNAL_ERROR, SERVICE_RESTART = 1007, 1009, 1011, 1012
+INVALID_DATA, POLICY_VIOLATION, MESSAGE_TOO_BIG = 1007, 1008, 1009
+INTERNAL_ERROR, SERVICE_RESTART = 1011, 1012
 """Close codes (RFC 6455, 7.4.1; 1012 in IANA's registry). Two are never on the wire: 1005 means a
 Close frame without a code, 1006 no Close frame."""
 
@@ -25,6 +26,8 @@ MAX_REASON = MAX_CONTROL - 2
 """Bytes of the reason in a Close frame."""
 MAX_SKIPPED_FRAMES = 10000
 """Frames that are skipped in search of a Close frame. Even an empty frame takes time."""
+SKIPPED_FRAMES_PER_STEP = 500
+"""Frames that are skipped at once: about half a millisecond."""
 
 
 class Close(NamedTuple):
@@ -82,10 +85,11 @@ class CloseFinder:
     """Finds the client's Close frame, and skips all other frames (RFC 6455, 7.1.1 and 7.1.7).
 
     Only the length in its head decides about the end of a frame. So the frames after a violation
-    are found, unless the violation is the length itself.
+    are found, unless the violation is the length itself. A search takes several steps, so that
+    very many frames do not hold the loop.
     """
 
-    __slots__ = ("_frames", "_has_found", "_head", "_is_close", "_left")
+    __slots__ = ("_data", "_frames", "_has_found", "_is_close", "_left", "has_more")
 
     def __init__(self, opcode: int, left: int) -> None:
         """Begin within a frame with `opcode`, before the last `left` bytes of its payload.
@@ -94,23 +98,31 @@ class CloseFinder:
         """
         self._is_close = opcode == OP_CLOSE
         self._left = left
-        self._head = b""
-        """The received part of the next frame's head: at most 13 bytes."""
+        self._data = b""
+        """The received part of the next frame's head, or data for further steps."""
+        self.has_more = False
+        """Whether there is data for another step: `find` without data continues."""
         self._frames = 0
         """Number of frames that have ended."""
         self._has_found = False
 
-    def find(self, data: bytes) -> bool:
-        """True if the whole Close frame has been received, in `data` or before."""
-        if self._head:
-            data = self._head + data
-            self._head = b""
+    def find(self, data: bytes = b"") -> bool:
+        """True if the whole Close frame has been received, in `data` or before.
+
+        A call skips at most SKIPPED_FRAMES_PER_STEP frames.
+        """
+        if self._frames >= MAX_SKIPPED_FRAMES or self._has_found:
+            return self._has_found
+        if self._data:
+            data = self._data + data
         position, size = 0, len(data)
-        while position < size and self._frames < MAX_SKIPPED_FRAMES and not self._has_found:
+        end = min(self._frames + SKIPPED_FRAMES_PER_STEP, MAX_SKIPPED_FRAMES)
+        is_head = False
+        while position < size and self._frames < end and not self._has_found:
             if self._left < 0:
                 begin, length = _read_extent(data, position)
                 if begin > size:
-                    self._head = data[position:]
+                    is_head = True
                     break
                 self._is_close = data[position] & 0x0F == OP_CLOSE
                 position, self._left = begin, length
@@ -121,6 +133,9 @@ class CloseFinder:
                 self._left = BETWEEN_FRAMES
                 self._frames += 1
                 self._has_found = self._is_close
+        is_over = self._has_found or self._frames >= MAX_SKIPPED_FRAMES
+        self._data = b"" if is_over else data[position:]
+        self.has_more = bool(self._data) and not is_head
         return self._has_found
 
 

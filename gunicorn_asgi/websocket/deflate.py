@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 from typing import Any
 
@@ -16,6 +15,8 @@ WINDOW_BITS, MEM_LEVEL = 12, 5
 and 44. Most messages have a few KiB, and are compressed nearly as well."""
 DEFLATE_WINDOW = 32768
 """Bytes of the largest window of DEFLATE."""
+MAX_INFLATED = 32768
+"""Bytes that are decompressed at once. 15 KB may become 15 MB, which would hold the loop."""
 MAX_FINAL_BLOCKS = 64
 """Blocks with BFINAL in one frame. zlib starts again after each. No sender needs more than one."""
 TAIL = b"\x00\x00\xff\xff"
@@ -36,9 +37,15 @@ class Deflate:
         "_client_bits",
         "_client_no_context_takeover",
         "_compressor",
+        "_context",
         "_decompressor",
+        "_final_blocks",
+        "_is_final",
+        "_is_frame_end",
+        "_rest",
         "_server_bits",
         "_server_no_context_takeover",
+        "has_more",
         "header",
     )
 
@@ -60,44 +67,82 @@ class Deflate:
         self._client_no_context_takeover = client_no_context_takeover
         self._server_no_context_takeover = server_no_context_takeover
         self._compressor: Any = None
+        # Received.
         self._decompressor: Any = None
+        self.has_more = False
+        """The part of a frame is not decompressed to its end."""
+        self._rest = b""
+        """The bytes of the part that zlib has not taken."""
+        self._is_frame_end = self._is_final = False
+        """As in the latest call of `decompress`."""
+        self._final_blocks = 0
+        """Blocks with BFINAL in this frame."""
+        self._context = b""
+        """The last data of this frame, if it is not complete."""
 
-    def compress(self, payload: bytes) -> bytes:
-        """Compress a message to the payload of its one frame."""
+    def compress(self, payload: bytes | memoryview, is_final: bool = True) -> bytes:
+        """Compress a message, or a part of one, to the payload of its one frame.
+
+        `is_final`: the part is the message's last.
+        """
         compressor = self._compressor or zlib.compressobj(
             wbits=-self._server_bits, memLevel=MEM_LEVEL
         )
-        if not self._server_no_context_takeover:
-            self._compressor = compressor
-        data: bytes = compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH)
-        return data[: -len(TAIL)]
+        self._compressor = None if is_final and self._server_no_context_takeover else compressor
+        data: bytes = compressor.compress(payload)
+        if not is_final:
+            return data
+        return (data + compressor.flush(zlib.Z_SYNC_FLUSH))[: -len(TAIL)]
 
-    def decompress(self, payload: bytes, is_final: bool, room: float) -> bytes:
-        """Decompress the payload of a frame of a compressed message. `is_final`: its last frame.
+    def decompress(self, payload: bytes, is_frame_end: bool, is_final: bool, room: float) -> bytes:
+        """Decompress a part of a frame's payload, to at most MAX_INFLATED bytes.
 
-        Raises Violation, at the latest after more than `room` bytes.
+        `decompress_more` continues while `has_more`. `is_frame_end`: the part is the frame's last.
+        `is_final`: the frame is the message's last. Raises Violation, at the latest after more than
+        `room` bytes.
         """
+        is_message_end = is_frame_end and is_final
+        if is_message_end and not self.has_more:
+            payload += TAIL
+        self._is_frame_end, self._is_final = is_frame_end, is_final
         decompressor = self._decompressor or zlib.decompressobj(wbits=-self._client_bits)
-        # One byte more than allowed: a full result is too long, and a result of the exact length
-        # does not stay in zlib's buffer. For zlib, 0 means no limit.
-        limit = 0 if room == math.inf else int(room) + 1
+        # One byte more than allowed: a full result is too long.
+        limit = MAX_INFLATED if room >= MAX_INFLATED else int(room) + 1
         try:
-            data: bytes = decompressor.decompress(payload + TAIL if is_final else payload, limit)
-            streams = 0
-            while decompressor.eof and len(data) <= room:
-                # RFC 7692, 7.2.1: a block with BFINAL ends zlib's stream, but neither the message
-                # nor its context. The data of this frame is the known part of the context.
-                streams += 1
-                if streams > MAX_FINAL_BLOCKS:
-                    raise Violation(1002, "too many final blocks")
-                rest = decompressor.unused_data
-                decompressor = zlib.decompressobj(
-                    wbits=-self._client_bits, zdict=data[-DEFLATE_WINDOW:]
-                )
-                data += decompressor.decompress(rest, limit and limit - len(data))
+            data: bytes = decompressor.decompress(payload, limit)
         except zlib.error as error:
             raise Violation(1002, "decompression failed") from error
         if len(data) > room:
             raise Violation(1009, TOO_BIG)
-        self._decompressor = None if is_final and self._client_no_context_takeover else decompressor
+        if decompressor.eof:
+            decompressor = self._start_after_final_block(decompressor.unused_data, data)
+        else:
+            self._rest = decompressor.unconsumed_tail
+            # After a result of the exact length, zlib may have more in its buffer.
+            self.has_more = bool(self._rest) or len(data) == limit
+            if self.has_more or not is_frame_end:
+                self._context = (self._context + data)[-DEFLATE_WINDOW:]
+        if is_frame_end and not self.has_more:
+            self._final_blocks, self._context = 0, b""
+            if is_final and self._client_no_context_takeover:
+                decompressor = None
+        self._decompressor = decompressor
         return data
+
+    def decompress_more(self, room: float) -> bytes:
+        """Continue with the part that was given to `decompress`. Raises Violation."""
+        return self.decompress(self._rest, self._is_frame_end, self._is_final, room)
+
+    def _start_after_final_block(self, rest: bytes, data: bytes) -> Any:
+        """Make a new decompressor for `rest`, after the last `data` of the one before.
+
+        RFC 7692, 7.2.1: a block with BFINAL ends zlib's stream, but neither the message nor its
+        context. The data of this frame is the known part of the context.
+        """
+        self._final_blocks += 1
+        if self._final_blocks > MAX_FINAL_BLOCKS:
+            raise Violation(1002, "too many final blocks")
+        self._rest = rest
+        self.has_more = bool(rest)
+        self._context = (self._context + data)[-DEFLATE_WINDOW:]
+        return zlib.decompressobj(wbits=-self._client_bits, zdict=self._context)

@@ -18,4 +18,5 @@ class WebSocketLimits:
     accept_timeout_s: float
     close_timeout_s: float
     max_lifetime_s: float
+    message_timeout_s: float
     deflate: bool

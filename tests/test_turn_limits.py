@@ -1,0 +1,262 @@
+"""No packet of a WebSocket client holds the loop, whatever its frames are.
+
+One packet is the largest that a loop reads at once, 256 KB. Its work is counted, in calls and in bytes that zlib makes, since a count does
+not vary between runs. Twice the input may cost little more than twice the work in all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import sys
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from inprocess import Log
+from tables import each
+from test_budget import NullTransport, make_connection
+from ws import (
+    BINARY,
+    RSV1,
+    TEXT,
+    accept,
+    binary,
+    close,
+    cont,
+    frame,
+    handshake,
+    ping,
+    pong,
+    read,
+    text,
+)
+
+from gunicorn_asgi.asgi import websocket_session
+from gunicorn_asgi.websocket import deflate
+from gunicorn_asgi.websocket.close import MAX_SKIPPED_FRAMES, CloseFinder
+from gunicorn_asgi.websocket.frames import BETWEEN_FRAMES
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+PACKET = 262144
+"""Bytes that asyncio and uvloop read at once."""
+CALLS_PER_KIB = 10
+"""Calls that take as long as zlib takes for a KiB: about 2 us."""
+MAX_WORK = 10_000
+"""Calls of a turn: they take 2 ms on an ordinary machine, and 10 ms on one that is five times as slow."""
+MAX_RATIO = 2.6
+"""Work in all for twice the input."""
+OFFER = b"Sec-WebSocket-Extensions: permessage-deflate"
+
+
+def compressed(payload: bytes) -> bytes:
+    compressor = zlib.compressobj(9, wbits=-15)
+    return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+def huffman_tables(count: int) -> bytes:
+    """Blocks that have nothing but the codes of their symbols (RFC 1951, 3.2.7), all unused but the end of the block."""
+    bits, size = 0, 0
+
+    def put(value: int, width: int) -> None:
+        nonlocal bits, size
+        bits |= value << size
+        size += width
+
+    def zeros(number: int) -> None:
+        put(1, 1)  # the code of symbol 18: a run of lengths 0
+        put(number - 11, 7)
+
+    for _ in range(count):
+        put(0, 1)
+        put(2, 2)
+        put(29, 5)
+        put(29, 5)
+        put(18 - 4, 4)
+        for symbol in (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1):
+            put(1 if symbol in (18, 1) else 0, 3)
+        zeros(138)
+        zeros(118)
+        put(0, 1)  # the end of the block has a code of one bit
+        zeros(29 + 30)
+        put(0, 1)  # the end of the block
+    return bits.to_bytes(-(-size // 8), "little")
+
+
+BOMB = compressed(bytes(15_000_000))
+TEXT_BOMB = compressed("é".encode() * 7_000_000)
+KINDS: dict[str, tuple[bytes, bytes]] = {
+    # the frames at the start, and those that fill the packet
+    "deflate bombs": (b"", frame(BINARY, BOMB, rsv=RSV1)),
+    "deflate bombs of text": (b"", frame(TEXT, TEXT_BOMB, rsv=RSV1)),
+    "small deflate bombs": (b"", frame(BINARY, compressed(bytes(30_000)), rsv=RSV1)),
+    "a deflate bomb in one-byte fragments": (
+        frame(BINARY, BOMB[:1], fin=False, rsv=RSV1),
+        b"".join(cont(BOMB[i : i + 1], fin=False) for i in range(1, len(BOMB))),
+    ),
+    "empty compressed fragments": (frame(BINARY, fin=False, rsv=RSV1), cont(fin=False)),
+    "empty compressed messages": (b"", frame(BINARY, b"\0", rsv=RSV1)),
+    "final blocks": (frame(BINARY, fin=False, rsv=RSV1), cont(b"\3\0" * 60, fin=False)),
+    "blocks of Huffman tables": (
+        frame(BINARY, fin=False, rsv=RSV1),
+        cont(huffman_tables(300), fin=False),
+    ),
+    "empty fragments": (binary(fin=False), cont(fin=False)),
+    "messages of two fragments": (b"", text(fin=False) + cont()),
+    "pings": (b"", ping()),
+    "long pings": (b"", ping(bytes(125))),
+    "pings within a message": (text("a", fin=False), ping()),
+    "pongs": (b"", pong()),
+    "empty messages": (b"", binary()),
+    "empty messages and pings": (b"", binary() * 500 + ping()),
+    "small messages": (b"", text("x" * 20)),
+    "large messages": (b"", text("é" * 50_000)),
+    "a message in large fragments": (binary(fin=False), cont(bytes(16_000), fin=False)),
+}
+
+
+def fill(kind: str, size: int = PACKET) -> bytes:
+    begin, unit = KINDS[kind]
+    return (begin + unit * (size // len(unit) + 1))[:size]
+
+
+class Inflating:
+    """zlib.decompressobj, with a count of the bytes that it makes."""
+
+    made = 0
+
+    def __init__(self, **kind: Any) -> None:
+        self._object = zlib.decompressobj(**kind)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._object, name)
+
+    def decompress(self, *data: Any) -> bytes:
+        made = self._object.decompress(*data)
+        Inflating.made += len(made)
+        return made
+
+
+@pytest.fixture(autouse=True)
+def _count_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Zlib:
+        decompressobj = Inflating
+        compressobj, error = zlib.compressobj, zlib.error
+        Z_SYNC_FLUSH = zlib.Z_SYNC_FLUSH
+
+    monkeypatch.setattr(deflate, "zlib", Zlib)
+    # A step for each turn: how many fit into a millisecond varies.
+    monkeypatch.setattr(websocket_session, "STEP_SECONDS", 0)
+
+
+class Work:
+    """``with Work() as work``: counts the calls, and the bytes that zlib makes, as calls."""
+
+    calls = 0
+
+    def __enter__(self) -> Self:
+        self._made = Inflating.made
+        sys.setprofile(self._profile)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+        self.calls += (Inflating.made - self._made) * CALLS_PER_KIB // 1024
+
+    def _profile(self, _frame: object, event: str, _argument: object) -> None:
+        self.calls += event in ("call", "c_call")
+
+
+async def idle(scope: Any, receive: Any, send: Any) -> None:
+    """Reads nothing."""
+    await accept(receive, send)
+    await asyncio.Event().wait()
+
+
+async def reads_all(scope: Any, receive: Any, send: Any) -> None:
+    await accept(receive, send)
+    while await read(receive) is not None:
+        pass
+
+
+async def closes(scope: Any, receive: Any, send: Any) -> None:
+    """Reads no message, and waits for the client's Close."""
+    await accept(receive, send)
+    await send({"type": "websocket.close"})
+
+
+def work_of_turns(app: Any, *packets: bytes, turns: float = math.inf) -> list[int]:
+    """The work of `data_received` for `packets` together, and that of each later turn of the loop."""
+    loop: Any = asyncio.SelectorEventLoop()
+    errors: list[Any] = []
+    loop.set_exception_handler(lambda _, context: errors.append(context))
+
+    async def main() -> list[int]:
+        connection = make_connection(app, "h11", NullTransport(), loop)
+        host: Any = connection.host
+        host.log = Log()
+        connection.data_received(handshake(OFFER))
+        await asyncio.sleep(0)
+        protocol: Any = connection.raw.get_protocol()
+        with Work() as work:
+            for packet in packets:
+                protocol.data_received(packet)
+        found = [work.calls]
+        quiet = 0
+        while quiet < 5 and len(found) <= turns:
+            with Work() as work:
+                await asyncio.sleep(0)
+            found.append(work.calls)
+            quiet = 0 if loop._ready or len(host.work_queue) else quiet + 1
+        connection.connection_lost(None)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return found
+
+    try:
+        found = loop.run_until_complete(main())
+    finally:
+        loop.close()
+    assert not errors, errors
+    return found
+
+
+@each("kind", {kind: kind for kind in KINDS})
+@pytest.mark.parametrize("app", [idle, reads_all, closes])
+def test_no_packet_holds_the_loop(kind: str, app: Any) -> None:
+    assert max(work_of_turns(app, fill(kind), turns=100)) < MAX_WORK
+
+
+@each("kind", {kind: kind for kind in KINDS})
+def test_twice_the_input_takes_little_more_than_twice_the_work(kind: str) -> None:
+    once = sum(work_of_turns(reads_all, fill(kind, 16384)))
+    twice = sum(work_of_turns(reads_all, fill(kind, 32768)))
+    assert twice <= MAX_RATIO * once
+
+
+@pytest.mark.parametrize("kind", ["deflate bombs", "pings", "empty compressed fragments"])
+def test_many_packets_of_a_turn_do_not_hold_the_loop_together(kind: str) -> None:
+    """As those of many connections: they share the work of a turn."""
+    one, many = (
+        work_of_turns(idle, *[fill(kind, size)] * (PACKET // size), turns=1)[0]
+        for size in (PACKET, 8192)
+    )
+    assert one < MAX_WORK
+    assert many < MAX_WORK
+
+
+def test_the_search_for_a_close_does_not_hold_the_loop() -> None:
+    """RFC 6455, 7.1.7: after a violation, over TLS."""
+    finder = CloseFinder(TEXT, BETWEEN_FRAMES)
+    data, steps = ping() * (MAX_SKIPPED_FRAMES - 1) + close(1000), 0
+    while not steps or finder.has_more:
+        with Work() as work:
+            is_found = finder.find(data)
+        assert work.calls < MAX_WORK
+        data, steps = b"", steps + 1
+    assert is_found
+    assert steps > 1
