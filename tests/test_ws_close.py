@@ -132,6 +132,7 @@ ANSWERS = {
     "with a code that may not be sent": close(1005),
     "with half a code": frame(CLOSE, b"\x03"),
     "after other frames": OTHERS + close(1002),
+    "after very many frames": ping() * 1500 + close(1002),
     "after frames that are wrong, too": WRONG + close(1002),
     "and more after it": close(1002) + text("a"),
 }
