@@ -23,6 +23,8 @@ PARTS_PER_TURN = 64
 
 Otherwise an application could keep the loop busy without end, if it never has to wait.
 """
+PART_SIZE = 16384
+"""Bytes of a part of a response that count as one more message."""
 
 Waiters = list["asyncio.Future[None]"]
 """A future for each coroutine waiting in an exchange."""
@@ -38,7 +40,7 @@ class ResponsePhase(IntEnum):
     STREAMING = 2
     """The head is written, the body is not complete."""
     SENDING = 3
-    """A file is being sent, and nothing else may be written until its end.
+    """A file, or a long part in pieces, is being sent. Nothing else may be written until its end.
 
     STREAMING follows. No other phase goes back.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from enum import Enum
 from typing import Any, NoReturn
 
@@ -13,7 +14,9 @@ from ..http.grammar import Header
 from ..observe.printable import printable
 from .exchange import (
     COMPLETE,
+    PART_SIZE,
     PARTS_PER_TURN,
+    SENDING,
     STARTED,
     STREAMING,
     TRAILING,
@@ -35,6 +38,8 @@ MAX_CHUNKS = 256
 """Number of parts of a request body that are stored separately until they are read."""
 CHUNK_SIZE = 65536
 """Size in bytes from which a part is never joined with others."""
+MAX_PIECE = 1048576
+"""Bytes of a response that are written at once. To encrypt them takes about three milliseconds."""
 
 
 class RequestBody(Enum):
@@ -68,6 +73,7 @@ class HTTPStream:
 
     __slots__ = (
         "_chunks",
+        "_is_sending_pieces",
         "_parts",
         "_returned_at_once",
         "_waiters",
@@ -121,6 +127,8 @@ class HTTPStream:
         self.trailers: list[Header] | None = None
         self._parts = 0
         """The count for PARTS_PER_TURN."""
+        self._is_sending_pieces = False
+        """A ``send()`` waits between the pieces of its part."""
         # The client.
         self.client: ClientState = PRESENT
         self.is_writing_paused = False
@@ -221,11 +229,12 @@ class HTTPStream:
     async def send(self, message: Message) -> None:
         """Send ``http.response.start``, ``http.response.body``, or a message of an extension.
 
-        Waits while the connection's buffer is full. Raises ApplicationError for a message that is
-        not allowed here, and ClientDisconnected (an OSError) once the client is gone. After the
-        end of the response, messages are ignored (ASGI, "HTTP", "Response Body").
+        Waits while the connection's buffer is full, also between the pieces of a long part. Raises
+        ApplicationError for a message that is not allowed here, and ClientDisconnected (an OSError)
+        once the client is gone. After the end of the response, messages are ignored (ASGI, "HTTP",
+        "Response Body").
         """
-        phase = self.phase
+        phase, size = self.phase, 0
         if phase is COMPLETE and self.client is not GONE:
             self._returned_at_once += 1
             await pace(self._returned_at_once)
@@ -241,8 +250,11 @@ class HTTPStream:
                 ) from None
             if kind == "http.response.body":
                 if phase is not STARTED and phase is not STREAMING:
-                    raise unexpected_body(kind, phase)
-                self.send_body(message)
+                    await self._send_after_pieces(message)
+                    return
+                size = self.send_body(message, MAX_PIECE)
+                if size > MAX_PIECE:
+                    await self._send_pieces(message)
                 if self.phase is not STREAMING:
                     return
             elif kind == "http.response.start":
@@ -254,11 +266,12 @@ class HTTPStream:
                 return
             elif not await send_extension(self, kind, message):
                 return
-            # The same lines stand in `WebSocketStream.send`: a call would cost too much there.
-            self._parts += 1
+            # Similar lines stand in `WebSocketStream.send`: a call would cost too much there.
+            self._parts += 1 + size // PART_SIZE
             if self.is_writing_paused:
                 await self.wait_for_room()
-            elif self._parts % PARTS_PER_TURN == 0:
+            elif self._parts >= PARTS_PER_TURN:
+                self._parts = 0
                 await asyncio.sleep(0)
         except Exception:
             self._returned_at_once += 1
@@ -288,17 +301,23 @@ class HTTPStream:
             self.trailers = None
         self.phase = STARTED
 
-    def send_body(self, message: Message) -> None:
-        """Send a part of the body. The last part finishes the exchange."""
+    def send_body(self, message: Message, limit: int = sys.maxsize) -> int:
+        """Send a part of the body. The last part finishes the exchange.
+
+        Returns the size of a part that is not the last. If a part has more than `limit` bytes, it
+        returns its size, and nothing has happened.
+        """
         body = message.get("body", b"")
         if type(body) is not bytes:
-            body = _as_bytes(body)
+            body = _as_bytes(body, limit)
+        if body[limit : limit + 1]:  # a slice takes no call
+            return len(body)
         end = not message.get("more_body", False)
         left = self.content_left
         if left >= 0:
             left -= len(body)
             if left < 0:
-                raise ApplicationError(f"the body is {-left} bytes longer than its content-length")
+                raise _too_long(-left)
             self.content_left = left
         is_last = end and self.trailers is None and left <= 0
         if self.phase is STARTED:
@@ -319,6 +338,74 @@ class HTTPStream:
                 self.finish()
             else:
                 self.phase = TRAILING
+            return 0
+        return len(body)
+
+    async def _send_pieces(self, message: Message) -> None:
+        """Send a long part of the body in pieces.
+
+        After each, the client has to keep up, and the loop can run other tasks.
+        """
+        if self.is_bodyless:
+            self.send_body(message)  # nothing is written
+            return
+        view = _as_view(message["body"])
+        end = not message.get("more_body", False)
+        size, left = len(view), self.content_left
+        if 0 <= left < size:
+            raise _too_long(size - left)
+        is_whole = end and self.phase is STARTED and self.trailers is None
+        if is_whole and left < 0:
+            self.writer.set_length(size)
+            self.content_left = size
+        self._is_sending_pieces = True
+        last = (size - 1) // MAX_PIECE * MAX_PIECE
+        try:
+            for start in range(0, last, MAX_PIECE):
+                self._write_piece(_as_bytes(view[start : start + MAX_PIECE], size), is_whole)
+                self.phase = SENDING
+                await self._await_piece()
+                self.phase = STREAMING
+            self.send_body({"body": view[last:], "more_body": not end})
+        finally:
+            # Also if the application was cancelled: it may send other parts.
+            self._is_sending_pieces = False
+            if self.phase is SENDING:
+                self.phase = STREAMING
+            self._wake()
+
+    def _write_piece(self, piece: bytes | memoryview, is_whole: bool) -> None:
+        """Write a piece that is not the last of the body. `is_whole`: the others follow."""
+        if self.content_left >= 0:
+            self.content_left -= len(piece)
+        if self.phase is STARTED:
+            self.writer.respond(piece, False, False, is_whole)
+        else:
+            self.writer.write(piece, False)
+
+    async def _await_piece(self) -> None:
+        """Let other tasks run, and the client take a piece. Raises ClientDisconnected."""
+        if self.is_writing_paused:
+            await self.wait_for_room()
+        else:
+            await asyncio.sleep(0)
+            self.check_client()
+        if self.phase is not SENDING:
+            raise ClientDisconnected("the response has ended while a part of it was sent")
+
+    async def _send_after_pieces(self, message: Message) -> None:
+        """Send a part once another ``send()`` has sent all pieces of its part.
+
+        Raises as `send` does.
+        """
+        may_wait = self._is_sending_pieces
+        if not may_wait:
+            raise unexpected_body(message["type"], self.phase)
+        while self._is_sending_pieces:
+            if self._waiters is None:
+                self._waiters = []
+            await wait(self._waiters, self.host.loop)
+        await self.send(message)
 
     def finish(self) -> None:
         self.phase = COMPLETE
@@ -422,8 +509,23 @@ def _refuse_status(status: object) -> NoReturn:
     )
 
 
-def _as_bytes(body: Any) -> bytes:
-    """Copy other views of bytes, since they may change after ``send()`` has returned."""
+def _too_long(surplus: int) -> ApplicationError:
+    return ApplicationError(f"the body is {surplus} bytes longer than its content-length")
+
+
+def _as_bytes(body: Any, limit: int) -> bytes | memoryview:
+    """Copy other views of bytes, since they may change after ``send()`` has returned.
+
+    A view of more than `limit` bytes is not copied.
+    """
+    view = _as_view(body)
+    return view if len(view) > limit or type(view.obj) is bytes else bytes(view)
+
+
+def _as_view(body: Any) -> memoryview:
+    """A view of single bytes. Raises ApplicationError."""
     if isinstance(body, (bytes, bytearray, memoryview)):
-        return bytes(body)
+        view = memoryview(body)
+        is_plain = view.ndim == view.itemsize == 1 and view.c_contiguous
+        return view if is_plain else memoryview(bytes(view))
     raise ApplicationError(f"'body' must be bytes, not {type(body).__name__}")

@@ -155,16 +155,22 @@ class ResponseWriter(Protocol):
         before `respond`: if the application raises in between, a clean 500 replaces the head.
         """
 
-    def respond(self, body: bytes, end: bool, bodyless: bool) -> object:
+    def respond(
+        self, body: bytes | memoryview, end: bool, bodyless: bool, is_whole: bool = False
+    ) -> object:
         """Write the head and `body` in one write.
 
         `end`: `body` is the whole body, and its length becomes a missing ``content-length``.
         `bodyless`: the response may not have a body (HEAD, 1xx, 204, 304: RFC 9110, 6.4.1). Then
-        only the length of `body` counts.
+        only the length of `body` counts. `is_whole`: the rest of the whole body, which is not in
+        `body`, follows at once.
         """
 
-    def write(self, data: bytes, end: bool) -> None:
-        """Write a further part of the body, the last part with `end`."""
+    def write(self, data: bytes | memoryview, end: bool) -> None:
+        """Write a further part of the body, the last part with `end`.
+
+        A memoryview, here and in `respond`, is one of single bytes, which do not change.
+        """
 
     def set_length(self, length: int) -> None:
         """Add a ``content-length`` to the head, unless it has one. The head is not written yet."""

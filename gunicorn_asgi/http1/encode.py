@@ -117,11 +117,12 @@ def _read_connection(value: bytes) -> tuple[bytes, int]:
     ), found
 
 
-def chunk(data: bytes, end: bool) -> bytes:
+def chunk(data: bytes | memoryview, end: bool) -> bytes:
     """Encode `data` as a chunk, followed by the end of the body if `end` (RFC 9112, 7.1)."""
     if not data:
         return b"0\r\n\r\n" if end else b""
-    return b"%x\r\n%b\r\n%b" % (len(data), data, b"0\r\n\r\n" if end else b"")
+    last = b"0\r\n\r\n" if end else b""
+    return b"%x\r\n%b\r\n%b" % (len(data), data, last)  # type: ignore[str-format]  # or a view
 
 
 def body_framing(

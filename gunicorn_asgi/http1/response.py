@@ -55,12 +55,12 @@ class Response:
     def begin(
         self,
         version: str,
-        body: bytes,
+        body: bytes | memoryview,
         end: bool,
         bodyless: bool,
         keep_alive: bool,
         default_fields: tuple[bytes, ...],
-    ) -> tuple[bytes, bytes]:
+    ) -> tuple[bytes, bytes | memoryview]:
         """The held head and the first part of the body, the whole body if `end`.
 
         Returns one piece, and the body by itself if it is too large to copy. `version` is the
@@ -93,7 +93,7 @@ class Response:
             if self.is_chunked:
                 body = chunk(body, end)
         self.begun = True
-        large = b""
+        large: bytes | memoryview = b""
         if len(body) >= SEPARATE_SIZE:
             body, large = b"", body
         return b"".join(
@@ -117,7 +117,7 @@ class Response:
         """
         return b"0\r\n%b\r\n" % encode_fields(headers)[0]
 
-    def part(self, data: bytes, end: bool) -> bytes:
+    def part(self, data: bytes | memoryview, end: bool) -> bytes | memoryview:
         """A further part of the body, the last one if `end`."""
         self.sent += len(data)
         return chunk(data, end) if self.is_chunked else data

@@ -82,7 +82,7 @@ class H1ResponseWriter:
         self._host = transport.host
         self._reader = reader
         self.response = Response()
-        self._gathered: list[bytes] = []
+        self._gathered: list[bytes | memoryview] = []
         """Parts of the body that leave when the turn of the loop ends (`net.turn`)."""
         self._gathered_size = 0
         self._written_in = -1
@@ -104,14 +104,13 @@ class H1ResponseWriter:
 
     def respond(
         self,
-        body: bytes,
+        body: bytes | memoryview,
         end: bool,
         bodyless: bool,
-        returns_data: bool = False,
         is_whole: bool = False,
+        returns_data: bool = False,
     ) -> bytes:
-        """`returns_data`: return the data instead of writing it. `is_whole`: the rest of the body,
-        which is not in `body`, follows at once."""
+        """`returns_data`: return the data instead of writing it."""
         reader = self._reader
         fields, stream, host = reader.fields, reader.stream, self._host
         assert fields is not None
@@ -141,7 +140,7 @@ class H1ResponseWriter:
             self._transport.set_deadline()  # the stream's has changed
         return b""
 
-    def write(self, data: bytes, end: bool) -> None:
+    def write(self, data: bytes | memoryview, end: bool) -> None:
         gathered, turn = self._gathered, self._host.turn
         if gathered:
             gathered.append(data)

@@ -315,7 +315,10 @@ class Exchange:
             self.log.set_headers(headers)
         return self._declared
 
-    def respond(self, body: bytes, end: bool, bodyless: bool) -> None:
+    def respond(
+        self, body: bytes | memoryview, end: bool, bodyless: bool, is_whole: bool = False
+    ) -> None:
+        """`is_whole` means nothing here: the connection stays open."""
         status, connection, h2_stream = self._status, self.connection, self.h2_stream
         length = b""
         # RFC 9110, 8.6: a 204 has no length. A 304 and the answer to HEAD have the length of the
@@ -341,13 +344,13 @@ class Exchange:
             self.put(body, end)
         connection.writer.flush_soon()
 
-    def write(self, data: bytes, end: bool) -> None:
+    def write(self, data: bytes | memoryview, end: bool) -> None:
         if end and self.h2_stream.state is STREAM_OPEN:
             self._make_room()
         self.put(data, end)
         self.connection.writer.flush_soon()
 
-    def put(self, data: bytes, end: bool) -> None:
+    def put(self, data: bytes | memoryview, end: bool) -> None:
         """Queue a part of the body, the last one if `end`."""
         queue = self.queue
         self._sent += len(data)

@@ -11,6 +11,8 @@ from .stream import StreamOwner
 
 FLUSH_SIZE = 65536
 """Bytes of data that are gathered before they are written, within a turn of the loop as well."""
+MAX_FLUSHES = 16
+"""Writes of FLUSH_SIZE in a turn, however much the client takes at once."""
 MAX_BACKLOG = 65536
 """Bytes of heads and replies that may be added while written data does not leave. With more,
 nothing is read from the client, which reads nothing either."""
@@ -53,13 +55,18 @@ class FrameWriter:
             self._write_out()
 
     def flush(self) -> None:
-        """Write the frames, and the data that the windows allow."""
+        """Write the frames, and the data that the windows allow, the rest in later turns."""
         self.is_scheduled = False
         transport, outbox = self._transport, self._outbox
         if transport.state is not OPEN:
             return
         self._write_out()
+        left = MAX_FLUSHES
         while outbox.has_sendable and not outbox.is_paused and transport.state is OPEN:
+            left -= 1
+            if not left:
+                self.flush_soon()
+                break
             self._write_out()
 
     def write_last_frames(self) -> None:

@@ -54,7 +54,7 @@ class SendQueue:
         self.is_paused = False
         """The application waits until at most STREAM_LOW_WATER is left."""
 
-    def append(self, data: bytes) -> None:
+    def append(self, data: bytes | memoryview) -> None:
         if self._parts is None:
             self._parts = deque()
         self._parts.append(data)
@@ -114,7 +114,7 @@ class Outbox:
         """Send whole frames to which no window applies."""
         self.frames += parts
 
-    def send_data(self, queue: SendQueue, data: bytes, end: bool) -> bool:
+    def send_data(self, queue: SendQueue, data: bytes | memoryview, end: bool) -> bool:
         """Send `data`, at once where the windows allow all of it, or queue it.
 
         Returns whether the stream's END_STREAM is among the frames.

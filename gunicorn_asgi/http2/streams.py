@@ -127,7 +127,7 @@ class Streams:
             stream.send_queue.has_end_stream = True
             self._end_sent(stream)
 
-    def send_data(self, stream: Stream, data: bytes, end: bool) -> None:
+    def send_data(self, stream: Stream, data: bytes | memoryview, end: bool) -> None:
         """Send a part of the body as soon as the windows allow it, the last part if `end`."""
         if self._outbox.send_data(stream.send_queue, data, end):
             self._end_sent(stream)

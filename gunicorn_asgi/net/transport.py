@@ -434,7 +434,7 @@ class Transport(asyncio.Protocol):
         for start in range(0, len(view), MAX_TLS_WRITE):
             self.raw.write(view[start : start + MAX_TLS_WRITE])
 
-    def write_head_and_body(self, head: bytes, body: bytes) -> None:
+    def write_head_and_body(self, head: bytes, body: bytes | memoryview) -> None:
         """Write the head of a response, and a body that is too large to copy.
 
         The loop sends them in one system call where it can, and encrypts them together.
@@ -496,10 +496,13 @@ class Transport(asyncio.Protocol):
         transfer, self._transfer = self._transfer, None
         if transfer is None:
             return 0
-        if self.state is OPEN and not (transfer.has_ended or self.is_writing_paused):
+        is_cut_off = self.state is OPEN and not transfer.has_ended
+        if is_cut_off and not self.is_writing_paused:
             self.progress.stop()
         transfer.stop()
         self.handler.file_stopped(transfer.left)
+        if is_cut_off and not self.is_writing_paused:
+            self.handler.resume_writing()  # the file had paused it
         return transfer.left
 
     @property
