@@ -21,7 +21,7 @@ from ways import certificate, server_context
 from ws import connect as connect_websocket
 
 from gunicorn_asgi.net.balance import WorkerRow, WorkerTable
-from gunicorn_asgi.net.room import LEAVING_SECONDS, MAX_BATCH, Room
+from gunicorn_asgi.net.room import MAX_BATCH, Room
 
 AGES = 3
 """Seconds after which no client is fresh."""
@@ -368,8 +368,20 @@ def test_an_idle_connection_over_tls_makes_room_whether_the_client_answers_or_no
             server.advance(AGES)
         for client in clients:
             assert client.sock.recv(1) == b""  # the end of TLS, and not only of TCP
-        server.call(server.loop.call_later, LEAVING_SECONDS, lambda: None)
-        server.wait_until(lambda: len(server.server.connections) <= 3)
+
+
+def test_a_connection_whose_client_does_not_see_the_end_holds_no_place_and_is_gone_soon(
+    parser: str,
+) -> None:
+    with full(parser, 1, tls=server_context()) as server:
+        is_served(server, Client.start_tls)  # reads nothing more
+
+        def work() -> tuple[int, int]:
+            server.server.acceptors.room.make(1)
+            return server.server.acceptors.count, len(server.server.connections)
+
+        assert server.call(work) == (0, 1)
+        server.wait_until(lambda: not server.server.connections)  # without any tick
 
 
 def test_a_connection_before_its_proxy_header_makes_room(parser: str) -> None:
@@ -398,6 +410,22 @@ def test_an_idle_connection_of_http2_makes_room_and_is_told_by_goaway(
         assert client.goaways == [(1, 0)]
         server.server.app.go.set()
         assert busy.read_response(stream).status == 200
+
+
+def test_a_connection_of_http2_with_a_stream_never_makes_room(parser: str) -> None:
+    with full(parser, 1, **HTTP2) as server:
+        busy = connect_h2(server)
+        stream = busy.begin("GET", "/slow")
+        server.wait_until(lambda: server.server.app.count == 1)
+        waiting = server.connect()
+        waiting.send(GET)
+        server.advance(5)
+        assert closed(server) == 0
+        server.server.app.go.set()
+        assert busy.read_response(stream).status == 200
+        assert busy.goaways == []
+        busy.close()
+        assert waiting.read_response().body == b"hello"
 
 
 def test_who_waits_at_a_unix_socket_is_served(parser: str, tmp_path: Path) -> None:
