@@ -58,8 +58,9 @@ MAX_HELD, MAX_HELD_H2 = 500_000, 2_000_000
 the copies that are being made of them. Over HTTP/2, the windows of eight streams come to that."""
 FIRST_PORT = 8000
 """Each connection has a port of the server for itself: a client's address may be forwarded."""
-LONG = 200
-"""Seconds after which every deadline of the default settings has passed."""
+LONG = 400
+"""Seconds after which the default deadlines have passed, also where one follows the other: a client
+that takes nothing has four of them, for its stream, an idle connection, the end, and the close."""
 
 
 @cache
