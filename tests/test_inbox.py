@@ -66,6 +66,8 @@ def test_later_requests_are_kept_without_a_copy_until_more_arrives() -> None:
     assert kept is data
     assert position == len(HEAD)
     assert inbox.size == 0
+    inbox.keep(data, 2 * len(HEAD))
+    assert inbox.take() == (HEAD, 0)  # and nothing of what was answered
     inbox.keep(data, len(HEAD))
     inbox.keep(b"GET", 1)
     assert inbox.take() == (HEAD * 2 + b"ET", 0)

@@ -72,6 +72,19 @@ def test_fields_are_read_in_order_with_their_bytes(
     assert parse(b"\r\n".join(lines)) == fields
 
 
+@each("lines, fields", ACCEPTED)
+def test_long_values_beside_them_change_nothing(
+    parse: FieldParser, lines: tuple[bytes, ...], fields: list[tuple[bytes, bytes]]
+) -> None:
+    long, value = b"L:\t " + b"v w:\xe9" * 5000 + b" \t", b"v w:\xe9" * 5000
+    assert parse(b"\r\n".join((long, *lines, long, b"X: y"))) == [
+        (b"l", value),
+        *fields,
+        (b"l", value),
+        (b"x", b"y"),
+    ]
+
+
 REFUSED = {
     "no colon": b"Host",
     "empty name": b": a",
@@ -100,6 +113,18 @@ REFUSED = {
     },
     **{f"{chr(c)!r} for the value": b"A: " + bytes([c]) for c in (0, 1, 11, 12, 31, 127)},
 }
+
+
+@pytest.mark.parametrize("has_long_value", [False, True])
+@each("line", REFUSED)
+def test_invalid_fields_are_refused_with_400_in_a_long_section(
+    parse: FieldParser, line: bytes, has_long_value: bool
+) -> None:
+    if has_long_value:
+        line += b"v" * 20000
+    with pytest.raises(RequestError) as caught:
+        parse(b"\r\n".join((b"L: " + b"v" * 20000, line, b"X: y")))
+    assert caught.value.status == 400
 
 
 @pytest.mark.parametrize("place", ["first", "last", "between"])

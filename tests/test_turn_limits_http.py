@@ -128,6 +128,20 @@ def test_a_body_that_nobody_reads_is_dropped_in_many_turns_and_requests_follow_i
             assert client.read_response().body == body
 
 
+def test_the_beginning_of_a_head_after_a_body_of_many_turns_has_its_own_time(parser: str) -> None:
+    with serve(lengths, parser, keepalive=2, head_timeout=10) as server:
+        client = server.connect()
+        client.send(CHUNKED.replace(b"POST / ", b"POST /early ") + END + request()[:-2])
+        assert client.read_response().body == b"early"
+        server.wait_buffered()
+        server.wait_until(lambda: not len(server.server.work_queue))
+        server.stop_clock()
+        server.advance(6)
+        assert not client.has_more()
+        client.send(b"\r\n")
+        assert client.read_response().body == b"0"
+
+
 def test_a_client_that_has_ended_its_side_gets_the_response_to_a_body_of_many_turns(
     parser: str,
 ) -> None:

@@ -350,7 +350,8 @@ class H1Connection(Handler):
         )
         if not is_full:
             self.transport.resume_reading()
-            self.transport.set_deadline()
+            if self.reading is BODY:  # it has the deadline of the next part again
+                self.transport.set_deadline()
 
     def _keep(self, data: bytes, position: int = 0) -> None:
         """Keep data of later requests, from `position` on, within a limit."""

@@ -17,8 +17,8 @@ class Inbox:
 
     def __init__(self) -> None:
         self.data: bytes | bytearray = b""
-        """Empty if nothing is there. Data of later requests begins at `_position`: it is large if a
-        client sends many at once, and each of them would copy all others."""
+        """Empty if nothing is there. Data of later requests begins at `_position`: many may arrive
+        at once, and each of them would copy all others."""
         self._position = 0
         self._lines = 0
         """Ends of lines in the incomplete head."""
@@ -63,7 +63,9 @@ class Inbox:
 
         Returns whether to stop reading from the client.
         """
-        if not self.data:
+        if not self.data and position > len(data) // 2:
+            self.data = data[position:]  # the rest would be kept with it
+        elif not self.data:
             self.data, self._position = data, position
         else:
             if not isinstance(self.data, bytearray):
