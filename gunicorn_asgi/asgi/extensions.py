@@ -54,7 +54,7 @@ class ExtensibleResponse(Protocol):
     None if it promised none, or if the client cannot receive any.
     """
 
-    def send_body(self, message: Message) -> int:
+    def send_body(self, message: Message) -> bool:
         """Send a part of the body. The last part finishes the exchange."""
 
     def finish(self) -> None:

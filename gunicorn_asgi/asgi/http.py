@@ -234,7 +234,7 @@ class HTTPStream:
         once the client is gone. After the end of the response, messages are ignored (ASGI, "HTTP",
         "Response Body").
         """
-        phase, size = self.phase, 0
+        phase = self.phase
         if phase is COMPLETE and self.client is not GONE:
             self._returned_at_once += 1
             await pace(self._returned_at_once)
@@ -252,8 +252,7 @@ class HTTPStream:
                 if phase is not STARTED and phase is not STREAMING:
                     await self._send_after_pieces(message)
                     return
-                size = self.send_body(message, MAX_PIECE)
-                if size > MAX_PIECE:
+                if self.send_body(message, True):
                     await self._send_pieces(message)
                 if self.phase is not STREAMING:
                     return
@@ -267,7 +266,7 @@ class HTTPStream:
             elif not await send_extension(self, kind, message):
                 return
             # Similar lines stand in `WebSocketStream.send`: a call would cost too much there.
-            self._parts += 1 + size // PART_SIZE
+            self._parts += 1
             if self.is_writing_paused:
                 await self.wait_for_room()
             elif self._parts >= PARTS_PER_TURN:
@@ -301,21 +300,24 @@ class HTTPStream:
             self.trailers = None
         self.phase = STARTED
 
-    def send_body(self, message: Message, limit: int = sys.maxsize) -> int:
+    def send_body(self, message: Message, may_wait: bool = False) -> bool:
         """Send a part of the body. The last part finishes the exchange.
 
-        Returns the size of a part that is not the last. If a part has more than `limit` bytes, it
-        returns its size, and nothing has happened.
+        If the caller `may_wait`, a part that is too large for one turn of the loop is left to
+        `_send_pieces`: then this returns True, and nothing has happened.
         """
         body = message.get("body", b"")
         if type(body) is not bytes:
-            body = _as_bytes(body, limit)
-        if body[limit : limit + 1]:  # a slice takes no call
-            return len(body)
+            body = _as_bytes(body, MAX_PIECE if may_wait else sys.maxsize)
+        size = len(body)
+        if size > PART_SIZE:
+            if may_wait and size > MAX_PIECE:
+                return True
+            self._parts += size // PART_SIZE
         end = not message.get("more_body", False)
         left = self.content_left
         if left >= 0:
-            left -= len(body)
+            left -= size
             if left < 0:
                 raise _too_long(-left)
             self.content_left = left
@@ -338,8 +340,7 @@ class HTTPStream:
                 self.finish()
             else:
                 self.phase = TRAILING
-            return 0
-        return len(body)
+        return False
 
     async def _send_pieces(self, message: Message) -> None:
         """Send a long part of the body in pieces.
@@ -368,10 +369,12 @@ class HTTPStream:
                 self.phase = STREAMING
             self.send_body({"body": view[last:], "more_body": not end})
         finally:
-            # Also if the application was cancelled: it may send other parts.
             self._is_sending_pieces = False
             if self.phase is SENDING:
+                # It was cancelled: an application that goes on does not know how much was sent.
                 self.phase = STREAMING
+                self.writer.abort()
+                self.client = GONE
             self._wake()
 
     def _write_piece(self, piece: bytes | memoryview, is_whole: bool) -> None:
