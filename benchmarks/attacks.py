@@ -55,7 +55,7 @@ class Outcome:
     alone_ms: float = 0.0
     """CPU time until an ordinary request was answered before the attack, the shortest."""
     cpu_ms: float = 0.0
-    """The same during the attack, the longest."""
+    """The same during the attack, the longest, over requests without an answer, too."""
     wait_s: float = 0.0
     """The longest that an ordinary request took."""
     answered: int = 0
@@ -254,6 +254,8 @@ class OrdinaryClient:
     def __init__(self, server: Running, outcome: Outcome) -> None:
         self._server, self._outcome = server, outcome
         self._next = 0.0
+        self._cpu_ns: int | None = None
+        """Of the server, when the first of the requests began that have had no answer."""
 
     def ask_in_turn(self) -> bool:
         """Ask when it is time to; returns whether there was an answer."""
@@ -264,11 +266,13 @@ class OrdinaryClient:
     def ask(self) -> bool:
         """Ask once; returns whether there was an answer."""
         outcome, begun = self._outcome, time.monotonic()
-        cpu_before = measure.cpu_ns(self._server.pid)
+        cpu_before = measure.cpu_ns(self._server.pid) if self._cpu_ns is None else self._cpu_ns
+        self._cpu_ns = None
         try:
             self._exchange()
         except TimeoutError:
             outcome.unanswered += 1
+            self._cpu_ns = cpu_before
         except OSError as error:
             kind = type(error).__name__
             outcome.failed += 1
@@ -357,7 +361,7 @@ Beside each attack, an ordinary client sends a request each {INTERVAL_SECONDS * 
 application does nothing. *Does not apply*: the server does not speak the protocol, or does not compress messages."""
 
 CPU_LEGEND = f"""\
-Milliseconds of CPU time that the server used from an ordinary request to its answer, in the worst case. It hardly depends on the machine and on what else runs there, and says how long others
+Milliseconds of CPU time that the server used from an ordinary request to its answer, or to the answer of a later one, in the worst case. It hardly depends on the machine and on what else runs there, and says how long others
 wait while the server works for an attacker. *Unanswered*: an ordinary request had no answer within {PATIENCE_SECONDS:.0f} s. *Killed*: a process of the server has ended."""
 
 WAIT_LEGEND = """\

@@ -238,7 +238,7 @@ def _progress(position: str, name: str, found: Found) -> None:
 def verdicts_of(minutes: int, outcome: Outcome) -> list[str]:
     """What does not hold, a sentence each."""
     wrong = [
-        f"{name}: {kind.name} have grown by {grown / kind.unit:{kind.form}}"
+        f"{name}, {kind.title}: grown by {grown / kind.unit:{kind.form}}"
         for name, found in outcome.found.items()
         for kind in KINDS
         for grown in [growth(found, kind)[1]]
