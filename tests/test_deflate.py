@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 import zlib
 from typing import Any
 
 import pytest
 
 from gunicorn_asgi.errors import Violation
-from gunicorn_asgi.websocket.deflate import DEFLATE_WINDOW, MAX_FINAL_BLOCKS, Deflate
+from gunicorn_asgi.websocket.deflate import DEFLATE_WINDOW, MAX_FINAL_BLOCKS, MAX_INFLATED, Deflate
 
 TAIL = b"\0\0\xff\xff"
 PAYLOAD = bytes(number * number % 251 for number in range(2000))
@@ -143,6 +144,34 @@ def test_the_context_after_a_final_block_is_the_last_32_kib() -> None:
     long = bytes(number * number % 65521 % 256 for number in range(DEFLATE_WINDOW + 5000))
     data = final(long) + final(long[-1000:], context=long[-DEFLATE_WINDOW:])
     assert inflate(agreed(), data, True, math.inf) == long + long[-1000:]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 5000, 30_000])
+def test_the_context_after_a_final_block_is_the_data_of_all_steps(cut: int) -> None:
+    """Whether the frame is decompressed at once, in steps for its size, or in parts."""
+    source = random.Random(1951)
+    long = source.randbytes(DEFLATE_WINDOW - 100) + source.randbytes(3000)
+    data = final(long) + final(long[-20_000:], context=long[-DEFLATE_WINDOW:])
+    assert len(data) < len(long) + 2000
+    deflate = agreed()
+    got = b""
+    for part, is_end in ((data[:cut], False), (data[cut:], True)):
+        got += deflate.decompress(part, is_end, True, math.inf)
+        while deflate.has_more:
+            got += deflate.decompress_more(math.inf)
+    assert got == long + long[-20_000:]
+
+
+@pytest.mark.parametrize("payload", [bytes(3_000_000), PAYLOAD * 500], ids=["zeros", "data"])
+def test_a_step_makes_no_more_than_its_size(payload: bytes) -> None:
+    """However little the message has on the wire."""
+    data = flushed(zlib.compressobj(wbits=-15), payload)
+    deflate = agreed()
+    got = [deflate.decompress(data, True, True, math.inf)]
+    while deflate.has_more:
+        got.append(deflate.decompress_more(math.inf))
+    assert max(map(len, got)) == MAX_INFLATED
+    assert b"".join(got) == payload
 
 
 @pytest.mark.parametrize("size", [1, 1999])

@@ -290,6 +290,23 @@ def test_it_is_not_warned_of_without_one(
     assert check(caplog, config(**settings)) == (None, [])
 
 
+@pytest.mark.skipif(
+    "websocket_max_message_size" not in SETTINGS, reason="this Gunicorn has no such setting"
+)
+def test_messages_that_never_fit_into_the_memory_are_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limit = 64 * 1024 * 1024
+    assert check(caplog, config(websocket_max_message_size=limit)) == (None, [])
+    code, [line] = check(caplog, config(websocket_max_message_size=limit + 1))
+    assert code is None
+    assert line == (
+        "WARNING: websocket_max_message_size is 67108865, and ws_memory_limit 67108864: a message "
+        "that is longer than that closes its WebSocket; set ws_memory_limit to some times "
+        "websocket_max_message_size, or to 0."
+    )
+
+
 CLEARTEXT_IN_VAIN = "WARNING: http2_cleartext is both, but http_protocols has no h2: HTTP/2 is not served; set http_protocols to h2,h1."
 H2_IN_VAIN = "WARNING: http_protocols has h2, but there is no TLS, and http2_cleartext is off: HTTP/2 is not served; set certfile and keyfile, or http2_cleartext."
 

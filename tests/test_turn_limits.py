@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import sys
 import zlib
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from inprocess import Log
+from process import Gunicorn
 from tables import each
 from test_budget import NullTransport, make_connection
 from ws import (
@@ -260,3 +264,38 @@ def test_the_search_for_a_close_does_not_hold_the_loop() -> None:
         data, steps = b"", steps + 1
     assert is_found
     assert steps > 1
+
+
+# A real worker.
+
+BOMBERS = 80
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.gunicorn
+@pytest.mark.skipif(sys.platform != "linux", reason="the time of a process is in /proc")
+def test_a_request_beside_many_deflate_bombs_is_answered_within_a_second_of_cpu_time(
+    tmp_path: Path,
+) -> None:
+    """Each 250 KB would become 260 MB: all of them take the CPU for more than half a minute."""
+    data = fill("deflate bombs", 250_000)
+    with ExitStack() as stack:
+        server = stack.enter_context(Gunicorn(tmp_path, "sockets:app"))
+        [worker] = server.workers()
+        bombers = [stack.enter_context(server.connect()) for _ in range(BOMBERS)]
+        for bomber in bombers:
+            bomber.send(handshake(OFFER, target="/swallow"))
+            bomber.read_until(b"\r\n\r\n")
+        before = cpu_seconds(worker)
+        for bomber in bombers:
+            bomber.sock.setblocking(False)
+            with suppress(OSError):  # a full buffer, or one that was closed already
+                bomber.sock.send(data)
+        assert server.get("/hello").status_code == 200
+        used = cpu_seconds(worker) - before
+        assert used < 1
+        assert server.workers() == [worker]

@@ -39,8 +39,10 @@ from ws import (
 )
 
 from gunicorn_asgi.asgi import websocket_session
+from gunicorn_asgi.asgi.websocket_session import MESSAGE_BY, SessionDeadline
 from gunicorn_asgi.errors import ClientDisconnected
 from gunicorn_asgi.websocket.frames import MAX_DEFLATE
+from gunicorn_asgi.websocket.share import MessageMemory
 
 OFFER = b"Sec-WebSocket-Extensions: permessage-deflate"
 
@@ -168,10 +170,20 @@ class Direct:
     def lose(self) -> None:
         self.connection.connection_lost(None)
 
+    def pass_deadline(self, kind: SessionDeadline) -> None:
+        (stream,) = self.connection.handler.streams()
+        stream._session.deadlines[kind] = 0
+        stream.deadline_passed()
+
     @property
     def is_working(self) -> bool:
         host: Any = self.connection.host
         return len(host.work_queue) > 0
+
+    @property
+    def counted(self) -> int:
+        host: Any = self.connection.host
+        return int(host.websocket_share.memory.total)
 
 
 async def turns(count: int) -> None:
@@ -421,26 +433,28 @@ def test_the_time_of_a_message_can_be_switched_off(parser: str, seconds: float) 
         assert ws.close() == (1000, "")
 
 
-def test_a_client_is_not_blamed_while_the_application_does_not_read(parser: str) -> None:
-    go = Flag()
+def test_a_client_is_not_blamed_while_its_frames_wait_for_their_turn() -> None:
+    """The worker may be busy with others for as long as it is."""
+    got: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await accept(receive, send)
-        await go.reached()
-        while (message := await read(receive)) is not None:
-            await send(sent(message))
+        got.append(await read(receive))
 
-    options = {"ws_message_timeout": 30, "ws_max_queue": 2, "ws_ping_interval": 0}
-    with serve_way(app, parser, **options) as server:
-        ws = connect(server)
-        ws.send(BEGUN + ping(b"read"))
-        assert ws.read_pong() == b"read"
-        ws.send(cont(b"!") + text("a") + text("b"))
-        server.wait_paused()
-        server.advance(100)
-        go.set()
-        assert [ws.read_message() for _ in range(3)] == ["begun!", "a", "b"]
-        assert ws.close() == (1000, "")
+    async def main() -> None:
+        direct = Direct(app)
+        await direct.shake_hands()
+        direct.receive(compressed(BINARY, ZEROS))
+        assert direct.is_working
+        direct.pass_deadline(MESSAGE_BY)
+        while direct.is_working:
+            await asyncio.sleep(0)
+        await turns(3)
+        direct.lose()
+        await turns(3)
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+    assert got == [ZEROS]
 
 
 # ws_memory_limit.
@@ -525,21 +539,43 @@ def test_messages_that_are_not_read_are_counted_until_they_are(parser: str) -> N
         assert ws.close() == (1000, "")
 
 
-def test_what_an_application_leaves_unread_is_not_counted_after_its_end(parser: str) -> None:
-    go = Flag()
+def test_what_an_application_leaves_unread_is_not_counted_after_its_end() -> None:
+    go = asyncio.Event()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await accept(receive, send)
-        await go.reached()
+        await go.wait()
 
-    with serve_way(app, parser) as server:
-        ws = connect(server)
-        ws.send(binary(bytes(300_000)))
-        server.wait_until(lambda: server.server.websocket_share.memory.total >= 300_000)
+    async def main() -> None:
+        direct = Direct(app)
+        await direct.shake_hands()
+        direct.receive(binary(bytes(300_000)) + frame(BINARY, bytes(100_000), fin=False))
+        direct.lose()
+        await turns(3)
+        assert direct.counted >= 400_000
         go.set()
-        assert ws.answer_close() == (1000, "")
-        server.wait_until(lambda: not server.server.tasks)
-        assert total(server) == 0
+        await turns(3)
+        assert direct.counted == 0
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
+def test_a_message_that_is_taken_at_once_is_never_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[int] = []
+    hold = MessageMemory.hold
+
+    def count(memory: MessageMemory, holder: Any, size: int) -> bool:
+        counted.append(size)
+        return hold(memory, holder, size)
+
+    monkeypatch.setattr(MessageMemory, "hold", count)
+    with serve_way(echo, "h11") as server:
+        ws = connect(server)
+        for data in ("a", "b" * 1000, bytes(30_000)):
+            ws.send(text(data) if isinstance(data, str) else binary(data))
+            assert ws.read_message() == data
+        assert not counted
+        assert ws.close() == (1000, "")
 
 
 def test_the_memory_of_messages_can_be_without_a_limit(parser: str) -> None:

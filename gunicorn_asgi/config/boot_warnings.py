@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 def boot_warnings(cfg: Config, settings: Settings) -> Iterator[str]:
     yield from _warn_of_http2(cfg, settings)
     yield from _warn_of_short_keepalive(cfg)
+    yield from _warn_of_long_messages(settings)
 
 
 def _warn_of_http2(cfg: Config, settings: Settings) -> Iterator[str]:
@@ -50,6 +52,16 @@ def _warn_of_short_keepalive(cfg: Config) -> Iterator[str]:
             f"trusted from {', '.join(proxies)}: a load balancer that keeps idle connections for "
             "longer now and then sends a request into one that is being closed, and answers "
             "502; set keepalive to more than its idle timeout."
+        )
+
+
+def _warn_of_long_messages(settings: Settings) -> Iterator[str]:
+    size, limit = settings.websocket_max_message_size, settings.ws_memory_limit
+    if settings.websocket is not None and limit < size < math.inf:
+        yield (
+            f"websocket_max_message_size is {size:.0f}, and ws_memory_limit {limit:.0f}: a "
+            "message that is longer than that closes its WebSocket; set ws_memory_limit to some "
+            "times websocket_max_message_size, or to 0."
         )
 
 

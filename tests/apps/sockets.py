@@ -44,6 +44,13 @@ async def echo(scope, receive, send):
     await serve(receive, send)
 
 
+async def swallow(scope, receive, send):
+    """Reads every message, and answers none."""
+    await accept(send)
+    while (await receive())["type"] == "websocket.receive":
+        pass
+
+
 async def tidy(scope, receive, send, seconds="0.3"):
     """As applications do that have something to write down at the end."""
     await accept(send)
@@ -196,7 +203,8 @@ async def block(scope, receive, send):
 ROUTES = {
     function.__name__: function
     for function in (
-        block, chatter, close, deaf, deny, done, echo, error, ignorant, late_error, leave, nothing, pid, reject, send, silent, stubborn, tidy,
+        block, chatter, close, deaf, deny, done, echo, error, ignorant, late_error, leave, nothing, pid, reject, send, silent, stubborn, swallow,
+        tidy,
     )
 }  # fmt: skip
 ROUTES["scope"] = show_scope
