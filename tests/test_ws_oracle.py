@@ -60,6 +60,7 @@ from gunicorn_asgi.errors import ApplicationError
 from gunicorn_asgi.websocket.close import close_payload
 from gunicorn_asgi.websocket.deflate import Deflate
 from gunicorn_asgi.websocket.negotiation import accept_key, negotiate_deflate
+from gunicorn_asgi.websocket.share import WebSocketShare
 
 has_oracle = pytest.mark.skipif(
     not hasattr(ServerProtocol(state=State.OPEN), "current_size"),
@@ -306,6 +307,7 @@ def test_the_oracle_understands_the_same(frames: list[Sent], cuts: list[int], li
     expected = ask(frames, limit)
     assert read([data], limit) == expected
     assert read(cut(data, cuts), limit) == expected
+    assert read(cut(data, cuts), limit, None, 1, WebSocketShare(math.inf)) == expected
     if len(data) < 500:
         assert read([b"%c" % byte for byte in data], limit) == expected
 
@@ -397,6 +399,8 @@ def test_the_oracle_inflates_the_same(data: st.DataObject, cuts: list[int]) -> N
     assert read([wire], math.inf, deflate) == expected
     deflate, _ = agree(offer)
     assert read(cut(wire, cuts), math.inf, deflate) == expected
+    deflate, _ = agree(offer)
+    assert read(cut(wire, cuts), math.inf, deflate, 1, WebSocketShare(math.inf)) == expected
 
 
 @settings(max_examples=examples(100), deadline=None)

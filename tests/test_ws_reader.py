@@ -14,7 +14,21 @@ from typing import Any
 
 import pytest
 from tables import each
-from ws import BINARY, CLOSE, CONTINUATION, PING, PONG, RSV1, TEXT, close, cont, frame, ping, text
+from ws import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    RSV1,
+    TEXT,
+    close,
+    cont,
+    fragments,
+    frame,
+    ping,
+    text,
+)
 from ws_tables import (
     CLOSES,
     CONTROL,
@@ -40,7 +54,7 @@ from gunicorn_asgi.websocket.close import (
 from gunicorn_asgi.websocket.deflate import Deflate
 from gunicorn_asgi.websocket.frames import MIN_DEFLATE, control_frame, write_message
 from gunicorn_asgi.websocket.reader import MAX_UNREAD, MIN_VIEW, FrameReader, Ping
-from gunicorn_asgi.websocket.share import WORK_PER_STEP
+from gunicorn_asgi.websocket.share import WORK_PER_STEP, WebSocketShare
 
 TABLES: list[tuple[dict[str, Case], int]] = [
     (HEADER, 1 << 24),
@@ -86,6 +100,30 @@ def test_the_tables_hold_in_any_pieces(case: Case, limit: int) -> None:
     )
     for pieces in itertools.islice(cuts(case.data), 20 if len(case.data) > 4096 else None):
         assert read(pieces, limit) == expected
+
+
+@each("case, limit", {param.id: param.values for param in CASES})
+def test_the_tables_hold_in_steps_of_a_frame(case: Case, limit: int) -> None:
+    """And where reading stops whenever a message has begun."""
+    expected = Outcome(
+        list(case.messages), list(case.pongs), NO_CODE if case.close is None else case.close
+    )
+    for pieces in itertools.islice(cuts(case.data), 3):
+        assert read(pieces, limit, None, 1, WebSocketShare(math.inf)) == expected
+
+
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+@pytest.mark.parametrize("work", [1, 7, WORK_PER_STEP])
+def test_a_message_is_decompressed_and_decoded_in_steps_of_any_size(opcode: int, work: int) -> None:
+    payload = "é☃𐍈x".encode() * 60_000
+    message = payload.decode() if opcode == TEXT else payload
+    frames = frame(opcode, compressed(payload), rsv=RSV1) + fragments(
+        opcode, [payload[:300_001], payload[300_001:]], ping(b"p")
+    )
+    for pieces in ([frames], [frames[i : i + 1000] for i in range(0, len(frames), 1000)]):
+        deflate = deflating(client_no_context_takeover=True)
+        outcome = read(pieces, math.inf, deflate, work, WebSocketShare(math.inf))
+        assert outcome == Outcome([message, message], [b"p"])
 
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])

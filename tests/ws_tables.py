@@ -29,7 +29,7 @@ from gunicorn_asgi.errors import Violation
 from gunicorn_asgi.websocket.close import Close
 from gunicorn_asgi.websocket.deflate import Deflate
 from gunicorn_asgi.websocket.reader import FrameReader
-from gunicorn_asgi.websocket.share import WORK_PER_STEP
+from gunicorn_asgi.websocket.share import WORK_PER_STEP, WebSocketShare
 
 PROTOCOL_ERROR, INVALID_DATA, TOO_BIG = 1002, 1007, 1009
 
@@ -380,10 +380,17 @@ class Outcome:
 
 
 def read(
-    pieces: Iterable[bytes], limit: float = math.inf, deflate: Deflate | None = None
+    pieces: Iterable[bytes],
+    limit: float = math.inf,
+    deflate: Deflate | None = None,
+    work: int = WORK_PER_STEP,
+    share: WebSocketShare | None = None,
 ) -> Outcome:
-    """The outcome of the package's FrameReader."""
-    reader = FrameReader(limit, 1 << 30, deflate)
+    """The outcome of the package's FrameReader, with so much `work` in a step.
+
+    With a `share`, reading stops at checkpoints, too.
+    """
+    reader = FrameReader(limit, 1 << 30, deflate, share)
     outcome = Outcome()
     try:
         for piece in pieces:
@@ -397,7 +404,10 @@ def read(
                 outcome.messages += reader.messages
                 reader.messages.clear()
                 reader.unread = 0
-                reader.resume(WORK_PER_STEP)
+                if reader.is_at_checkpoint:
+                    reader.pass_checkpoint()
+                else:
+                    reader.resume(work)
                 control = reader.read()
     except Violation as violation:
         outcome.code = violation.code
