@@ -20,7 +20,6 @@ from h2raw import INITIAL_WINDOW_SIZE, MAX_WINDOW, PREFACE, WINDOW_UPDATE, frame
 from inprocess import answer, read_body, request, serve
 from ways import serving
 
-from gunicorn_asgi.asgi.exchange import PART_SIZE, PARTS_PER_TURN
 from gunicorn_asgi.asgi.http import MAX_PIECE
 
 MAX_CALLS = 40_000
@@ -235,9 +234,31 @@ def test_the_end_of_a_connection_comes_after_all_frames_before_it(parser: str) -
         assert [client.read_response(stream).body for stream in streams] == [b"0"] * 90
 
 
+@pytest.mark.parametrize(
+    "flood",
+    [HTTP1["one-byte chunks"], HTTP1["one-byte chunks after the response"], HTTP2["one-byte DATA"]],
+    ids=["chunks", "chunks after the response", "DATA"],
+)
+def test_nothing_is_read_from_a_client_before_its_data_is_worked_off(flood: floods.Flood) -> None:
+    """So no more than a packet is kept, and the end of the connection is not seen before it."""
+    connection = Connection(floods.APPS[flood.app], "h11", flood.is_h2)
+    connection.receive(flood.before)
+    connection.settle()
+    connection.receive(flood.packet(PACKET // 2))
+    turns = 0
+    while len(connection.server.work_queue):
+        assert connection.raw.is_paused
+        connection.turn()
+        turns += 1
+    assert turns > 5
+    assert not connection.raw.is_paused
+    connection.close()
+
+
 # What is sent.
 
 SIZE = 20 * MAX_PIECE + 5
+MOST_SENT = 1_048_576 + 2 * 65536 + 4096
 OPEN_WIDE = (
     PREFACE
     + settings((INITIAL_WINDOW_SIZE, MAX_WINDOW))
@@ -285,7 +306,52 @@ def test_a_turn_sends_little_more_than_a_mebibyte(app: Any, is_h2: bool) -> None
         assert turns < 1000
     connection.settle()
     assert connection.raw.written >= SIZE - 65536
-    assert most <= PARTS_PER_TURN * PART_SIZE + 2 * 65536 + 4096
+    assert most <= MOST_SENT
+    connection.close()
+
+
+def test_a_turn_sends_little_more_than_a_mebibyte_for_all_streams_whose_windows_open() -> None:
+    connection, streams = Connection(sends_one, "h11", is_h2=True), 30
+    wide = frame(WINDOW_UPDATE, 0, 0, (MAX_WINDOW - 65535).to_bytes(4, "big"))
+    connection.receive(PREFACE + settings((INITIAL_WINDOW_SIZE, 0)) + wide)
+    for number in range(streams):
+        connection.receive(floods.headers(2 * number + 1, floods.GET_BLOCK))
+    connection.settle()
+    before, most = connection.raw.written, 0
+    connection.receive(settings((INITIAL_WINDOW_SIZE, MAX_WINDOW)))
+    while connection.server.tasks:
+        most = max(most, connection.raw.written - before)
+        before = connection.raw.written
+        connection.turn()
+    connection.settle()
+    assert connection.raw.written >= streams * SIZE
+    assert most <= MOST_SENT
+    connection.close()
+
+
+@pytest.mark.parametrize("is_h2", [False, True], ids=["1.1", "h2"])
+def test_a_buffer_that_may_change_is_copied_before_send_returns(is_h2: bool) -> None:
+    """Piece by piece, for all of them at once would take too long."""
+    changed = b"\xff" * 64
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({**START, "headers": [(b"content-length", b"%d" % (2 * SIZE))]})
+        for more in (True, False):
+            buffer = bytearray(SIZE)
+            await send(part(memoryview(buffer) if more else buffer, more))
+            buffer[:] = changed * (SIZE // len(changed) + 1)
+
+    kept: list[Any] = []
+    connection = Connection(app, "h11", is_h2)
+    connection.raw.write = kept.append  # type: ignore[method-assign]
+    if is_h2:
+        connection.receive(OPEN_WIDE)
+    connection.receive(floods.headers(1, floods.GET_BLOCK) if is_h2 else floods.GET)
+    while connection.server.tasks:
+        connection.turn()
+    connection.settle()
+    assert sum(map(len, kept)) > 2 * SIZE
+    assert not any(changed in bytes(data) for data in kept)
     connection.close()
 
 
