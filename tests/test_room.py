@@ -22,6 +22,7 @@ from ws import connect as connect_websocket
 
 from gunicorn_asgi.net.balance import WorkerRow, WorkerTable
 from gunicorn_asgi.net.room import MAX_BATCH, Room
+from gunicorn_asgi.net.transport import Transport
 
 AGES = 3
 """Seconds after which no client is fresh."""
@@ -391,6 +392,24 @@ def test_a_connection_before_its_proxy_header_makes_room(parser: str) -> None:
         server.advance(AGES)
         is_served(server)
         assert is_ended(pending[0])
+
+
+def test_a_connection_that_is_made_while_it_is_given_up_is_gone(parser: str) -> None:
+    """uvloop closes it without a `connection_lost`."""
+
+    class GivenUp(Transport):
+        def connection_made(self, transport: Any) -> None:
+            task = server.server.acceptors.pending[self]
+            super().connection_made(transport)
+            assert task is not None
+            task.cancel()
+
+    with full(parser, proxy_protocol=PROXY) as server:
+        server.server.transport_class = GivenUp
+        client = server.connect()
+        client.send(b"GET / HTTP/1.1\r\n")
+        assert is_ended(client)
+        server.wait_until(server.is_idle)
 
 
 @pytest.mark.parametrize("tls", [False, True])

@@ -250,6 +250,9 @@ class Acceptor:
             await self._loop.connect_accepted_socket(lambda: transport, sock, **self._tls)
         except OSError as error:  # ssl.SSLError is one: mostly a failed handshake
             self._not_made(transport, error)
+        except asyncio.CancelledError:
+            transport.making_cancelled()
+            raise
         finally:
             self._acceptors.settled(transport)
 

@@ -346,6 +346,19 @@ class Transport(asyncio.Protocol):
             # uvloop keeps the method of the protocol that it was given, not the protocol.
             self.raw.set_protocol(self)
 
+    def making_cancelled(self) -> None:
+        """The task that makes the connection was cancelled.
+
+        If it was made in the same turn of the loop, uvloop closes it without a `connection_lost`.
+        """
+        if self.handler is not FINISHED:
+            self.end_now()
+            self.host.loop.call_soon(self._ensure_lost)
+
+    def _ensure_lost(self) -> None:
+        if self.state is not LOST:
+            self.connection_lost(None)
+
     def pause_writing(self) -> None:
         self.is_writing_paused = True
         self._await_delivery()
