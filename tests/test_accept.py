@@ -80,9 +80,11 @@ class Gates:
 def test_connections_above_worker_connections_wait_while_all_others_are_busy(parser: str) -> None:
     gates = Gates()
     with serve(gates, parser, worker_connections=3) as server:
-        clients = [server.connect() for _ in gates.flags]
-        for number, client in enumerate(clients):
-            client.send(request("GET", f"/{number}"))
+        clients = []
+        for number in range(len(gates.flags)):
+            clients.append(server.connect())
+            # Before the next one connects, or this one would be silent, and make room.
+            clients[-1].send(request("GET", f"/{number}"))
         for number, client in enumerate(clients):
             expected = min(number + 3, len(clients))
             server.wait_until(lambda expected=expected: server.host.nr == expected)
@@ -206,11 +208,12 @@ def test_the_time_in_which_a_connection_waits_for_room_is_not_its_own(parser: st
 def test_what_waits_for_room_is_served_by_a_drain(parser: str) -> None:
     gates = Gates()
     with serve(gates, parser, worker_connections=1) as server:
-        clients = [server.connect() for _ in range(4)]
+        clients = [server.connect()]
         clients[0].send(request("GET", "/0"))
-        server.wait_connected()
-        for client in clients[1:]:
-            client.send(GET)
+        server.wait_until(lambda: server.host.nr == 1)
+        for _ in range(3):
+            clients.append(server.connect())
+            clients[-1].send(GET)
         server.settle()
         assert server.host.nr == 1
         drained = asyncio.run_coroutine_threadsafe(server.server.shut_down(10, 1), server.loop)
