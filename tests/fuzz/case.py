@@ -244,6 +244,11 @@ class Case:
         self.advance(seconds)
         self.check_memory()
 
+    def stall(self) -> None:
+        """The loop was blocked, so no deadline has passed."""
+        self.loop.now += self.rng.choice((2.0, 15.0, 100.0))
+        self.on_loop(self.server.tick, 1.0)
+
     def half_close(self) -> None:
         each = self.any_connection()
         each.is_patient = False
@@ -454,6 +459,7 @@ STEPS: dict[Callable[[Case], None], float] = {
     Case.clog: 1,
     Case.unclog: 1.5,
     Case.pass_time: 1,
+    Case.stall: 0.3,
     Case.half_close: 0.5,
     Case.lose: 0.5,
     Case.drain: 0.2,

@@ -236,6 +236,22 @@ class Run:
         if trailers:
             await self.send({"type": "http.response.trailers", "headers": [(b"x-t", b"1")]})
 
+    async def send_file(self) -> None:
+        rng = self.rng
+        await self.send({"type": "http.response.start", "status": 200, "headers": self.mark})
+        if rng.random() < 0.5:
+            await self.send({"type": "http.response.pathsend", "path": FILE})
+            return
+        with Path(FILE).open("rb") as file:
+            message = {
+                "type": "http.response.zerocopysend",
+                "file": file,
+                "offset": rng.choice((0, 5)),
+            }
+            if rng.random() < 0.5:
+                message |= {"count": rng.choice((0, 10, 10**6)), "more_body": rng.random() < 0.5}
+            await self.send(message)
+
     async def sleep(self) -> None:
         await asyncio.sleep(self.rng.choice((0, 0, 0.2, 5)))
 
@@ -276,6 +292,7 @@ ACTS: dict[Callable[[Run], Awaitable[None]], int] = {
     Run.any_receive: 8,
     Run.any_send: 10,
     Run.send_in_order: 6,
+    Run.send_file: 2,
     Run.sleep: 3,
     Run.fail: 2,
     Run.exit: 1,
