@@ -10,7 +10,7 @@ from conftest import examples
 from fuzz.case import KINDS, run_case
 
 SEED = 1
-CASES = 250
+CASES = 200
 """Cases of each kind, which take a few seconds."""
 
 
