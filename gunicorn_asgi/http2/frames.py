@@ -182,16 +182,17 @@ def headers(stream: int, block: bytes, end: bool, max_size: int) -> list[bytes]:
     Returns parts to be written in their order (RFC 9113, 4.3).
     """
     flags = END_STREAM if end else 0
-    if len(block) <= max_size:
+    size = len(block)
+    if size <= max_size:
         return [
-            _HEADER.pack(len(block) >> 8, len(block) & 0xFF, HEADERS, flags | END_HEADERS, stream),
+            _HEADER.pack(size >> 8, size & 0xFF, HEADERS, flags | END_HEADERS, stream),
             block,
         ]
     parts = []
     kind = HEADERS
-    for start in range(0, len(block), max_size):
+    for start in range(0, size, max_size):
         part = block[start : start + max_size]
-        if start + max_size >= len(block):
+        if start + max_size >= size:
             flags |= END_HEADERS
         parts += [header(len(part), kind, flags, stream), part]
         kind, flags = FrameType.CONTINUATION, 0
