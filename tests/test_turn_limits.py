@@ -50,6 +50,8 @@ CALLS_PER_KIB = 10
 """Calls that take as long as zlib takes for a KiB: about 2 us."""
 MAX_WORK = 10_000
 """Calls of a turn: they take 2 ms on an ordinary machine, and 10 ms on one that is five times as slow."""
+MAX_COMPRESSED = 262144
+"""Bytes that are compressed in a turn."""
 MAX_RATIO = 2.6
 """Work in all for twice the input."""
 OFFER = b"Sec-WebSocket-Extensions: permessage-deflate"
@@ -143,13 +145,15 @@ class Inflating:
         return made
 
 
+class Zlib:
+    decompressobj: Any = Inflating
+    compressobj: Any = zlib.compressobj
+    error = zlib.error
+    Z_SYNC_FLUSH = zlib.Z_SYNC_FLUSH
+
+
 @pytest.fixture(autouse=True)
 def _count_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Zlib:
-        decompressobj = Inflating
-        compressobj, error = zlib.compressobj, zlib.error
-        Z_SYNC_FLUSH = zlib.Z_SYNC_FLUSH
-
     monkeypatch.setattr(deflate, "zlib", Zlib)
     # A step for each turn: how many fit into a millisecond varies.
     monkeypatch.setattr(websocket_session, "STEP_SECONDS", 0)
@@ -251,6 +255,50 @@ def test_many_packets_of_a_turn_do_not_hold_the_loop_together(kind: str) -> None
     )
     assert one < MAX_WORK
     assert many < MAX_WORK
+
+
+@pytest.mark.parametrize("size", [30_000, 60_000, 2_000_000])
+def test_an_application_that_sends_on_and_on_compresses_little_in_a_turn(size: int) -> None:
+    """zlib takes some 35 us for a KiB. Here nobody is slow, so nothing else would stop the application."""
+    count = 3_000_000 // size
+    given: list[int] = []
+
+    class Counting(Zlib):
+        @staticmethod
+        def compressobj(**kind: Any) -> Any:
+            compressor = zlib.compressobj(**kind)
+
+            class Compressor:
+                flush = compressor.flush
+
+                @staticmethod
+                def compress(data: bytes) -> bytes:
+                    given.append(len(data))
+                    return compressor.compress(data)
+
+            return Compressor
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await accept(receive, send)
+        for _ in range(count):
+            await send({"type": "websocket.send", "bytes": bytes(size)})
+        await receive()
+
+    async def main() -> None:
+        connection = make_connection(app, "h11", NullTransport(), asyncio.get_running_loop())
+        connection.data_received(handshake(OFFER))
+        assert sum(given) <= MAX_COMPRESSED
+        while sum(given) < count * size:
+            before = sum(given)
+            await asyncio.sleep(0)
+            assert sum(given) - before <= MAX_COMPRESSED
+        connection.connection_lost(None)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(deflate, "zlib", Counting)
+        asyncio.run(asyncio.wait_for(main(), 30))
 
 
 def test_the_search_for_a_close_does_not_hold_the_loop() -> None:

@@ -225,9 +225,9 @@ def test_nothing_is_read_on_for_an_application_that_has_ended() -> None:
         direct = Direct(app)
         await direct.shake_hands()
         direct.receive(compressed(BINARY, bytes(10_000_000)))
+        (stream,) = direct.connection.handler.streams()
         direct.lose()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()
+        stream.cancel()
         await turns(4)
         assert not direct.is_working
 

@@ -233,10 +233,14 @@ class WebSocketTransport(Protocol):
     """
 
     def write(self, data: bytes) -> None:
-        """Write whole frames. `ASGIStream.pause_writing` follows when the buffer is full."""
+        """Write frames. `ASGIStream.pause_writing` follows when the buffer is full.
+
+        The head of a frame and a large payload come in two calls, with nothing in between.
+        """
 
     def pause_reading(self) -> None:
-        """The application has enough messages: read nothing until `resume_reading`.
+        """Read nothing until `resume_reading`: the application has enough messages, or there is
+        enough data for later turns of the loop.
 
         Data already received from the client may still be fed.
         """
