@@ -229,9 +229,10 @@ def test_the_end_of_a_connection_comes_after_all_frames_before_it(parser: str) -
     """Reading is paused meanwhile, so its end is not seen."""
     with serving(lengths, parser, "h2") as asked:
         client = asked.connect()
-        streams = [client.begin("GET", "/") for _ in range(90)]
+        for _ in range(90):
+            client.begin("GET", "/")
         client.sock.shutdown(1)
-        assert [client.read_response(stream).body for stream in streams] == [b"0"] * 90
+        asked.server.wait_until(lambda: asked.server.host.nr == 90)
 
 
 @pytest.mark.parametrize(

@@ -166,8 +166,8 @@ class H1Connection(Handler):
     def _serve(self, data: bytes, position: int = 0, since: float = NEVER) -> None:
         """Answer the requests in `data` in turn, until one of them or the client has to be awaited.
 
-        They begin at `position`.
-        `since`: when the first began to arrive, on the loop's clock, if not now.
+        They begin at `position`. `since`: when the first began to arrive, on the loop's clock, if
+        not now.
         """
         count, size, last = 0, len(data), position + MAX_PIPELINED_SIZE
         while position < size and self.reading is HEAD:
@@ -282,8 +282,9 @@ class H1Connection(Handler):
         if start == end:
             self.transport.set_deadline()
             return end
-        # A body that is short is not separated from all requests after it.
-        part = data[start : start + MAX_PIPELINED_SIZE]
+        # The end of a chunked body is not known, and a short one is not copied with all requests
+        # after it.
+        part = data[start:] if length > 0 else data[start : start + MAX_PIPELINED_SIZE]
         start += len(part) - len(self._read_body(part))
         if self.reading is BODY and start < end:
             start = end - len(self._read_body(data[start:]))
@@ -341,7 +342,7 @@ class H1Connection(Handler):
         if self.reading is ENDED:
             return
         if self.reading is BODY and self.is_half_closed:
-            self.transport.close()  # the rest will never come
+            self.transport.close()  # the rest of the body will never come
             return
         is_full = (
             self.stream is not None and self.stream.unread > HIGH_WATER
