@@ -9,6 +9,7 @@ from ..errors import ApplicationError, ClientDisconnected, Violation, is_disconn
 from ..http.contract import NEVER, ResponseWriter
 from ..observe.printable import printable
 from ..websocket.close import INTERNAL_ERROR, NORMAL_CLOSURE, SERVICE_RESTART, Close
+from ..websocket.deflate import Deflate
 from ..websocket.frames import MAX_DEFLATE, LongMessage, message_size, write_message
 from ..websocket.limits import WebSocketLimits
 from ..websocket.reader import MAX_UNREAD
@@ -243,12 +244,10 @@ class WebSocketStream:
                 if kind == "websocket.send":
                     deflate = self._handshake.deflate
                     data, text = message.get("bytes"), message.get("text")
-                    size = 0 if deflate is None else message_size(data, text)
-                    if size > MAX_DEFLATE or session.long_messages:
-                        await self._send_long(data, text)
+                    if deflate is None:
+                        write_message(session.transport.write, data, text, None)
                     else:
-                        write_message(session.transport.write, data, text, deflate)
-                        self._parts += size // COMPRESSED_PER_PART
+                        await self._send_deflated(data, text, deflate)
                 elif kind == "websocket.close":
                     if session.long_messages:
                         await self._wait_for_long_messages()
@@ -278,10 +277,14 @@ class WebSocketStream:
             await pace(self._returned_at_once)
             raise
 
-    async def _send_long(self, data: object, text: object) -> None:
-        """Send a message that takes long to compress, or one after it."""
-        session, deflate = self._session, self._handshake.deflate
-        assert deflate is not None
+    async def _send_deflated(self, data: object, text: object, deflate: Deflate) -> None:
+        """Send a message that may be compressed, in steps where that takes long."""
+        session = self._session
+        size = message_size(data, text)
+        if size <= MAX_DEFLATE and not session.long_messages:
+            write_message(session.transport.write, data, text, deflate)
+            self._parts += size // COMPRESSED_PER_PART
+            return
         long = LongMessage(data, text, deflate)
         session.send_long(long)
         while not long.is_written:
