@@ -23,6 +23,7 @@ from ws import connect as connect_websocket
 from gunicorn_asgi.net.balance import WorkerRow, WorkerTable
 from gunicorn_asgi.net.room import MAX_BATCH, Room
 from gunicorn_asgi.net.transport import Transport
+from gunicorn_asgi.server import Server
 
 AGES = 3
 """Seconds after which no client is fresh."""
@@ -532,17 +533,18 @@ def test_a_request_that_is_lost_by_a_close_was_not_begun(parser: str) -> None:
 # What it costs.
 
 
-def test_no_more_connections_than_the_limit_and_a_batch_are_open(parser: str) -> None:
+def test_no_more_connections_than_the_limit_and_a_batch_are_open(
+    parser: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     limit, seen = 20, [0]
+    opened = Server.opened
+
+    def counting(self: Server, transport: Any) -> None:
+        opened(self, transport)
+        seen[0] = max(seen[0], len(self.connections) + len(self.acceptors.pending))
+
+    monkeypatch.setattr(Server, "opened", counting)
     with serve(App(), parser, worker_connections=limit, tls=server_context(), **LONG) as server:
-        opened = server.server.opened
-
-        def counting(transport: Any) -> None:
-            opened(transport)
-            acceptors = server.server.acceptors
-            seen[0] = max(seen[0], len(server.server.connections) + len(acceptors.pending))
-
-        server.server.opened = counting  # type: ignore[method-assign]
         for _ in range(100):
             server.connect()
         is_served(server, Client.start_tls)
