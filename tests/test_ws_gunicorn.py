@@ -890,7 +890,8 @@ def test_the_report_of_a_stuck_worker_names_the_websocket(tmp_path: Path) -> Non
                 r"\[CRITICAL\] Aborted: the event loop has not turned for \d+\.\d s, in GET /block\. "
             )
             server.wait_for(BOOT_LINE, 2)
-            assert read_close(ws)[0] in (1006, 1012)
+            # The exit is raised within this application, if there is time for a Close frame.
+            assert read_close(ws)[0] in (1006, 1011)
         assert (
             len(
                 server.lines(
