@@ -16,9 +16,22 @@ import pytest
 from conftest import PARSERS
 from costs import count_calls
 from floods import HTTP1, HTTP2, PACKET, Connection
-from h2raw import INITIAL_WINDOW_SIZE, MAX_WINDOW, PREFACE, WINDOW_UPDATE, frame, settings
+from h2protocol import encode
+from h2raw import (
+    INITIAL_WINDOW_SIZE,
+    MAX_WINDOW,
+    PING,
+    PREFACE,
+    WINDOW_UPDATE,
+    data,
+    frame,
+    headers,
+    settings,
+)
+from h2tables import WEBSOCKET
 from inprocess import answer, read_body, request, serve
 from ways import serving
+from ws import ping
 
 from gunicorn_asgi.asgi.http import MAX_PIECE
 
@@ -233,6 +246,52 @@ def test_the_end_of_a_connection_comes_after_all_frames_before_it(parser: str) -
             client.begin("GET", "/")
         client.sock.shutdown(1)
         asked.server.wait_until(lambda: asked.server.host.nr == 90)
+
+
+def test_frames_of_a_connection_that_is_lost_are_dropped_without_an_error() -> None:
+    """As where writing the replies to the first of them has found the client to be gone."""
+    connection = Connection(floods.answers, "h11", is_h2=True)
+    errors: list[Any] = []
+    connection.loop.set_exception_handler(lambda _, context: errors.append(context))
+
+    def receive_and_lose() -> None:
+        pings = frame(PING, 0, 0, bytes(8)) * 1100
+        connection.raw.protocol.data_received(PREFACE + settings() + pings)
+        connection.raw.protocol.connection_lost(None)
+
+    connection.loop.call_soon(receive_and_lose)
+    connection.turn()
+    assert len(connection.server.work_queue)
+    connection.settle()
+    connection.close()
+    assert not errors
+
+
+async def closes(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.close"})
+
+
+def test_a_websocket_goes_on_reading_after_its_connection_is_lost_without_an_error() -> None:
+    """The application has ended, so nobody else remembers the WebSocket."""
+    connection = Connection(closes, "h11", is_h2=True)
+    errors: list[Any] = []
+    connection.loop.set_exception_handler(lambda _, context: errors.append(context))
+    connection.receive(PREFACE + settings() + headers(1, encode(WEBSOCKET), end=False))
+    connection.settle()
+    assert not connection.server.tasks
+
+    def receive_and_lose() -> None:
+        connection.raw.protocol.data_received(data(1, ping() * 2000))
+        connection.raw.protocol.connection_lost(None)
+
+    connection.loop.call_soon(receive_and_lose)
+    connection.turn()
+    assert len(connection.server.work_queue)
+    connection.settle()
+    connection.close()
+    assert not errors
 
 
 @pytest.mark.parametrize(

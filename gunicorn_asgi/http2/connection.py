@@ -156,7 +156,7 @@ class H2Connection(Handler):
     def _continue(self) -> bool:
         """Handle further frames. Returns whether there are still more: see `net.work_queue`."""
         received, transport = self.protocol.received, self.transport
-        if received.has_more:
+        if received.has_more and transport.state is OPEN:  # it may be lost, and released
             self.data_received(b"")
         if transport.state is OPEN:
             if received.has_more:

@@ -220,6 +220,8 @@ class Tunnel:
 
     def resume_reading(self) -> None:
         self._is_reading_paused = False
+        if self._state is not TUNNEL_OPEN:
+            return  # everything is given back, and the connection may be gone
         self._consume()
         if self._end_deadline != NEVER:
             self._end_unread()
