@@ -29,7 +29,7 @@ from h2raw import (
     settings,
 )
 from h2tables import WEBSOCKET
-from inprocess import answer, read_body, request, serve
+from inprocess import Flag, answer, read_body, request, serve
 from ways import serving
 from ws import ping
 
@@ -162,6 +162,27 @@ def test_a_client_that_has_ended_its_side_gets_the_response_to_a_body_of_many_tu
         client.send(CHUNKED + END)
         client.send_eof()
         assert client.read_response().body == b"%d" % CHUNKS
+        assert client.read_rest() == b""
+
+
+def test_requests_after_a_dropped_body_are_answered_though_the_client_has_ended_its_side(
+    parser: str,
+) -> None:
+    may_answer = Flag()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/first":
+            await may_answer.reached()
+        await answer(send, scope["raw_path"])
+
+    with serve(app, parser) as server:
+        client = server.connect()
+        post = request("POST", "/", b"Transfer-Encoding: chunked") + b"1\r\nx\r\n" * 2000 + END
+        client.send(request("GET", "/first") + post + request("GET", "/last"))
+        client.send_eof()
+        server.wait_half_closed()
+        may_answer.set()
+        assert [client.read_response().body for _ in range(3)] == [b"/first", b"/", b"/last"]
         assert client.read_rest() == b""
 
 

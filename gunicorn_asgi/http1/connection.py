@@ -311,6 +311,7 @@ class H1Connection(Handler):
                     self.transport.pause_reading()
             self.transport.set_deadline()
         elif is_complete:
+            self.has_pipelined_data = bool(data)
             self.exchange_over()
         else:
             self._discard_left -= len(content)
