@@ -83,6 +83,21 @@ def test_a_head_of_200_000_lines_is_refused_by_its_number_of_lines(parser: str, 
     assert line.text == "Invalid request from ip=127.0.0.1: More than 100 header fields"
 
 
+@pytest.mark.parametrize("name", [b"Connection", b"Transfer-Encoding", b"Upgrade"])
+@pytest.mark.parametrize("parser", PARSERS)
+def test_lists_of_very_many_members_are_refused_before_they_are_read(
+    parser: str, name: bytes
+) -> None:
+    connection = Connection(floods.answers, parser, is_h2=False)
+    lines = (name + b": " + b"a," * 4000 + b"\r\n") * 90
+    head = b"GET / HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n"
+    connection.receive(head[:PACKET])
+    assert count_calls(lambda: connection.raw.protocol.data_received(head[PACKET:])) < MAX_CALLS
+    connection.close()
+    (line,) = connection.log.take("warning")
+    assert line.text.startswith("Invalid request from ip=127.0.0.1: More than 4096 members in ")
+
+
 @pytest.mark.parametrize("parser", PARSERS)
 @pytest.mark.parametrize("line", [b"a:\r\n", b"a: " + b"b" * 8000 + b"\r\n"])
 def test_a_head_in_many_packets_is_not_looked_at_again_with_each(parser: str, line: bytes) -> None:
