@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -53,7 +54,7 @@ from gunicorn_asgi.websocket.close import (
 )
 from gunicorn_asgi.websocket.deflate import Deflate
 from gunicorn_asgi.websocket.frames import MIN_DEFLATE, control_frame, write_message
-from gunicorn_asgi.websocket.reader import MAX_UNREAD, MIN_VIEW, FrameReader, Ping
+from gunicorn_asgi.websocket.reader import DECODED_PART, MAX_UNREAD, MIN_VIEW, FrameReader, Ping
 from gunicorn_asgi.websocket.share import WORK_PER_STEP, WebSocketShare
 
 TABLES: list[tuple[dict[str, Case], int]] = [
@@ -280,6 +281,26 @@ def test_a_text_that_is_not_utf_8_is_refused_with_1007(data: bytes) -> None:
     assert read([frame(TEXT, compressed(data), rsv=RSV1)], deflate=deflating()) == Outcome(
         code=1007
     )
+
+
+def test_the_bytes_of_a_long_text_are_freed_once_it_is_decoded() -> None:
+    """It comes in two packets, so it is decoded in several parts."""
+    payload = "é".encode() * (2 * DECODED_PART)
+    reading = reader(1 << 24)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        data = text(payload)
+        reading.read(data[:1000])
+        reading.read(data[1000:])
+        del data
+        while not reading.messages:
+            reading.resume(WORK_PER_STEP)
+            reading.read()
+        assert reading.messages.popleft() == payload.decode()
+        assert tracemalloc.get_traced_memory()[0] - before < DECODED_PART
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("opcode", [CONTINUATION, CLOSE, PING, PONG])

@@ -250,7 +250,7 @@ class WebSocketSession:
         `violation` is not the exception: its traceback would keep the session in memory.
         """
         self.wake()
-        self.reader.discard_message()
+        self.reader.free_message()
         self.closing.violate(violation, bool(self.reader.messages))
         if self.closing.phase is not WS_FAILING:
             self.fail_for_violation()
@@ -333,7 +333,7 @@ class WebSocketSession:
         elif self.closing.phase is not WS_CLOSED:
             self._fail(MESSAGE_TOO_BIG, "too much memory for messages")
             self.transport.close(is_clean=False)
-        self.reader.discard()
+        self.reader.free()
         self.wake()
 
     def release_memory(self) -> None:

@@ -322,15 +322,15 @@ class FrameReader:
         self._message = BytesIO()
         self.resume()
 
-    def discard_message(self) -> None:
+    def free_message(self) -> None:
         """Free the memory of the message in progress. Nothing is read any more."""
         self._message, self._frame, self._size = BytesIO(), bytearray(), 0
         self._undecoded, self._texts = memoryview(b""), None
 
-    def discard(self) -> None:
+    def free(self) -> None:
         """Free the memory of everything that was received. Nothing is read any more."""
         self.drop()
-        self.discard_message()
+        self.free_message()
         self._data, self._position, self._pending = b"", 0, bytearray()
 
     def find_close(self, data: bytes = b"") -> bool:
@@ -509,7 +509,8 @@ class FrameReader:
             if self.is_stopped and self._undecoded:
                 self._has_rest = True
                 return
-        self._texts = None
+        # An empty view would keep all bytes of the message.
+        self._texts, self._undecoded = None, memoryview(b"")
         self._append("".join(texts))
 
     def _continue_message(self) -> None:
