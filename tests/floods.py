@@ -1,6 +1,6 @@
 """Packets that ask for as much work as possible, and the cost of each turn of the loop that they cause.
 
-`benchmarks/turn_cost.py` measures the costs in CPU time, `test_turn_limits_http.py` counts calls.
+`benchmarks/turn_cost.py` measures the costs in CPU time, `test_turn_limits_http.py` counts calls. `test_ws_turn_limits.py` has those of WebSockets.
 """
 
 from __future__ import annotations

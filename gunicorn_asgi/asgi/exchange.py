@@ -23,8 +23,6 @@ PARTS_PER_TURN = 64
 
 Otherwise an application could keep the loop busy without end, if it never has to wait.
 """
-PART_SIZE = 16384
-"""Bytes of a part of a response that count as one more message."""
 
 Waiters = list["asyncio.Future[None]"]
 """A future for each coroutine waiting in an exchange."""

@@ -14,7 +14,6 @@ from ..http.grammar import Header
 from ..observe.printable import printable
 from .exchange import (
     COMPLETE,
-    PART_SIZE,
     PARTS_PER_TURN,
     SENDING,
     STARTED,
@@ -40,6 +39,8 @@ CHUNK_SIZE = 65536
 """Size in bytes from which a part is never joined with others."""
 MAX_PIECE = 1048576
 """Bytes of a response that are written at once. To encrypt them takes about three milliseconds."""
+PART_SIZE = MAX_PIECE // PARTS_PER_TURN
+"""Bytes of a part of a response that count as one more part for PARTS_PER_TURN."""
 
 
 class RequestBody(Enum):

@@ -30,8 +30,8 @@ from .scope import Message, Scope
 from .websocket_handshake import WebSocketHandshake
 from .websocket_session import ANSWER_BY, PONG_BY, WebSocketSession
 
-COMPRESSED_PER_PART = 2048
-"""Bytes to compress that count as one more part for PARTS_PER_TURN: they take some 70 us."""
+PART_SIZE = 2048
+"""Bytes to compress that count as one more part for PARTS_PER_TURN. They take about 70 us."""
 
 
 class Delivered(Enum):
@@ -283,7 +283,7 @@ class WebSocketStream:
         size = message_size(data, text)
         if size <= MAX_DEFLATE and not session.long_messages:
             write_message(session.transport.write, data, text, deflate)
-            self._parts += size // COMPRESSED_PER_PART
+            self._parts += size // PART_SIZE
             return
         long = LongMessage(data, text, deflate)
         session.send_long(long)

@@ -95,8 +95,8 @@ WEIGHTS = [1] * 256
 WEIGHTS[HEADERS] = 30
 WEIGHTS[FrameType.RST_STREAM] = WEIGHTS[FrameType.SETTINGS] = 10
 PAYLOAD_SHIFTS = [31] * 256
-"""...and the power of 2 bytes of its payload that weigh 1 more. A byte can be a field. The size of
-DATA means no work here."""
+"""...and n, where 2 ** n bytes of its payload weigh 1 more. In a field block, each byte can be a
+field. In DATA, the number of bytes means no work: no frame has 2 ** 31."""
 PAYLOAD_SHIFTS[HEADERS] = PAYLOAD_SHIFTS[FrameType.CONTINUATION] = 2
 PAYLOAD_SHIFTS[FrameType.SETTINGS] = 6
 
