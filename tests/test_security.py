@@ -113,3 +113,6 @@ def test_the_memory_of_a_connection_is_computed_from_the_defaults() -> None:
     assert f"{worker / 2**30:.1f} GiB and no likely case" in PAGE
     message = int(defaults["websocket_max_message_size"])
     assert f"{message / 2**20 + 0.5} MiB + P" in PAGE
+    connections = int(defaults["worker_connections"])
+    sockets = int(defaults["ws_memory_limit"]) / 2**20 + connections / 2
+    assert f"{sockets:.0f} MiB + {connections} P" in PAGE

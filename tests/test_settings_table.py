@@ -302,7 +302,7 @@ def test_messages_that_never_fit_into_the_memory_are_warned_of(
     assert code is None
     assert line == (
         "WARNING: websocket_max_message_size is 67108865, and ws_memory_limit 67108864: a message "
-        "that is longer than that closes its WebSocket; set ws_memory_limit to some times "
+        "that is longer than that closes its WebSocket; set ws_memory_limit to several times "
         "websocket_max_message_size, or to 0."
     )
 

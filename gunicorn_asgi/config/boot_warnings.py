@@ -60,7 +60,7 @@ def _warn_of_long_messages(settings: Settings) -> Iterator[str]:
     if settings.websocket is not None and limit < size < math.inf:
         yield (
             f"websocket_max_message_size is {size:.0f}, and ws_memory_limit {limit:.0f}: a "
-            "message that is longer than that closes its WebSocket; set ws_memory_limit to some "
+            "message that is longer than that closes its WebSocket; set ws_memory_limit to several "
             "times websocket_max_message_size, or to 0."
         )
 

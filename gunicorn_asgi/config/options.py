@@ -346,8 +346,9 @@ class OptionSettings:
             "ws_memory_limit",
             64 * 1024 * 1024,
             "Bytes of messages, not complete or not read by the application, of all WebSockets of "
-            "a worker, 0 for no limit. The first 64 KiB of each WebSocket do not count. Above it, "
-            "the WebSocket that holds the most is closed with 1009, and its messages are dropped.",
+            "a worker, 0 for no limit. A WebSocket with at most 64 KiB of them does not count. "
+            "Above the limit, the WebSocket that holds the most is closed with 1009, and its "
+            "messages are dropped.",
             convert=no_limit,
         ),
     ]
