@@ -1,6 +1,6 @@
 """How long one packet of 256 KiB holds the event loop, and all turns that go on with its data.
 
-The packets are those of tests/floods.py, on a transport that goes nowhere. Times are CPU times of this process, the best
+The packets are those of tests/floods.py and tests/ws_floods.py, on a transport that goes nowhere. Times are CPU times of this process, the best
 of some runs. Run it in the environment of the tests: python benchmarks/turn_cost.py [--only WORDS]
 """
 
@@ -16,6 +16,7 @@ import bench_env
 sys.path.insert(0, str(bench_env.ROOT / "tests"))  # the packets are also those of the tests
 
 import floods
+import ws_floods
 
 RUNS = 3
 
@@ -43,7 +44,11 @@ def main() -> None:
     only = parser.parse_args().only
     print("| packet | parser | data_received, ms | longest turn | all turns | beside half of it |")
     print("|---|---|---|---|---|---|")
-    for kinds, parsers in ((floods.HTTP1, ("httptools", "h11")), (floods.HTTP2, ("httptools",))):
+    for kinds, parsers in (
+        (floods.HTTP1, ("httptools", "h11")),
+        (floods.HTTP2, ("httptools",)),
+        (ws_floods.WEBSOCKET, ("httptools",)),
+    ):
         for name, flood in kinds.items():
             for library in parsers if only in name else ():
                 print(row(name, flood, library), flush=True)

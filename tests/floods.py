@@ -1,11 +1,13 @@
 """Packets that ask for as much work as possible, and the cost of each turn of the loop that they cause.
 
-`benchmarks/turn_cost.py` measures the costs in CPU time, `test_turn_limits_http.py` counts calls. `test_ws_turn_limits.py` has those of WebSockets.
+`benchmarks/turn_cost.py` measures the costs in CPU time, `test_turn_limits_http.py` counts calls. Those of WebSockets are in
+`ws_floods.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 import sys
 from collections.abc import Awaitable, Callable
@@ -233,7 +235,15 @@ async def answers(scope: Any, receive: Any, send: Any) -> None:
     await answer(send)
 
 
-APPS: dict[str, App] = {"reads": reads, "waits": waits, "answers": answers}
+async def listens(scope: Any, receive: Any, send: Any) -> None:
+    """Reads all messages of a WebSocket."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (await receive())["type"] != "websocket.disconnect":
+        pass
+
+
+APPS: dict[str, App] = {"reads": reads, "waits": waits, "answers": answers, "listens": listens}
 
 
 # A connection on nothing.
@@ -250,7 +260,11 @@ class NullTransport(asyncio.Transport):
         self._is_closing = False
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return {"sockname": ("127.0.0.1", 8000)}.get(name, default)
+        info = {
+            "sockname": ("127.0.0.1", 8000),
+            "socket": SimpleNamespace(family=socket.AF_UNIX),  # of which the kernel tells nothing
+        }
+        return info.get(name, default)
 
     def write(self, data: Any) -> None:
         self.written += len(data)
@@ -291,6 +305,11 @@ Measure = Callable[[Callable[[], object]], float]
 """Calls a function, and returns what it cost."""
 
 
+def unmeasured(function: Callable[[], object]) -> float:
+    function()
+    return 0.0
+
+
 @dataclass
 class Costs:
     """What a packet has cost."""
@@ -313,7 +332,7 @@ class Connection:
     """One connection of a server, on a NullTransport."""
 
     def __init__(self, app: App, parser: str, is_h2: bool) -> None:
-        self.loop = asyncio.SelectorEventLoop()
+        self.loop: Any = asyncio.SelectorEventLoop()
         self.log = Log()
         settings = make_settings(
             parser,
@@ -343,12 +362,15 @@ class Connection:
     def receive(self, data: bytes) -> None:
         self._later(lambda: self.raw.protocol.data_received(data))
 
-    def settle(self) -> None:
-        """Run the loop until nothing is left to do."""
-        while len(self.server.work_queue):
-            self.turn()
-        for _ in range(5):
-            self.turn()
+    def settle(self, measure: Measure = unmeasured) -> list[float]:
+        """Run the loop until nothing is left to do. Returns what each turn has cost."""
+        costs: list[float] = []
+        quiet = 0
+        while quiet < 5:
+            costs.append(measure(self.turn))
+            is_busy = self.loop._ready or len(self.server.work_queue)
+            quiet = 0 if is_busy else quiet + 1
+        return costs
 
     def cost(self, packet: bytes, measure: Measure) -> Costs:
         """The costs of `packet`, until nothing is left of it."""
@@ -358,10 +380,7 @@ class Connection:
             costs.received = measure(lambda: self.raw.protocol.data_received(packet))
 
         self._later(received)
-        while len(self.server.work_queue):
-            costs.turns.append(measure(self.turn))
-        for _ in range(5):  # applications that it has woken
-            costs.turns.append(measure(self.turn))
+        costs.turns = self.settle(measure)
         return costs
 
     def close(self) -> None:

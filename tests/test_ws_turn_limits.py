@@ -16,25 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from floods import PACKET
 from inprocess import Log
 from process import Gunicorn
 from tables import each
 from test_budget import NullTransport, make_connection
-from ws import (
-    BINARY,
-    RSV1,
-    TEXT,
-    accept,
-    binary,
-    close,
-    cont,
-    frame,
-    handshake,
-    ping,
-    pong,
-    read,
-    text,
-)
+from ws import TEXT, accept, close, handshake, ping, read
+from ws_floods import OFFER, WEBSOCKET
 
 from gunicorn_asgi.asgi import websocket_session
 from gunicorn_asgi.websocket import deflate
@@ -44,8 +32,6 @@ from gunicorn_asgi.websocket.frames import BETWEEN_FRAMES
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-PACKET = 262144
-"""Bytes that asyncio and uvloop read at once."""
 CALLS_PER_KIB = 10
 """Calls that take as long as zlib takes for a KiB: about 2 us."""
 MAX_WORK = 10_000
@@ -54,78 +40,6 @@ MAX_COMPRESSED = 262144
 """Bytes that are compressed in a turn."""
 MAX_RATIO = 2.6
 """Work in all for twice the input."""
-OFFER = b"Sec-WebSocket-Extensions: permessage-deflate"
-
-
-def compressed(payload: bytes) -> bytes:
-    compressor = zlib.compressobj(9, wbits=-15)
-    return (compressor.compress(payload) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
-
-
-def huffman_tables(count: int) -> bytes:
-    """Blocks that have nothing but the codes of their symbols (RFC 1951, 3.2.7), all unused but the end of the block."""
-    bits, size = 0, 0
-
-    def put(value: int, width: int) -> None:
-        nonlocal bits, size
-        bits |= value << size
-        size += width
-
-    def zeros(number: int) -> None:
-        put(1, 1)  # the code of symbol 18: a run of lengths 0
-        put(number - 11, 7)
-
-    for _ in range(count):
-        put(0, 1)
-        put(2, 2)
-        put(29, 5)
-        put(29, 5)
-        put(18 - 4, 4)
-        for symbol in (16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1):
-            put(1 if symbol in (18, 1) else 0, 3)
-        zeros(138)
-        zeros(118)
-        put(0, 1)  # the end of the block has a code of one bit
-        zeros(29 + 30)
-        put(0, 1)  # the end of the block
-    return bits.to_bytes(-(-size // 8), "little")
-
-
-BOMB = compressed(bytes(15_000_000))
-TEXT_BOMB = compressed("é".encode() * 7_000_000)
-KINDS: dict[str, tuple[bytes, bytes]] = {
-    # the frames at the start, and those that fill the packet
-    "deflate bombs": (b"", frame(BINARY, BOMB, rsv=RSV1)),
-    "deflate bombs of text": (b"", frame(TEXT, TEXT_BOMB, rsv=RSV1)),
-    "small deflate bombs": (b"", frame(BINARY, compressed(bytes(30_000)), rsv=RSV1)),
-    "a deflate bomb in one-byte fragments": (
-        frame(BINARY, BOMB[:1], fin=False, rsv=RSV1),
-        b"".join(cont(BOMB[i : i + 1], fin=False) for i in range(1, len(BOMB))),
-    ),
-    "empty compressed fragments": (frame(BINARY, fin=False, rsv=RSV1), cont(fin=False)),
-    "empty compressed messages": (b"", frame(BINARY, b"\0", rsv=RSV1)),
-    "final blocks": (frame(BINARY, fin=False, rsv=RSV1), cont(b"\3\0" * 60, fin=False)),
-    "blocks of Huffman tables": (
-        frame(BINARY, fin=False, rsv=RSV1),
-        cont(huffman_tables(300), fin=False),
-    ),
-    "empty fragments": (binary(fin=False), cont(fin=False)),
-    "messages of two fragments": (b"", text(fin=False) + cont()),
-    "pings": (b"", ping()),
-    "long pings": (b"", ping(bytes(125))),
-    "pings within a message": (text("a", fin=False), ping()),
-    "pongs": (b"", pong()),
-    "empty messages": (b"", binary()),
-    "empty messages and pings": (b"", binary() * 500 + ping()),
-    "small messages": (b"", text("x" * 20)),
-    "large messages": (b"", text("é" * 50_000)),
-    "a message in large fragments": (binary(fin=False), cont(bytes(16_000), fin=False)),
-}
-
-
-def fill(kind: str, size: int = PACKET) -> bytes:
-    begin, unit = KINDS[kind]
-    return (begin + unit * (size // len(unit) + 1))[:size]
 
 
 class Inflating:
@@ -233,16 +147,16 @@ def work_of_turns(app: Any, *packets: bytes, turns: float = math.inf) -> list[in
     return found
 
 
-@each("kind", {kind: kind for kind in KINDS})
+@each("kind", {kind: kind for kind in WEBSOCKET})
 @pytest.mark.parametrize("app", [idle, reads_all, closes])
 def test_no_packet_holds_the_loop(kind: str, app: Any) -> None:
-    assert max(work_of_turns(app, fill(kind), turns=40)) < MAX_WORK
+    assert max(work_of_turns(app, WEBSOCKET[kind].packet(PACKET), turns=40)) < MAX_WORK
 
 
-@each("kind", {kind: kind for kind in KINDS})
+@each("kind", {kind: kind for kind in WEBSOCKET})
 def test_twice_the_input_takes_little_more_than_twice_the_work(kind: str) -> None:
-    once = sum(work_of_turns(reads_all, fill(kind, 16384)))
-    twice = sum(work_of_turns(reads_all, fill(kind, 32768)))
+    once = sum(work_of_turns(reads_all, WEBSOCKET[kind].packet(16384)))
+    twice = sum(work_of_turns(reads_all, WEBSOCKET[kind].packet(32768)))
     assert twice <= MAX_RATIO * once
 
 
@@ -250,7 +164,7 @@ def test_twice_the_input_takes_little_more_than_twice_the_work(kind: str) -> Non
 def test_many_packets_of_a_turn_do_not_hold_the_loop_together(kind: str) -> None:
     """As those of many connections: they share the work of a turn."""
     one, many = (
-        work_of_turns(idle, *[fill(kind, size)] * (PACKET // size), turns=1)[0]
+        work_of_turns(idle, *[WEBSOCKET[kind].packet(size)] * (PACKET // size), turns=1)[0]
         for size in (PACKET, 8192)
     )
     assert one < MAX_WORK
@@ -330,7 +244,7 @@ def test_a_request_beside_many_deflate_bombs_is_answered_within_a_second_of_cpu_
     tmp_path: Path,
 ) -> None:
     """Each 250 KB would become 260 MB: all of them take the CPU for more than half a minute."""
-    data = fill("deflate bombs", 250_000)
+    data = WEBSOCKET["deflate bombs"].packet(250_000)
     with ExitStack() as stack:
         server = stack.enter_context(Gunicorn(tmp_path, "sockets:app"))
         [worker] = server.workers()
