@@ -22,8 +22,8 @@ RATE_SECONDS = 10.0
 RATE_LOOK_SECONDS = 0.5
 """Time after which the rate of a body is looked at again, with the next tick."""
 MISSED_LOOKS_SECONDS = 2.0
-"""A look that comes so much later shows that meanwhile something else was waited for: the
-application to read, or the client to take the response."""
+"""A look that comes so much too late begins a new stretch. Nobody looks while the connection waits
+for something else: for the application to read, or for the client to take the response."""
 
 
 class ExchangeLog:

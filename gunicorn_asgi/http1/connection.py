@@ -282,8 +282,8 @@ class H1Connection(Handler):
         if start == end:
             self.transport.set_deadline()
             return end
-        # The end of a chunked body is not known, and a short one is not copied with all requests
-        # after it.
+        # Where a chunked body ends is not known. So it is given in two parts: the requests after a
+        # short one are not copied with it.
         part = data[start:] if length > 0 else data[start : start + MAX_PIPELINED_SIZE]
         start += len(part) - len(self._read_body(part))
         if self.reading is BODY and start < end:
