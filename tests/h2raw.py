@@ -167,6 +167,8 @@ def split(data: bytes) -> Iterable[Frame]:
     while len(data) - position >= 9:
         high, low, kind, flags, stream = struct.unpack_from(">HBBBL", data, position)
         end = position + 9 + (high << 8 | low)
+        if end > len(data):
+            return
         yield Frame(kind, flags, stream & MAX_WINDOW, data[position + 9 : end])
         position = end
 
