@@ -2,8 +2,8 @@
 
 A packet of a few kilobytes may ask for very much work: thousands of frames, or a message that
 inflates to megabytes. Its reader stops after a bounded step, and leaves the rest to the `WorkQueue`
-of the worker. All connections share its time in a turn, so many of them hold the loop no longer
-than one.
+of the worker. All connections share its time in a turn, so the steps after the first hold the loop
+no longer for many connections than for one.
 """
 
 from __future__ import annotations
