@@ -247,6 +247,14 @@ def test_whatever_connects_and_goes_away_no_connection_counts_for_ever(
                 client = server.connect()
                 client.start_tls()
                 misbehave(rng, mess, client)
+        # Whoever waits in the socket's queue is accepted before this client.
+        client = server.connect()
+        if context is not None:
+            client.start_tls()
+        client.send(GET)
+        assert client.read_response().body == b"ok"
+        client.close()
+        server.wait_until(server.is_idle)
         # As many as there may be at a time are served, so none of the places is taken.
         clients = [server.connect() for _ in range(WORKER_CONNECTIONS)]
         for client in clients:
