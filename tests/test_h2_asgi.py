@@ -23,7 +23,7 @@ from gunicorn_asgi.errors import ClientDisconnected
 from gunicorn_asgi.http2.exchange import MAX_DISCARDED
 from gunicorn_asgi.http2.frames import PREFACE
 from gunicorn_asgi.http2.outbox import STREAM_HIGH_WATER
-from gunicorn_asgi.net.transport import LINGER_SECONDS, MAX_LINGER
+from gunicorn_asgi.net.transport import LINGER_SECONDS, MAX_LINGER, OPEN, Transport
 
 NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, REFUSED_STREAM, CANCEL = 0, 1, 2, 7, 8
 INITIAL_WINDOW_SIZE = 4
@@ -1092,6 +1092,32 @@ def test_an_idle_connection_ends_with_goaway(parser: str) -> None:
         server.advance(6)
         client.read_to_the_end()
         assert client.goaways == [(3, NO_ERROR)]
+
+
+def test_a_client_over_tls_that_sends_after_the_end_still_reads_its_response(
+    parser: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its system has the response, and it has not read it: a WINDOW_UPDATE must not end its TLS."""
+    # As the kernel tells some time after the response was written.
+    monkeypatch.setattr(Transport, "has_undelivered", lambda _self, unknown: unknown is None)
+    site = Site()
+    with serve(site, parser, tls=server_context(tmp_path), lame_duck=0, **HTTP2) as server:
+        client = connect(server, tls=True)
+        stream = client.begin("GET", "/reads_not")
+        site.waits.wait()
+        drained = asyncio.run_coroutine_threadsafe(server.server.shut_down(60, 0.5), server.loop)
+        client.wait_for(lambda: len(client.goaways) == 2)
+        site.goes_on.set()
+        server.wait_until(
+            lambda: all(transport.state is not OPEN for transport in server.server.connections)
+        )
+        for _ in range(3):
+            client.send(h2raw.frame(h2raw.WINDOW_UPDATE, 0, 0, b"\0\0\0\1"))
+            server.settle()
+        client.read_response(stream)
+        client.read_to_the_end()
+        client.close()
+        drained.result(10)
 
 
 def test_a_connection_without_a_request_ends_as_well(parser: str) -> None:

@@ -283,10 +283,11 @@ class H2Connection(Handler):
         self.writer.flush()
         if not self._is_open():
             return
-        if transport.listener.scheme == "https" and not must_deliver:
+        if transport.listener.scheme == "https" and self._all_acknowledged:
             transport.close_soon()  # the client would miss the GOAWAY only
         else:
-            # The client may be sending WINDOW_UPDATE frames, and TLS would fail by them.
+            # The client may be sending WINDOW_UPDATE frames, and TLS would fail by them: a client
+            # that cannot write may not read either what its system has received.
             transport.linger(is_sending=True, must_deliver=must_deliver)
 
     def _fail(self) -> None:
