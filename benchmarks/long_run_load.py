@@ -134,7 +134,7 @@ class Client:
             name = kind.__name__.strip("_")
             try:
                 kind(self)
-            except Exception as error:  # noqa: BLE001 - counted, whatever it is
+            except Exception as error:  # noqa: BLE001 # counted, whatever it is
                 self.done.failures[f"{name}: {type(error).__name__}: {error}"[:200]] += 1
             self.done.kinds[name] += 1
             self.done.connections += 1
@@ -218,7 +218,7 @@ class Client:
         body: object = bytes(UPLOAD)
         if self._random.random() < 0.5:
             body = iter([bytes(UPLOAD // 2)] * 2)  # in chunks
-        connection.request("POST", "/count", body)  # type: ignore[arg-type]
+        connection.request("POST", "/count", body)  # type: ignore[arg-type]  # an iterable is sent in chunks
         _check(_read(connection), (200, b"%d" % UPLOAD))
         connection.close()
 

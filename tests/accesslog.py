@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from gunicorn.config import Config
+from gunicorn.glogging import Logger
 from process import Gunicorn, poll
 
 from gunicorn_asgi.observe.access_log import Access
@@ -46,11 +47,11 @@ class AccessLog:
         self.lines.append(message)
 
 
-def make_access(log: AccessLog, hooks: Mapping[str, Any] | None = None) -> Access:
+def make_access(log: AccessLog | Logger, hooks: Mapping[str, Any] | None = None) -> Access:
     cfg = Config()
     for name, hook in (hooks or {}).items():
         cfg.set(name, hook)
-    return Access(SimpleNamespace(cfg=cfg, log=log))  # type: ignore[arg-type]
+    return Access(SimpleNamespace(cfg=cfg, log=log))  # type: ignore[arg-type]  # a worker, as far as it is asked
 
 
 NAMES = [

@@ -16,17 +16,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from accesslog import make_access
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.instrument.statsd import Statsd
 from process import Gunicorn, poll
 
 from gunicorn_asgi.observe import log_failures, stacks
-from gunicorn_asgi.observe.access_log import Access
 from gunicorn_asgi.observe.line_writer import LineWriter
 from gunicorn_asgi.observe.log_failures import MAX_KINDS, LimitedReport, LogGuard, describe
 from gunicorn_asgi.observe.printable import tolerate_any_character
@@ -189,7 +188,7 @@ BROKEN: list[Callable[[], logging.Handler]] = [
     Catching,
     raising_formatter,
     raising_filter,
-    pytest.param(lambda: logging.FileHandler(FULL), id="full", marks=needs_full),  # type: ignore[list-item]
+    pytest.param(lambda: logging.FileHandler(FULL), id="full", marks=needs_full),  # type: ignore[list-item]  # a row with its marks
 ]
 
 
@@ -242,7 +241,7 @@ def test_a_handle_error_of_a_handler_class_is_kept(guarded: Guarded) -> None:
     told: list[logging.LogRecord] = []
 
     class Own(Catching):
-        def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 # logging's name
             told.append(record)
 
     guarded.install(Own())
@@ -413,7 +412,7 @@ def test_a_statsd_that_is_gone_is_one_line_of_the_error_log_without_a_traceback(
 
 
 def test_a_logger_class_that_raises_is_one_line_of_the_error_log_and_ends_no_exchange() -> None:
-    class Own(Logger):  # type: ignore[misc]
+    class Own(Logger):  # type: ignore[misc]  # Gunicorn has no types
         def __init__(self, cfg: Config) -> None:
             self.cfg = cfg
             self.errors: list[str] = []
@@ -424,10 +423,9 @@ def test_a_logger_class_that_raises_is_one_line_of_the_error_log_and_ends_no_exc
         def error(self, message: str, *args: object) -> None:
             self.errors.append(message % args)
 
-    cfg = Config()
-    log = Own(cfg)
+    log = Own(Config())
     log.error_log = logging.getLogger("gunicorn.error")
-    access = Access(SimpleNamespace(cfg=cfg, log=log))  # type: ignore[arg-type]
+    access = make_access(log)
     for _ in range(5):
         access.end(Record("GET", b"/", b"", "1.1", "http", [], None, None), 200, 0)
     [line] = log.errors

@@ -439,7 +439,7 @@ def test_a_buffer_that_may_change_is_copied_before_send_returns(is_h2: bool) -> 
 
     kept: list[Any] = []
     connection = Connection(app, "h11", is_h2)
-    connection.raw.write = kept.append  # type: ignore[method-assign]
+    connection.raw.write = kept.append  # type: ignore[method-assign]  # what is written
     if is_h2:
         connection.receive(OPEN_WIDE)
     connection.receive(floods.headers(1, floods.GET_BLOCK) if is_h2 else floods.GET)

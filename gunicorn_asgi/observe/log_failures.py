@@ -129,11 +129,13 @@ class LogGuard:
         other loggers.
         """
         for logger in loggers:
+            # It is called as the method would be.
             logger.handle = GuardedHandle(logger, self.report)  # type: ignore[method-assign]
             for handler in logger.handlers:
                 _limit_syslog(handler)
         if is_stock(logging.Handler.handleError):
             names = frozenset(logger.name for logger in loggers)
+            # The stock method has this signature, too.
             logging.Handler.handleError = _make_handle_error(names, self.report)  # type: ignore[assignment, method-assign]
 
     def report(self, what: str, error: BaseException) -> None:
@@ -248,7 +250,7 @@ class UnixSysLogHandler(logging.handlers.SysLogHandler):
 
     def _connect_unixsocket(self, address: str) -> None:
         super()._connect_unixsocket(address)  # type: ignore[misc]  # typeshed lacks it
-        self.socket.settimeout(SYSLOG_SECONDS)  # type: ignore[attr-defined]
+        self.socket.settimeout(SYSLOG_SECONDS)  # type: ignore[attr-defined]  # made by that call
 
 
 def _limit_syslog(handler: logging.Handler) -> None:
@@ -256,4 +258,4 @@ def _limit_syslog(handler: logging.Handler) -> None:
     if type(handler) is logging.handlers.SysLogHandler and handler.unixsocket:
         handler.__class__ = UnixSysLogHandler
         with suppress(OSError):  # closed, since nobody listened
-            handler.socket.settimeout(SYSLOG_SECONDS)  # type: ignore[attr-defined]
+            handler.socket.settimeout(SYSLOG_SECONDS)  # type: ignore[attr-defined]  # typeshed lacks it
