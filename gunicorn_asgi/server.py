@@ -45,8 +45,15 @@ class WorkerHost(Protocol):
     """Requests served, Gunicorn's own attribute."""
     max_requests: int
 
+    @property
+    def is_being_replaced(self) -> bool:
+        """Newer workers are on their way."""
+
+    def hand_over(self) -> bool:
+        """``max_requests`` is reached. Return whether this worker serves on for now."""
+
     def retire(self) -> None:
-        """``max_requests`` is reached."""
+        """The worker leaves."""
 
     def leave(self, code: int) -> None:
         """The application, or a signal handler within it, has ended the process by exception."""
@@ -138,6 +145,7 @@ class Server:
         "host",
         "idle_deadline",
         "is_closing_websockets",
+        "is_out_of_service",
         "keeps_alive",
         "limit_concurrency",
         "log",
@@ -222,6 +230,8 @@ class Server:
         # The graceful shutdown.
         self.keeps_alive = settings.keepalive_s > 0
         self.is_closing_websockets = False
+        self.is_out_of_service = False
+        """Gunicorn stops, and a load balancer is to send no more requests."""
         self._phase: ShutdownPhase = SERVING
         self._lame_ducks: set[Transport] = set()
         """Idle connections whose lame-duck time began later than that of the others."""
@@ -266,7 +276,7 @@ class Server:
         """Count a request, and run the application for it in a task of its own."""
         host = self.host
         host.nr += 1
-        if host.nr >= host.max_requests:
+        if host.nr >= host.max_requests and not host.hand_over():
             self.retire()
         stream.task = task = self._spawn(stream.run(self.app), context=self.context.copy())
         if not task.done():
@@ -343,7 +353,7 @@ class Server:
     # The graceful shutdown.
 
     def retire(self) -> None:
-        """``max_requests`` is reached: this response and all later ones end their connections."""
+        """The worker is to leave: this response and all later ones end their connections."""
         if not self.acceptors.retire():
             return  # this is asked again with each request
         self.keeps_alive = False
@@ -377,7 +387,7 @@ class Server:
         closing = self.loop.call_later(
             min(self.settings.ws_drain_delay_s, seconds / 2), self._close_websockets
         )
-        await self.acceptors.close(seconds / 4)
+        await self.acceptors.close(seconds / 4, self.host.is_being_replaced)
         await self._until_idle(min(self.settings.lame_duck_s, seconds / 4))
         self._phase = FINISHING
         for transport in list(self.connections):

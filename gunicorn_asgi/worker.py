@@ -26,17 +26,22 @@ from .config.settings import Settings
 from .config.tls_context import make_context, serving_context
 from .errors import ConfigError, LifespanError
 from .net.balance import WorkerRow, WorkerTable
+from .net.own_queue import ClosedQueues
 from .observe import access_log
 from .observe.emergency_log import call_in_time
 from .observe.log_failures import LogGuard
 from .observe.printable import tolerate_any_character
 from .observe.stalls import StallWatch
+from .process import arbiter
 from .process.boot import Boot, list_sources, log_boot
 from .process.event_loop import EventLoop, new_loop
 from .process.exits import exit_in_time, read_exit_code
+from .process.handover import Handover
 from .process.heartbeat import Heartbeat
 from .process.interference import InterferenceWatch, find_loggers, refuse_patches
-from .process.shutdown import QUICK_SECONDS, ShutdownTimes, shut_down
+from .process.recycling import Recycling
+from .process.roster import LEAVING, LEAVING_FIRST, SERVING, Roster
+from .process.shutdown import QUICK_SECONDS, ShutdownTimes, serve_on, shut_down
 from .process.signals import SignalHandler, handle_stop_signals, ignore_signals
 from .process.stop_request import StopRequest, wait_for_either
 from .process.thread_limit import ThreadLimit
@@ -78,12 +83,13 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        table = _worker_table()
+        roster = _roster()
         if self.age == 1:
-            table.first_workers = self.cfg.workers
-        self.is_replacement = self.age > table.first_workers
-        """Other workers may be serving: this one must not end them if it cannot start."""
-        self.share = WorkerRow(table.for_configuration(self.cfg), self.age)
+            roster.start_with(self.cfg.workers)
+        roster.configure(self.cfg)
+        self.row = roster.add(self.age)
+        """The state of this worker, which the master and the other workers read."""
+        self.share = WorkerRow(_worker_table(), self.age)
 
     @classmethod
     def check_config(cls, cfg: Config, log: Logger) -> None:
@@ -111,12 +117,18 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         Raises SystemExit if the exit code is not 0. Raises the exception that has ended the boot of
         one of the first workers: the arbiter then halts.
         """
+        self._closed_queues: ClosedQueues | None = None
+        if self._has_own_queue and self.row.roster.count_serving():
+            self._closed_queues = ClosedQueues(self.sockets)
         self._stop = StopRequest()
-        self._boot = Boot(self.is_replacement, self._stop, self.log)
+        self._boot = Boot(self.row, self._stop, self.log)
         self._times = ShutdownTimes(self.cfg.graceful_timeout, bool(self.cfg.reload))
         self._lifespan: Lifespan | None = None
         self._server: Server | None = None
         self._access: access_log.Access | None = None
+        self._replaces_first = False
+        """A newer worker may start before this one has left: the option ``handover``."""
+        self._handover = Handover(self.row, self.cfg.graceful_timeout, self._request_stop, self.log)
         self._log_guard = LogGuard(sys.stderr)
         self._log_guard.install(*find_loggers(self.log))
         handle_stop_signals(self._handlers)
@@ -137,6 +149,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         """
         self.settings = Settings.read(self.cfg, self.options, {**os.environ, **self.cfg.env})
         load_protocols(self.settings)
+        self._replaces_first = self.settings.handover and arbiter.can_hand_over()
+        if self._closed_queues is not None and not self._replaces_first:
+            self._closed_queues.open(self.settings.backlog)
+        self._recycling = Recycling(self.settings, self.row, self._recycle, self.log)
         self.loop = new_loop(self.settings.asgi_loop)
         asyncio.set_event_loop(self.loop)
         self._event_loop = EventLoop(self.loop, self._exit_by, self.log)
@@ -233,9 +249,11 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         except (ConfigError, LifespanError) as error:
             return await self._boot.fail_in_loop(error)
         if is_started:
-            server.acceptors.listen(self.sockets, context)
+            server.acceptors.listen(self.sockets, context, self._closed_queues)
+            self.row.state = SERVING
             log_boot(self.settings, context is not None, self.log)
             await self._stop.requested.wait()
+            await serve_on(server, self.row.roster, self._stop, self._handover.has_begun, self.log)
             await shut_down(server, lifespan, self._stop, self._times)
         return 0
 
@@ -264,13 +282,24 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             app = single_callable(self.wsgi)
         except ConfigError as error:
             app = self._failing_app(error)
-        # From Gunicorn 24 on, workers bind for themselves. Before, ``reuse_port`` only marked the
-        # socket that all workers share.
-        has_own_queue = bool(self.cfg.reuse_port) and gunicorn.version_info >= (24,)
         self._access = access = access_log.listen(self)
         return Server(
-            self.settings, app, self, self.log, access, self.loop, self.share, has_own_queue
+            self.settings,
+            app,
+            self,
+            self.log,
+            access,
+            self.loop,
+            self.share,
+            self._has_own_queue,
         )
+
+    @property
+    def _has_own_queue(self) -> bool:
+        """Whether no other worker accepts the connections of this worker's sockets."""
+        # From Gunicorn 24 on, workers bind for themselves. Before, ``reuse_port`` only marked the
+        # socket that all workers share.
+        return bool(self.cfg.reuse_port) and gunicorn.version_info >= (24,)
 
     def _flush_access_log(self) -> None:
         if self._access is not None:
@@ -293,6 +322,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         self._log_guard.tick()
         if self._server is not None:
             self._server.tick(self._heartbeat.interval_s)
+        self._recycling.look()
         if os.getppid() != self.ppid and not self._stop.is_made:
             self.log.info("Parent changed, shutting down: %s", self)
             self._request_stop()
@@ -316,8 +346,11 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         }
 
     def handle_exit(self, _sig: int, _frame: FrameType | None) -> None:
-        """TERM, also after HUP to the master: a graceful shutdown."""
-        self._request_stop()
+        """TERM: a graceful shutdown. After a HUP to the master, newer workers come first."""
+        if self._replaces_first and self.row.may_hand_over and self.is_being_replaced:
+            self._handover.begin(self.loop)
+        else:
+            self._request_stop()
 
     def handle_quit(self, _sig: int, _frame: FrameType | None) -> None:
         """QUIT and INT: a quick shutdown.
@@ -364,6 +397,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     def _request_stop(self, quick: bool = False, exit_code: int = 0) -> None:
         self.alive = False
+        self.row.state = LEAVING if self._replaces_first else LEAVING_FIRST
+        self._handover.stop()
         self._stop.make(quick, exit_code)
 
     def leave(self, code: int) -> None:
@@ -385,11 +420,34 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         if not self.alive and not self._stop.is_made:
             self._request_stop()
 
+    # Leaving for a newer worker.
+
+    @property
+    def is_being_replaced(self) -> bool:
+        """Newer workers are on their way: the master was sent a HUP after it forked this one."""
+        return self.row.is_outdated and not self.row.roster.is_ending
+
+    def hand_over(self) -> bool:
+        """``max_requests`` is reached. Return whether this worker serves on for now.
+
+        It does until a newer worker serves in its place. Called again with each later request.
+        """
+        if self._replaces_first:
+            self._recycling.demand("max_requests is reached")
+        return self._replaces_first
+
     def retire(self) -> None:
-        """``max_requests`` is reached."""
+        """This worker leaves, and is replaced when it has gone."""
         if not self._stop.is_made:
             self.log.info("Autorestarting worker after current request.")
             self._request_stop()
+
+    def _recycle(self) -> None:
+        """A limit is reached, and no other worker is being replaced."""
+        if self._replaces_first:
+            self._handover.begin(self.loop)
+        elif self._server is not None:
+            self._server.retire()
 
 
 def setup() -> NoReturn:
@@ -403,7 +461,17 @@ def setup() -> NoReturn:
 check_config.install()
 
 
+# Made in the master before its first worker, and inherited by all.
+
+
 @cache
 def _worker_table() -> WorkerTable:
-    """Return the table of this master: made before its first worker, and inherited by all."""
     return WorkerTable()
+
+
+@cache
+def _roster() -> Roster:
+    return Roster()
+
+
+arbiter.install(_roster)

@@ -122,6 +122,10 @@ class Host:
         self.max_requests = max_requests
         self.retired = 0
         self.left: list[int] = []
+        self.is_being_replaced = False
+
+    def hand_over(self) -> bool:
+        return False
 
     def retire(self) -> None:
         self.retired += 1

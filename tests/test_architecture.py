@@ -200,6 +200,7 @@ def test_gunicorn_is_known_in_few_rooms() -> None:
         "http.trust",
         "config.read_options",
         "config.tls_context",
+        "process.arbiter",
         "process.boot",
         "worker",
     }
@@ -207,6 +208,7 @@ def test_gunicorn_is_known_in_few_rooms() -> None:
     assert importers("gunicorn") <= rooms | {
         "net.accept",
         "net.listener",
+        "net.own_queue",
         "config.boot_warnings",
         "config.checks",
         "config.gunicorn_settings",

@@ -114,7 +114,9 @@ def make_connection(
     handler: Callable[[Transport], Handler] = H1Connection,
 ) -> Transport:
     settings = Settings.read(Config(), {"http": parser}, {})
-    host = SimpleNamespace(nr=0, max_requests=sys.maxsize, retire=lambda: None)
+    host = SimpleNamespace(
+        nr=0, max_requests=sys.maxsize, retire=lambda: None, hand_over=lambda: False
+    )
     server = Server(settings, app, host, SimpleNamespace(debug=lambda *_: None), None, loop)  # type: ignore[arg-type]  # nothing is logged
     listening = SimpleNamespace(sock=SimpleNamespace(getsockname=lambda: ("127.0.0.1", 8000)))
     server.make_handler = handler

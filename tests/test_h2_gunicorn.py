@@ -297,7 +297,7 @@ def test_max_requests_counts_streams_and_ends_connections_behind_theirs(serving:
         client.wait_for(lambda: len(client.goaways) == 2)
         assert client.goaways == [(ALL_STREAMS, 0), (streams[-1].id, 0)]
         client.read_to_the_end()
-        server.wait_for("Autorestarting worker after current request")
+        server.wait_for("Autorestarting worker")
         assert not complaints(server)
 
 

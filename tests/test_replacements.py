@@ -18,7 +18,7 @@ from gunicorn_asgi.config.tls_context import make_context
 from gunicorn_asgi.errors import ConfigError
 
 FINE = "pass"
-CANNOT_REPLACE = r"\[ERROR\] Worker \d+ could not replace another; the next try is in 1 s$"
+CANNOT_REPLACE = r"\[ERROR\] Worker \d+ could not replace another: those that serve go on serving \(\d+\); the next try is in 1 s$"
 
 IMPORTS = {
     "raises": ("import nosuch", r"^ModuleNotFoundError: No module named 'nosuch'$", 3),
@@ -136,6 +136,33 @@ def post_worker_init(worker):
         server.kill(signal.SIGHUP)
         server.wait_for("on Gunicorn", 2)
         assert server.get("/hello").text == "hello\n"
+        assert server.stop() == 0
+
+
+UNREADABLE = {
+    "a syntax error": "workers = (",
+    "an exception": "import nosuch",
+    "a value that Gunicorn refuses": "workers = 'many'",
+    "a worker class that is not there": "worker_class = 'nosuch.Worker'",
+}
+
+
+@pytest.mark.gunicorn
+@pytest.mark.smoke
+def test_a_hup_to_a_configuration_that_cannot_be_read_changes_nothing(tmp_path: Path) -> None:
+    with start(tmp_path) as server:
+        [first] = server.workers()
+        fine = server.config_file.read_text()
+        for count, line in enumerate(UNREADABLE.values(), 1):
+            server.config_file.write_text(f"{fine}\n{line}\n")
+            server.kill(signal.SIGHUP)
+            server.wait_for(r"\[ERROR\] HUP: the configuration cannot be read", count)
+            assert server.get("/pid").text == str(first)
+        server.config_file.write_text(fine)
+        server.kill(signal.SIGHUP)
+        server.wait_for("on Gunicorn", 2)
+        server.wait_for(rf"Worker exiting \(pid: {first}\)")
+        assert server.get("/pid").text != str(first)
         assert server.stop() == 0
 
 

@@ -17,6 +17,12 @@ NO_LIMITS = {
     # Delays of a shutdown.
     "lame_duck",
     "ws_drain_delay",
+    "stop_delay",
+    # The ends of workers.
+    "max_lifetime",
+    "max_lifetime_jitter",
+    "max_rss",
+    "max_rss_jitter",
     # Says something, and ends nothing.
     "stall_warning",
     # A number of processes.

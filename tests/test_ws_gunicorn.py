@@ -374,7 +374,7 @@ def test_max_requests_counts_websockets_and_closes_those_that_are_open(
             assert ws.recv(DEADLINE) != str(first)
         assert seen(server)[:3] == ["disconnect 1012"] * 3
         assert seen(server)[3:10] == ["tidied"] * 3 + LEAVING
-        assert len(server.lines("Autorestarting worker after current request")) == 1
+        assert len(server.lines("Autorestarting worker")) == 1
         assert not server.lines(TROUBLE)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 NO_PATH = re.compile(r"[?#\x00-\x1f\x7f-\x9f]|://")
 """Found in a text, this shows it to be no path of a URL."""
+
+STOP_DELAY_SHARE = 0.75
+"""The share of ``graceful_timeout`` below which the option ``stop_delay`` must be."""
 
 ALLOWED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("protocol", lambda value: value == "http", "http: nothing else is spoken here"),
@@ -63,6 +67,22 @@ def refuse(cfg: Config) -> None:
             if not allows(value):
                 raise refusal(name, value, f"must be {allowed}")
     _refuse_tls(cfg)
+
+
+def refuse_options(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Raise ConfigError for the first of `options` that cannot work with `cfg` or here."""
+    delay, most = options["stop_delay"], cfg.graceful_timeout * STOP_DELAY_SHARE
+    if delay and delay >= most:
+        raise ConfigError(
+            f"Invalid value for option stop_delay: {delay:g} must be less than {most:g} s, three "
+            f"quarters of graceful_timeout ({cfg.graceful_timeout} s), so that requests have time "
+            "to finish."
+        )
+    if options["max_rss"] and not sys.platform.startswith("linux"):
+        raise ConfigError(
+            f"Invalid value for option max_rss: {options['max_rss']} must be 0 on this system, "
+            "which does not tell the size of a process."
+        )
 
 
 def _refuse_tls(cfg: Config) -> None:

@@ -49,6 +49,12 @@ class Options(TypedDict, total=False):
     early_hint: bool
     trailers: bool
     stall_warning: float | Literal["auto"]
+    handover: bool
+    stop_delay: float
+    max_rss: int
+    max_rss_jitter: int
+    max_lifetime: float
+    max_lifetime_jitter: float
     ws: Literal["auto", "none"]
     ws_per_message_deflate: bool
     ws_max_queue: int
@@ -259,6 +265,63 @@ class OptionSettings:
             "Time for which the event loop may be blocked. Then a warning shows the blocking "
             "code. `auto` is half of `timeout`.",
             zero="none",
+        ),
+    ]
+    handover: Annotated[
+        bool,
+        switch(
+            "handover",
+            True,
+            "A worker that is replaced, at a HUP or for one of the limits `max_requests`, "
+            "`max_rss` and `max_lifetime`, serves until a newer one serves in its place. For this "
+            "time the machine needs memory for both: see "
+            "[operation](docs/operations.md#handing-over). Without it, a worker leaves at once.",
+        ),
+    ]
+    stop_delay_s: Annotated[
+        float,
+        delay(
+            "stop_delay",
+            0.0,
+            "Time for which the workers serve on when Gunicorn is told to stop (TERM), while "
+            "`health_path` answers 503: a load balancer needs it to notice. It is a part of "
+            "`graceful_timeout`, and must be less than three quarters of it. Not after HUP, QUIT "
+            "or INT.",
+        ),
+    ]
+    max_rss: Annotated[
+        float,
+        count(
+            "max_rss",
+            0,
+            "Bytes of a worker's memory (its resident set), looked at once a second. A worker that "
+            "has more is replaced, 0 for no limit. One worker is replaced after the other. Linux "
+            "only.",
+            convert=no_limit,
+        ),
+    ]
+    max_rss_jitter: Annotated[
+        int,
+        count(
+            "max_rss_jitter",
+            0,
+            "Each worker adds a random number of bytes, at most this many, to its `max_rss`.",
+        ),
+    ]
+    max_lifetime_s: Annotated[
+        float,
+        time_limit(
+            "max_lifetime",
+            0.0,
+            "Time after which a worker is replaced. One worker is replaced after the other.",
+        ),
+    ]
+    max_lifetime_jitter_s: Annotated[
+        float,
+        delay(
+            "max_lifetime_jitter",
+            0.0,
+            "Each worker adds a random time, at most this long, to its `max_lifetime`.",
         ),
     ]
     ws: Annotated[

@@ -71,6 +71,7 @@ class Settings(GunicornSettings, OptionSettings):
         """
         options = read_options(configured, environment, (*OPTIONS, *missing_stand_ins(cfg)))
         checks.refuse(cfg)
+        checks.refuse_options(cfg, options)
         return cls(
             **read_gunicorn_settings(cfg, options),
             **_convert_options(cfg, options),

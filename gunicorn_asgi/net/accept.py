@@ -20,6 +20,7 @@ from ..config.settings import Settings
 from .acceptor import AcceptHost, Acceptor
 from .balance import WorkerRow
 from .listener import Listener
+from .own_queue import ClosedQueues
 from .room import Room
 from .transport import Transport
 
@@ -82,8 +83,13 @@ class Acceptors:
         self._reported = 0
         """Connections closed to make room that the log has told of."""
 
-    def listen(self, sockets: Sequence[BaseSocket], ssl_context: ssl.SSLContext | None) -> None:
-        """Begin to accept on all of Gunicorn's `sockets`."""
+    def listen(
+        self,
+        sockets: Sequence[BaseSocket],
+        ssl_context: ssl.SSLContext | None,
+        closed: ClosedQueues | None = None,
+    ) -> None:
+        """Begin to accept on all of Gunicorn's `sockets`; those in `closed` listen again."""
         settings = self._server.settings
         tls = _tls_arguments(settings, ssl_context)
         scheme = "http" if ssl_context is None else "https"
@@ -93,6 +99,11 @@ class Acceptors:
         ]
         self.announce()
         self.balance()
+        if closed is not None:
+            closed.open(settings.backlog)
+            for acceptor, each in zip(self._open, sockets, strict=True):
+                for descriptor, peer in closed.early.pop(each.sock, ()):
+                    acceptor.make(descriptor, peer)
 
     @property
     def is_ahead(self) -> bool:
@@ -219,14 +230,12 @@ class Acceptors:
             return self._share.withdraw_if_others()
         return True
 
-    async def close(self, seconds: float) -> None:
-        """Stop to accept, within so many `seconds`."""
-        if (
-            self._open
-            and self._has_own_queue
-            and self._share is not None
-            and self._share.is_outdated
-        ):
+    async def close(self, seconds: float, is_replaced: bool) -> None:
+        """Stop to accept, within so many `seconds`.
+
+        `is_replaced`: newer workers are on their way.
+        """
+        if self._open and self._has_own_queue and is_replaced:
             # The kernel gives it connections until the workers that replace it listen.
             await asyncio.sleep(min(OVERLAP_SECONDS, seconds))
         self.stop()

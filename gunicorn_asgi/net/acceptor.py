@@ -204,6 +204,11 @@ class Acceptor:
                 self._server.log.error("Cannot accept connections: %s", error)  # noqa: TRY400 # the system's fault: no traceback
             self._sleep(RETRY_SECONDS)
             return False
+        self.make(descriptor, peer)
+        return True
+
+    def make(self, descriptor: int, peer: Any) -> None:
+        """Make the connection of an accepted socket."""
         sock = Accepted(*self._kind, descriptor)
         if self._must_unblock:
             sock.setblocking(False)
@@ -213,11 +218,10 @@ class Acceptor:
         if self._is_made_at_once:
             making = self._loop.connect_accepted_socket(lambda: transport, sock)
             self._advance(making, transport)
-            return True
+            return
         task = _start(self._loop, self._serve(sock, client, transport))
         if transport in acceptors.pending:
             acceptors.pending[transport] = task
-        return True
 
     def _advance(
         self, making: Coroutine[Any, Any, Any], transport: Transport, _waiter: object = None

@@ -27,30 +27,14 @@ class WorkerTable:
     """One row for each worker. Made in the master, so that all workers inherit the same memory."""
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, SLOTS * 16 + 8)
-        numbers = memoryview(self._memory)
-        self.generation = numbers[SLOTS * 16 :].cast("Q")
-        """How often the master has read its configuration."""
-        self._configuration: object = None
-        self.first_workers = 0
-        """The greatest age of the first workers. Workers with a greater age replace others."""
+        numbers = memoryview(mmap.mmap(-1, SLOTS * 16))
         # Workers read while another writes. Nothing depends on a single number.
         self.counts = numbers[: SLOTS * 8].cast("Q")
-        self.seen = numbers[SLOTS * 8 : SLOTS * 16].cast("d")
+        self.seen = numbers[SLOTS * 8 :].cast("d")
         """The time of each worker's last sign of life; 0 for none.
 
         On the clock of time.monotonic(), which is the same for all processes.
         """
-
-    def for_configuration(self, configuration: object) -> WorkerTable:
-        """Return the table, after counting `configuration` if it is new. Called by the master.
-
-        The master has a new configuration object each time it reads its configuration.
-        """
-        if configuration is not self._configuration:
-            self._configuration = configuration
-            self.generation[0] += 1
-        return self
 
 
 class WorkerRow:
@@ -65,15 +49,6 @@ class WorkerRow:
         self._others: list[int] = []
         self._found_at = -math.inf
         self._has_withdrawn = False
-        self._generation = table.generation[0]
-
-    @property
-    def is_outdated(self) -> bool:
-        """True if the master has read its configuration again since it forked this worker.
-
-        It does so at a HUP, and then replaces all workers.
-        """
-        return self._table.generation[0] != self._generation
 
     def publish(self, count: int) -> None:
         """Write the number of this worker's connections."""

@@ -20,6 +20,7 @@ from ..config.tls_context import ALPN
 from ..errors import ConfigError, LifespanError
 from ..observe.log import Log
 from ..version import __version__
+from .roster import RosterRow
 from .stop_request import StopRequest
 
 RESPAWN_PAUSE_SECONDS = 1.0
@@ -34,8 +35,9 @@ class Boot:
     again at once.
     """
 
-    def __init__(self, is_replacement: bool, stop: StopRequest, log: Log) -> None:
-        self._is_replacement = is_replacement
+    def __init__(self, row: RosterRow, stop: StopRequest, log: Log) -> None:
+        self._roster = row.roster
+        self._is_replacement = row.is_replacement
         self._stop = stop
         self._log = log
         self.has_failed = False
@@ -80,8 +82,10 @@ class Boot:
             is_import = isinstance(error, AppImportError)
             return int(Arbiter.APP_LOAD_ERROR if is_import else Arbiter.WORKER_BOOT_ERROR)
         self._log.error(
-            "Worker %s could not replace another; the next try is in %.0f s",
+            "Worker %s could not replace another: those that serve go on serving (%d); "
+            "the next try is in %.0f s",
             os.getpid(),
+            self._roster.count_serving(),
             RESPAWN_PAUSE_SECONDS,
         )
         return 1

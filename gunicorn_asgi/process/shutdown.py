@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..asgi.lifespan import Lifespan
+from ..observe.log import Log
+from .roster import Roster
 from .stop_request import StopRequest, wait_for_either
 from .thread_limit import QUICK_THREAD_SECONDS
 
@@ -20,6 +23,8 @@ ARBITER_QUICK_SECONDS = 2.0
 """Time from QUIT or INT during a graceful shutdown until the arbiter kills."""
 RELOAD_SECONDS = 2.0
 """Time limit under ``reload`` for running requests, and for threads of the application."""
+NOTICE_SECONDS = 0.3
+"""Time in which the master, too, is told to stop, if it is."""
 LIFESPAN_SECONDS = 3.0
 """Time reserved for lifespan.shutdown, at most."""
 
@@ -67,6 +72,28 @@ class ShutdownTimes:
         if self._is_reloading:
             return min(end, max(stop.requested_at + RELOAD_SECONDS, now + self.moment_s))
         return end
+
+
+async def serve_on(
+    server: Server, roster: Roster, stop: StopRequest, is_replaced: bool, log: Log
+) -> None:
+    """Serve on for ``stop_delay`` if it is the master that stops. QUIT and INT shorten it.
+
+    Then this machine is out of service, and says so to a load balancer. If only this worker leaves,
+    the machine goes on. `is_replaced`: a newer worker has taken its place.
+    """
+    seconds = server.settings.stop_delay_s
+    if not is_replaced:
+        # systemd may tell the workers a moment before the master.
+        until = stop.requested_at + min(NOTICE_SECONDS, seconds)
+        while not (roster.is_ending or stop.is_quick) and time.monotonic() < until:  # noqa: ASYNC110 # the master's memory has no event
+            await asyncio.sleep(0.02)
+    server.is_out_of_service = roster.is_ending
+    left = stop.requested_at + seconds - time.monotonic()
+    if roster.is_ending and left > 0 and not stop.is_quick:
+        log.info("Serving on for %.1f s, the option stop_delay, before the shutdown", left)
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(stop.quick.wait(), left)
 
 
 async def shut_down(

@@ -1,0 +1,261 @@
+"""The states of the workers, and who may leave (`gunicorn_asgi.process.roster`, `handover`, `recycling`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+from gunicorn.config import Config
+from inprocess import Log
+
+from gunicorn_asgi.config.settings import Settings
+from gunicorn_asgi.errors import ConfigError
+from gunicorn_asgi.process.recycling import Recycling
+from gunicorn_asgi.process.roster import (
+    BOOTING,
+    HANDING_OVER,
+    LEAVING,
+    LEAVING_FIRST,
+    NONE,
+    SERVING,
+    SLOTS,
+    Roster,
+    RosterRow,
+    WorkerState,
+)
+
+
+def make(*states: WorkerState, wanted: int = 2) -> list[RosterRow]:
+    """Workers of one master, the oldest first."""
+    roster = Roster()
+    roster.configure(object())
+    roster.start_with(wanted)
+    rows = [roster.add(age) for age in range(1, len(states) + 1)]
+    for row, state in zip(rows, states, strict=True):
+        row.state = state
+    return rows
+
+
+def test_a_worker_boots_until_it_says_otherwise() -> None:
+    [row] = make(BOOTING)
+    assert row.state is BOOTING
+    assert not row.may_hand_over
+
+
+@pytest.mark.parametrize(
+    ("states", "may_leave"),
+    [
+        ([HANDING_OVER, HANDING_OVER, BOOTING, BOOTING], []),
+        # One after the other, so that two serve at any time.
+        ([HANDING_OVER, HANDING_OVER, SERVING, BOOTING], [1]),
+        ([LEAVING, HANDING_OVER, SERVING, BOOTING], []),
+        ([LEAVING, HANDING_OVER, SERVING, SERVING], [2]),
+        ([SERVING, HANDING_OVER, BOOTING], []),
+        ([SERVING, HANDING_OVER, SERVING], [2]),
+        # A newer worker that has died does not serve.
+        ([SERVING, HANDING_OVER, NONE], []),
+        ([HANDING_OVER, HANDING_OVER, NONE, NONE], []),
+    ],
+)
+def test_a_worker_has_a_successor_once_enough_others_serve(
+    states: list[WorkerState], may_leave: list[int]
+) -> None:
+    rows = make(*states)
+    assert [row.age for row in rows if row.state is HANDING_OVER and row.has_successor] == may_leave
+
+
+def test_nobody_waits_for_a_successor_where_none_will_come() -> None:
+    rows = make(HANDING_OVER, HANDING_OVER)
+    rows[0].roster.end()
+    assert all(row.has_successor for row in rows)
+
+
+def test_with_fewer_workers_than_before_some_need_no_successor() -> None:
+    rows = make(HANDING_OVER, HANDING_OVER, HANDING_OVER, BOOTING, wanted=3)
+    rows[0].roster.want(1)
+    assert rows[0].has_successor
+
+
+def test_a_new_configuration_makes_all_older_workers_outdated() -> None:
+    rows = make(SERVING, SERVING)
+    roster = rows[0].roster
+    assert not any(row.is_outdated for row in rows)
+    assert not roster.is_served_since(rows[0].generation)
+    roster.configure(object())
+    newer = roster.add(3)
+    assert [row.is_outdated for row in (*rows, newer)] == [True, True, False]
+    assert not roster.is_served_since(rows[0].generation)
+    newer.state = SERVING
+    assert roster.is_served_since(rows[0].generation)
+
+
+def test_the_same_configuration_is_counted_once() -> None:
+    [row] = make(SERVING)
+    configuration = object()
+    row.roster.configure(configuration)
+    generation = row.roster.generation
+    row.roster.configure(configuration)
+    assert row.roster.generation == generation
+
+
+def test_a_master_that_goes_on_with_a_new_configuration_does_not_end() -> None:
+    [row] = make(SERVING)
+    row.roster.end()
+    assert row.roster.is_ending
+    row.roster.configure(object())
+    assert not row.roster.is_ending
+
+
+def test_the_first_workers_are_no_replacements() -> None:
+    assert [row.is_replacement for row in make(*[SERVING] * 3, wanted=2)] == [False, False, True]
+
+
+def test_newer_workers_run_beside_those_that_hand_over_or_have_handed_over() -> None:
+    [row, *_] = make(BOOTING, SERVING, HANDING_OVER, LEAVING, LEAVING_FIRST)
+    assert row.roster.count_besides() == 2
+    assert row.roster.count_serving() == 2
+
+
+def test_the_row_of_a_dead_worker_is_free_for_another() -> None:
+    rows = make(*[SERVING] * SLOTS)
+    roster = rows[0].roster
+    roster.keep([row.age for row in rows if row.age != 7])
+    assert rows[6].state is NONE
+    assert roster.count_serving() == SLOTS - 1
+    row = roster.add(1000)
+    assert row.slot == rows[6].slot
+    assert row.state is BOOTING
+
+
+def test_the_row_of_a_living_worker_is_never_given_away() -> None:
+    [old] = make(HANDING_OVER)
+    roster = old.roster
+    for age in range(2, 4 * SLOTS):
+        roster.add(age)
+        roster.keep([1])
+    assert old.state is HANDING_OVER
+    assert roster.ages[old.slot] == 1
+
+
+# Recycling.
+
+MIB = 1024 * 1024
+
+
+class Limits:
+    """A worker with limits, whose size and time a test sets."""
+
+    def __init__(self, row: RosterRow, **options: Any) -> None:
+        self.rss = 50 * MIB
+        self.now = 1000.0
+        self.begun = 0
+        self.log = Log()
+        settings = Settings.read(Config(), options, {})
+        self.recycling = Recycling(
+            settings, row, self._begin, self.log, lambda: self.rss, lambda: self.now
+        )
+
+    def _begin(self) -> None:
+        self.begun += 1
+
+
+def test_a_worker_without_limits_is_not_replaced() -> None:
+    [row] = make(SERVING)
+    limits = Limits(row)
+    limits.now, limits.rss = 1e9, 1 << 40
+    limits.recycling.look()
+    assert not limits.begun
+    assert not limits.recycling.is_due
+
+
+def test_a_worker_that_has_grown_above_max_rss_is_replaced_and_says_why() -> None:
+    [row] = make(SERVING)
+    limits = Limits(row, max_rss=60 * MIB)
+    limits.recycling.look()
+    assert not limits.begun
+    limits.rss = 61 * MIB
+    limits.recycling.look()
+    assert limits.begun == 1
+    assert [line.text for line in limits.log.take("info")] == [
+        "Autorestarting worker: max_rss is reached, with 61 MiB"
+    ]
+
+
+def test_a_worker_that_starts_above_max_rss_is_not_replaced_for_ever() -> None:
+    [row] = make(SERVING)
+    limits = Limits(row, max_rss=40 * MIB)
+    for _ in range(3):
+        limits.recycling.look()
+    assert not limits.begun
+    [line] = limits.log.take("warning")
+    assert "max_rss is 40 MiB, and this worker has 50 MiB already at its start" in line.text
+
+
+def test_a_worker_that_has_run_for_max_lifetime_is_replaced() -> None:
+    [row] = make(SERVING)
+    limits = Limits(row, max_lifetime=60)
+    limits.now += 59
+    limits.recycling.look()
+    assert not limits.begun
+    limits.now += 1
+    limits.recycling.look()
+    assert limits.begun == 1
+
+
+def test_jitter_adds_to_a_limit_and_takes_nothing_from_it() -> None:
+    [row] = make(SERVING)
+    many = [
+        Limits(
+            row,
+            max_lifetime=60,
+            max_lifetime_jitter=30,
+            max_rss=100 * MIB,
+            max_rss_jitter=50 * MIB,
+        ).recycling
+        for _ in range(50)
+    ]
+    ends = [each.ends_at for each in many]
+    sizes = [each.max_rss for each in many]
+    assert 1060 <= min(ends) < max(ends) <= 1090
+    assert 100 * MIB <= min(sizes) < max(sizes) <= 150 * MIB
+
+
+@pytest.mark.parametrize("busy", [BOOTING, HANDING_OVER, LEAVING, LEAVING_FIRST])
+def test_one_worker_is_replaced_after_the_other(busy: WorkerState) -> None:
+    row, other = make(SERVING, busy)
+    limits = Limits(row)
+    limits.recycling.demand("max_requests is reached")
+    limits.recycling.look()
+    assert not limits.begun
+    other.state = SERVING
+    limits.recycling.look()
+    assert limits.begun == 1
+
+
+def test_a_worker_that_leaves_anyway_is_not_replaced_for_a_limit() -> None:
+    [row] = make(LEAVING)
+    limits = Limits(row)
+    limits.recycling.demand("max_requests is reached")
+    assert not limits.begun
+
+
+def test_no_limit_is_infinity() -> None:
+    settings = Settings.read(Config(), {}, {})
+    assert settings.max_rss == settings.max_lifetime_s == math.inf
+    assert dataclasses.is_dataclass(settings)
+
+
+# stop_delay.
+
+
+@pytest.mark.parametrize(("delay", "graceful_timeout"), [(22.5, 30), (40, 30), (0.75, 1), (1, 0)])
+def test_a_stop_delay_that_leaves_no_time_for_requests_is_refused(
+    delay: float, graceful_timeout: int
+) -> None:
+    cfg = Config()
+    cfg.set("graceful_timeout", graceful_timeout)
+    with pytest.raises(ConfigError, match=r"^Invalid value for option stop_delay: .* must be less"):
+        Settings.read(cfg, {"stop_delay": delay}, {})
+    assert Settings.read(cfg, {"stop_delay": 0}, {}).stop_delay_s == 0
