@@ -101,7 +101,7 @@ def deployed(
         groups.add(os.getpgid(deployment.master))  # a daemon's own
         yield deployment
     finally:
-        _end(process, groups)
+        end(process, groups)
 
 
 def _free_port() -> int:
@@ -128,7 +128,8 @@ def _await_workers(process: subprocess.Popen[bytes], deployment: Deployment, wor
         raise StartError(str(error)) from error
 
 
-def _end(process: subprocess.Popen[bytes], groups: set[int]) -> None:
+def end(process: subprocess.Popen[bytes], groups: set[int]) -> None:
+    """End process groups, of which `process` leads one: first by TERM, then by KILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + STOP_SECONDS
         for group in groups:

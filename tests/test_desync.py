@@ -8,28 +8,26 @@ from __future__ import annotations
 
 import http.client
 import re
-import shutil
 import socket
-import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
-from nginx import NGINX, NGINX_CONF, is_listening
+from fronts import HAPROXY, haproxy_command, started
+from nginx import NGINX, NGINX_CONF
 from process import DEADLINE, Gunicorn, poll
 from smuggling import Shape, complaints, count_statuses, is_complete, mark, owners, shapes
 
 pytestmark = [pytest.mark.gunicorn, pytest.mark.any_version]
 
 DOCS = Path(__file__).parent.parent / "docs"
-HAPROXY = shutil.which("haproxy")
 CLIENTS = 8
 ORDINARY = 3
 LEAST = 300
@@ -105,7 +103,7 @@ def proxies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxies]:
             stack.enter_context(started(nginx_command(directory, workers), directory / "nginx-off"))
         if HAPROXY:
             stack.enter_context(
-                started(haproxy_command(directory, workers), directory / "haproxy-off")
+                started(haproxy_ways(directory, workers), directory / "haproxy-off")
             )
         yield Proxies(directory, workers)
         for worker in workers.values():
@@ -126,7 +124,7 @@ def nginx_command(directory: Path, workers: dict[str, Gunicorn]) -> list[str]:
     return [str(NGINX), "-p", str(directory), "-c", str(conf)]
 
 
-def haproxy_command(directory: Path, workers: dict[str, Gunicorn]) -> list[str]:
+def haproxy_ways(directory: Path, workers: dict[str, Gunicorn]) -> list[str]:
     (rule,) = re.findall(r"```\n(http-request .*?)\n```", page("http2"))
     ways = [
         ("off", "off", "", ""),
@@ -148,7 +146,7 @@ def haproxy_command(directory: Path, workers: dict[str, Gunicorn]) -> list[str]:
             for name, worker, protocol, rule in ways
         )
     )
-    return [str(HAPROXY), "-db", "-q", "-f", str(conf)]
+    return haproxy_command(conf)
 
 
 def page(name: str) -> str:
@@ -159,17 +157,6 @@ def page(name: str) -> str:
 def address(worker: Gunicorn) -> str:
     host, port = worker.address
     return f"{host}:{port}"
-
-
-@contextmanager
-def started(command: list[str], listens: Path) -> Iterator[None]:
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    try:
-        poll(lambda: is_listening(str(listens)), command[0])
-        yield
-    finally:
-        process.terminate()
-        process.wait(DEADLINE)
 
 
 def connect(path: Path) -> socket.socket:
