@@ -397,6 +397,12 @@ class Connection:
         return data
 
 
+def free_address(host: str = "127.0.0.1") -> str:
+    """Return a host and port that nobody listens on."""
+    with socket.create_server((host, 0)) as sock:
+        return f"{host}:{sock.getsockname()[1]}"
+
+
 def listening_at(line: str) -> list[tuple[str, int]]:
     """The hosts and ports in Gunicorn's line "Listening at: ..."."""
     return [

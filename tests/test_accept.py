@@ -29,7 +29,15 @@ from inprocess import (
     serve,
 )
 from load import Load
-from process import DEADLINE, GUNICORN_VERSION, LOOPS, SETTINGS, Connection, Gunicorn
+from process import (
+    DEADLINE,
+    GUNICORN_VERSION,
+    LOOPS,
+    SETTINGS,
+    Connection,
+    Gunicorn,
+    free_address,
+)
 
 from gunicorn_asgi.net.accept import FULL_SECONDS
 from gunicorn_asgi.net.acceptor import BATCH, ignore_syn
@@ -392,11 +400,6 @@ def test_what_has_connected_before_a_worker_leaves_is_served(
             client.chunk(b"")
             assert client.read_all() == b"0\r\n\r\n"
         assert server.wait() == 0
-
-
-def free_address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return f"127.0.0.1:{sock.getsockname()[1]}"
 
 
 @pytest.mark.gunicorn
