@@ -28,6 +28,8 @@ from gunicorn_asgi.config.options import Options
 LONGEST_SECONDS = 45.0
 """Of one wait: for the start of the workers, for their replacement, or for the end of a master."""
 LOOK_SECONDS = 0.05
+AWAY_SECONDS = 3.0
+"""From the end of a machine to its new start."""
 AFTER_SECONDS = 2.0
 """Of load after the disturbance."""
 GRACEFUL_SECONDS = 30
@@ -362,6 +364,7 @@ async def _rolling(run: Run) -> None:
             first = set(load.pids)
             for master, bind in zip(masters, binds, strict=True):
                 await run.await_end(master, master.send(signal.SIGTERM))
+                await asyncio.sleep(AWAY_SECONDS)
                 await run.start(bind, master.folder)
                 await asyncio.sleep(AFTER_SECONDS)  # for HAProxy to notice
         run.outcome.replaced = len(load.pids - first)

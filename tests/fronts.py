@@ -28,6 +28,7 @@ defaults
     timeout queue 20s
     timeout client 20s
     timeout server 20s
+    {defaults}
 frontend front
     bind unix@{directory}/haproxy.socket
     default_backend workers
@@ -53,11 +54,13 @@ def balancer(
     path: str = "/healthz",
     interval_ms: int = 500,
     protocol: str = "",
+    defaults: str = "",
 ) -> Iterator[str]:
     """HAProxy in front of `backends`, each a host and port; gives the path of its unix socket.
 
     It asks each backend for `path` every `interval_ms`. `protocol`: further words for the backends,
-    such as ``proto h2``. The path of `directory` has to be short, as it leads to a unix socket.
+    such as ``proto h2``. `defaults`: further lines for that section. The path of `directory` has to
+    be short, as it leads to a unix socket.
     """
     conf = directory / "haproxy.cfg"
     servers = "\n".join(f"    server s{n} {backend}" for n, backend in enumerate(backends))
@@ -67,6 +70,7 @@ def balancer(
             path=path,
             interval_ms=interval_ms,
             protocol=protocol,
+            defaults=defaults,
             servers=servers,
         )
     )
