@@ -34,9 +34,9 @@ class Gated(Gunicorn):
     def open_gate(self) -> None:
         self.gate.touch()
 
-    def ask(self, client: httpx.Client | None = None) -> tuple[str, int]:
+    def ask(self, client: httpx.Client | None = None, path: str = "/release") -> tuple[str, int]:
         """Return the release that answers, and its pid; on a new connection unless `client` has one."""
-        response = client.get("/release") if client else self.get("/release")
+        response = client.get(path) if client else self.get(path)
         assert response.status_code == 200
         release, pid = response.text.split()
         return release, int(pid)

@@ -7,14 +7,16 @@ answered by the old ones. Nothing here depends on a time.
 from __future__ import annotations
 
 import os
+import re
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from certificates import make_authority
 from gated import HANDS_OVER, NEW, NEWER, OLD, Gated
-from process import free_address, is_alive, poll
+from process import BOOT_LINE, free_address, is_alive, poll
 
 from gunicorn_asgi.config.options import Options
 
@@ -25,6 +27,10 @@ pytestmark = [
     ),
 ]
 
+recycling = pytest.mark.skipif(
+    "max_rss" not in Options.__annotations__ or sys.platform != "linux",
+    reason="there are no options max_rss and max_lifetime here",
+)
 ASKED = 8
 """Requests, half of them on new connections, that have to be answered at a certain moment."""
 FAILED = r"could not replace another.*go on serving"
@@ -95,6 +101,43 @@ def test_at_max_requests_the_old_worker_serves_until_the_new_one_does(tmp_path: 
         assert server.ask()[0] == NEW
         assert len(server.workers()) == 1
         assert server.stop() == 0
+
+
+@recycling
+def test_of_two_workers_at_max_rss_one_is_replaced_after_the_other(tmp_path: Path) -> None:
+    with serving(tmp_path, workers=2, options={"max_rss": 128 * 2**20}) as server:
+        old = server.workers()
+        server.deploy(NEW)
+        grown: set[int] = set()
+        poll(lambda: grown.add(server.ask(path="/grow")[1]) or len(grown) == 2, "both workers")
+        server.wait_for_event(f"waiting {NEW}")
+        assert {release for release, _ in answering(server)} == {OLD}
+        assert all(map(is_alive, old))
+        server.open_gate()
+        server.wait_until_replaced(old)
+        assert {release for release, _ in answering(server)} == {NEW}
+        assert len(server.workers()) == 2
+        assert server.stop() == 0
+        order = re.findall(f"max_rss is reached|{BOOT_LINE}", server.log)
+        assert [line.startswith("max_rss") for line in order] == [
+            *(False, False),
+            *(True, False),
+            *(True, False),
+        ]
+        assert not server.lines(COMPLAINTS)
+
+
+@recycling
+def test_at_max_lifetime_a_worker_is_replaced(tmp_path: Path) -> None:
+    with serving(tmp_path, options={"max_lifetime": 1.0}) as server:
+        old = server.workers()
+        server.wait_until_replaced(old)
+        release, pid = server.ask()
+        assert release == OLD
+        assert pid not in old
+        assert server.lines("max_lifetime is reached")
+        assert server.stop() == 0
+        assert not server.lines(COMPLAINTS)
 
 
 def test_a_second_hup_during_a_handover_replaces_the_workers_of_the_first(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 TEST_GATE is a directory. The file ``release`` has what is imported: a number, or ``broken``. The gate is the file ``gate``. With
 TEST_GATE_AT=startup it is the lifespan that waits, for an application that the master imports. ``/release`` answers the release and the
-worker's pid, ``/healthz`` is noted, and everything else is what load.py asks.
+worker's pid, ``/grow`` the same after a larger resident set, ``/healthz`` is noted, and everything else is what load.py asks.
 """
 
 import asyncio
@@ -18,7 +18,10 @@ GATE = DIRECTORY / "gate"
 AT_STARTUP = os.environ.get("TEST_GATE_AT") == "startup"
 SECONDS = 120.0
 """That a test may keep the gate closed: no process outlives a test that has failed."""
+GROWTH = 128 * 2**20
+"""Bytes."""
 release = (DIRECTORY / "release").read_text()
+grown = []
 
 
 def waiting():
@@ -43,7 +46,9 @@ async def app(scope, receive, send):
             await asyncio.sleep(pause)
     elif scope["type"] == "http" and scope["path"] == "/healthz":
         note("healthz")
-    elif scope["type"] == "http" and scope["path"] == "/release":
+    elif scope["type"] == "http" and scope["path"] in {"/release", "/grow"}:
+        if scope["path"] == "/grow" and not grown:
+            grown.append(b"x" * GROWTH)
         await respond(send, f"{release} {os.getpid()}")
         return
     await answering.app(scope, receive, send)
