@@ -117,6 +117,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         Raises SystemExit if the exit code is not 0. Raises the exception that has ended the boot of
         one of the first workers: the arbiter then halts.
         """
+        arbiter.close_inherited()
         self._closed_queues: ClosedQueues | None = None
         if self._has_own_queue and self.row.roster.count_serving():
             self._closed_queues = ClosedQueues(self.sockets)

@@ -114,7 +114,7 @@ def test_the_first_workers_are_no_replacements() -> None:
 
 def test_newer_workers_run_beside_those_that_hand_over_or_have_handed_over() -> None:
     [row, *_] = make(BOOTING, SERVING, HANDING_OVER, LEAVING, LEAVING_FIRST)
-    assert row.roster.count_besides() == 2
+    assert row.roster.ages_besides() == {3, 4}
     assert row.roster.count_serving() == 2
 
 

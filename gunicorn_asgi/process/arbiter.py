@@ -21,11 +21,20 @@ METHODS = ("manage_workers", "reload", "stop")
 """The arbiter's methods that are wrapped. Each does what it did, and a little besides."""
 
 
+hidden: dict[int, Any] = {}
+"""The workers that the arbiter does not see while it compares their number with ``workers``, by
+their process id."""
+
+
+def close_inherited() -> None:
+    """Close the heartbeat files of `hidden` workers, in a new worker. The others' are closed."""
+    for worker in hidden.values():
+        worker.tmp.close()
+
+
 def can_hand_over() -> bool:
     """Whether this Gunicorn's arbiter is the one that `install` knows."""
-    return all(hasattr(Arbiter, name) for name in METHODS) and isinstance(
-        getattr(Arbiter, "num_workers", None), property
-    )
+    return all(hasattr(Arbiter, name) for name in (*METHODS, "WORKERS", "num_workers"))
 
 
 def install(find_roster: Callable[[], Roster]) -> None:
@@ -49,14 +58,15 @@ def install(find_roster: Callable[[], Roster]) -> None:
             return
         roster = find_roster()
         roster.keep([worker.age for worker in self.WORKERS.values()])
-        wanted = self.num_workers
-        roster.want(wanted)
-        # Past the property, which would call the hook nworkers_changed.
-        self._num_workers = wanted + min(roster.count_besides(), max(wanted, 1))
+        roster.want(self.num_workers)
+        hidden.update(_find_leaving(self, roster))
+        for pid in hidden:
+            del self.WORKERS[pid]
         try:
             manage(self)
         finally:
-            self._num_workers = wanted
+            self.WORKERS.update(hidden)
+            hidden.clear()
         if self in reloading and not waits:
             # No worker is forked until the value is back.
             waits.append(self.cfg.graceful_timeout)
@@ -90,6 +100,13 @@ def install(find_roster: Callable[[], Roster]) -> None:
         METHODS, (manage_workers, reload_configuration, stop_workers), strict=True
     ):
         setattr(Arbiter, name, wrapper)
+
+
+def _find_leaving(arbiter: Any, roster: Roster) -> dict[int, Any]:
+    """Return the workers beside which newer ones may run, at most as many as the arbiter keeps."""
+    ages = roster.ages_besides()
+    workers = [(pid, worker) for pid, worker in arbiter.WORKERS.items() if worker.age in ages]
+    return dict(workers[: max(arbiter.num_workers, 1)])
 
 
 def can_reload(arbiter: Any) -> bool:

@@ -98,9 +98,13 @@ class Roster:
             if state != NONE and self.ages[slot] not in ages:
                 self.states[slot] = NONE
 
-    def count_besides(self) -> int:
-        """Return the number of workers beside which newer ones may run."""
-        return self._count(HANDING_OVER, LEAVING)
+    def ages_besides(self) -> set[int]:
+        """Return the ages of the workers beside which newer ones may run."""
+        return {
+            self.ages[slot]
+            for slot, state in enumerate(self.states)
+            if state in (HANDING_OVER, LEAVING)
+        }
 
     def add(self, age: int) -> RosterRow:
         """Return a row for a worker that is about to be forked."""
@@ -111,7 +115,7 @@ class Roster:
 
     def count_serving(self) -> int:
         """Return the number of workers that accept connections."""
-        return self._count(SERVING, HANDING_OVER)
+        return sum(state in (SERVING, HANDING_OVER) for state in self.states)
 
     def is_quiet(self) -> bool:
         """Whether all workers serve, and none is booting or about to leave."""
@@ -130,9 +134,6 @@ class Roster:
             (self.ages[slot] for slot, state in enumerate(self.states) if state == HANDING_OVER),
             default=0,
         )
-
-    def _count(self, *states: WorkerState) -> int:
-        return sum(state in states for state in self.states)
 
 
 class RosterRow:
