@@ -20,8 +20,6 @@ from load import Load, Tally
 from nginx import NGINX, NGINX_CONF
 from process import Gunicorn, free_address, poll
 
-from gunicorn_asgi.config.options import Options
-
 CLIENTS = 4
 CHECKS = 8
 """Health checks in a row, more than the three failures after which HAProxy takes a worker out."""
@@ -37,11 +35,6 @@ UPSTREAM = """
 LOCATION = """
     location / { proxy_pass http://workers; proxy_http_version 1.1; proxy_set_header Connection ""; }
 """
-
-
-def needs(*options: str) -> pytest.MarkDecorator:
-    missing = sorted(set(options) - set(Options.__annotations__))
-    return pytest.mark.skipif(bool(missing), reason=f"no option {', '.join(missing)} yet")
 
 
 pytestmark = [pytest.mark.gunicorn, pytest.mark.any_version]
@@ -64,7 +57,6 @@ def check(tally: Tally) -> None:
 
 
 @behind_haproxy
-@needs("handover")
 @pytest.mark.parametrize("protocol", ["http/1.1", "h2c"])
 def test_haproxy_does_not_miss_a_worker_while_a_new_release_is_imported(
     tmp_path: Path, directory: Path, protocol: str
@@ -99,7 +91,6 @@ def test_haproxy_does_not_miss_a_worker_while_a_new_release_is_imported(
 
 
 @behind_haproxy
-@needs("stop_delay", "health_path")
 def test_two_machines_behind_haproxy_are_restarted_in_turn_without_an_error(
     tmp_path: Path, directory: Path
 ) -> None:

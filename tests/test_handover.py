@@ -18,19 +18,7 @@ from certificates import make_authority
 from gated import HANDS_OVER, NEW, NEWER, OLD, Gated
 from process import BOOT_LINE, free_address, is_alive, poll
 
-from gunicorn_asgi.config.options import Options
-
-pytestmark = [
-    pytest.mark.gunicorn,
-    pytest.mark.skipif(
-        "handover" not in Options.__annotations__, reason="there is no option handover yet"
-    ),
-]
-
-recycling = pytest.mark.skipif(
-    "max_rss" not in Options.__annotations__ or sys.platform != "linux",
-    reason="there are no options max_rss and max_lifetime here",
-)
+pytestmark = pytest.mark.gunicorn
 ASKED = 8
 """Requests, half of them on new connections, that have to be answered at a certain moment."""
 FAILED = r"could not replace another.*go on serving"
@@ -103,7 +91,7 @@ def test_at_max_requests_the_old_worker_serves_until_the_new_one_does(tmp_path: 
         assert server.stop() == 0
 
 
-@recycling
+@pytest.mark.skipif(sys.platform != "linux", reason="the size of a process is read from /proc")
 def test_of_two_workers_at_max_rss_one_is_replaced_after_the_other(tmp_path: Path) -> None:
     with serving(tmp_path, workers=2, options={"max_rss": 128 * 2**20}) as server:
         old = server.workers()
@@ -127,7 +115,6 @@ def test_of_two_workers_at_max_rss_one_is_replaced_after_the_other(tmp_path: Pat
         assert not server.lines(COMPLAINTS)
 
 
-@recycling
 def test_at_max_lifetime_a_worker_is_replaced(tmp_path: Path) -> None:
     with serving(tmp_path, options={"max_lifetime": 1.0}) as server:
         old = server.workers()
@@ -155,6 +142,32 @@ def test_a_second_hup_during_a_handover_replaces_the_workers_of_the_first(tmp_pa
         server.wait_until_replaced(replaced)
         [newest] = server.workers()
         assert answering(server) == {(NEWER, newest)}
+        assert server.stop() == 0
+        assert not server.lines(COMPLAINTS)
+
+
+def test_a_hup_replaces_the_workers_of_the_one_before_while_older_ones_still_drain(
+    tmp_path: Path,
+) -> None:
+    with serving(tmp_path, graceful_timeout=300) as server, server.connect() as client:
+        [first] = server.workers()
+        client.get("/hold")
+        server.wait_for_event("holding")
+        server.deploy(NEW)
+        server.open_gate()
+        server.kill(signal.SIGHUP)
+        server.wait_for(BOOT_LINE, 2)
+        server.wait_for("Handed over")
+        server.deploy(NEWER)
+        server.open_gate()
+        server.kill(signal.SIGHUP)
+        server.wait_for("Handed over", 2)
+        poll(lambda: len(server.workers()) == 2, "the end of the second")
+        assert {release for release, _ in answering(server)} == {NEWER}
+        assert is_alive(first)
+        (tmp_path / "finish").touch()
+        assert client.read_response()[2] == f"{OLD} {first}".encode()
+        server.wait_until_replaced([first])
         assert server.stop() == 0
         assert not server.lines(COMPLAINTS)
 

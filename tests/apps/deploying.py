@@ -2,7 +2,8 @@
 
 TEST_GATE is a directory. The file ``release`` has what is imported: a number, or ``broken``. The gate is the file ``gate``. With
 TEST_GATE_AT=startup it is the lifespan that waits, for an application that the master imports. ``/release`` answers the release and the
-worker's pid, ``/grow`` the same after a larger resident set, ``/healthz`` is noted, and everything else is what load.py asks.
+worker's pid, ``/grow`` the same after a larger resident set, ``/hold`` the same once the file ``finish`` is there, ``/healthz`` is noted, and
+everything else is what load.py asks.
 """
 
 import asyncio
@@ -46,7 +47,11 @@ async def app(scope, receive, send):
             await asyncio.sleep(pause)
     elif scope["type"] == "http" and scope["path"] == "/healthz":
         note("healthz")
-    elif scope["type"] == "http" and scope["path"] in {"/release", "/grow"}:
+    elif scope["type"] == "http" and scope["path"] in {"/release", "/grow", "/hold"}:
+        if scope["path"] == "/hold":
+            note("holding")
+            while not (DIRECTORY / "finish").exists():
+                await asyncio.sleep(0.01)
         if scope["path"] == "/grow" and not grown:
             grown.append(b"x" * GROWTH)
         await respond(send, f"{release} {os.getpid()}")
