@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 from accesslog import FORMAT, Lines
+from costs import count_calls
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from process import Gunicorn
@@ -104,6 +105,20 @@ def test_a_compiled_format_makes_the_line_that_the_logging_package_makes(
             text % Atoms(log, record, response),
         )
         assert line in (before, after)  # the second may have changed
+
+
+@pytest.mark.parametrize("name", ["{client_addr}e", "{Client_Addr}e", "{wsgi.url_scheme}e"])
+def test_a_usual_variable_costs_no_more_than_the_address_of_the_peer(
+    name: str, log: Logger
+) -> None:
+    """No environ is made for it."""
+
+    def count(text: str) -> int:
+        make_line = compile_format(text, log)
+        assert make_line is not None
+        return count_calls(lambda: make_line(*EXCHANGES[0]))
+
+    assert count(f"%({name})s") <= count("%(h)s")
 
 
 @pytest.mark.parametrize("text", ["%(m)d", "%(B)c"])

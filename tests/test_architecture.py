@@ -243,6 +243,7 @@ PURE = (
         "net.idleness",
         "net.proxy_protocol",
         "observe.printable",
+        "observe.request_wait",
         "version",
     }
 ) - ON_TRANSPORTS

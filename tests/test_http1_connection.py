@@ -1237,7 +1237,20 @@ class Recorder:
 
     fails = False
 
-    def begin(self, method, raw_path, query, version, scheme, headers, client, server, script_name):
+    def begin(
+        self,
+        method,
+        raw_path,
+        query,
+        version,
+        scheme,
+        headers,
+        client,
+        server,
+        script_name,
+        proxied_client,
+        takes_request_start,
+    ):
         if self.fails:
             raise RequestError(500, "Internal Server Error", is_logged=True)
         self.begun += 1

@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from gunicorn_asgi.errors import ConfigError, RequestError
 from gunicorn_asgi.http.request import Rules
 from gunicorn_asgi.http1.request import read_head
 from gunicorn_asgi.observe.record import Record, make_environ
+from gunicorn_asgi.observe.request_wait import read_wait_us
 
 
 def is_trusted(rules: Rules) -> bool:
@@ -73,6 +75,7 @@ def test_an_untrusted_peer_gets_the_rules_as_they_are_and_a_trusted_one_the_same
         secure_scheme={},
         forwarder_names=frozenset(),
         takes_script_name=False,
+        takes_request_start=False,
         read_proxy=None,
     )
     assert without.known_sections is not UNTRUSTED.known_sections
@@ -610,6 +613,7 @@ def test_the_nginx_of_the_documentation_lets_no_client_say_who_it_is(tmp_path: P
         "X-Forwarded-Ssl": "on",
         "Forwarded": "for=198.51.100.7;proto=https",
         "SCRIPT_NAME": "/forged",
+        "X-Request-Start": "t=1",
     }
     with Gunicorn(tmp_path) as server:
         # Over TCP, for nginx is nobody where root starts it, and has no way into this directory.
@@ -630,6 +634,10 @@ def test_the_nginx_of_the_documentation_lets_no_client_say_who_it_is(tmp_path: P
                 assert (scope["scheme"], scope["root_path"]) == ("http", "")
                 assert scope["client"][0] == "127.0.0.1"
                 assert ["host", "example.org"] in scope["headers"]
+                [started] = [value for name, value in scope["headers"] if name == "x-request-start"]
+                waited = read_wait_us(started.encode(), time.time())
+                assert waited is not None
+                assert waited < DEADLINE * 1_000_000
                 scope = client.get("/app/scope", headers=forged).json()
                 assert (scope["root_path"], scope["path"]) == ("/app", "/app/scope")
         finally:

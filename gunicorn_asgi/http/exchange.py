@@ -15,7 +15,7 @@ from ..observe.access_log import Access
 from ..observe.record import Record
 from .contract import CLIENT_CLOSED_REQUEST, NEVER, ASGIStream, Header
 from .fields import copied
-from .request import Request
+from .request import Request, Rules
 
 RATE_SECONDS = 10.0
 """The time in which a client has to keep a minimal rate, in either direction."""
@@ -24,6 +24,12 @@ RATE_LOOK_SECONDS = 0.5
 MISSED_LOOKS_SECONDS = 2.0
 """A look that comes so much too late begins a new stretch. Nobody looks while the connection waits
 for something else: for the application to read, or for the client to take the response."""
+
+
+class LoggedPeer(Peer, Protocol):
+    """A connection, as far as the log tells of it."""
+
+    rules: Rules
 
 
 class ExchangeLog:
@@ -38,7 +44,7 @@ class ExchangeLog:
         self._access = access
         self._record: Record | None = None
 
-    def begin(self, request: Request, version: str, peer: Peer) -> None:
+    def begin(self, request: Request, version: str, peer: LoggedPeer) -> None:
         """A request is about to be passed on. Raises RequestError if ``pre_request`` raises."""
         method, _, raw_path, query, fields = request
         self._record = self._access.begin(
@@ -51,6 +57,8 @@ class ExchangeLog:
             peer.client,
             peer.server_address,
             fields.script_name,
+            fields.client,
+            peer.rules.takes_request_start,
         )
 
     @property

@@ -88,6 +88,8 @@ class Rules:
     """From a trusted peer: the ways to begin HTTP/2 without TLS (``http2_cleartext``)."""
     takes_script_name: bool = False
     """From a trusted peer: a header ``SCRIPT_NAME`` replaces `script_name`."""
+    takes_request_start: bool = False
+    """From a trusted peer: its X-Request-Start counts, see `observe.request_wait`."""
     read_proxy: Callable[[Sequence[Header]], ForwardedInfo] | None = None
     """From a trusted peer: the reader of its headers about its client."""
     proxy_names: frozenset[bytes] = field(init=False)

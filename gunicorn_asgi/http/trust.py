@@ -47,7 +47,8 @@ def peer_rules(rules: Rules, settings: Settings) -> PeerRules:
 
     As in Gunicorn, headers about the client are ignored from an untrusted peer. With the PROXY
     protocol the peer still decides, since it may have added headers. But if the client in the
-    PROXY header is not a trusted proxy itself, no header changes the client's address.
+    PROXY header is not a trusted proxy itself, no header changes the client's address, and none
+    says when its request began: that client may have written them.
     """
     is_trusted = trusted_peers(settings.forwarded_allow_ips, "forwarded_allow_ips")
     reader = FORWARDED_READERS.get(settings.proxy_headers)
@@ -57,9 +58,10 @@ def peer_rules(rules: Rules, settings: Settings) -> PeerRules:
         forwarder_names=settings.forwarder_headers,
         h2c=settings.http2_cleartext,
         takes_script_name=reader is not None,
+        takes_request_start=True,
         read_proxy=partial(reader, is_trusted) if reader else None,
     )
-    trusted_for_connection = replace(trusted, read_proxy=None)
+    trusted_for_connection = replace(trusted, read_proxy=None, takes_request_start=False)
 
     def rules_for(peer: Address | None, proxied: Address | None) -> Rules:
         if not is_trusted(peer[0] if peer else None):

@@ -93,13 +93,25 @@ class Access:
         client: Address | None,
         server: Address | None,
         script_name: bytes | None,
+        proxied_client: Address | None,
+        takes_request_start: bool,
     ) -> Record:
         """Begin the record of a request to the application.
 
         Raises RequestError(500) if the ``pre_request`` hook raises.
         """
         record = Record(
-            method, raw_path, query, version, scheme, headers, client, server, script_name
+            method,
+            raw_path,
+            query,
+            version,
+            scheme,
+            headers,
+            client,
+            server,
+            script_name,
+            proxied_client,
+            takes_request_start,
         )
         if self._calls_pre:
             try:

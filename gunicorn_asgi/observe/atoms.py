@@ -135,6 +135,11 @@ def _variable(record: Record, key: str) -> str:
     return _safe({name.lower(): value for name, value in environ.items()}.get(key))
 
 
+def _wait(record: Record) -> str:
+    wait_us = record.wait_us
+    return "-" if wait_us is None else f"{wait_us}"
+
+
 def _decimal_seconds(microseconds: int) -> str:
     seconds, rest = divmod(microseconds % 86_400_000_000, 1_000_000)
     return f"{seconds}.{rest:06d}"
@@ -148,12 +153,13 @@ FUNCTIONS: dict[str, Any] = {
     "request_header": _request_header,
     "response_header": _response_header,
     "variable": _variable,
+    "wait": _wait,
     "decimal_seconds": _decimal_seconds,
 }
 """The functions of the expressions, by the names that they have there."""
 
 ATOMS: dict[str, str] = {
-    "h": "safe(record.client[0]) if record.client else ''",
+    "h": "safe(record.client[0]) if record.client else '-'",
     "l": "'-'",
     "u": "user(log, record)",
     "t": "now(log)",
@@ -180,6 +186,17 @@ Whole days are missing in the duration, as in Gunicorn.
 """
 
 
+VARIABLES: dict[str, str] = {
+    "client_addr": "safe(record.found_client[0]) if record.found_client else '-'",
+    "request_wait": "wait(record)",
+    "wsgi.url_scheme": "safe(record.scheme)",
+}
+"""Variables of `make_environ` that are read without it, since usual formats have them.
+
+The first two are not Gunicorn's. As variables, they work with every logger, formatter and hook.
+"""
+
+
 def atom_expression(key: str) -> str:
     """Return the expression of the atom `key`. An unknown atom has no value, as in Gunicorn."""
     if key[:1] == "{":
@@ -192,5 +209,5 @@ def atom_expression(key: str) -> str:
     if kind == "}o":
         return f"response_header(response, {name.encode(errors='replace')!r})"
     if kind == "}e":
-        return f"variable(record, {name!a})"
+        return VARIABLES.get(name) or f"variable(record, {name!a})"
     return "'-'"

@@ -21,6 +21,7 @@ from ..http.contract import Header
 from ..http.request import decode_path
 from ..http1.encode import STATUS_LINES
 from .printable import printable
+from .request_wait import REQUEST_START_NAMES, read_wait_us
 
 
 class Record:
@@ -40,6 +41,8 @@ class Record:
         client: Address | None,
         server: Address | None,
         script_name: bytes | None = None,
+        proxied_client: Address | None = None,
+        takes_request_start: bool = False,
     ) -> None:
         self.method = printable(method)
         self.uri = printable(b"%b?%b" % (raw_path, query) if query else raw_path)
@@ -52,6 +55,10 @@ class Record:
         self.last_values = dict(headers)
         """The headers by name, not `printable` yet: of several, the last."""
         self.client = client
+        """The peer of the connection, or the client in its PROXY protocol header."""
+        self.found_client = proxied_client or client
+        """``scope["client"]``: the client that a trusted proxy has named, if one has."""
+        self._takes_request_start = takes_request_start
         self.server = server
         self.began = time.monotonic()
         self.response_headers: Sequence[Header] = ()
@@ -91,6 +98,17 @@ class Record:
     def path_info(self) -> str:
         path = self.path[len(self.script_name) :]
         return printable(decode_path(path.encode("latin-1"))) if path.isascii() else path
+
+    @property
+    def wait_us(self) -> int | None:
+        """Microseconds that the request waited before it arrived here; None: nobody says so."""
+        if not self._takes_request_start:
+            return None
+        for name in REQUEST_START_NAMES:
+            value = self.last_values.get(name)
+            if value is not None:
+                return read_wait_us(value, time.time() - (time.monotonic() - self.began))
+        return None
 
     def header(self, name: bytes) -> str | None:
         """Return the value of the header `name` as in an environ: repeated values, comma-joined."""
@@ -132,7 +150,9 @@ class LoggedResponse:
 def make_environ(record: Record) -> dict[str, Any]:
     """Return the environ that a WSGI worker of Gunicorn would have made of the same request.
 
-    For ``%({NAME}e)s`` and ``post_request``.
+    For ``%({NAME}e)s``, ``post_request`` and other loggers. Two variables are this package's own:
+    ``CLIENT_ADDR`` and ``REQUEST_WAIT``. No header can take their names. An address that a unix
+    socket does not have is "-", as in Gunicorn's own ASGI worker, so that every logger writes "-".
     """
     environ: dict[str, Any] = {
         "REQUEST_METHOD": record.method,
@@ -143,13 +163,17 @@ def make_environ(record: Record) -> dict[str, Any]:
         "SERVER_PROTOCOL": record.protocol,
         "SERVER_SOFTWARE": SERVER_SOFTWARE,
         "wsgi.url_scheme": record.scheme,
-        "REMOTE_ADDR": "",
+        "REMOTE_ADDR": "-",
+        "CLIENT_ADDR": record.found_client[0] if record.found_client else "-",
     }
     if record.client is not None:
         environ["REMOTE_ADDR"], environ["REMOTE_PORT"] = record.client[0], str(record.client[1])
     if record.server is not None:
         environ["SERVER_NAME"] = printable(record.server[0])
         environ["SERVER_PORT"] = "" if record.server[1] is None else str(record.server[1])
+    wait_us = record.wait_us
+    if wait_us is not None:
+        environ["REQUEST_WAIT"] = str(wait_us)
     _add_headers(environ, record)
     if "HTTP_AUTHORIZATION" in environ:
         environ["HTTP_AUTHORIZATION"] = _with_printable_user(environ["HTTP_AUTHORIZATION"])
