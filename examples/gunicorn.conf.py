@@ -68,5 +68,5 @@ control_socket_disable = True
 accesslog = "-"
 # Client, request, status, bytes, microseconds, and the id that the load balancer has given to the request, to find it in other logs.
 # `client_addr` is the client that a trusted proxy has named; `%(h)s` would be the proxy itself in every line. With the access log off
-# (`accesslog = None`), it costs nothing.
+# (`accesslog = None`), it costs nothing. For logs as JSON see docs/operations.md.
 access_log_format = '%({client_addr}e)s "%(r)s" %(s)s %(b)s %(D)sus "%({x-request-id}i)s"'

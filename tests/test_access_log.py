@@ -9,7 +9,7 @@ import logging
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -573,17 +573,6 @@ def test_a_pre_request_hook_that_raises_has_a_line_that_names_the_request(tmp_pa
 
 
 @pytest.mark.gunicorn
-def test_a_peer_on_a_unix_socket_has_no_address(tmp_path: Path) -> None:
-    bind = f"unix:{tmp_path}/socket"
-    with Gunicorn(
-        tmp_path, bind=bind, accesslog=str(tmp_path / "access.log"), access_log_format=FORMAT
-    ) as server:
-        server.get("/hello?unix")
-        line = Lines(server).one("?unix")
-        assert (line["h"], line["{REMOTE_PORT}e"], line["s"]) == ("-", "-", "200")
-
-
-@pytest.mark.gunicorn
 def test_the_default_format_is_the_combined_one(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     with Gunicorn(tmp_path, accesslog=str(path)) as server:
@@ -704,32 +693,112 @@ def log_config(directory: Path, **handler: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.gunicorn
-@pytest.mark.parametrize("filters", [[], ["anonymous"]], ids=["formatter", "filter"])
-def test_a_formatter_sees_all_atoms_as_a_mapping(tmp_path: Path, filters: list[str]) -> None:
-    path = tmp_path / "access.log"
-    # The port is not in this log: a unix socket.
-    config = log_config(tmp_path, filters=filters)
+@pytest.fixture(scope="module")
+def formatted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gunicorn]:
+    """A Gunicorn with the documented logs in JSON. A formatter that writes all atoms has a file before a filter, and one after it."""
+    directory = tmp_path_factory.mktemp("json")
+    page = (Path(__file__).parent.parent / "docs" / "operations.md").read_text()
+    [example] = re.findall(r"```python\n(logconfig_dict = .*?)```", page, re.DOTALL)
+    documented: dict[str, Any] = {}
+    exec(example, documented)  # of the documentation
+    config, own = documented["logconfig_dict"], log_config(directory)
+    config["filters"] = own["filters"]
+    config["formatters"] |= {"all": own["formatters"]["json"], "plain": own["formatters"]["plain"]}
+    file = {**own["handlers"]["access"], "formatter": "all"}
+    config["handlers"] |= {
+        "all": {**file, "filename": str(directory / "all.log")},
+        "filtered": {
+            **file,
+            "filename": str(directory / "filtered.log"),
+            "filters": ["anonymous"],
+        },
+        "plain": own["handlers"]["error"],
+    }
+    config["loggers"]["gunicorn.access"]["handlers"] += ["all", "filtered"]
+    config["loggers"]["gunicorn.error"]["handlers"] += ["plain"]
     with Gunicorn(
-        tmp_path,
-        bind=f"unix:{tmp_path}/socket",
+        directory,
+        bind=f"unix:{directory}/socket",
         logconfig_dict=config,
         access_log_format="%(r)s %(h)s",
     ) as server:
-        server.get("/hello?json", auth=("user", "secret"))
-        seen = json.loads(poll(path.read_text))
-        assert seen["message"] == "GET /hello?json HTTP/1.1 " + ("anonymous" if filters else "-")
-        assert seen["h"] == ("anonymous" if filters else "-")
-        assert ("{authorization}i" in seen) == (not filters)
-        assert (seen["s"], seen["m"], seen["U"], seen["B"], seen["u"]) == (
-            "200",
-            "GET",
-            "/hello",
-            6,
-            "user",
-        )
-        assert seen["{x-answer}o"] == "42"
-        assert seen["{request_method}e"] == "GET"
+        yield server
+
+
+def find_json(text: Callable[[], str], part: str) -> dict[str, Any]:
+    """Wait for a line that has `part`, and read it."""
+
+    def found() -> list[str]:
+        return [line for line in text().splitlines() if part in line]
+
+    [line] = poll(found, f"a line with {part!r}")
+    entry: dict[str, Any] = json.loads(line)
+    return entry
+
+
+@pytest.mark.gunicorn
+@pytest.mark.parametrize("name", ["all", "filtered"])
+def test_a_formatter_sees_all_atoms_as_a_mapping(formatted: Gunicorn, name: str) -> None:
+    formatted.get(f"/hello?to={name}", auth=("user", "secret"))
+    seen = find_json((formatted.directory / f"{name}.log").read_text, f"?to={name}")
+    is_filtered = name == "filtered"
+    client = "anonymous" if is_filtered else "-"  # a peer on a unix socket has no address
+    assert seen["message"] == f"GET /hello?to={name} HTTP/1.1 {client}"
+    assert seen["h"] == client
+    assert ("{authorization}i" in seen) == (not is_filtered)
+    assert (seen["s"], seen["m"], seen["U"], seen["B"], seen["u"]) == (
+        "200",
+        "GET",
+        "/hello",
+        6,
+        "user",
+    )
+    assert seen["{x-answer}o"] == "42"
+    assert seen["{request_method}e"] == "GET"
+    assert "{remote_port}e" not in seen
+
+
+@pytest.mark.gunicorn
+def test_the_documented_configuration_writes_both_logs_as_json(formatted: Gunicorn) -> None:
+    headers = {
+        "User-Agent": 'me "1.0" \\',
+        "X-Forwarded-For": "192.0.2.1",
+        "X-Request-Start": f"t={time.time() - 5:.3f}",
+        "X-Request-Id": "17",
+    }
+    formatted.get("/a%0ab/hello?documented", headers=headers)
+    entry = find_json(lambda: formatted.output, '"query":"documented"')
+    assert re.fullmatch(r"[-\d]{10}T[:\d]{8}\.\d{6}\+00:00", entry.pop("time"))
+    assert 0 < entry.pop("duration_us") < 60_000_000
+    assert 4_000_000 <= entry.pop("wait_us") < 65_000_000
+    assert entry == {
+        "level": "INFO",
+        "logger": "gunicorn.access",
+        "pid": formatted.workers()[0],
+        "client": "192.0.2.1",
+        "peer": None,
+        "user": None,
+        "method": "GET",
+        "scheme": "http",
+        "host": entry["host"],
+        "path": "/a\\x0ab/hello",
+        "query": "documented",
+        "protocol": "HTTP/1.1",
+        "status": 200,
+        "bytes": 6,
+        "referer": None,
+        "user_agent": 'me "1.0" \\',
+        "request_id": "17",
+    }
+    formatted.get("/error?documented")
+    entry = find_json(lambda: formatted.output, "Traceback")
+    assert (entry["level"], entry["logger"]) == ("ERROR", "gunicorn.error")
+    assert entry["exception"].startswith("Traceback (most recent call last):\n  File ")
+    # Whatever else the master and the worker have said is JSON, too.
+    assert {json.loads(line)["logger"] for line in formatted.output.splitlines()} == {
+        "gunicorn.access",
+        "gunicorn.error",
+    }
 
 
 @pytest.mark.gunicorn

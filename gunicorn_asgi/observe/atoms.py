@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +85,35 @@ for _name in [
     "values",
 ]:
     setattr(Atoms, _name, _filled(_name))
+
+
+def compile_values(keys: Sequence[str]) -> Callable[[Mapping[str, Any]], list[Any]]:
+    """Return the function that reads the atoms `keys` of a mapping, such as `Atoms` or SafeAtoms.
+
+    An atom without a value is None. Texts are without SafeAtoms' escapes of quotation marks.
+    """
+    expressions = "".join(f"{atom_expression(key)}, " for key in keys)
+    of_exchange: Callable[..., tuple[Any, ...]] = eval(  # noqa: S307 # this module's own expressions
+        f"lambda log, record, response: ({expressions})", FUNCTIONS
+    )
+
+    def values(atoms: Mapping[str, Any]) -> list[Any]:
+        if type(atoms) is Atoms and not atoms._is_filled:
+            found: Sequence[Any] = of_exchange(atoms.log, atoms.record, atoms.response)
+        elif isinstance(atoms, (Atoms, SafeAtoms)):
+            found = [atoms[key] for key in keys]
+        else:
+            return [None if (value := atoms.get(key)) == "-" else value for key in keys]
+        return [
+            None
+            if value == "-"
+            else value.replace('\\"', '"')
+            if type(value) is str and '"' in value
+            else value
+            for value in found
+        ]
+
+    return values
 
 
 @lru_cache(maxsize=256)
