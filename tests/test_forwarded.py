@@ -32,17 +32,21 @@ def is_trusted(address: str) -> bool:
 
 
 def x_forwarded_for(*values: bytes) -> Node | None:
-    client, scheme = read_x_forwarded_for(
+    client, scheme, host, _ = read_x_forwarded_for(
         is_trusted, [(b"host", b"a"), *((b"x-forwarded-for", value) for value in values)]
     )
-    assert scheme is None
+    assert scheme is host is None
     return client
 
 
-def forwarded(*values: bytes) -> ForwardedInfo:
+def read(*values: bytes) -> ForwardedInfo:
     return read_forwarded(
         is_trusted, [(b"host", b"a"), *((b"forwarded", value) for value in values)]
     )
+
+
+def forwarded(*values: bytes) -> tuple[Node | None, str | None]:
+    return read(*values)[:2]
 
 
 # One node.
@@ -196,7 +200,7 @@ def test_only_the_nearest_proxies_are_read_of_any_number() -> None:
         lambda: read_x_forwarded_for(trusts_all, few)
     )
     seen: list[str] = []
-    client, _ = read_x_forwarded_for(lambda address: not seen.append(address), many)
+    client, *_ = read_x_forwarded_for(lambda address: not seen.append(address), many)
     assert len(seen) == MAX_NODES - 1  # the last one read is the client, trusted or not
     assert client == (f"2001:db8::{50_000 - MAX_NODES:x}", 0)
 
@@ -341,9 +345,10 @@ def test_no_forged_forwarded_hides_what_the_proxy_appends(
 )
 def test_any_bytes_are_read_or_refused(reader: str, headers: list[tuple[bytes, bytes]]) -> None:
     with suppress(RequestError):
-        client, scheme = FORWARDED_READERS[reader](is_trusted, headers)
+        client, scheme, _, hops = FORWARDED_READERS[reader](is_trusted, headers)
         assert client is None or ip_address(client[0])
         assert scheme in (None, "http", "https")
+        assert hops is None or 0 <= hops < MAX_NODES
 
 
 def test_a_forwarded_as_long_as_the_limit_is_read() -> None:

@@ -363,7 +363,7 @@ def test_header_map(name: bytes) -> None:
     [
         ([], None),
         ([(b"x-forwarded-proto", b"https")], "https"),
-        ([(b"x-forwarded-proto", b"HTTPS")], "http"),
+        ([(b"x-forwarded-proto", b"HTTPS")], "https"),
         ([(b"x-forwarded-ssl", b"on"), (b"x-forwarded-proto", b"https")], "https"),
         ([(b"x-forwarded-ssl", b"on"), (b"x-forwarded-proto", b"http")], 400),
     ],

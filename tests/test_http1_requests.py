@@ -532,7 +532,7 @@ def test_forwarder_headers_pass_a_refusing_header_map_from_a_trusted_peer_only(
         ([b"X-Forwarded-Protocol: ssl"], "https", "http"),
         ([b"X-Forwarded-Ssl: on"], "https", "http"),
         ([b"X-Forwarded-Proto: http"], "http", "http"),
-        ([b"X-Forwarded-Proto: HTTPS"], "http", "http"),
+        ([b"X-Forwarded-Proto: HTTPS"], "https", "http"),
         ([b"X-Forwarded-Proto: https", b"X-Forwarded-Ssl: off"], 400, "http"),
     ],
 )

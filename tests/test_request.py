@@ -19,6 +19,7 @@ from rules import SECURE, make_rules
 from tables import AUTHORITIES, NO_AUTHORITIES, each
 
 from gunicorn_asgi.errors import RequestError
+from gunicorn_asgi.http.forwarded import NOTHING
 from gunicorn_asgi.http.request import (
     MAX_LINE,
     UNKNOWN_LENGTH,
@@ -327,7 +328,7 @@ def test_a_name_with_an_underscore_never_has_a_meaning(rules: Rules) -> None:
         ((), None),
         ((b"X-Forwarded-Proto: https",), "https"),
         ((b"X-Forwarded-Proto: http",), "http"),
-        ((b"X-Forwarded-Proto: HTTPS",), "http"),
+        ((b"X-Forwarded-Proto: HTTPS",), "https"),
         ((b"X-Forwarded-Ssl: on",), "https"),
         ((b"X-Forwarded-Ssl: on", b"X-Forwarded-Proto: https"), "https"),
         ((b"X-Forwarded-Ssl: on", b"X-Forwarded-Proto: http"), 400),
@@ -337,7 +338,7 @@ def test_a_name_with_an_underscore_never_has_a_meaning(rules: Rules) -> None:
 def test_secure_scheme_headers(
     parser: str, lines: tuple[bytes, ...], scheme: str | int | None
 ) -> None:
-    """As in Gunicorn, for a trusted peer; docs/asgi.md, 23."""
+    """For a trusted peer; docs/asgi.md, 23."""
     data = head(b"HTTP/1.1", b"Host: a", *lines)
     assert read_fields(data, None, make_rules(parser)).scheme is None
     trusted = make_rules(parser, secure_scheme=SECURE)
@@ -432,7 +433,7 @@ def test_headers_about_the_client_are_read_only_from_a_trusted_proxy() -> None:
     assert make_rules().proxy_names == frozenset()
     assert make_rules(secure_scheme=SECURE).proxy_names == set(SECURE)
     assert make_rules(takes_script_name=True).proxy_names == {b"script_name"}
-    assert make_rules(read_proxy=lambda _: (None, None)).proxy_names == {
+    assert make_rules(read_proxy=lambda _: NOTHING).proxy_names == {
         b"x-forwarded-for",
         b"forwarded",
     }

@@ -21,7 +21,7 @@ def form_of(lines: list[bytes], new: set[int], version: str = "1.1") -> SectionF
     """The form of a section of `lines`, of which those at the indices `new` may change."""
     pattern = tuple(None if index in new else (b"a", b"b") for index in range(len(lines)))
     missing = sorted(new)
-    return SectionForm.of(version, lines, pattern, (Fields(b"", version, []), [], missing))
+    return SectionForm.of(version, lines, pattern, (Fields(b"", version, []), [], missing, None))
 
 
 FORM = [b"Host: a", b"Cookie: b", b"Accept: c", b"X-Id: d"]

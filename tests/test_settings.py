@@ -49,6 +49,8 @@ def test_every_option_has_its_default_unless_it_is_given() -> None:
         "http": "auto",
         "server_header": "gunicorn",
         "proxy_headers": "x-forwarded",
+        "forwarded_host": False,
+        "forwarded_lists": False,
         "date_header": True,
         "lame_duck": 0.3,
         "head_timeout": 10.0,

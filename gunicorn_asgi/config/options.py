@@ -34,6 +34,8 @@ class Options(TypedDict, total=False):
     http: Literal["auto", "httptools", "h11"]
     server_header: str
     proxy_headers: Literal["x-forwarded", "forwarded", "off"]
+    forwarded_host: bool
+    forwarded_lists: bool
     date_header: bool
     lame_duck: float
     head_timeout: float
@@ -121,6 +123,27 @@ class OptionSettings:
             "`X-Forwarded-For`; `forwarded` is `Forwarded` (RFC 7239), which also gives the "
             "scheme. With `off`, the client's address stays the connection's peer, and a "
             "`SCRIPT_NAME` header is no `root_path`.",
+        ),
+    ]
+    forwarded_host: Annotated[
+        bool,
+        switch(
+            "forwarded_host",
+            False,
+            "Take the `host` header from a trusted proxy's `X-Forwarded-Host`, or from `host` in "
+            "`Forwarded` where `proxy_headers` is `forwarded`. See "
+            "[behind a proxy](docs/proxies.md#the-host).",
+        ),
+    ]
+    forwarded_lists: Annotated[
+        bool,
+        switch(
+            "forwarded_lists",
+            False,
+            "Every trusted proxy appends to `X-Forwarded-Proto` and `X-Forwarded-Host`, as to "
+            "`X-Forwarded-For`: the client's element of a list counts. Otherwise a list means "
+            "`https` if all its elements do, and its last host counts. See "
+            "[behind a proxy](docs/proxies.md#lists-from-several-proxies).",
         ),
     ]
     date_header: Annotated[

@@ -1,4 +1,4 @@
-"""Pure: the client's address and scheme in X-Forwarded-For or ``Forwarded`` (RFC 7239).
+"""Pure: the client's address, scheme and host as proxies send them: lists, and RFC 7239.
 
 `http.trust` decides which peers are believed.
 """
@@ -17,8 +17,11 @@ from .grammar import TOKEN_PATTERN, Header
 Node = tuple[str, int]
 """(address, port). The port is 0 if it is not given."""
 IsTrusted = Callable[[str], bool]
-ForwardedInfo = tuple[Node | None, str | None]
-"""(client, scheme), each None if it is not given."""
+ForwardedInfo = tuple[Node | None, str | None, str | None, int | None]
+"""(client, scheme, host, hops), each None if it is not given.
+
+The hops are the trusted proxies between the client and the peer, the peer not among them.
+"""
 ForwardedReader = Callable[[IsTrusted, Sequence[Header]], ForwardedInfo]
 
 MAX_NODES = 100
@@ -47,23 +50,25 @@ FORWARDED_PAIR = re.compile(
     rf'(?:({TOKEN_TEXT})=({UNQUOTED_VALUE}|"(?:[^"\\]|\\.)*"))?[ \t]*([;,]|\Z)[ \t]*'
 )
 QUOTED_PAIR = re.compile(r"\\(.)")
+NOTHING: ForwardedInfo = (None, None, None, None)
 
 
 def read_x_forwarded_for(is_trusted: IsTrusted, headers: Sequence[Header]) -> ForwardedInfo:
-    """Return the client in a request's X-Forwarded-For fields. They have no scheme."""
+    """Return the client in a request's X-Forwarded-For fields. They have no scheme and no host."""
     values = [value for name, value in headers if name == b"x-forwarded-for"]
     text = b",".join(values).decode("latin-1")
     if "," not in text:
-        return (parse_node(text) if text else None), None
+        return (parse_node(text), None, None, 0) if text else NOTHING
     parts = text.rsplit(",", MAX_NODES)[-MAX_NODES:]
     nodes = [node for part in parts if (node := part.strip(" \t"))]
     if not nodes:
-        return None, None
-    return parse_node(nodes[client_index(nodes, is_trusted)]), None
+        return NOTHING
+    index = client_index(nodes, is_trusted)
+    return parse_node(nodes[index]), None, None, len(nodes) - 1 - index
 
 
 def read_forwarded(is_trusted: IsTrusted, headers: Sequence[Header]) -> ForwardedInfo:
-    """Return the client and the scheme in a request's ``Forwarded`` fields.
+    """Return the client, its scheme and its host in a request's ``Forwarded`` fields.
 
     Raises RequestError(400) if they are malformed. Otherwise a client could send an opening
     quotation mark, and make the proxy's own element a part of its quoted string.
@@ -75,13 +80,16 @@ def read_forwarded(is_trusted: IsTrusted, headers: Sequence[Header]) -> Forwarde
         raise RequestError(400, f"Invalid Forwarded: longer than {MAX_FORWARDED} bytes")
     elements = list(islice(parse_forwarded(text), MAX_NODES + 1))
     if not elements:
-        return None, None
+        return NOTHING
     if len(elements) > MAX_NODES:
         raise RequestError(400, f"Invalid Forwarded: more than {MAX_NODES} elements")
     nodes = [element.get("for", "") for element in elements]
     index = client_index(nodes, is_trusted)
-    # A trusted proxy has written this element. So its scheme counts, even if the address is hidden.
-    return parse_node(nodes[index]), _scheme(elements[index].get("proto"))
+    # A trusted proxy has written this element. So the scheme and the host count, even if the
+    # address is hidden.
+    element = elements[index]
+    scheme = _scheme(element.get("proto"))
+    return parse_node(nodes[index]), scheme, element.get("host"), len(nodes) - 1 - index
 
 
 FORWARDED_READERS: Mapping[str, ForwardedReader] = {
@@ -102,6 +110,28 @@ def client_index(nodes: Sequence[str], is_trusted: IsTrusted) -> int:
         if node is None or not is_trusted(node[0]):
             return index
     return 0
+
+
+def read_list(value: bytes) -> list[bytes]:
+    """Return the elements of one line of a list, without the empty ones (RFC 9110, 5.6.1).
+
+    Of more than MAX_NODES elements, all but the last ones are one element.
+    """
+    if b"," not in value:
+        return [value] if value else []
+    parts = value.rsplit(b",", MAX_NODES)
+    return [element for part in parts if (element := part.strip(b" \t"))]
+
+
+def client_element(elements: Sequence[bytes], hops: int | None) -> bytes | None:
+    """Return the element that the client's proxy has appended, if each proxy has appended one.
+
+    It is counted from the right: elements left of it are the client's own claims. None: `hops` is
+    not known, or the list is too short, so not all proxies have appended.
+    """
+    if hops is None or len(elements) <= hops:
+        return None
+    return elements[-1 - hops]
 
 
 def parse_node(text: str) -> Node | None:

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 from urllib.parse import unquote_to_bytes
 
 from ..errors import RequestError
-from .forwarded import ForwardedInfo, Node
+from .forwarded import NOTHING, ForwardedInfo, Node, client_element, read_list
 from .grammar import TOKEN, Header
 from .memory import Memory
 
@@ -47,9 +47,10 @@ Pattern = tuple["Header | None", ...]
 """A field section: the fields of its remembered lines, and None for each other line."""
 
 
-KnownSection = tuple["Fields", "list[Header]", "list[int]"]
-"""The meaning of a section's remembered lines, those of a proxy among them, and the places of the
-other lines. Fields in these places meant nothing to the server itself, at that time."""
+KnownSection = tuple["Fields", "list[Header]", "list[int]", "bytes | None"]
+"""The meaning of a section's remembered lines, those of a proxy among them, the places of the
+other lines, and the host that a trusted proxy has named in the remembered lines, or None. Fields in
+the places of other lines meant nothing to the server itself, at that time."""
 
 
 class FieldReader(Protocol):
@@ -92,6 +93,10 @@ class Rules:
     """From a trusted peer: its X-Request-Start counts, see `observe.request_wait`."""
     read_proxy: Callable[[Sequence[Header]], ForwardedInfo] | None = None
     """From a trusted peer: the reader of its headers about its client."""
+    host_name: Literal[b"", b"x-forwarded-host", b"forwarded"] = b""
+    """From a trusted peer: the header whose host replaces ``host``, if there is one."""
+    has_lists: bool = False
+    """From a trusted peer: all proxies append to lists (``forwarded_lists``)."""
     proxy_names: frozenset[bytes] = field(init=False)
     """The names of all these headers, so that requests without them cost nothing."""
     known_sections: Mapping[str, Memory[Pattern, KnownSection]] = field(init=False)
@@ -103,6 +108,8 @@ class Rules:
             names.add(b"script_name")
         if self.read_proxy is not None:
             names |= {b"x-forwarded-for", b"forwarded"}
+        if self.host_name:
+            names.add(self.host_name)
         object.__setattr__(self, "proxy_names", frozenset(names))
         known: dict[str, Memory[Pattern, KnownSection]] = {
             version: Memory(MAX_KNOWN_SECTIONS) for version in ("1.0", "1.1")
@@ -283,15 +290,37 @@ def read_proxied(fields: Fields, rules: Rules, proxied: list[Header]) -> None:
     `proxied`: the request's headers with names in ``rules.proxy_names``, in their order.
     """
     if proxied:
-        scheme = None
-        if rules.read_proxy is not None:
-            fields.client, scheme = rules.read_proxy(proxied)
-        if fields.upgrade == "websocket":
-            # Traefik's scheme of a handshake is wss.
-            proxied = [(name, b"https" if value == b"wss" else value) for name, value in proxied]
-        fields.scheme = _read_scheme(proxied, rules.secure_scheme, scheme)
+        client, scheme, host, hops = rules.read_proxy(proxied) if rules.read_proxy else NOTHING
+        fields.client = client
+        fields.scheme = _read_scheme(proxied, rules, fields.upgrade, scheme, hops)
+        if rules.host_name:
+            fields.headers = put_host(fields.headers, _read_host(proxied, rules, host, hops))
     if proxied or rules.script_name is not None:
         _read_script_name(fields, rules, proxied)
+
+
+def replace_host(fields: Fields, rules: Rules) -> None:
+    """Put the host that a trusted proxy has named into `fields`. Raises RequestError."""
+    proxied = [header for header in fields.headers if header[0] in rules.proxy_names]
+    fields.headers = put_host(fields.headers, read_host(proxied, rules))
+
+
+def read_host(proxied: Sequence[Header], rules: Rules) -> bytes | None:
+    """Return the host that a trusted proxy has named, or None. Raises RequestError."""
+    if not rules.host_name:
+        return None
+    _, _, host, hops = rules.read_proxy(proxied) if rules.read_proxy else NOTHING
+    return _read_host(proxied, rules, host, hops)
+
+
+def put_host(headers: list[Header], host: bytes | None) -> list[Header]:
+    """Return `headers` with another host, in its place or at the end; unchanged if it is None."""
+    if host is None:
+        return headers
+    for index, (name, _) in enumerate(headers):
+        if name == b"host":
+            return [*headers[:index], (name, host), *headers[index + 1 :]]
+    return [*headers, (b"host", host)]  # HTTP/1.0 allows requests without a host
 
 
 def _map_underscores(headers: list[Header], rules: Rules) -> list[Header]:
@@ -369,19 +398,67 @@ def takes_trailers(headers: Sequence[Header]) -> bool:
 
 
 def _read_scheme(
-    headers: list[Header], secure_scheme: Mapping[bytes, bytes], forwarded: str | None
+    proxied: Sequence[Header],
+    rules: Rules,
+    upgrade: str,
+    forwarded: str | None,
+    hops: int | None,
 ) -> str | None:
     """Read Gunicorn's ``secure_scheme_headers``. Raises RequestError if two of them disagree.
 
-    Only the exact value means https. `forwarded`, the scheme in ``Forwarded``, counts as one more.
+    `forwarded`, the scheme in ``Forwarded``, counts as one more. A repeated line is one more, too:
+    as a part of a list, it could be the client's.
     """
-    schemes = {
-        "https" if value == secure_scheme[name] else "http"
-        for name, value in headers
-        if name in secure_scheme
-    }
-    if forwarded is not None:
-        schemes.add(forwarded)
+    schemes = set() if forwarded is None else {forwarded}
+    for name, value in proxied:
+        secure = rules.secure_scheme.get(name)
+        if secure is not None:
+            is_secure = value == secure or _is_secure(value, secure, rules, upgrade, hops)
+            schemes.add("https" if is_secure else "http")
     if len(schemes) > 1:
         raise RequestError(400, "Contradictory scheme headers")
     return schemes.pop() if schemes else None
+
+
+def _is_secure(value: bytes, secure: bytes, rules: Rules, upgrade: str, hops: int | None) -> bool:
+    """Return whether a list, or a value in another case, means https.
+
+    A list does if all its elements do: no proxy denies it then, and no client can choose it.
+    """
+    elements = read_list(value.lower())
+    if rules.has_lists and (element := client_element(elements, hops)) is not None:
+        elements = [element]
+    secure_values = {secure.lower()}
+    if upgrade == "websocket" and b"https" in secure_values:
+        secure_values.add(b"wss")  # Traefik's scheme of a handshake
+    return bool(elements) and secure_values.issuperset(elements)
+
+
+def _read_host(
+    proxied: Sequence[Header], rules: Rules, forwarded: str | None, hops: int | None
+) -> bytes | None:
+    """Return the valid host that the proxy has named, or None. Raises RequestError.
+
+    The last element of a list is from the nearest proxy that has written one, never from a client
+    in front of it.
+    """
+    if rules.host_name == b"forwarded":
+        hosts = {forwarded.encode("latin-1")} if forwarded else set()
+    else:
+        hosts = set()
+        for name, value in proxied:
+            if name == rules.host_name and (elements := read_list(value)):
+                element = client_element(elements, hops) if rules.has_lists else None
+                hosts.add(element or elements[-1])
+    if len(hosts) > 1:
+        raise RequestError(400, "Contradictory X-Forwarded-Host header fields")
+    for host in hosts:
+        try:
+            check_authority(host)
+        except RequestError:
+            header = "Forwarded" if rules.host_name == b"forwarded" else "X-Forwarded-Host"
+            raise RequestError(
+                400, f"Invalid host in {header}: not a host with an optional port"
+            ) from None
+        return host
+    return None

@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
+from typing import Literal
 
 from ..asgi.scope import Address
 from ..config.settings import Settings
@@ -47,8 +48,8 @@ def peer_rules(rules: Rules, settings: Settings) -> PeerRules:
 
     As in Gunicorn, headers about the client are ignored from an untrusted peer. With the PROXY
     protocol the peer still decides, since it may have added headers. But if the client in the
-    PROXY header is not a trusted proxy itself, no header changes the client's address, and none
-    says when its request began: that client may have written them.
+    PROXY header is not a trusted proxy itself, no header changes the client's address or its host,
+    and none says when its request began: that client may have written them.
     """
     is_trusted = trusted_peers(settings.forwarded_allow_ips, "forwarded_allow_ips")
     reader = FORWARDED_READERS.get(settings.proxy_headers)
@@ -60,8 +61,12 @@ def peer_rules(rules: Rules, settings: Settings) -> PeerRules:
         takes_script_name=reader is not None,
         takes_request_start=True,
         read_proxy=partial(reader, is_trusted) if reader else None,
+        host_name=_host_name(settings),
+        has_lists=settings.forwarded_lists,
     )
-    trusted_for_connection = replace(trusted, read_proxy=None, takes_request_start=False)
+    trusted_for_connection = replace(
+        trusted, read_proxy=None, host_name=b"", takes_request_start=False
+    )
 
     def rules_for(peer: Address | None, proxied: Address | None) -> Rules:
         if not is_trusted(peer[0] if peer else None):
@@ -69,6 +74,12 @@ def peer_rules(rules: Rules, settings: Settings) -> PeerRules:
         return trusted if proxied is None or is_trusted(proxied[0]) else trusted_for_connection
 
     return rules_for
+
+
+def _host_name(settings: Settings) -> Literal[b"", b"x-forwarded-host", b"forwarded"]:
+    if not settings.forwarded_host:
+        return b""
+    return b"forwarded" if settings.proxy_headers == "forwarded" else b"x-forwarded-host"
 
 
 def _network(text: str, setting: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:

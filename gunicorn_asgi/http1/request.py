@@ -27,9 +27,12 @@ from ..http.request import (
     check_target,
     decode_path,
     map_underscores,
+    put_host,
     read_expect,
+    read_host,
     read_method,
     read_proxied,
+    replace_host,
 )
 from .section_form import SectionForm
 from .upgrade import asks_for_websocket, read_h2c
@@ -65,7 +68,7 @@ def read_head(head: bytes, last: Fields | None, rules: Rules) -> Request:
     if target.translate(None, PLAIN_TARGET):
         check_target(text)
     if not target.startswith(b"/"):
-        return _read_other_form(method, target, fields)
+        return _read_other_form(method, target, fields, rules)
     raw_path, query = target, b""
     if "?" in text:
         raw_path, _, query = target.partition(b"?")
@@ -109,7 +112,7 @@ def _too_many_fields(rules: Rules) -> RequestError:
     return RequestError(431, f"More than {rules.limit_fields} header fields")
 
 
-def _read_other_form(method: str, target: bytes, fields: Fields) -> Request:
+def _read_other_form(method: str, target: bytes, fields: Fields, rules: Rules) -> Request:
     """Read a target in absolute-form or asterisk-form (RFC 9112, 3.2.2 and 3.2.4)."""
     if target == b"*" and method == "OPTIONS":
         return method, "*", b"*", b"", fields
@@ -124,7 +127,10 @@ def _read_other_form(method: str, target: bytes, fields: Fields) -> Request:
     if raw_path != b"*":
         check_path(raw_path, fields)
     # RFC 9112, 3.2.2: the target's authority replaces the Host field.
-    return method, decode_path(raw_path), raw_path, query[1:], fields.with_host(authority)
+    own = fields.with_host(authority)
+    if rules.host_name:
+        replace_host(own, rules)
+    return method, decode_path(raw_path), raw_path, query[1:], own
 
 
 def read_fields(section: bytes, last: Fields | None, rules: Rules) -> Fields:
@@ -176,9 +182,11 @@ def _fill(
 
     Raises RequestError.
     """
-    fields, proxied, missing = known
+    fields, proxied, missing, host = known
     headers: list[Header] = list(pattern)  # type: ignore[arg-type]  # each None is replaced
     if not missing:
+        if host is not None:
+            headers = put_host(headers, host)
         return fields.with_section(section, headers, form)
     new_proxied: list[Header] = []
     lengths: list[bytes] = []
@@ -196,15 +204,17 @@ def _fill(
             has_clients_only = has_clients_only and name == b"x-forwarded-for"
     if has_meaning or (lengths and fields.length):  # with Transfer-Encoding, it is refused
         return _interpret(section, fields.version, headers, rules)
+    if host is not None:
+        headers = put_host(headers, host)
     fields = fields.with_section(section, headers, form)
     if lengths:
         fields.length = _read_framing(lengths, (), fields.version)
     if new_proxied:
         if has_clients_only and rules.read_proxy is not None:
-            # It has no scheme: that of the remembered lines is right.
-            fields.client, _ = rules.read_proxy(new_proxied)
+            # It has no scheme and no host: those of the remembered lines are right.
+            fields.client = rules.read_proxy(new_proxied)[0]
         else:
-            # No name is among both, except names of a scheme, whose order means nothing.
+            # No name is among both, except names of a scheme or host, whose order means nothing.
             read_proxied(fields, rules, proxied + new_proxied)
     return fields
 
@@ -222,9 +232,11 @@ def _learn_fields(
     if len(lines) <= MAX_KNOWN_LINES and sections.sample(1):
         known = [header for header in pattern if header is not None]
         missing = [index for index, header in enumerate(pattern) if header is None]
-        shared = _interpret(b"", version, known, rules)
         proxied = [header for header in known if header[0] in rules.proxy_names]
-        sections.put(pattern, (shared, proxied, missing))
+        if rules.has_lists and any(b"," in value for _, value in proxied):
+            return fields  # their meaning depends on X-Forwarded-For, which is never remembered
+        shared = _interpret(b"", version, known, rules)
+        sections.put(pattern, (shared, proxied, missing, read_host(proxied, rules)))
     return fields
 
 

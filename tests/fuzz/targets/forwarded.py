@@ -6,7 +6,12 @@ from ipaddress import ip_address
 
 from gunicorn_asgi.errors import RequestError
 from gunicorn_asgi.http.fields import VISIBLE
-from gunicorn_asgi.http.forwarded import read_forwarded, read_x_forwarded_for
+from gunicorn_asgi.http.forwarded import (
+    MAX_NODES,
+    ForwardedInfo,
+    read_forwarded,
+    read_x_forwarded_for,
+)
 
 NOT_VISIBLE = bytes(byte for byte in range(256) if byte not in VISIBLE)
 OWN = ("192.0.2.1", 0)
@@ -27,18 +32,23 @@ def check(data: bytes) -> None:
             [(b"x-forwarded-for", value), (b"x-forwarded-for", line)],
             [(b"x-forwarded-for", b"%b, %b" % (value, line))],
         ):
-            assert read_x_forwarded_for(is_trusted, headers) == (OWN, None), value
+            hops = line.count(b",")
+            assert read_x_forwarded_for(is_trusted, headers) == (OWN, None, None, hops), value
     try:
         check_node(read_forwarded(is_trusted, [(b"forwarded", value)]))
     except RequestError as error:
         check_error(error)
-    for line in (b"for=192.0.2.1;proto=https", b'For="192.0.2.1" ; Proto=HTTPS, for=10.0.0.1'):
+    for line in (
+        b"for=192.0.2.1;proto=https;host=a",
+        b'For="192.0.2.1" ; Proto=HTTPS;host="a", for=10.0.0.1;host=b',
+    ):
         for headers in (
             [(b"forwarded", value), (b"forwarded", line)],
             [(b"forwarded", b"%b, %b" % (value, line))],
         ):
             try:
-                assert read_forwarded(is_trusted, headers) == (OWN, "https"), value
+                found = read_forwarded(is_trusted, headers)
+                assert found == (OWN, "https", "a", line.count(b",")), value
             except RequestError as error:
                 check_error(error)
 
@@ -47,8 +57,9 @@ def check_error(error: RequestError) -> None:
     assert error.status == 400
 
 
-def check_node(found: tuple[tuple[str, int] | None, str | None]) -> None:
-    node, scheme = found
+def check_node(found: ForwardedInfo) -> None:
+    node, scheme, _, hops = found
+    assert hops is None or 0 <= hops < MAX_NODES
     assert scheme in (None, "http", "https")
     if node is not None:
         address, port = node
