@@ -102,7 +102,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             load_protocols(settings)
             # A hook for the TLS context only runs in the workers, which use its context.
             if cfg.is_ssl and not checks.has_tls_hook(cfg):
-                make_context(cfg)
+                make_context(cfg, settings)
         except ConfigError as error:
             log.error("%s", error)  # noqa: TRY400 # one sentence, no traceback
             raise SystemExit(1) from None
@@ -240,7 +240,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     async def _serve(self) -> int:
         try:
-            context = serving_context(self.cfg, self.settings.http_protocols)
+            context = serving_context(self.cfg, self.settings)
             self._server = server = self._make_server()
             self._stalls.running = server.tasks
             self._lifespan = lifespan = Lifespan(

@@ -68,6 +68,14 @@ def sign(directory: Path, name: str, authority: Pair) -> Pair:
     return pair
 
 
+def encrypt(directory: Path, name: str, pair: Pair, password: str) -> Pair:
+    """The pair with its key encrypted."""
+    key = str(directory / f"{name}.key")
+    to = ["-topk8", "-v2", "aes-256-cbc", "-passout", f"pass:{password}"]
+    _openssl("pkcs8", "-in", pair.keyfile, "-out", key, *to)
+    return Pair(pair.certfile, key)
+
+
 def client_context(pair: Pair | None = None, protocols: Sequence[str] = ()) -> ssl.SSLContext:
     """The context of a client that trusts every server.
 

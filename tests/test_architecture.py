@@ -199,7 +199,6 @@ def test_gunicorn_is_known_in_few_rooms() -> None:
         "config.check_config",
         "http.trust",
         "config.read_options",
-        "config.tls_context",
         "process.arbiter",
         "process.boot",
         "worker",
@@ -213,6 +212,7 @@ def test_gunicorn_is_known_in_few_rooms() -> None:
         "config.checks",
         "config.gunicorn_settings",
         "config.settings",
+        "config.tls_context",
     }
 
 

@@ -6,14 +6,17 @@ import os
 import re
 import signal
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
-from certificates import make_authority
+from certificates import Pair, encrypt, make_authority
+from gunicorn import sock
 from gunicorn.config import Config
 from process import APPS, NOTE, Gunicorn, is_alive
 
+from gunicorn_asgi.config.settings import Settings
 from gunicorn_asgi.config.tls_context import make_context
 from gunicorn_asgi.errors import ConfigError
 
@@ -221,21 +224,29 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     nonsense.write_text(
         "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n"
     )
-    encrypted = directory / "encrypted.key"
-    encrypted.write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
+    encrypted = encrypt(directory, "encrypted", pair, "sesame")
+    other_encrypted = encrypt(directory, "other-encrypted", other, "sesame")
+    both = directory / "both.pem"
+    both.write_text(Path(pair.certfile).read_text() + Path(encrypted.keyfile).read_text())
     return {
         "certificate": pair.certfile,
         "key": pair.keyfile,
         "other": other.keyfile,
         "nonsense": str(nonsense),
-        "encrypted": str(encrypted),
+        "encrypted": encrypted.keyfile,
+        "other encrypted": other_encrypted.keyfile,
+        "both": str(both),
         "missing": str(directory / "missing.pem"),
     }
 
 
+def options(**given: str) -> Settings:
+    return Settings.read(Config(), given, {})
+
+
 ENCRYPTED = (
-    r"keyfile: '\S+encrypted\.key' holds an encrypted key, and Gunicorn has no setting for its password: decrypt it "
-    r"\(openssl pkey -in \S+encrypted\.key -out NEW\), or make the context in the ssl_context hook\."
+    r"{}: '\S+{}' holds an encrypted key: give its password by the option tls_key_password_file, "
+    r"or decrypt it \(openssl pkey -in \S+{} -out NEW\)\."
 )
 TLS = [
     (
@@ -258,7 +269,11 @@ TLS = [
         {"certfile": "certificate", "keyfile": "certificate"},
         r"keyfile: '\S+one\.pem' holds no private key in PEM form\.",
     ),
-    ({"certfile": "certificate", "keyfile": "encrypted"}, ENCRYPTED),
+    (
+        {"certfile": "certificate", "keyfile": "encrypted"},
+        ENCRYPTED.format("keyfile", r"encrypted\.key", r"encrypted\.key"),
+    ),
+    ({"certfile": "both"}, ENCRYPTED.format("certfile", r"both\.pem", r"both\.pem")),
     (
         {"certfile": "certificate", "keyfile": "other"},
         r"keyfile: '\S+two\.key' is not the key of the certificate in certfile, '\S+one\.pem'\.",
@@ -290,7 +305,7 @@ def test_a_tls_file_that_cannot_be_used_is_named_with_its_setting_and_the_remedy
     for name, value in settings.items():
         cfg.set(name, files.get(value, value))
     with pytest.raises(ConfigError) as caught:
-        make_context(cfg)
+        make_context(cfg, options())
     assert re.fullmatch(
         rf"(Invalid value for setting|OpenSSL does not accept) {sentence}", str(caught.value)
     )
@@ -307,7 +322,164 @@ def test_every_kind_of_certificate_that_openssl_reads_is_taken(
     cfg = Config()
     cfg.set("certfile", str(certificate))
     cfg.set("keyfile", files["key"])
-    assert make_context(cfg)
+    assert make_context(cfg, options())
+
+
+# The password of the key.
+
+
+PASSWORDS: list[tuple[dict[str, str], dict[str, Any], str]] = [
+    (
+        {"keyfile": "encrypted"},
+        {"tls_key_password": "secret"},
+        r"Invalid value for setting keyfile: '\S+' cannot be decrypted by the password of the option tls_key_password\.",
+    ),
+    (
+        {"certfile": "both"},
+        {"tls_key_password_file": b"secret\n"},
+        r"Invalid value for setting certfile: '\S+' cannot be decrypted by the password of the option tls_key_password_file\.",
+    ),
+    (
+        {"keyfile": "other encrypted"},
+        {"tls_key_password": "sesame"},
+        r"Invalid value for setting keyfile: '\S+' is not the key of the certificate in certfile, '\S+'\.",
+    ),
+    (
+        {"keyfile": "encrypted"},
+        {"tls_key_password_file": "missing"},
+        r"Invalid value for option tls_key_password_file: '\S+' cannot be read: No such file or directory\.",
+    ),
+    (
+        {"keyfile": "encrypted"},
+        {"tls_key_password_file": b"\nsecret"},
+        r"Invalid value for option tls_key_password_file: '\S+' has no password in its first line\.",
+    ),
+    (
+        {"keyfile": "encrypted"},
+        {"tls_key_password_file": b"secret" * 171},
+        r"Invalid value for option tls_key_password_file: '\S+' has a password of more than 1024 bytes\.",
+    ),
+]
+
+
+def tls(files: dict[str, str], **settings: str) -> Config:
+    cfg = Config()
+    for name, value in {"certfile": "certificate", **settings}.items():
+        cfg.set(name, files.get(value, value))
+    return cfg
+
+
+def given(directory: Path, files: dict[str, str], values: dict[str, Any]) -> dict[str, str]:
+    """The options, with files of their own for what is bytes."""
+    written = {}
+    for name, value in values.items():
+        path = directory / name
+        if isinstance(value, bytes):
+            path.write_bytes(value)
+        written[name] = str(path) if isinstance(value, bytes) else files.get(value, value)
+    return written
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"tls_key_password": "sesame"},
+        {"tls_key_password_file": b"sesame"},
+        {"tls_key_password_file": b"sesame\n"},
+        {"tls_key_password_file": b"sesame\r\nthe key of 2026"},
+    ],
+    ids=str,
+)
+def test_the_password_opens_the_key(
+    tmp_path: Path, files: dict[str, str], values: dict[str, Any]
+) -> None:
+    settings = options(**given(tmp_path, files, values))
+    assert make_context(tls(files, keyfile="encrypted"), settings)
+    assert make_context(tls(files, certfile="both"), settings)
+    assert make_context(tls(files, keyfile="key"), settings)  # it needs none
+
+
+@pytest.mark.parametrize(("names", "values", "sentence"), PASSWORDS)
+def test_a_password_that_does_not_open_the_key_is_refused_without_being_told(
+    tmp_path: Path,
+    files: dict[str, str],
+    names: dict[str, str],
+    values: dict[str, Any],
+    sentence: str,
+) -> None:
+    settings = options(**given(tmp_path, files, values))
+    with pytest.raises(ConfigError) as caught:
+        make_context(tls(files, **names), settings)
+    assert re.fullmatch(sentence, str(caught.value))
+    told = "".join(traceback.format_exception(caught.value)) + repr(settings)
+    assert "secret" not in told
+    assert "sesame" not in told
+
+
+def test_no_message_has_a_password_that_is_not_allowed() -> None:
+    for configured, environment in (
+        ({"tls_key_password": "secret" * 200}, {}),
+        ({"tls_key_password": b"secret"}, {}),
+        ({}, {"GUNICORN_ASGI_TLS_KEY_PASSWORD": "secret" * 200}),
+        ({"tls_key_password": "secret", "tls_key_password_file": "/f"}, {}),
+        ({"tls_key_password_file": "/f"}, {"GUNICORN_ASGI_TLS_KEY_PASSWORD": "secret"}),
+        ({}, {"GUNICORN_ASGI_TLS_KEY_PASSWRD": "secret"}),
+    ):
+        with pytest.raises(ConfigError, match=r"tls_key_password|TLS_KEY_PASSWORD") as caught:
+            Settings.read(Config(), configured, environment)
+        assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_password_of_any_bytes_may_come_from_the_environment(
+    tmp_path: Path, files: dict[str, str]
+) -> None:
+    odd = encrypt(
+        tmp_path, "odd", Pair(files["certificate"], files["key"]), os.fsdecode(b"\xff\xe9ee")
+    )
+    settings = options(tls_key_password=os.fsdecode(b"\xff\xe9ee"))
+    assert make_context(tls(files, keyfile=odd.keyfile), settings)
+
+
+def test_the_ssl_context_hook_gets_the_password_by_its_default_and_nobody_asks_for_one(
+    files: dict[str, str],
+) -> None:
+    """Otherwise OpenSSL would ask on the terminal, and Gunicorn would wait for ever."""
+    cfg = tls(files, keyfile="encrypted")
+    cfg.set("ssl_context", lambda _config, default: default())
+    assert make_context(cfg, options(tls_key_password="sesame"))
+    with pytest.raises(ConfigError, match="holds an encrypted key: give its password"):
+        make_context(cfg, options())
+    with pytest.raises(ConfigError, match="cannot be decrypted by the password of the option"):
+        make_context(cfg, options(tls_key_password="secret"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"ca_certs": "certificate", "cert_reqs": 1},
+        {"ca_certs": "certificate", "cert_reqs": 2, "ciphers": "ECDHE-ECDSA-AES128-GCM-SHA256"},
+    ],
+    ids=str,
+)
+def test_the_context_is_the_one_that_gunicorn_would_make(
+    files: dict[str, str], settings: dict[str, Any]
+) -> None:
+    cfg = tls(files, keyfile="key", **settings)
+    ours, theirs = make_context(cfg, options()), sock.ssl_context(cfg)
+    for name in (
+        "verify_mode",
+        "verify_flags",
+        "options",
+        "minimum_version",
+        "maximum_version",
+        "check_hostname",
+        "security_level",
+        "num_tickets",
+    ):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert ours.get_ciphers() == theirs.get_ciphers()
+    assert ours.get_ca_certs() == theirs.get_ca_certs()
 
 
 @pytest.mark.gunicorn

@@ -55,6 +55,8 @@ def test_every_option_has_its_default_unless_it_is_given() -> None:
         "lame_duck": 0.3,
         "head_timeout": 10.0,
         "tls_handshake_timeout": 10.0,
+        "tls_key_password_file": "",
+        "tls_key_password": "",
         "limit_concurrency": 0,
         "body_timeout": 30.0,
         "write_timeout": 60.0,
@@ -146,6 +148,11 @@ ALLOWED = [
     ("date_header", True, "Yes", True),
     ("date_header", True, "on", True),
     ("half_close", "disconnect", "disconnect", "disconnect"),
+    ("forwarded_host", True, "yes", True),
+    ("forwarded_lists", True, "1", True),
+    ("tls_key_password_file", "/run/secrets/key", "/run/secrets/key", "/run/secrets/key"),
+    ("tls_key_password", " open sésame", " open sésame", " open sésame"),
+    ("tls_key_password", "x" * 1024, "x" * 1024, "x" * 1024),
     ("pathsend", False, "off", False),
     ("zerocopysend", False, "0", False),
     ("early_hint", False, "no", False),
@@ -193,6 +200,10 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("date_header", 1, "2"),
     ("date_header", "true", ""),
     ("half_close", True, "off"),
+    ("forwarded_host", "host", "x-forwarded-host"),
+    ("forwarded_lists", 1, "first"),
+    ("tls_key_password_file", None, "\0"),
+    ("tls_key_password", 1234, "é" * 513),
     ("pathsend", 0, "none"),
     ("early_hint", "off", "never"),
     ("head_timeout", -1, "-1"),
@@ -231,16 +242,18 @@ REFUSED: list[tuple[str, Any, str]] = [
 def test_a_value_that_is_not_allowed_is_refused_with_name_value_and_what_is_allowed(
     name: str, given: Any, text: str
 ) -> None:
-    allowed = next(option.allowed for option in OPTIONS if option.name == name)
+    option = next(option for option in OPTIONS if option.name == name)
+    allowed, is_secret = option.allowed, option.is_secret
+    shown = "it" if is_secret else repr(given)
     variable = f"GUNICORN_ASGI_{name.upper()}"
     with pytest.raises(ConfigError) as configured:
         read_options({name: given}, {})
-    assert str(configured.value) == f"Invalid value for option {name}: {given!r} must be {allowed}."
+    assert str(configured.value) == f"Invalid value for option {name}: {shown} must be {allowed}."
     with pytest.raises(ConfigError, match=f"option {variable}: ") as environment:
         read_options({}, {variable: text})
     assert str(environment.value).endswith(f" must be {allowed}.")
     # The value as it was written, or what it was read as.
-    told = (repr(text), text, f"{text}.0")
+    told = ["it"] if is_secret else [repr(text), text, f"{text}.0"]
     assert any(f": {value} must be " in str(environment.value) for value in told)
 
 

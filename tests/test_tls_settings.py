@@ -5,14 +5,17 @@ What TLS does to serving, and a context that cannot be made, are in tests/test_w
 
 from __future__ import annotations
 
+import os
+import pty
 import re
 import signal
 import ssl
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from certificates import Pair, client_context, make_authority, sign
+from certificates import Pair, client_context, encrypt, make_authority, sign
 from process import LOOPS, Connection, Gunicorn, wait_until_gone
 
 pytestmark = pytest.mark.gunicorn
@@ -184,21 +187,109 @@ def test_the_order_of_http_protocols_is_that_of_preference(
 
 
 @pytest.mark.smoke
-def test_a_new_certificate_is_shown_after_a_hup(tmp_path: Path, loop: str, people: People) -> None:
+def test_new_certificates_keys_and_passwords_count_at_a_hup_and_open_connections_go_on(
+    tmp_path: Path, loop: str, people: People
+) -> None:
     files = Pair(str(tmp_path / "cert.pem"), str(tmp_path / "key.pem"))
+    password = tmp_path / "password"
 
-    def install(pair: Pair) -> None:
-        for source, target in zip(pair, files, strict=True):
+    def install(pair: Pair, new_password: str) -> None:
+        encrypted = encrypt(tmp_path, "encrypted", pair, new_password)
+        for source, target in zip(encrypted, files, strict=True):
             Path(target).write_text(Path(source).read_text())
+        password.write_text(f"{new_password}\n")
 
     def shown(server: Gunicorn) -> str:
         return re.sub(r"\s", "", ssl.get_server_certificate(server.address))
 
-    install(people.server)
-    with Gunicorn(tmp_path, asgi_loop=loop, **files._asdict()) as server:
-        assert shown(server) == re.sub(r"\s", "", Path(people.server.certfile).read_text())
+    def text_of(pair: Pair) -> str:
+        return re.sub(r"\s", "", Path(pair.certfile).read_text())
+
+    install(people.server, "sesame")
+    options = {"tls_key_password_file": str(password)}
+    with Gunicorn(tmp_path, asgi_loop=loop, options=options, **files._asdict()) as server:
+        assert shown(server) == text_of(people.server)
         [first] = server.workers()
-        install(people.other_server)
-        server.kill(signal.SIGHUP)
+        with server.connect() as raw, client_context().wrap_socket(raw.sock) as sock:
+            open_before = Connection(sock)
+            open_before.get("/slow?seconds=2")
+            server.wait_for_event("slow begun")
+            install(people.other_server, "barley")
+            server.kill(signal.SIGHUP)
+            server.wait_for("on Gunicorn", 2)
+            assert shown(server) == text_of(people.other_server)
+            assert open_before.read_response()[2] == b"slow\n"
         wait_until_gone(first)
-        assert shown(server) == re.sub(r"\s", "", Path(people.other_server.certfile).read_text())
+
+        # Files that do not fit together: the new workers say so, and never that they serve.
+        password.write_text("sesame\n")
+        server.kill(signal.SIGHUP)
+        server.wait_for(r"could not replace another")
+        assert server.lines(
+            r"\[ERROR\] Invalid value for setting keyfile: '\S+' cannot be decrypted by the password of the option "
+            r"tls_key_password_file\.$"
+        )
+        install(people.server, "wheat")
+        server.kill(signal.SIGHUP)
+        server.wait_for("on Gunicorn", 3)
+        assert server.stop() == 0
+        assert not server.lines("Traceback")
+        assert not re.search("sesame|barley|wheat", server.log + server.output)
+
+
+def test_a_key_without_its_password_stops_the_boot_and_asks_nobody(
+    tmp_path: Path, people: People
+) -> None:
+    """On a terminal, too, where OpenSSL would ask, and wait for ever."""
+    settings = encrypt(tmp_path, "encrypted", people.server, "sesame")._asdict()
+    terminal, its_end = pty.openpty()
+    hook = "\ndef ssl_context(config, default):\n    return default()\n"
+    # The first terminal that the leader of a session opens is its own.
+    launcher = f"import os; os.open({os.ttyname(its_end)!r}, os.O_RDWR)"
+    try:
+        for number, config in enumerate(("", hook)):
+            with Gunicorn(
+                tmp_path / str(number), wait=False, config=config, launcher=launcher, **settings
+            ) as server:
+                assert server.wait() == (3 if config else 1)
+                assert server.lines(
+                    r"\[ERROR\] Invalid value for setting keyfile: '\S+' holds an encrypted key: give its password by "
+                )
+    finally:
+        os.close(terminal)
+        os.close(its_end)
+
+
+def test_the_password_may_come_from_the_environment_which_the_application_sees(
+    tmp_path: Path, people: People
+) -> None:
+    settings = encrypt(tmp_path, "encrypted", people.server, "sesame")._asdict()
+    with Gunicorn(tmp_path, env={"GUNICORN_ASGI_TLS_KEY_PASSWORD": "sesame"}, **settings) as server:
+        assert is_served(server, client_context())
+        assert server.stop() == 0
+        assert "sesame" not in server.log + server.output
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_the_user_of_the_workers_needs_to_read_the_key(people: People) -> None:
+    """The workers read it after they have become this user; the master has only tried it, as root."""
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        pair = Pair(f"{name}/cert.pem", f"{name}/key.pem")
+        for source, target in zip(people.server, pair, strict=True):
+            Path(target).write_text(Path(source).read_text())
+            Path(target).chmod(0o644)
+        settings: dict[str, Any] = {
+            "user": 65534,
+            "preload_app": True,  # the directory of the tests may be root's
+            "env": {"TEST_EVENTS": os.devnull},
+        }
+        with Gunicorn(directory, **settings, **pair._asdict()) as server:
+            assert is_served(server, client_context())
+            Path(pair.keyfile).chmod(0o600)
+            server.kill(signal.SIGHUP)
+            server.wait_for("could not replace another")
+            assert server.lines(
+                r"\[ERROR\] Invalid value for setting keyfile: '\S+' cannot be read: Permission denied\.$"
+            )

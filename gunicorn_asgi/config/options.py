@@ -17,13 +17,17 @@ from .rows import (
     choice,
     count,
     delay,
+    file_name,
     header_value,
     no_limit,
     read_rows,
+    secret,
     switch,
     time_limit,
 )
 
+MAX_PASSWORD = 1024
+"""Bytes of the longest password of a key that Python hands to OpenSSL."""
 MAX_READ_RATE = 4096
 """A client that takes the 48 KiB between the loop's water marks in 10 s ends the wait for it."""
 
@@ -40,6 +44,8 @@ class Options(TypedDict, total=False):
     lame_duck: float
     head_timeout: float
     tls_handshake_timeout: float
+    tls_key_password_file: str
+    tls_key_password: str
     limit_concurrency: int
     body_timeout: float
     write_timeout: float
@@ -180,6 +186,23 @@ class OptionSettings:
             "tls_handshake_timeout",
             10.0,
             "Time limit for the TLS handshake. On expiry, the connection is closed.",
+        ),
+    ]
+    tls_key_password_file: Annotated[
+        str,
+        file_name(
+            "tls_key_password_file",
+            "A file whose first line is the password of an encrypted TLS key. It is read with the "
+            "key. See [TLS](docs/operations.md#tls).",
+        ),
+    ]
+    tls_key_password: Annotated[
+        str,
+        secret(
+            "tls_key_password",
+            "The password itself, mainly by its environment variable. Only one of the two options "
+            "may be given.",
+            most=MAX_PASSWORD,
         ),
     ]
     limit_concurrency: Annotated[

@@ -68,7 +68,8 @@ def _read_environment(texts: Mapping[str, str], known: Mapping[str, Option]) -> 
 
 def _check(option: Option, value: object, name: str) -> None:
     if not option.check(value):
-        raise ConfigError(f"Invalid value for option {name}: {value!r} must be {option.allowed}.")
+        shown = "it" if option.is_secret else repr(value)
+        raise ConfigError(f"Invalid value for option {name}: {shown} must be {option.allowed}.")
 
 
 def _name_nearest(name: str, known: Mapping[str, object]) -> str:

@@ -34,6 +34,8 @@ class Option(NamedTuple):
     """The description in the README."""
     convert: Callable[[Any], Any] = unchanged
     """Makes the attribute of `Settings` from an allowed value. Raises ConfigError."""
+    is_secret: bool = False
+    """No message has the value."""
 
     @property
     def variable(self) -> str:
@@ -173,6 +175,37 @@ def header_value(name: str, default: str, description: str) -> Option:
         check=_is_header_value,
         help=description,
     )
+
+
+def file_name(name: str, description: str) -> Option:
+    return Option(
+        name=name,
+        type=str,
+        default="",
+        parse=str,
+        allowed="the name of a file, empty for none",
+        check=lambda value: isinstance(value, str) and "\0" not in value,
+        help=description,
+    )
+
+
+def secret(name: str, description: str, *, most: int) -> Option:
+    """A text of at most `most` bytes."""
+    return Option(
+        name=name,
+        type=str,
+        default="",
+        parse=str,
+        allowed=f"a text of at most {most} bytes, empty for none",
+        check=lambda value: isinstance(value, str) and len(secret_bytes(value)) <= most,
+        help=description,
+        is_secret=True,
+    )
+
+
+def secret_bytes(text: str) -> bytes:
+    """Return the bytes of a secret; those that are no UTF-8 in the environment stay as they are."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def no_limit(number: float) -> float:

@@ -70,6 +70,7 @@ class Settings(GunicornSettings, OptionSettings):
         Raises ConfigError for the first value that cannot work.
         """
         options = read_options(configured, environment, (*OPTIONS, *missing_stand_ins(cfg)))
+        _refuse_two_passwords(options)
         checks.refuse(cfg)
         checks.refuse_options(cfg, options)
         return cls(
@@ -77,6 +78,13 @@ class Settings(GunicornSettings, OptionSettings):
             **_convert_options(cfg, options),
             script_name=_read_script_name(environment.get("SCRIPT_NAME", "")),
             sendfile=_read_sendfile(cfg),
+        )
+
+
+def _refuse_two_passwords(options: Mapping[str, Any]) -> None:
+    if options["tls_key_password"] and options["tls_key_password_file"]:
+        raise ConfigError(
+            "Both tls_key_password and tls_key_password_file are given; give one of these options."
         )
 
 
