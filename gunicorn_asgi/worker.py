@@ -321,6 +321,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         self._stalls.beat = time.monotonic()
         self._interference.look()
         self._log_guard.tick()
+        if self._lifespan is not None:
+            self._lifespan.look(time.monotonic())
         if self._server is not None:
             self._server.tick(self._heartbeat.interval_s)
         self._recycling.look()

@@ -113,7 +113,8 @@ def told(server: InProcess) -> list[tuple[str, str]]:
 def full(limit: int, count: int, idle: int, closed: int = 0) -> tuple[str, str]:
     return "warning", (
         f"worker_connections is {limit}, and that many connections were open: {closed} of them were closed to make room. "
-        f"Open now: {count}, of which {idle} have no request in progress."
+        f"Open now: {count}, of which {idle} have no request in progress. If most have none, lower keepalive; "
+        "otherwise add workers, or raise worker_connections if the application has room for more."
     )
 
 

@@ -6,9 +6,12 @@ import asyncio
 import importlib
 import json
 import os
+import re
 import selectors
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -321,6 +324,66 @@ def test_a_slow_startup_is_waited_for_however_long_it_takes(mode: Any) -> None:
         await lifespan.shutdown(1)
 
     assert run(main()) >= days
+    assert log.records == []
+
+
+def test_a_startup_that_takes_long_is_warned_about_once_a_minute_until_its_end() -> None:
+    log = Log()
+    went_on: list[asyncio.Event] = []
+
+    @asynccontextmanager
+    async def connect_to_database() -> AsyncIterator[None]:
+        went_on.append(asyncio.Event())
+        await went_on[0].wait()
+        yield
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        async with connect_to_database():
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await asyncio.sleep(1000)
+
+    async def main() -> None:
+        lifespan = Lifespan(app, "auto", log, left.append)
+        lifespan.look(1e12)  # before its begin
+        began = time.monotonic()
+        startup = asyncio.ensure_future(lifespan.startup())
+        while not went_on:
+            await asyncio.sleep(0)
+        told = []
+        for seconds in (0, 30, 59, 61, 62, 120, 122, 180, 183):
+            lifespan.look(began + seconds)
+            told.append(len(log.records))
+        assert told == [0, 0, 0, 1, 1, 1, 2, 2, 3]
+        went_on[0].set()
+        await startup
+        lifespan.look(began + 1000)
+        shutdown = asyncio.ensure_future(lifespan.shutdown(100))
+        await asyncio.sleep(1)
+        lifespan.look(began + 2000)
+        await shutdown
+
+    run(main())
+    warnings, others = log.records[:3], log.records[3:]
+    for level, text, _ in warnings:
+        assert level == "warning"
+        assert re.fullmatch(
+            r"ASGI lifespan\.startup has run for (61|12[12]|18[23]) s, and has no time limit\. "
+            r"It is in .* > test_lifespan:\d+ app > contextlib:\d+ __aenter__ > "
+            r"test_lifespan:\d+ connect_to_database > asyncio\.locks:\d+ wait\. Until its end .*",
+            text,
+        )
+    assert [text.split(" after")[0] for _, text, _ in others] == [
+        "ASGI lifespan.shutdown was not complete"
+    ]
+
+
+def test_without_a_lifespan_nothing_takes_long() -> None:
+    log = Log()
+    lifespan = Lifespan(answers(), "off", log, left.append)
+    run(lifespan.startup())
+    lifespan.look(time.monotonic() + 1e6)
     assert log.records == []
 
 
@@ -848,9 +911,17 @@ def test_a_worker_that_is_told_to_stop_during_its_startup_leaves(
 
 
 @pytest.mark.gunicorn
-def test_a_hup_during_a_startup_replaces_the_worker(tmp_path: Path) -> None:
-    with start_gunicorn(tmp_path, "never_starts", wait=False) as server:
+def test_a_startup_that_takes_long_is_warned_about_and_a_hup_replaces_the_worker(
+    tmp_path: Path,
+) -> None:
+    a_moment_is_long = (
+        "from gunicorn_asgi.asgi import lifespan\nlifespan.LONG_STARTUP_SECONDS = 0.1"
+    )
+    with start_gunicorn(
+        tmp_path, "never_starts", wait=False, timeout=1, config=a_moment_is_long
+    ) as server:
         server.wait_for_event("starting")
+        server.wait_for(r"\[WARNING\] ASGI lifespan\.startup has run for .* never_starts > ", 2)
         [first] = server.workers()
         server.kill(signal.SIGHUP)
         server.wait_for_event("starting", 2)

@@ -604,7 +604,9 @@ def test_the_log_says_how_many_were_closed_once_a_minute(parser: str) -> None:
         [line] = server.log.take("warning")
         assert line.text == (
             "worker_connections is 2, and that many connections were open: 3 of them were closed "
-            "to make room. Open now: 2, of which 2 have no request in progress."
+            "to make room. Open now: 2, of which 2 have no request in progress. If most have none, "
+            "lower keepalive; otherwise add workers, or raise worker_connections if the "
+            "application has room for more."
         )
         for _ in range(4):
             is_served(server)

@@ -6,18 +6,23 @@ See the ASGI specification, "Lifespan Protocol".
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Literal
 
 from ..errors import ApplicationError, LifespanError
 from ..observe.log import Log
+from ..observe.stacks import name_calls, read_awaits
 from .scope import Application, Message, lifespan_scope
 
 CLEANUP_SECONDS = 1.0
 """Time for an application to return after its answer to lifespan.shutdown."""
 CANCEL_SECONDS = 0.1
 """Time for a cancelled application to end."""
+LONG_STARTUP_SECONDS = 60.0
+"""Time between two warnings about a startup that goes on."""
 
 
 class LifespanPhase(Enum):
@@ -59,6 +64,8 @@ class Lifespan:
         self._answered = asyncio.Event()
         self._shutdown = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._began = self._warns_at = math.inf
+        """The start of the startup, and the next warning about it (``time.monotonic``)."""
         self._is_cancelled = False
         """This object has cancelled the task: a CancelledError is no failure of the application."""
 
@@ -74,15 +81,32 @@ class Lifespan:
         """
         if self._mode == "off":
             return
+        self._began = time.monotonic()
+        self._warns_at = self._began + LONG_STARTUP_SECONDS
         self._task = asyncio.create_task(self._run(), name="lifespan")
         try:
             await self._answered.wait()
         except asyncio.CancelledError:
             await self._cancel()
             raise
+        finally:
+            self._warns_at = math.inf
         if self._failure is not None:
             await self._cancel()
             raise LifespanError(self._failure)
+
+    def look(self, now: float) -> None:
+        """Warn about a startup that takes long; to be called in each heartbeat."""
+        if now < self._warns_at:
+            return
+        self._warns_at = now + LONG_STARTUP_SECONDS
+        self._log.warning(
+            "ASGI lifespan.startup has run for %.0f s, and has no time limit. It is %s. Until its "
+            "end this worker serves nobody: clients wait, or are served by other workers if there "
+            "are any. Give what it waits for a timeout, or do it in a task after the startup",
+            now - self._began,
+            name_calls(read_awaits(self._task)),
+        )
 
     async def shutdown(self, timeout: float) -> None:
         """Run the application's shutdown, for at most `timeout` seconds; then cancel and log."""

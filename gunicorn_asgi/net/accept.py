@@ -186,7 +186,9 @@ class Acceptors:
                 server.log.warning(
                     "worker_connections is %d, and that many connections were open: "
                     "%d of them were closed to make room. "
-                    "Open now: %d, of which %d have no request in progress.",
+                    "Open now: %d, of which %d have no request in progress. "
+                    "If most have none, lower keepalive; otherwise add workers, or raise "
+                    "worker_connections if the application has room for more.",
                     server.settings.worker_connections,
                     closed,
                     count,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import logging
 import sys
@@ -19,6 +20,8 @@ MAX_CALLS = 60
 """Calls in a formatted stack, the innermost ones."""
 MAX_NAMED_CALLS = 5
 """Calls in a line about a task or thread, the innermost ones."""
+GENERATOR_STEPS = ("async_generator_asend", "async_generator_athrow")
+"""The types of a step of an asynchronous generator. A framework's lifespan is one, mostly."""
 EXCHANGE_CODE = run_application.__code__
 """The function that calls the application for its `exchange`."""
 
@@ -55,17 +58,23 @@ def find_log_handler(calls: list[Call]) -> logging.Handler | None:
 
 
 def read_awaits(task: asyncio.Task[Any] | None) -> list[Call]:
-    """Return the coroutines in which a task waits, the innermost last.
+    """Return the coroutines and generators in which a task waits, the innermost last.
 
     ``Task.get_stack`` knows only the outermost.
     """
     calls: list[Call] = []
     awaited: object = task.get_coro() if task is not None else None
     while True:
+        if type(awaited).__name__ in GENERATOR_STEPS:
+            # It names its generator to nobody but the garbage collector.
+            generators = filter(inspect.isasyncgen, gc.get_referents(awaited))
+            awaited = next(generators, None)
         if inspect.iscoroutine(awaited):
             frame, awaited = awaited.cr_frame, awaited.cr_await
         elif inspect.isgenerator(awaited):
             frame, awaited = awaited.gi_frame, awaited.gi_yieldfrom
+        elif inspect.isasyncgen(awaited):
+            frame, awaited = awaited.ag_frame, awaited.ag_await
         else:
             return calls
         if frame is not None:

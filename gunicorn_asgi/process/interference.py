@@ -76,7 +76,8 @@ class InterferenceWatch:
                 self._log.warning(
                     "The application, or a hook, has replaced the worker's handler of %s with %r. "
                     "Unless that calls the handler it has replaced, the worker does not learn what "
-                    "Gunicorn tells it by this signal",
+                    "Gunicorn tells it by this signal: call that handler, or do the work in "
+                    "lifespan.shutdown and install none",
                     signal.Signals(number).name,
                     current,
                 )
