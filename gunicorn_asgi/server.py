@@ -14,6 +14,7 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .asgi.request_timeout import cancel_overdue
 from .asgi.scope import Address, Application
 from .config.settings import Settings
 from .errors import RequestError
@@ -318,6 +319,9 @@ class Server:
             )
             self._refused = 0
         self.acceptors.report(now)
+        limit_s = self.settings.request_timeout_s
+        if limit_s != math.inf:
+            cancel_overdue(self.tasks, limit_s, time.monotonic(), self.log)
         if late > interval / 4:
             # Something has blocked the loop, so nobody could be served: the time does not count.
             # Data that has arrived is read only after this, for uvloop runs timers first.

@@ -7,7 +7,7 @@ import sys
 from enum import Enum
 from typing import Any, NoReturn
 
-from ..errors import ApplicationError, ClientDisconnected, is_disconnect
+from ..errors import ApplicationError, ClientDisconnected, RequestError, is_disconnect
 from ..http.contract import NEVER, ResponseWriter
 from ..http.fields import as_list
 from ..http.grammar import Header
@@ -190,6 +190,21 @@ class HTTPStream:
         self.client = GONE
         if self.task is not None:
             self.task.cancel()
+
+    def refuse(self, error: RequestError) -> None:
+        """Answer in place of the application, and cancel it. A response that has begun is aborted.
+
+        To be called only while `is_unanswered`.
+        """
+        if self.phase is SENDING:
+            self.writer.stop_file()
+        self.writer.refuse(error)
+        self.cancel()
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether the client still waits for the end of the response."""
+        return self.client is not GONE and self.phase is not COMPLETE
 
     @property
     def is_waiting(self) -> bool:

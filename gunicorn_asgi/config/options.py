@@ -47,6 +47,7 @@ class Options(TypedDict, total=False):
     tls_key_password_file: str
     tls_key_password: str
     limit_concurrency: int
+    request_timeout: float
     body_timeout: float
     write_timeout: float
     min_body_rate: int
@@ -214,6 +215,16 @@ class OptionSettings:
             "Further requests are answered with 503 and `Retry-After: 1`. (`worker_connections` "
             "limits connections; at that limit, idle ones make room.)",
             convert=no_limit,
+        ),
+    ]
+    request_timeout_s: Annotated[
+        float,
+        time_limit(
+            "request_timeout",
+            0.0,
+            "Time limit for a request, from the start of the application to the end of its "
+            "response. On expiry, the application is cancelled: 503, or an abort if the response "
+            "has begun. See [time limits](docs/behaviour.md#time-for-a-whole-request).",
         ),
     ]
     body_timeout_s: Annotated[

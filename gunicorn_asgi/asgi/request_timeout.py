@@ -1,0 +1,49 @@
+"""The time limit of a request: ``request_timeout``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from ..errors import RequestError
+from ..http.contract import ASGIStream
+from ..observe.log import Log
+from ..observe.printable import printable
+from ..observe.stacks import name_calls, read_awaits
+from .http import HTTPStream
+
+MAX_PATH = 200
+TIMED_OUT = RequestError(503, "The application did not answer in time", is_logged=True)
+
+
+def cancel_overdue(
+    running: Mapping[asyncio.Task[None], tuple[ASGIStream, float]],
+    limit_s: float,
+    now: float,
+    log: Log,
+) -> None:
+    """Answer for applications that run longer than `limit_s`, and cancel each of them once.
+
+    `running` has the exchange of each and the time when it began, the oldest first; `now` is on
+    the same clock. An application whose client has its response, or has gone, is left alone, and
+    so is a WebSocket.
+    """
+    overdue: list[tuple[asyncio.Task[None], HTTPStream, float]] = []
+    for task, (stream, began) in running.items():
+        if now - began < limit_s:
+            break
+        if isinstance(stream, HTTPStream) and stream.is_unanswered:
+            overdue.append((task, stream, now - began))
+    for task, stream, age in overdue:
+        try:
+            log.warning(
+                "request_timeout is %g s: %s %s has run for %.1f s and is cancelled. It was %s",
+                limit_s,
+                printable(stream.method),
+                printable(stream.raw_path[:MAX_PATH]),
+                age,
+                name_calls(read_awaits(task)),
+            )
+            stream.refuse(TIMED_OUT)
+        except Exception:  # the fault of one exchange must not end the heartbeat
+            log.exception("Error at the time limit of a request")
