@@ -14,6 +14,8 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .asgi.health import answer_health_check
+from .asgi.http import HTTPStream
 from .asgi.request_timeout import cancel_overdue
 from .asgi.scope import Address, Application
 from .config.settings import Settings
@@ -102,6 +104,7 @@ def _make_rules(settings: Settings) -> Rules:
         secure_scheme={},
         forwarder_names=frozenset(),
         script_name=settings.script_name,
+        health_path=settings.health_path,
     )
 
 
@@ -135,6 +138,7 @@ class Server:
         "_phase",
         "_refused",
         "_spawn",
+        "_streams_end_at",
         "acceptors",
         "access",
         "app",
@@ -143,6 +147,7 @@ class Server:
         "default_headers",
         "default_lines",
         "grace_s",
+        "health_path",
         "host",
         "idle_deadline",
         "is_closing_websockets",
@@ -188,6 +193,7 @@ class Server:
         self.loop = loop
         self.state: Mapping[str, Any] | None = None
         self.limit_concurrency = settings.limit_concurrency
+        self.health_path = settings.health_path
         self.grace_s = settings.disconnect_grace_s
         self.switched_off = settings.switched_off
         self.rules_for = peer_rules(_make_rules(settings), settings)
@@ -231,8 +237,10 @@ class Server:
         # The graceful shutdown.
         self.keeps_alive = settings.keepalive_s > 0
         self.is_closing_websockets = False
+        self._streams_end_at = math.inf
+        """When running streams are asked to end, on the loop's clock."""
         self.is_out_of_service = False
-        """Gunicorn stops, and a load balancer is to send no more requests."""
+        """Gunicorn stops, and load balancers are to choose another server."""
         self._phase: ShutdownPhase = SERVING
         self._lame_ducks: set[Transport] = set()
         """Idle connections whose lame-duck time began later than that of the others."""
@@ -285,6 +293,14 @@ class Server:
             self.tasks[task] = stream, time.monotonic()
             task.add_done_callback(self._task_done)
 
+    def start_health_check(self, stream: ASGIStream) -> None:
+        """Answer `stream` in place of the application, in a task that never waits.
+
+        It is no request for ``max_requests`` and ``limit_concurrency``.
+        """
+        answer = partial(answer_health_check, self)
+        stream.task = self._spawn(stream.run(answer), context=self.context.copy())
+
     def overloaded(self) -> RequestError:
         """The error for a request above ``limit_concurrency``. The log has one line a second."""
         self._refused += 1
@@ -322,6 +338,8 @@ class Server:
         limit_s = self.settings.request_timeout_s
         if limit_s != math.inf:
             cancel_overdue(self.tasks, limit_s, time.monotonic(), self.log)
+        if self._streams_end_at <= now:
+            self._end_streams()  # also those that have begun since the last tick
         if late > interval / 4:
             # Something has blocked the loop, so nobody could be served: the time does not count.
             # Data that has arrived is read only after this, for uvloop runs timers first.
@@ -391,6 +409,9 @@ class Server:
         closing = self.loop.call_later(
             min(self.settings.ws_drain_delay_s, seconds / 2), self._close_websockets
         )
+        if self.settings.stream_drain_delay_s:
+            delay_s = min(self.settings.stream_drain_delay_s, seconds / 2)
+            self._streams_end_at = self.loop.time() + delay_s
         await self.acceptors.close(seconds / 4, self.host.is_being_replaced)
         await self._until_idle(min(self.settings.lame_duck_s, seconds / 4))
         self._phase = FINISHING
@@ -428,6 +449,11 @@ class Server:
         self.is_closing_websockets = True
         for transport in list(self.connections):
             transport.handler.close_websockets()
+
+    def _end_streams(self) -> None:
+        for stream, _ in list(self.tasks.values()):
+            if isinstance(stream, HTTPStream):  # WebSockets have a delay of their own
+                stream.end_streaming()
 
     def start_lame_duck(self, transport: Transport) -> None:
         """Close `transport`, idle and not told of the shutdown, after ``lame_duck`` seconds."""

@@ -16,6 +16,7 @@ PAGE = (Path(__file__).parent.parent / "docs" / "security.md").read_text()
 NO_LIMITS = {
     # Delays of a shutdown.
     "lame_duck",
+    "stream_drain_delay",
     "ws_drain_delay",
     "stop_delay",
     # The ends of workers.

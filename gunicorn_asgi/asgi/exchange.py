@@ -85,6 +85,10 @@ class ExchangeHost(Protocol):
         """The response extensions that are not offered, each with the option that does so."""
 
     @property
+    def is_out_of_service(self) -> bool:
+        """Whether load balancers are to choose another server: the answer to a health check."""
+
+    @property
     def websocket_share(self) -> WebSocketShare | None:
         """The limits that all WebSockets share; None if they are not served."""
 

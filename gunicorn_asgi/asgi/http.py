@@ -95,6 +95,7 @@ class HTTPStream:
         "writer",
     )
 
+    is_health_check = False
     may_be_followed = True
 
     def __init__(
@@ -160,6 +161,16 @@ class HTTPStream:
         if self.client is PRESENT:
             self.client = ASKED_TO_END
         self._wake()
+
+    def end_streaming(self) -> None:
+        """``stream_drain_delay`` is over: ask a response to end if it has begun without a length.
+
+        Its request has to be complete. May be called again.
+        """
+        # A response with a declared length ends by itself, and its rest cannot be left out.
+        is_stream = STARTED <= self.phase < TRAILING and self.content_left == UNDECLARED
+        if is_stream and self.client is PRESENT and self.body in (RECEIVED, TAKEN):
+            self.ask_to_end()
 
     def pause_writing(self) -> None:
         self.is_writing_paused = True

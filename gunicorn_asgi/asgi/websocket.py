@@ -64,6 +64,7 @@ class WebSocketStream:
         "raw_path",
     )
 
+    is_health_check = False
     may_be_followed = False
     """Data after the handshake is frames, and must never be read as a request."""
     unread = 0

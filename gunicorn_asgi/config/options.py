@@ -21,6 +21,7 @@ from .rows import (
     header_value,
     no_limit,
     read_rows,
+    request_path,
     secret,
     switch,
     time_limit,
@@ -42,6 +43,8 @@ class Options(TypedDict, total=False):
     forwarded_lists: bool
     date_header: bool
     lame_duck: float
+    stream_drain_delay: float
+    health_path: str
     head_timeout: float
     tls_handshake_timeout: float
     tls_key_password_file: str
@@ -169,6 +172,25 @@ class OptionSettings:
             "Time for which idle keep-alive connections stay open when a worker stops. A request "
             "that arrives in this time is answered with `Connection: close`; without this time, "
             "it could arrive at a closed connection and be lost.",
+        ),
+    ]
+    stream_drain_delay_s: Annotated[
+        float,
+        delay(
+            "stream_drain_delay",
+            0.0,
+            "Time from the start of a graceful shutdown until `receive()` tells running streams "
+            "`http.disconnect`, at most half of `graceful_timeout`; 0 for never. Event streams end "
+            "by it: see [operations](docs/operations.md#event-streams).",
+        ),
+    ]
+    health_path: Annotated[
+        bytes,
+        request_path(
+            "health_path",
+            "The path of [health checks](docs/operations.md#health-checks): GET and HEAD of it are "
+            "answered without the application, and not logged. 200, or 503 while the worker is "
+            "about to leave its load balancer. Empty for none.",
         ),
     ]
     head_timeout_s: Annotated[

@@ -7,6 +7,7 @@ an attribute of `Settings`, its type and its row.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -189,6 +190,20 @@ def file_name(name: str, description: str) -> Option:
     )
 
 
+def request_path(name: str, description: str) -> Option:
+    """A path as a client sends it. Its attribute is bytes, and empty where it is not given."""
+    return Option(
+        name=name,
+        type=str,
+        default="",
+        parse=str,
+        allowed="a path as in a request, such as /healthz, without a query; or empty for none",
+        check=lambda value: isinstance(value, str) and _REQUEST_PATH.fullmatch(value) is not None,
+        help=description,
+        convert=lambda value: value.encode(),
+    )
+
+
 def secret(name: str, description: str, *, most: int) -> Option:
     """A text of at most `most` bytes."""
     return Option(
@@ -216,6 +231,9 @@ def no_limit(number: float) -> float:
 def _seconds_or_no_limit(seconds: float) -> float:
     return no_limit(float(seconds))
 
+
+_REQUEST_PATH = re.compile(r"(?:/[!\"$->@-~]*)?")
+"""Printable ASCII from a slash on, without ``?`` and ``#``; or nothing."""
 
 _BOOLS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),

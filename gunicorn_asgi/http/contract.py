@@ -85,6 +85,8 @@ class ASGIStream(Protocol):
 
     task: Any
     """The asyncio.Task of `run`, or None before the start."""
+    is_health_check: bool
+    """The server answers for the application: `ConnectionHost.start_health_check`. (HTTP/2.)"""
     may_be_followed: bool
     """The same connection may carry further requests after this exchange (HTTP/1.1)."""
     unread: int

@@ -97,6 +97,8 @@ class Rules:
     """From a trusted peer: the header whose host replaces ``host``, if there is one."""
     has_lists: bool = False
     """From a trusted peer: all proxies append to lists (``forwarded_lists``)."""
+    health_path: bytes = b""
+    """The option: the server answers it also where it is outside of `script_name`."""
     proxy_names: frozenset[bytes] = field(init=False)
     """The names of all these headers, so that requests without them cost nothing."""
     known_sections: Mapping[str, Memory[Pattern, KnownSection]] = field(init=False)
@@ -264,9 +266,18 @@ def check_target(target: str) -> None:
         raise RequestError(400, "Invalid request target: it has a space")
 
 
-def check_path(raw_path: bytes, fields: Fields) -> None:
-    """Raise RequestError if the path does not begin with ``SCRIPT_NAME``."""
-    if fields.script_name and not raw_path.startswith(fields.script_name):
+def may_be_health_check(method: str, fields: Fields) -> bool:
+    """Whether the server itself answers a request of ``health_path``."""
+    return method in ("GET", "HEAD") and fields.upgrade != "websocket"
+
+
+def check_path(method: str, raw_path: bytes, fields: Fields, rules: Rules) -> None:
+    """Raise RequestError if the path of a request does not begin with ``SCRIPT_NAME``."""
+    if (
+        fields.script_name
+        and not raw_path.startswith(fields.script_name)
+        and not (raw_path == rules.health_path and may_be_health_check(method, fields))
+    ):
         # Gunicorn's ConfigurationProblem, and its status: the settings of server and proxy do not
         # fit together.
         raise RequestError(

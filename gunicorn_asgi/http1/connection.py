@@ -13,7 +13,7 @@ from ..asgi.scope import Scope, http_scope
 from ..errors import RequestError
 from ..http.contract import NEVER, ASGIStream
 from ..http.exchange import LATE_BODY, LATE_HEAD, BodyDeadline, ExchangeLog, body_deadline
-from ..http.request import Fields, Request
+from ..http.request import Fields, Request, may_be_health_check
 from ..net import kernel
 from ..net.deadlines import Deadline
 from ..net.idleness import BUSY, INCOMPLETE, KEPT, LEFT, SILENT, Idleness
@@ -207,12 +207,15 @@ class H1Connection(Handler):
         request, where later ones begin. Raises RequestError.
         """
         host, transport, writer = self.host, self.transport, self._writer
-        if len(host.tasks) >= host.limit_concurrency:
+        is_health_check = request[2] == host.health_path and may_be_health_check(
+            request[0], request[4]
+        )
+        if len(host.tasks) >= host.limit_concurrency and not is_health_check:
             raise host.overloaded()
         self.fields = fields = request[4]
         self.inbox.empty_lines = 0
         log = writer.log
-        if log is not None:
+        if log is not None and not is_health_check:
             log.begin(request, fields.version, transport)
         scope = http_scope(request, transport, host.state, host.switched_off)
         response = writer.response
@@ -238,7 +241,10 @@ class H1Connection(Handler):
                 transport.close()  # the rest will never come
                 return end
         self.has_pipelined_data = end < size
-        host.start(stream)
+        if is_health_check:
+            host.start_health_check(stream)
+        else:
+            host.start(stream)
         return end
 
     def _begin_upgrade(self, request: Request, scope: Scope, data: bytes) -> bool:

@@ -74,7 +74,7 @@ def read_head(head: bytes, last: Fields | None, rules: Rules) -> Request:
         raw_path, _, query = target.partition(b"?")
         text = text[: len(raw_path)]
     if fields.script_name:
-        check_path(raw_path, fields)
+        check_path(method, raw_path, fields, rules)
     return method, decode_path(raw_path) if "%" in text else text, raw_path, query, fields
 
 
@@ -125,7 +125,7 @@ def _read_other_form(method: str, target: bytes, fields: Fields, rules: Rules) -
         # RFC 9112, 3.2.4: a proxy forwards OPTIONS for the whole server in absolute-form.
         raw_path = b"*" if method == "OPTIONS" and not query else b"/"
     if raw_path != b"*":
-        check_path(raw_path, fields)
+        check_path(method, raw_path, fields, rules)
     # RFC 9112, 3.2.2: the target's authority replaces the Host field.
     own = fields.with_host(authority)
     if rules.host_name:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from ..asgi.health import HealthCheck
 from ..asgi.http import HTTPStream
 from ..asgi.scope import Scope, http_scope
 from ..errors import RequestError
 from ..http.exchange import ExchangeLog
 from ..http.grammar import Header
-from ..http.request import Request
+from ..http.request import Request, may_be_health_check
 from ..net.transport import Transport
 from ..observe.access_log import HTTP2_LOGGED_VERSION
 from .blocks import Block
@@ -50,7 +51,10 @@ def open_exchange(
     exchange = Exchange(connection, stream, request[0] == "HEAD", log)
     exchange.fields = fields
     connection.exchanges[exchange] = None
-    if host.access is not None and log is None:
+    stream_class: type[HTTPStream] = HTTPStream
+    if request[2] == host.health_path and may_be_health_check(request[0], fields):
+        stream_class = HealthCheck
+    elif host.access is not None and log is None:
         exchange.log = ExchangeLog(host.access)
         try:
             exchange.log.begin(request, HTTP2_LOGGED_VERSION, transport)
@@ -64,7 +68,7 @@ def open_exchange(
     if fields.upgrade:
         _open_websocket(exchange, scope, has_ended)
     else:
-        exchange.stream = HTTPStream(exchange, scope, not has_ended, fields.expect_continue, host)
+        exchange.stream = stream_class(exchange, scope, not has_ended, fields.expect_continue, host)
         if not has_ended:
             exchange.expect_body(fields.expect_continue)
     return exchange
@@ -98,6 +102,8 @@ def start_exchanges(connection: ExchangeOwner, exchanges: list[Exchange]) -> Non
             continue  # refused
         if exchange.h2_stream.state is STREAM_CLOSED:
             exchange.finish()  # the client has reset it in the same packet
+        elif stream.is_health_check:
+            host.start_health_check(stream)
         elif len(host.tasks) >= host.limit_concurrency:
             exchange.stream = None
             exchange.refuse(host.overloaded())

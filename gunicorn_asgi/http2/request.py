@@ -112,7 +112,7 @@ class RequestReader:
         _check_list(block, self._max_list)
         path, raw_path, query = _read_path(method, block.target)
         if raw_path != b"*":
-            check_path(raw_path, fields)
+            check_path(method.decode(), raw_path, fields, self._rules)
         return path, raw_path, query
 
     def _read_new(self, block: Block) -> Request:
@@ -158,7 +158,7 @@ def read_request(block: Block, rules: Rules, max_list: int, has_websocket: bool)
         )
     name = METHODS.get(method) or ("CONNECT" if fields.upgrade else read_method(method, rules))
     if raw_path != b"*":
-        check_path(raw_path, fields)
+        check_path(name, raw_path, fields, rules)
     return name, path, raw_path, query, fields
 
 

@@ -61,6 +61,8 @@ class ConnectionHost(ExchangeHost, Protocol):
     """The access log and the hooks; None where nobody listens."""
     limit_concurrency: float
     """The setting, which each request asks for."""
+    health_path: bytes
+    """The setting, which each request is compared with."""
     state: Mapping[str, Any] | None
     """The state that ``lifespan.startup`` has left for the requests."""
 
@@ -95,6 +97,9 @@ class ConnectionHost(ExchangeHost, Protocol):
 
     def start(self, stream: ASGIStream) -> None:
         """Run the application for `stream`, and count its request."""
+
+    def start_health_check(self, stream: ASGIStream) -> None:
+        """Answer `stream` in place of the application. It is not counted."""
 
     def overloaded(self) -> RequestError:
         """The error for a request above ``limit_concurrency``."""
