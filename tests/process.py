@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import gunicorn
 import httpx
+from forking import ForkedProcess, Forks
 from gunicorn.config import KNOWN_SETTINGS
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ PARSERS = [
 BOOT_LINE = r"gunicorn_asgi \S+ on Gunicorn"
 IS_MEASURED = "COVERAGE_PROCESS_CONFIG" in os.environ
 """Whether coverage.py measures this process and those that it starts."""
+MODULE = ("-m", "gunicorn")
 NOTE = """
 def note(*words):
     import os
@@ -59,6 +61,17 @@ def note(*words):
         file.write(" ".join(map(str, words)) + "\\n")
 """
 """`note` of apps/events.py for hooks in the configuration file, from where the applications cannot be imported yet."""
+
+
+def base_environment() -> dict[str, str]:
+    """Return this environment without the variables that Gunicorn takes settings from.
+
+    It is not scrubbed: coverage.py follows its subprocesses by their environment.
+    """
+    unwanted = ("GUNICORN_CMD_ARGS", "FORWARDED_ALLOW_IPS", "WEB_CONCURRENCY")
+    env = {name: value for name, value in os.environ.items() if name not in unwanted}
+    # A file that is written twice in a second, with the same size, would be read from the cache of the first.
+    return {**env, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def poll(probe: Callable[[], T], what: str = "", seconds: float = DEADLINE) -> T:
@@ -75,12 +88,14 @@ class Gunicorn:
     """``with Gunicorn(tmp_path, "main:app", timeout=1) as server``: a master and its workers, in a process group of their own.
 
     `settings` are Gunicorn's, `options` go to ``Worker.configure()``, `config` is more text for the configuration file (hooks). `launcher` is Python
-    that runs first, and in the same process. Listens on a free port of 127.0.0.1 unless `bind` says otherwise. Waits until every worker
+    that runs first, and in the same process. Where nothing says how the master starts, it is a fork (see forking.py), unless `forked` is false. Listens on a free port of 127.0.0.1 unless `bind` says otherwise. Waits until every worker
     serves, unless `wait` is false.
     """
 
     may_start = True
     """Whether the running test has the marker ``gunicorn``. conftest.py sets it."""
+    forks: Forks | None = None
+    """Shared by all of this process, from the first start on."""
 
     def __init__(
         self,
@@ -88,9 +103,10 @@ class Gunicorn:
         app: str = "main:app",
         *,
         args: tuple[str, ...] = (),
-        program: tuple[str, ...] = ("-m", "gunicorn"),
+        program: tuple[str, ...] = MODULE,
         config: str = "",
         env: Mapping[str, str] | None = None,
+        forked: bool = True,
         launcher: str = "",
         options: Mapping[str, Any] | None = None,
         wait: bool = True,
@@ -118,26 +134,24 @@ class Gunicorn:
         self._config = config
         self._options = options
         self.configure()
-        # Not scrubbed: coverage follows its subprocesses by their environment.
-        self._env = {
-            **os.environ,
-            "TEST_EVENTS": str(self.events_file),
-            "PYTHONUNBUFFERED": "1",
-            **(env or {}),
-        }
-        # What is written twice in a second, with the same size, would be read from the cache of the first.
-        self._env["PYTHONDONTWRITEBYTECODE"] = "1"
-        for name in ("GUNICORN_CMD_ARGS", "FORWARDED_ALLOW_IPS", "WEB_CONCURRENCY"):
-            if name not in (env or {}):
-                self._env.pop(name, None)
-        self._command = [sys.executable, *program, "-c", str(self.config_file), *args]
+        self._env = {**base_environment(), "TEST_EVENTS": str(self.events_file), **(env or {})}
+        self._args = ["-c", str(self.config_file), *args]
+        self._is_forked = (
+            forked
+            and program == MODULE
+            and not launcher
+            and not IS_MEASURED
+            # Variables of other names may be read when Python starts, or by an import.
+            and all(name.startswith("TEST_") for name in env or ())
+        )
+        self._command = [sys.executable, *program, *self._args]
         if launcher:
             self._command = [
                 sys.executable,
                 "-c",
                 f"{launcher}\nimport os\nos.execv({sys.executable!r}, {self._command!r})",
             ]
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | ForkedProcess | None = None
 
     @classmethod
     def with_http2(cls, directory: Path, app: str = "main:app", **given: Any) -> Gunicorn:
@@ -163,15 +177,20 @@ class Gunicorn:
         assert self.may_start, "a test that starts Gunicorn needs the marker pytest.mark.gunicorn"
         self.stdout = self.directory / "stdout"
         with self.stdout.open("wb") as out:
-            self.process = subprocess.Popen(
-                self._command,
-                cwd=self.directory,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
+            if self._is_forked:
+                if Gunicorn.forks is None:
+                    Gunicorn.forks = Forks(base_environment())
+                self.process = Gunicorn.forks.start(self._args, self.directory, self._env, out)
+            else:
+                self.process = subprocess.Popen(
+                    self._command,
+                    cwd=self.directory,
+                    env=self._env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    start_new_session=True,
+                )
         if self._wait:
             try:
                 self.wait_for(BOOT_LINE, self._workers)
