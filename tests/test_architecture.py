@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,22 +62,23 @@ def room_of(path: Path) -> str:
 
 PATHS = {room_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 SOURCES = {room: path.read_text() for room, path in PATHS.items()}
-IMPORTS = {
-    room: read_imports(
-        SOURCES[room], NAME if room == "__init__" else f"{NAME}.{room}", path.name == "__init__.py"
-    )
-    for room, path in PATHS.items()
-}
+
+
+@cache
+def imports_of(room: str) -> set[Import]:
+    """Everything that `room` imports."""
+    name = NAME if room == "__init__" else f"{NAME}.{room}"
+    return read_imports(SOURCES[room], name, PATHS[room].name == "__init__.py")
 
 
 def importers(module: str, with_types: bool = True) -> set[str]:
     """The rooms that import `module` or anything in it."""
     return {
         room
-        for room, imports in IMPORTS.items()
+        for room in SOURCES
         if any(
             (name == module or name.startswith(module + ".")) and (with_types or not only_types)
-            for name, only_types in imports
+            for name, only_types in imports_of(room)
         )
     }
 
@@ -135,7 +137,7 @@ def reachable(room: str) -> set[str]:
     found: set[str] = set()
     waiting = [room]
     while waiting:
-        for name, _ in IMPORTS[waiting.pop()]:
+        for name, _ in imports_of(waiting.pop()):
             other = name.removeprefix(f"{NAME}.")
             if name.startswith(f"{NAME}.") and other in SOURCES and other not in found:
                 found.add(other)
