@@ -32,6 +32,10 @@ def parser(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+KINDS = ("gunicorn", "h11", "httptools", "pure")
+"""The kinds of test cases: with a Gunicorn, with one of the parsers, and all others."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--sample",
@@ -40,24 +44,34 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "the marker smoke",
     )
     parser.addoption(
-        "--sample-others",
-        action="store_true",
-        help="as --sample, but run all tests that start Gunicorn",
+        "--whole",
+        default="",
+        metavar="KINDS",
+        help="with --sample: but run all cases of these kinds, of " + ",".join(KINDS),
     )
 
 
-sampling = False
-"""Whether ``--sample`` or ``--sample-others`` is given."""
+sampled: frozenset[str] = frozenset()
+"""The kinds of test cases that ``--sample`` and ``--whole`` leave to be sampled."""
 
 
 def examples(count: int) -> int:
-    """Give the number of examples for a test with Hypothesis that has `count` in a full run."""
-    return count // 5 if sampling else count
+    """Return the number of random examples for a test that should have `count`.
+
+    All together, the environments of tox.ini run about as many. The variable TEST_EXAMPLES is a
+    factor for longer searches.
+    """
+    factor = float(os.environ.get("TEST_EXAMPLES") or (0.2 if "pure" in sampled else 0.5))
+    return max(1, round(count * factor))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    global sampling
-    sampling = config.getoption("sample") or config.getoption("sample_others")
+    global sampled
+    whole = {*filter(None, config.getoption("whole").split(","))}
+    if not whole <= {*KINDS}:
+        raise pytest.UsageError(f"--whole has an unknown kind: {', '.join(whole - {*KINDS})}")
+    if config.getoption("sample"):
+        sampled = frozenset(KINDS) - whole
     settings.register_profile("tests", parent=settings(), max_examples=examples(100), deadline=None)
     settings.load_profile("tests")
     # Gunicorn's processes write no bytecode (see process.py), but read it.
@@ -73,35 +87,53 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_setupnodes() -> None:
-    """Rewrite the test modules for pytest once, instead of in each process that starts next."""
+    """Rewrite the test modules for pytest once, instead of in each process that starts next.
+
+    Two processes share the work, which takes seconds.
+    """
     tests = Path(__file__).parent
-    if not any(tests.glob(f"__pycache__/test_*.{sys.implementation.cache_tag}-pytest-*")):
-        for path in tests.glob("test_*.py"):
-            with suppress(pytest.skip.Exception):
-                import_module(path.stem)
+    if any(tests.glob(f"__pycache__/test_*.{sys.implementation.cache_tag}-pytest-*")):
+        return
+    paths = sorted(tests.glob("test_*.py"))
+    helper = os.fork()
+    for path in paths[0 if helper else 1 :: 2]:
+        with suppress(pytest.skip.Exception):
+            import_module(path.stem)
+    if not helper:
+        os._exit(0)
+    os.waitpid(helper, 0)
+
+
+def kind_of(item: pytest.Item) -> str:
+    """Return the kind of a test case, one of `KINDS`."""
+    if item.get_closest_marker("gunicorn"):
+        return "gunicorn"
+    callspec = getattr(item, "callspec", None)
+    names = callspec.id.split("-") if callspec else ()
+    return next((name for name in ("h11", "httptools") if name in names), "pure")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if sampling:
-        tests: dict[str, list[pytest.Item]] = defaultdict(list)
+    if sampled:
+        tests: dict[tuple[str, str], list[pytest.Item]] = defaultdict(list)
         for item in items:
-            tests[item.nodeid.partition("[")[0]].append(item)
-        full = config.getoption("sample_others")
-        kept = {item for cases in tests.values() for item in sample(cases, full)}
+            tests[kind_of(item), item.nodeid.partition("[")[0]].append(item)
+        kept = {
+            item
+            for (kind, _), cases in tests.items()
+            for item in (sample(cases) if kind in sampled else cases)
+        }
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = [item for item in items if item in kept]
 
 
-def sample(cases: list[pytest.Item], all_with_gunicorn: bool) -> list[pytest.Item]:
+def sample(cases: list[pytest.Item]) -> list[pytest.Item]:
     """Choose the cases of one test that ``--sample`` runs.
 
-    With `all_with_gunicorn`, all cases of a test that starts Gunicorn. A checksum chooses: the same
-    cases in every process of a run, others on each Python.
+    A checksum chooses: the same cases in every process of a run, others on each Python.
     """
-    least = 8
+    least = 4
     if cases[0].get_closest_marker("gunicorn"):
-        if all_with_gunicorn:
-            return cases
         least = 2 if cases[0].get_closest_marker("smoke") else 0
     count = least and least + max(0, len(cases) - least) // 16
     minor = sys.version_info.minor

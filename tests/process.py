@@ -88,7 +88,7 @@ class Gunicorn:
     """``with Gunicorn(tmp_path, "main:app", timeout=1) as server``: a master and its workers, in a process group of their own.
 
     `settings` are Gunicorn's, `options` go to ``Worker.configure()``, `config` is more text for the configuration file (hooks). `launcher` is Python
-    that runs first, and in the same process. Where nothing says how the master starts, it is a fork (see forking.py), unless `forked` is false. Listens on a free port of 127.0.0.1 unless `bind` says otherwise. Waits until every worker
+    that runs first, and in the same process. Where none of them says how Python starts, the master is a fork (see forking.py). Listens on a free port of 127.0.0.1 unless `bind` says otherwise. Waits until every worker
     serves, unless `wait` is false.
     """
 
@@ -106,7 +106,6 @@ class Gunicorn:
         program: tuple[str, ...] = MODULE,
         config: str = "",
         env: Mapping[str, str] | None = None,
-        forked: bool = True,
         launcher: str = "",
         options: Mapping[str, Any] | None = None,
         wait: bool = True,
@@ -137,8 +136,7 @@ class Gunicorn:
         self._env = {**base_environment(), "TEST_EVENTS": str(self.events_file), **(env or {})}
         self._args = ["-c", str(self.config_file), *args]
         self._is_forked = (
-            forked
-            and program == MODULE
+            program == MODULE
             and not launcher
             and not IS_MEASURED
             # Variables of other names may be read when Python starts, or by an import.

@@ -134,7 +134,7 @@ def test_a_smuggled_request_is_none_in_any_cut(data: bytes, statuses: tuple[int,
 def test_each_row_of_the_tables_leaves_the_connection_the_same() -> None:
     rng = random.Random(1)
     rows = [data for data, _ in (*ACCEPTED.values(), *REFUSED.values())]
-    for row in rng.sample(rows, examples(len(rows))):
+    for row in rng.sample(rows, min(len(rows), examples(len(rows)))):
         data = row + rng.choice(TAILS)
         compare(data, list(traffic.cut(rng, data)))
 
