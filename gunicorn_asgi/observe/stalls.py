@@ -15,25 +15,25 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from types import CodeType, FrameType
 
 from ..http.contract import ASGIStream
 from .emergency_log import LOG_SECONDS, FileLog, log_descriptor, log_in_time
 from .printable import printable
+from .running_requests import (
+    HOLDS,
+    MAX_LISTED,
+    RunningExchanges,
+    list_lines,
+    list_requests,
+    title,
+)
 from .stacks import find_log_handler, format_stack, name_calls, read_awaits, read_stack
 
-MAX_LISTED = 50
-"""Requests, tasks and threads in a report, of each. The arbiter kills a second after ABRT."""
-MAX_PATH = 200
 OWN = "gunicorn_asgi "
 """The beginning of the names of this package's own tasks. A report shows one only if it blocks."""
 LOOP_MODULES = frozenset({"asyncio.base_events", "selectors"})
 """The modules of all calls while asyncio's loop waits. (uvloop's are no Python calls.)"""
-HOLDS = "which holds the loop"
-
-RunningExchanges = Mapping["asyncio.Task[None]", tuple[ASGIStream, float]]
-"""The tasks of running requests, each with its exchange and its start (``time.monotonic``)."""
 
 
 class StallWatch:
@@ -153,40 +153,21 @@ class StallWatch:
         head = f"{subject} event loop has not turned for {silence:.1f} s"
         try:
             calls, stream = read_stack(frame, self._runner)
-            title = f", in {_title(stream)}" if stream is not None else ""
+            place = f", in {title(stream)}" if stream is not None else ""
             handler = find_log_handler(calls)
             if handler is not None:
-                title += f", in the log handler {printable(type(handler).__name__)}"
+                place += f", in the log handler {printable(type(handler).__name__)}"
             return "\n".join(
                 [
-                    f"{head}{title}. What holds it (the innermost call last):",
+                    f"{head}{place}. What holds it (the innermost call last):",
                     *(format_stack(calls) or ["  (no Python code)"]),
-                    *self._list_requests(stream, silence),
+                    *list_requests(self.running, stream, silence),
                     *self._list_tasks(stream),
                     *self._list_threads(),
                 ]
             )
         except Exception as error:  # noqa: BLE001 # tasks and frames change meanwhile
             return f"{head}. What holds it cannot be told: {error!r}"
-
-    def _list_requests(self, blocking: ASGIStream | None, silence: float) -> list[str]:
-        """Return a line for each running request, the oldest first."""
-        now = time.monotonic()
-        requests: list[tuple[float, ASGIStream, asyncio.Task[None] | None]]
-        requests = [(began, stream, task) for task, (stream, began) in list(self.running.items())]
-        requests.sort(key=lambda request: request[0])
-        if blocking is not None and not any(stream is blocking for _, stream, _ in requests):
-            # Its task runs its first step: it began when the loop was blocked.
-            requests.append((now - silence, blocking, None))
-        return _list(
-            "Running requests",
-            [
-                f"{_title(stream)} for {now - began:.1f} s, "
-                f"{HOLDS if stream is blocking else name_calls(read_awaits(task))}"
-                for began, stream, task in requests[:MAX_LISTED]
-            ],
-            len(requests),
-        )
 
     def _list_tasks(self, blocking: ASGIStream | None) -> list[str]:
         current = asyncio.current_task(self._loop)
@@ -200,7 +181,7 @@ class StallWatch:
             f"{HOLDS if task is current else name_calls(read_awaits(task))}"
             for task in shown
         ]
-        return _list("Other tasks", lines, len(tasks))
+        return list_lines("Other tasks", lines, len(tasks))
 
     def _list_threads(self) -> list[str]:
         names = {thread.ident: thread.name for thread in threading.enumerate()}
@@ -209,13 +190,4 @@ class StallWatch:
             for ident, frame in sys._current_frames().items()
             if ident not in (self._loop_thread, self._thread.ident)
         ]
-        return _list("Other threads", threads[:MAX_LISTED], len(threads)) if threads else []
-
-
-def _title(stream: ASGIStream) -> str:
-    return printable(f"{stream.method} {stream.raw_path[:MAX_PATH].decode('latin-1')}")
-
-
-def _list(title: str, lines: list[str], count: int) -> list[str]:
-    more = [f"  and {count - len(lines)} more"] if count > len(lines) else []
-    return [f"{title}: {count}", *(f"  {line}" for line in lines), *more]
+        return list_lines("Other threads", threads[:MAX_LISTED], len(threads)) if threads else []
