@@ -14,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import gunicorn
+from gunicorn.errors import HaltServer
 from gunicorn.workers import base
 
 from .asgi.compat import failing, single_callable
@@ -25,6 +26,8 @@ from .config.options import Options
 from .config.settings import Settings
 from .config.tls_context import make_context, serving_context
 from .errors import ConfigError, LifespanError
+from .metrics.catalog import State
+from .metrics.master import of_this_master
 from .net.balance import WorkerRow, WorkerTable
 from .net.own_queue import ClosedQueues
 from .observe import access_log
@@ -40,7 +43,15 @@ from .process.handover import Handover
 from .process.heartbeat import Heartbeat
 from .process.interference import InterferenceWatch, find_loggers, refuse_patches
 from .process.recycling import Recycling
-from .process.roster import LEAVING, LEAVING_FIRST, SERVING, Roster
+from .process.roster import (
+    BOOTING,
+    HANDING_OVER,
+    LEAVING,
+    LEAVING_FIRST,
+    NONE,
+    SERVING,
+    Roster,
+)
 from .process.shutdown import QUICK_SECONDS, ShutdownTimes, serve_on, shut_down
 from .process.signals import SignalHandler, handle_stop_signals, ignore_signals
 from .process.stop_request import StopRequest, wait_for_either
@@ -56,6 +67,15 @@ if TYPE_CHECKING:
 
 EXIT_CODE_OF_EXCEPTION = 255
 """Gunicorn exits with -1 if an exception ends a worker."""
+SHOWN_STATES = {
+    BOOTING: State.STARTING,
+    SERVING: State.SERVING,
+    HANDING_OVER: State.HANDING_OVER,
+    LEAVING: State.LEAVING,
+    LEAVING_FIRST: State.LEAVING,
+    NONE: State.ENDED,
+}
+"""The states of a worker in the numbers, by those in the roster."""
 
 
 class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
@@ -90,6 +110,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         self.row = roster.add(self.age)
         """The state of this worker, which the master and the other workers read."""
         self.share = WorkerRow(_worker_table(), self.age)
+        try:
+            self.metrics = of_this_master().prepare(self)
+        except ConfigError as error:
+            raise HaltServer(str(error), 1) from None
 
     @classmethod
     def check_config(cls, cfg: Config, log: Logger) -> None:
@@ -133,6 +157,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         self._log_guard = LogGuard(sys.stderr)
         self._log_guard.install(*find_loggers(self.log))
         handle_stop_signals(self._handlers)
+        if self.metrics is not None:
+            self.metrics.start()
         try:
             self._prepare()
             super().init_process()
@@ -220,6 +246,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         ignore_signals()
         self._flush_access_log()
         self._log_guard.tick(is_end=True)
+        if self.metrics is not None:
+            self.metrics.end()
         threads_until = self._times.threads_until(self._stop, self._boot.has_failed)
         # The arbiter closes its own descriptor before the process ends.
         heartbeat = os.dup(self.tmp.fileno())
@@ -235,6 +263,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         try:
             return await self._serve()
         finally:
+            if self.metrics is not None:
+                await self.metrics.close_page()
             self._heartbeat.stop()
             self.loop.remove_reader(self.PIPE[0])
 
@@ -252,6 +282,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         if is_started:
             server.acceptors.listen(self.sockets, context, self._closed_queues)
             self.row.state = SERVING
+            if self.metrics is not None:
+                self.metrics.open_page()
             log_boot(self.settings, context is not None, self.log)
             await self._stop.requested.wait()
             await serve_on(server, self.row.roster, self._stop, self._handover.has_begun, self.log)
@@ -283,8 +315,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             app = single_callable(self.wsgi)
         except ConfigError as error:
             app = self._failing_app(error)
-        self._access = access = access_log.listen(self)
-        return Server(
+        metrics = self.metrics
+        self._access = access = access_log.listen(self) if metrics is None else metrics.listen(self)
+        server = Server(
             self.settings,
             app,
             self,
@@ -294,6 +327,9 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             self.share,
             self._has_own_queue,
         )
+        if metrics is not None:
+            metrics.attach(server, lambda: SHOWN_STATES[self.row.state], self.log)
+        return server
 
     @property
     def _has_own_queue(self) -> bool:
@@ -326,6 +362,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         if self._server is not None:
             self._server.tick(self._heartbeat.interval_s)
         self._recycling.look()
+        if self.metrics is not None:
+            self.metrics.tick(self._heartbeat.interval_s)
         if os.getppid() != self.ppid and not self._stop.is_made:
             self.log.info("Parent changed, shutting down: %s", self)
             self._request_stop()

@@ -200,6 +200,7 @@ def test_gunicorn_is_known_in_few_rooms() -> None:
         "observe.record",
         "config.check_config",
         "http.trust",
+        "metrics.page",
         "config.read_options",
         "process.arbiter",
         "process.boot",
@@ -210,6 +211,8 @@ def test_gunicorn_is_known_in_few_rooms() -> None:
         "net.accept",
         "net.listener",
         "net.own_queue",
+        "metrics.counting",
+        "metrics.reporter",
         "config.boot_warnings",
         "config.checks",
         "config.gunicorn_settings",
@@ -222,8 +225,9 @@ def test_nobody_knows_the_worker() -> None:
     assert importers(f"{NAME}.worker") == {"__init__"}
 
 
-def test_only_the_worker_and_types_know_the_server() -> None:
-    assert importers(f"{NAME}.server", with_types=False) == {"worker"}
+def test_only_the_worker_the_page_of_numbers_and_types_know_the_server() -> None:
+    """The page is served by a second server."""
+    assert importers(f"{NAME}.server", with_types=False) == {"worker", "metrics.page"}
 
 
 ON_TRANSPORTS = {
@@ -240,9 +244,13 @@ ON_TRANSPORTS = {
 PURE = (
     inside("http", "http1", "http2", "websocket")
     | {
+        "config.bind_address",
         "errors",
+        "metrics.catalog",
+        "metrics.exposition",
         "net.deadlines",
         "net.idleness",
+        "net.load",
         "net.proxy_protocol",
         "observe.printable",
         "observe.request_wait",
@@ -325,6 +333,8 @@ def test_only_streams_accepting_the_server_and_the_worker_await() -> None:
     }
     assert rooms <= inside("asgi", "process") | {
         "http.contract",  # the type of a stream's `run`
+        "metrics.page",
+        "metrics.reporter",
         "net.accept",
         "net.acceptor",
         "net.proxy_preamble",
@@ -358,13 +368,15 @@ def modules_of_worker(http: str, ws: str) -> set[str]:
 
 @pytest.mark.parametrize(("parser", "other"), [("httptools", "h11"), ("h11", "httptools")])
 def test_a_worker_does_not_load_what_it_does_not_use(parser: str, other: str) -> None:
-    """Neither HTTP/2, which is off by default, nor the other parser, nor help for mistakes."""
+    """Neither HTTP/2 nor numbers, which are off by default, nor the other parser, nor help for mistakes."""
     pytest.importorskip(parser)
     loaded = modules_of_worker(parser, "auto")
     unused = {"hpack", "hyperframe", "h2", "difflib", other, f"{NAME}.protocol_detection"}
     assert f"{NAME}.http1.{parser}_parser" in loaded
     assert not unused.intersection(loaded)
     assert not [module for module in loaded if module.startswith(f"{NAME}.http2")]
+    numbers = {module for module in loaded if module.startswith(f"{NAME}.metrics.")}
+    assert numbers == {f"{NAME}.metrics.catalog", f"{NAME}.metrics.master"}
 
 
 SERVES_WEBSOCKETS = inside("websocket") | {

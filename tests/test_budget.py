@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from gunicorn.config import Config
+from test_metrics import count_access
 from ws import echo, handshake, text
 
 import gunicorn_asgi
@@ -26,6 +27,8 @@ from gunicorn_asgi.config.settings import Settings
 from gunicorn_asgi.http.memory import SAMPLE
 from gunicorn_asgi.http1.connection import H1Connection
 from gunicorn_asgi.http2 import frames
+from gunicorn_asgi.metrics.catalog import FIRST_COUNTER, PLACES, WIDTH
+from gunicorn_asgi.metrics.counting import counting_transport
 from gunicorn_asgi.net.listener import Listener
 from gunicorn_asgi.net.transport import Handler, Transport
 from gunicorn_asgi.server import Server
@@ -112,7 +115,9 @@ def make_connection(
     transport: NullTransport,
     loop: asyncio.AbstractEventLoop,
     handler: Callable[[Transport], Handler] = H1Connection,
+    values: list[float] | None = None,
 ) -> Transport:
+    """With `values`, exchanges and bytes are counted in it, and no log listens."""
     settings = Settings.read(Config(), {"http": parser}, {})
     host = SimpleNamespace(
         nr=0, max_requests=sys.maxsize, retire=lambda: None, hand_over=lambda: False
@@ -120,6 +125,9 @@ def make_connection(
     server = Server(settings, app, host, SimpleNamespace(debug=lambda *_: None), None, loop)  # type: ignore[arg-type]  # nothing is logged
     listening = SimpleNamespace(sock=SimpleNamespace(getsockname=lambda: ("127.0.0.1", 8000)))
     server.make_handler = handler
+    if values is not None:
+        server.access = count_access(values)
+        server.transport_class = counting_transport(values)
     connection = server.connect(Listener(listening, "http", ""), ("127.0.0.1", 40000))  # type: ignore[arg-type]  # its name is asked for
     transport.set_protocol(connection)
     connection.connection_made(transport)
@@ -127,7 +135,9 @@ def make_connection(
 
 
 def measure(
-    requests: Sequence[bytes], handler: Callable[[Transport], Handler] = H1Connection
+    requests: Sequence[bytes],
+    handler: Callable[[Transport], Handler] = H1Connection,
+    values: list[float] | None = None,
 ) -> tuple[Counter[str], Counter[str], list[bytes]]:
     """Counts of the last of `requests`, after others on the same connection: (calls by kind, scheduled by kind, writes)."""
     loop = CountingLoop()
@@ -141,7 +151,7 @@ def measure(
             calls[event] += 1
 
     async def main() -> None:
-        make_connection(app, "httptools", transport, loop, handler)
+        make_connection(app, "httptools", transport, loop, handler, values)
         for request in requests[:-1]:
             transport.get_protocol().data_received(request)  # type: ignore[attr-defined]  # a Transport
         receive = transport.get_protocol().data_received  # type: ignore[attr-defined]  # a Transport
@@ -209,9 +219,12 @@ def detect(transport: Transport) -> Handler:
     return ProtocolDetection(transport)
 
 
-def measure_h2(*streams: int) -> tuple[Counter[str], Counter[str], list[bytes]]:
+def measure_h2(
+    *streams: int, values: list[float] | None = None
+) -> tuple[Counter[str], Counter[str], list[bytes]]:
     """The same counts of a GET on each of these streams in one packet."""
-    return measure([OPENED_H2, b"".join([get_h2(stream, REPEATED) for stream in streams])], detect)
+    packet = b"".join([get_h2(stream, REPEATED) for stream in streams])
+    return measure([OPENED_H2, packet], detect, values)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks start eagerly from Python 3.12 on")
@@ -240,6 +253,38 @@ class TestGetOverHTTP2:
         assert len(written) == 1
         assert written[0].count(b"Hello, world!") == 4
         assert not scheduled
+
+
+NUMBERS = (9, 6)
+"""Calls of Python and C functions for each GET where its numbers are counted, and no log listens."""
+NUMBERS_H2 = (10, 6)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="tasks start eagerly from Python 3.12 on")
+class TestNumbers:
+    """The numbers of `metrics_bind`. While they are off, the budgets above hold."""
+
+    def test_a_get_makes_few_calls_more(self) -> None:
+        values = [0.0] * WIDTH
+        calls, scheduled, written = measure([REQUEST] * WARM, values=values)
+        plain, _, _ = measure([REQUEST] * WARM)
+        more = calls["call"] - plain["call"], calls["c_call"] - plain["c_call"]
+        assert more[0] <= NUMBERS[0], more
+        assert more[1] <= NUMBERS[1], more
+        assert len(written) == 1
+        assert not scheduled
+        assert values[PLACES["received_bytes_total"]] == WARM * len(REQUEST)
+
+    def test_a_get_over_http2_makes_few_calls_more(self) -> None:
+        values = [0.0] * WIDTH
+        calls, scheduled, written = measure_h2(9, values=values)
+        plain, _, _ = measure_h2(9)
+        more = calls["call"] - plain["call"], calls["c_call"] - plain["c_call"]
+        assert more[0] <= NUMBERS_H2[0], more
+        assert more[1] <= NUMBERS_H2[1], more
+        assert len(written) == 1
+        assert not scheduled
+        assert sum(values[FIRST_COUNTER:]) > 0
 
 
 PACKAGE = str(Path(gunicorn_asgi.__file__).parent)

@@ -1234,6 +1234,7 @@ class Recorder:
         self.begun = 0
         self.ended: list[tuple[int, int]] = []
         self.refusals: list[tuple[bytes, int]] = []
+        self.replacements: list[int] = []
 
     fails = False
 
@@ -1259,11 +1260,14 @@ class Recorder:
     def end(self, record, status, sent):
         self.ended.append((status, sent))
 
+    def replaced(self, status):
+        self.replacements.append(status)
+
     def refused(self, head, status, sent, scheme, client, server, seconds):
         self.refusals.append((head.partition(b"\r\n")[0], status))
 
 
-@pytest.mark.parametrize("name", ["begin", "end", "refused"])
+@pytest.mark.parametrize("name", ["begin", "end", "replaced", "refused"])
 def test_the_recorder_takes_what_the_access_log_takes(name: str) -> None:
     assert (
         inspect.signature(getattr(Recorder, name)).parameters.keys()
@@ -1350,6 +1354,7 @@ def test_every_refusal_is_logged_once_with_what_was_asked(parser: str) -> None:
             assert [entry[0] for entry in recorder.ended] == [status]
             recorder.ended.clear()
         assert not recorder.refusals
+        assert recorder.replacements == [400, 408]
         server.log.take("warning")
 
 

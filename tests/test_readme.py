@@ -145,6 +145,7 @@ def test_ci_runs_the_command_of_the_readme() -> None:
                 "behaviour",
                 "extensions",
                 "http2",
+                "numbers",
                 "operations",
                 "proxies",
                 "security",

@@ -24,8 +24,9 @@ NO_LIMITS = {
     "max_lifetime_jitter",
     "max_rss",
     "max_rss_jitter",
-    # Says something, and ends nothing.
+    # Say something, and end nothing.
     "stall_warning",
+    "statsd_interval",
     # A number of processes.
     "workers",
 }

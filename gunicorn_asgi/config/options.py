@@ -11,8 +11,10 @@ from typing import Annotated, Literal, TypedDict
 
 from ..errors import ConfigError
 from ..http1 import parser
+from .bind_address import BindAddress
 from .rows import (
     Option,
+    address,
     auto_time_limit,
     choice,
     count,
@@ -67,6 +69,8 @@ class Options(TypedDict, total=False):
     max_rss_jitter: int
     max_lifetime: float
     max_lifetime_jitter: float
+    metrics_bind: str
+    statsd_interval: float
     ws: Literal["auto", "none"]
     ws_per_message_deflate: bool
     ws_max_queue: int
@@ -401,6 +405,25 @@ class OptionSettings:
             "max_lifetime_jitter",
             0.0,
             "Each worker adds a random time, at most this long, to its `max_lifetime`.",
+        ),
+    ]
+    metrics_bind: Annotated[
+        BindAddress | None,
+        address(
+            "metrics_bind",
+            "Where [numbers](docs/numbers.md) of all workers can be read: Prometheus text at "
+            "`/metrics`, JSON at `/metrics.json`, running requests at `/requests`. Who can "
+            "connect can read them: 127.0.0.1 or a unix socket is recommended.",
+        ),
+    ]
+    statsd_interval_s: Annotated[
+        float,
+        time_limit(
+            "statsd_interval",
+            10.0,
+            "Time after which gauges are sent to statsd again, where Gunicorn's `statsd_host` is "
+            "set. See [numbers](docs/numbers.md#statsd).",
+            zero="no gauges",
         ),
     ]
     ws: Annotated[

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from .bind_address import is_bind, read_bind
+
 ENVIRONMENT_PREFIX = "GUNICORN_ASGI_"
 
 
@@ -175,6 +177,20 @@ def header_value(name: str, default: str, description: str) -> Option:
         allowed="printable ASCII text, empty for no header",
         check=_is_header_value,
         help=description,
+    )
+
+
+def address(name: str, description: str) -> Option:
+    """The address of a listening socket, empty by default."""
+    return Option(
+        name=name,
+        type=str,
+        default="",
+        parse=str,
+        allowed="host:port, [IPv6 address]:port or unix:/path, empty for none",
+        check=is_bind,
+        help=description,
+        convert=read_bind,
     )
 
 

@@ -71,10 +71,11 @@ class ExchangeLog:
         if self._record is not None and self._access.needs_headers:
             self._record.response_headers = copied(headers)
 
-    def drop_headers(self) -> None:
-        """The head is replaced by an answer of the server's own."""
+    def replace(self, status: int) -> None:
+        """The head is replaced by an answer of the server's own, with `status`."""
         if self._record is not None:
             self._record.response_headers = ()
+            self._access.replaced(status)
 
     def end(self, status: int, sent: int, has_begun: bool = True) -> None:
         """Log the end, once. `sent`: bytes of the body. `has_begun`: `status` was written."""
@@ -243,7 +244,7 @@ def refuse(exchange: Refusable, error: RequestError) -> None:
         exchange.abort_begun()
     else:
         if exchange.log is not None:
-            exchange.log.drop_headers()
+            exchange.log.replace(error.status)
         exchange.write_refusal(error)
     exchange.end_log()
     exchange.give_up()

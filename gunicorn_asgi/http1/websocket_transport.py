@@ -11,6 +11,7 @@ from ..http.contract import NEVER
 from ..http.exchange import ExchangeLog
 from ..net import kernel
 from ..net.deadlines import Deadline
+from ..net.load import Load
 from ..net.transport import CLOSING, LINGERING, LOST, OPEN, Handler, Transport
 
 IDLE_LOOK_SECONDS = 10.0
@@ -193,6 +194,10 @@ class H1WebSocketTransport(Handler):
 
     def streams(self) -> tuple[WebSocketStream, ...]:
         return () if self._has_finished else (self._stream,)
+
+    def add_load(self, load: Load) -> None:
+        super().add_load(load)
+        load.websockets += self.transport.state is OPEN
 
     def refuse(self, error: RequestError) -> None:
         self.transport.abort()  # HTTP has nothing more to say

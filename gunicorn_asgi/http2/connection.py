@@ -11,6 +11,7 @@ from ..http.exchange import ExchangeLog
 from ..http.request import Request
 from ..net.deadlines import Deadline
 from ..net.idleness import BUSY, INCOMPLETE, KEPT, Idleness
+from ..net.load import Load
 from ..net.transport import CLOSING, LINGERING, LOST, OPEN, Handler, Transport
 from ..observe.access_log import HTTP2_LOGGED_VERSION
 from .begin import (
@@ -373,6 +374,17 @@ class H2Connection(Handler):
         if self.protocol.incomplete is not None:
             return INCOMPLETE, self.transport.accepted_at
         return KEPT, self._idle_deadline - self.host.settings.keepalive_s
+
+    def add_load(self, load: Load) -> None:
+        exchanges = self.exchanges
+        if not exchanges:
+            load.idle += 1
+            return
+        load.busy += 1
+        load.http2_streams += len(exchanges)
+        for exchange in exchanges:
+            load.unsent += exchange.queue.size
+            load.websockets += exchange.tunnel is not None and exchange.tunnel.is_open
 
     def make_room(self) -> None:
         self.shut_down()  # GOAWAY first: it says that a request which is on its way may be retried

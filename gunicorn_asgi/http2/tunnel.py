@@ -99,6 +99,11 @@ class Tunnel:
         stream is told of the end all the same."""
 
     @property
+    def is_open(self) -> bool:
+        """Whether the WebSocket is accepted, and neither side has ended it."""
+        return self._state is TUNNEL_OPEN
+
+    @property
     def is_reading_paused(self) -> bool:
         """Whether the application has enough to read."""
         return self._is_reading_paused

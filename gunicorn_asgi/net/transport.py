@@ -26,6 +26,7 @@ from . import kernel, tls_extension
 from .deadlines import UNKNOWN, Deadline, make_progress
 from .idleness import BUSY, ENDING, LEFT, SILENT, Idleness
 from .listener import Listener, read_address
+from .load import Load
 from .proxy_preamble import ProxyPreamble
 from .sendfile import FileTransfer
 from .turn import Turn
@@ -216,6 +217,13 @@ class Handler:
     def idleness(self) -> tuple[Idleness, float]:
         """How the open connection is idle, and since when."""
         return BUSY, NEVER
+
+    def add_load(self, load: Load) -> None:
+        """Count this connection, which is not lost."""
+        if self.is_busy:
+            load.busy += 1
+        else:
+            load.idle += 1
 
     def make_room(self) -> None:
         """Close an idle connection, or one whose client has left: another client waits."""

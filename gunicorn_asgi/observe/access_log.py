@@ -133,6 +133,9 @@ class Access:
             except Exception:  # noqa: BLE001 # from the hook
                 self._log.exception("Exception in post_request hook")
 
+    def replaced(self, status: int) -> None:
+        """The server answers a request with `status` in place of its application."""
+
     def flush(self) -> None:
         """Write the lines that wait for the next turn of the loop."""
         if self._short_way is not None:
