@@ -15,9 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .asgi.health import answer_health_check
-from .asgi.http import HTTPStream
 from .asgi.request_timeout import cancel_overdue
 from .asgi.scope import Address, Application
+from .asgi.stream_drain import StreamDrain
 from .config.settings import Settings
 from .errors import RequestError
 from .http.contract import ASGIStream, Header
@@ -138,6 +138,7 @@ class Server:
         "_phase",
         "_refused",
         "_spawn",
+        "_stream_drain",
         "_streams_end_at",
         "acceptors",
         "access",
@@ -239,6 +240,7 @@ class Server:
         self.is_closing_websockets = False
         self._streams_end_at = math.inf
         """When running streams are asked to end, on the loop's clock."""
+        self._stream_drain = StreamDrain(self.grace_s)
         self.is_out_of_service = False
         """Gunicorn stops, and load balancers are to choose another server."""
         self._phase: ShutdownPhase = SERVING
@@ -339,7 +341,7 @@ class Server:
         if limit_s != math.inf:
             cancel_overdue(self.tasks, limit_s, time.monotonic(), self.log)
         if self._streams_end_at <= now:
-            self._end_streams()  # also those that have begun since the last tick
+            self._stream_drain.look(self.tasks, now)  # also at those that have begun since
         if late > interval / 4:
             # Something has blocked the loop, so nobody could be served: the time does not count.
             # Data that has arrived is read only after this, for uvloop runs timers first.
@@ -449,11 +451,6 @@ class Server:
         self.is_closing_websockets = True
         for transport in list(self.connections):
             transport.handler.close_websockets()
-
-    def _end_streams(self) -> None:
-        for stream, _ in list(self.tasks.values()):
-            if isinstance(stream, HTTPStream):  # WebSockets have a delay of their own
-                stream.end_streaming()
 
     def start_lame_duck(self, transport: Transport) -> None:
         """Close `transport`, idle and not told of the shutdown, after ``lame_duck`` seconds."""

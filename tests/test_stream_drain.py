@@ -203,7 +203,7 @@ def test_over_http2(parser: str) -> None:
             client.close()
 
 
-def starlette_site(waits: Flag) -> Any:
+def starlette_site(waits: Flag, ended: list[str]) -> Any:
     """Streams as users of Starlette write them. Each waits a turn of the loop between two looks."""
     pytest.importorskip("starlette")
     from starlette.applications import Starlette
@@ -220,12 +220,23 @@ def starlette_site(waits: Flag) -> Any:
 
         return StreamingResponse(events(), media_type="text/event-stream")
 
-    return Starlette(routes=[Route("/asks", asks)])
+    async def silent(_request: Any) -> Any:
+        async def parts() -> Any:
+            try:
+                yield b"begun"
+                waits.set()
+                await asyncio.Event().wait()
+            finally:
+                ended.append("generator")
+
+        return StreamingResponse(parts())
+
+    return Starlette(routes=[Route("/asks", asks), Route("/", silent)])
 
 
 def test_a_stream_of_starlette_that_asks_ends_cleanly(parser: str) -> None:
     waits = Flag()
-    with serve(starlette_site(waits), parser, **DELAY) as server:
+    with serve(starlette_site(waits, []), parser, **DELAY) as server:
         client = server.connect()
         client.send(request("GET", "/asks"))
         waits.wait()
@@ -268,6 +279,35 @@ def end_watchers(server: InProcess) -> None:
 
     server.call(work)
     server.settle()
+
+
+@pytest.mark.parametrize("http2", [False, True], ids=["HTTP/1.1", "HTTP/2"])
+def test_a_stream_of_starlette_that_does_not_ask_is_cancelled_after_the_grace_period(
+    parser: str, http2: bool
+) -> None:
+    waits, ended = Flag(), list[str]()
+    site = starlette_site(waits, ended)
+    with serve(site, parser, **DELAY, **(HTTP2 if http2 else {})) as server:
+        if http2:
+            client2 = connect(server)
+            reading = client2.begin()
+        else:
+            client = server.connect()
+            client.send(GET)
+        waits.wait()
+        with draining(server):
+            advance(server, 22)
+            assert not ended
+            advance(server, 2)
+            server.wait_until(lambda: ended == ["generator"])
+            if http2:
+                assert reading.read_reset()
+                client2.close()
+            else:
+                with pytest.raises(Truncated):
+                    client.read_response()
+                client.close()
+        assert server.log.lines == []
 
 
 @pytest.mark.parametrize("http2", [False, True], ids=["HTTP/1.1", "HTTP/2"])

@@ -162,15 +162,12 @@ class HTTPStream:
             self.client = ASKED_TO_END
         self._wake()
 
-    def end_streaming(self) -> None:
-        """``stream_drain_delay`` is over: ask a response to end if it has begun without a length.
-
-        Its request has to be complete. May be called again.
-        """
+    @property
+    def is_endless(self) -> bool:
+        """Whether the response has begun, and may go on for ever. Its request is complete."""
         # A response with a declared length ends by itself, and its rest cannot be left out.
         is_stream = STARTED <= self.phase < TRAILING and self.content_left == UNDECLARED
-        if is_stream and self.client is PRESENT and self.body in (RECEIVED, TAKEN):
-            self.ask_to_end()
+        return is_stream and self.client is not GONE and self.body in (RECEIVED, TAKEN)
 
     def pause_writing(self) -> None:
         self.is_writing_paused = True

@@ -1,0 +1,45 @@
+"""The early end of event streams in a graceful shutdown: ``stream_drain_delay``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from ..errors import RequestError
+from ..http.contract import ASGIStream
+from .http import HTTPStream
+
+CUT = RequestError(503, "The stream has not ended in time", is_logged=True)
+"""The response has begun, so its client sees no status: only that the response is incomplete."""
+
+
+class StreamDrain:
+    """Ends the streams of a worker, in two steps.
+
+    First the application gets ``http.disconnect``, and may end its response. An application that
+    does not ask for it gets it at its next ``receive()``, perhaps never: Starlette's
+    StreamingResponse asks for nothing while it sends. So after ``asgi_disconnect_grace_period``,
+    an application that goes on is cancelled, as for a client that has gone.
+    """
+
+    def __init__(self, grace_s: float) -> None:
+        self._grace_s = grace_s
+        self._told: dict[asyncio.Task[None], float] = {}
+        """The applications that were told, and when."""
+
+    def look(
+        self, running: Mapping[asyncio.Task[None], tuple[ASGIStream, float]], now: float
+    ) -> None:
+        """End the streams among the `running` exchanges. To be called with each tick."""
+        streams = {
+            task: stream
+            for task, (stream, _) in running.items()
+            if isinstance(stream, HTTPStream) and stream.is_endless  # WebSockets have their own
+        }
+        for task, stream in streams.items():
+            if task not in self._told:
+                self._told[task] = now
+                stream.ask_to_end()
+            elif now - self._told[task] >= self._grace_s:
+                stream.refuse(CUT)
+        self._told = {task: at for task, at in self._told.items() if task in streams}
