@@ -438,7 +438,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     def _request_stop(self, quick: bool = False, exit_code: int = 0) -> None:
         self.alive = False
-        self.row.state = LEAVING if self._replaces_first else LEAVING_FIRST
+        self.row.state = LEAVING if self._handover.has_begun else LEAVING_FIRST
         self._handover.stop()
         self._stop.make(quick, exit_code)
 

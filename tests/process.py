@@ -84,6 +84,12 @@ def poll(probe: Callable[[], T], what: str = "", seconds: float = DEADLINE) -> T
     return found
 
 
+PRELOADED = "preload_app = True\nimport random\nrandom.seed(b'imports more')\n" + "".join(
+    f"import gunicorn_asgi.http1.{parser}_parser\n" for parser in PARSERS
+)
+"""All of the code is read in the master, for a Python below /root cannot be read by others."""
+
+
 class Gunicorn:
     """``with Gunicorn(tmp_path, "main:app", timeout=1) as server``: a master and its workers, in a process group of their own.
 
@@ -139,6 +145,8 @@ class Gunicorn:
             program == MODULE
             and not launcher
             and not IS_MEASURED
+            # It writes over the command line with which a process was started.
+            and "proc_name" not in settings
             # Variables of other names may be read when Python starts, or by an import.
             and all(name.startswith("TEST_") for name in env or ())
         )

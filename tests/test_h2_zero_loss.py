@@ -70,7 +70,12 @@ def test_no_request_is_lost_at_hup(tmp_path: Path, settings: dict[str, Any]) -> 
 
 def test_no_request_is_lost_at_max_requests(tmp_path: Path, settings: dict[str, Any]) -> None:
     with Gunicorn.with_http2(
-        tmp_path, "answering:app", max_requests=300, max_requests_jitter=100, **settings
+        tmp_path,
+        "answering:app",
+        max_requests=300,
+        max_requests_jitter=100,
+        # So that many workers leave within few requests.
+        **{**settings, "options": {**settings.get("options", {}), "handover": False}},
     ) as server:
         with load(server, requests=2000) as clients:
             tally = clients.wait(SECONDS)

@@ -20,7 +20,7 @@ from process import (
     APPS,
     BOOT_LINE,
     NOTE,
-    PARSERS,
+    PRELOADED,
     SETTINGS,
     Gunicorn,
     is_alive,
@@ -75,12 +75,6 @@ def can_import(user: pwd.struct_passwd) -> bool:
         )
     except PermissionError:
         return False
-
-
-PRELOADED = "preload_app = True\nimport random\nrandom.seed(b'imports more')\n" + "".join(
-    f"import gunicorn_asgi.http1.{parser}_parser\n" for parser in PARSERS
-)
-"""All of the code is read in the master, for a Python below /root cannot be read by others."""
 
 
 @pytest.mark.parametrize("preload", [True, False])

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from certificates import Pair, client_context, encrypt, make_authority, sign
-from process import LOOPS, Connection, Gunicorn, wait_until_gone
+from process import LOOPS, PRELOADED, Connection, Gunicorn, poll, wait_until_gone
 
 pytestmark = pytest.mark.gunicorn
 
@@ -216,8 +216,8 @@ def test_new_certificates_keys_and_passwords_count_at_a_hup_and_open_connections
             server.wait_for_event("slow begun")
             install(people.other_server, "barley")
             server.kill(signal.SIGHUP)
-            server.wait_for("on Gunicorn", 2)
-            assert shown(server) == text_of(people.other_server)
+            # The old worker hands over within a moment.
+            poll(lambda: shown(server) == text_of(people.other_server), "the new certificate")
             assert open_before.read_response()[2] == b"slow\n"
         wait_until_gone(first)
 
@@ -229,9 +229,10 @@ def test_new_certificates_keys_and_passwords_count_at_a_hup_and_open_connections
             r"\[ERROR\] Invalid value for setting keyfile: '\S+' cannot be decrypted by the password of the option "
             r"tls_key_password_file\.$"
         )
+        assert shown(server) == text_of(people.other_server)
         install(people.server, "wheat")
         server.kill(signal.SIGHUP)
-        server.wait_for("on Gunicorn", 3)
+        poll(lambda: shown(server) == text_of(people.server), "the mended certificate")
         assert server.stop() == 0
         assert not server.lines("Traceback")
         assert not re.search("sesame|barley|wheat", server.log + server.output)
@@ -282,7 +283,8 @@ def test_the_user_of_the_workers_needs_to_read_the_key(people: People) -> None:
             Path(target).chmod(0o644)
         settings: dict[str, Any] = {
             "user": 65534,
-            "preload_app": True,  # the directory of the tests may be root's
+            # The code may be root's.
+            "config": PRELOADED,
             "env": {"TEST_EVENTS": os.devnull},
         }
         with Gunicorn(directory, **settings, **pair._asdict()) as server:

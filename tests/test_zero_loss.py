@@ -23,7 +23,12 @@ pytestmark = [
 
 SECONDS = 120.0
 """Of a load whose requests are counted: only a broken run takes so long."""
-RECYCLE = {"max_requests": 100, "max_requests_jitter": 50}
+RECYCLE = {
+    "max_requests": 100,
+    "max_requests_jitter": 50,
+    # So that many workers leave within few requests.
+    "options": {"handover": False},
+}
 PROGRAM = "from gunicorn.app.wsgiapp import run; run()"
 """What the installed ``gunicorn`` does."""
 
@@ -44,8 +49,8 @@ def serving(directory: Path, **arguments: Any) -> Gunicorn:
         "workers": 2,
         "keepalive": 60,
         "graceful_timeout": 60,
-        "options": {"lame_duck": 10.0},
         **arguments,
+        "options": {"lame_duck": 10.0, **arguments.get("options", {})},
     }
     return Gunicorn(directory, "answering:app", **settings)
 
@@ -63,6 +68,17 @@ def test_no_request_is_lost_at_max_requests(tmp_path: Path, loop: str, keep_aliv
         with Load(server.address, requests=1500, keep_alive=keep_alive) as load:
             tally = load.wait(SECONDS)
         assert tally.requests == 1500
+        check(server, tally, 5)
+
+
+@pytest.mark.smoke
+def test_no_request_is_lost_where_workers_hand_over_at_max_requests(
+    tmp_path: Path, loop: str, keep_alive: bool
+) -> None:
+    with serving(tmp_path, asgi_loop=loop, max_requests=50, max_requests_jitter=50) as server:
+        with Load(server.address, keep_alive=keep_alive) as load:
+            server.wait_for("Handed over", 3)
+            tally = load.stop()
         check(server, tally, 5)
 
 

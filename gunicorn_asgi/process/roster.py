@@ -27,10 +27,10 @@ class WorkerState(IntEnum):
     HANDING_OVER = 3
     """It is to leave, and serves until a newer worker does."""
     LEAVING = 4
-    """It finishes its requests. A newer worker may start beside it."""
+    """It has handed over, and finishes its requests. Newer workers start beside it."""
     LEAVING_FIRST = 5
-    """It finishes its requests, and no newer worker starts before it has gone: the option
-    ``handover`` is off."""
+    """It finishes its requests, and was not handed over: no newer worker starts before it has gone.
+    Perhaps the master stops, and has not said so yet."""
 
 
 NONE, BOOTING, SERVING, HANDING_OVER, LEAVING, LEAVING_FIRST = WorkerState
