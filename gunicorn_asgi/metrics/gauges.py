@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..net.load import Load
 from ..net.transport import Transport
-from .catalog import PLACES, UNKNOWN
+from .catalog import PLACES, UNKNOWN, Values
 
 if TYPE_CHECKING:
     from ..server import Server
@@ -40,7 +40,7 @@ MEMORY = PLACES["resident_memory_bytes"]
 class Gauges:
     """Writes the gauges of `server`, and the counters that it has anyway, into `values`."""
 
-    def __init__(self, server: Server, values: list[float]) -> None:
+    def __init__(self, server: Server, values: Values) -> None:
         self._server = server
         self._values = values
         self._lag = Lag()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..observe.access_log import Access
 from ..observe.log import Log
 from ..observe.log_failures import LimitedReport
-from .catalog import BORN, PID, SEEN, STATE, STATES, WIDTH, Row, State
+from .catalog import BORN, PID, SEEN, STATE, STATES, Row, State
 from .counting import CountingAccess, counting_transport
 from .exposition import Snapshot, take_snapshot
 from .gauges import Gauges
@@ -31,7 +31,7 @@ class Reporter:
     def __init__(self, row: MetricsRow, sock: MetricsSocket | None) -> None:
         self._row = row
         self._socket = sock
-        self._values = [0.0] * WIDTH
+        self._values = row.values
         self._read_state: Callable[[], State] = lambda: State.STARTING
         self._gauges: Gauges | None = None
         self._page: Page | None = None
@@ -42,7 +42,7 @@ class Reporter:
         """The worker begins."""
         self._values[PID] = os.getpid()
         self._values[BORN] = time.monotonic()
-        self._write()
+        self._sign()
 
     def listen(self, worker: Worker) -> Access:
         """Return the listener to the exchanges of `worker`, which counts them."""
@@ -80,7 +80,7 @@ class Reporter:
             if self._gauges is not None:
                 self._gauges.tick(interval)
         finally:
-            self._write()  # the sign of life
+            self._sign()
         if self._page is not None:
             self._page.tick(interval)
         if self._statsd is not None:
@@ -90,7 +90,7 @@ class Reporter:
         """The numbers of all workers, those of this one as of now."""
         if self._gauges is not None:
             self._gauges.refresh()
-        self._write()
+        self._sign()
         totals, rows = self._row.table.read()
         living = [row if is_alive(int(row[PID])) else _without_life(row) for row in rows]
         return take_snapshot(totals, living, time.monotonic())
@@ -99,14 +99,14 @@ class Reporter:
         """The worker ends, and its loop is closed. Its counters stay in its row."""
         if self._gauges is not None:
             self._gauges.count()
-        self._write()
+        self._sign()
         self._row.end()
 
-    def _write(self) -> None:
+    def _sign(self) -> None:
+        """Write a sign of life."""
         values = self._values
         values[SEEN] = time.monotonic()
         values[STATE] = STATES.index(self._read_state())
-        self._row.write(values)
 
 
 def is_alive(pid: int) -> bool:

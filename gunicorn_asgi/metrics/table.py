@@ -70,12 +70,13 @@ class MetricsRow:
     def __init__(self, table: MetricsTable, slot: int, row: memoryview[float]) -> None:
         self.table = table
         self.slot = slot
-        self._row = row
+        self.values = row
+        """The numbers, in the shared memory: what is written here is seen by all."""
 
     def write(self, values: Sequence[float]) -> None:
-        """Write the whole row, at once for readers of single numbers."""
-        self._row[:] = array("d", values)
+        """Write the whole row."""
+        self.values[:] = array("d", values)
 
     def end(self) -> None:
         """The worker ends: its counters stay, and nothing else."""
-        self._row[SEEN] = self._row[PID] = 0.0
+        self.values[SEEN] = self.values[PID] = 0.0
