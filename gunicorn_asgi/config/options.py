@@ -40,13 +40,10 @@ class Options(TypedDict, total=False):
 
     http: Literal["auto", "httptools", "h11"]
     server_header: str
+    date_header: bool
     proxy_headers: Literal["x-forwarded", "forwarded", "off"]
     forwarded_host: bool
     forwarded_lists: bool
-    date_header: bool
-    lame_duck: float
-    stream_drain_delay: float
-    health_path: str
     head_timeout: float
     tls_handshake_timeout: float
     tls_key_password_file: str
@@ -63,8 +60,11 @@ class Options(TypedDict, total=False):
     early_hint: bool
     trailers: bool
     stall_warning: float | Literal["auto"]
+    health_path: str
     handover: bool
     stop_delay: float
+    lame_duck: float
+    stream_drain_delay: float
     max_rss: int
     max_rss_jitter: int
     max_lifetime: float
@@ -127,6 +127,14 @@ class OptionSettings:
             "The `server` header of responses that have none of their own; empty for no header.",
         ),
     ]
+    date_header: Annotated[
+        bool,
+        switch(
+            "date_header",
+            True,
+            "Add a `date` header to responses that have none of their own (RFC 9110, 6.6.1).",
+        ),
+    ]
     proxy_headers: Annotated[
         Literal["x-forwarded", "forwarded", "off"],
         choice(
@@ -158,43 +166,6 @@ class OptionSettings:
             "`X-Forwarded-For`: the client's element of a list counts. Otherwise a list means "
             "`https` if all its elements do, and its last host counts. See "
             "[behind a proxy](docs/proxies.md#lists-from-several-proxies).",
-        ),
-    ]
-    date_header: Annotated[
-        bool,
-        switch(
-            "date_header",
-            True,
-            "Add a `date` header to responses that have none of their own (RFC 9110, 6.6.1).",
-        ),
-    ]
-    lame_duck_s: Annotated[
-        float,
-        delay(
-            "lame_duck",
-            0.3,
-            "Time for which idle keep-alive connections stay open when a worker stops. A request "
-            "that arrives in this time is answered with `Connection: close`; without this time, "
-            "it could arrive at a closed connection and be lost.",
-        ),
-    ]
-    stream_drain_delay_s: Annotated[
-        float,
-        delay(
-            "stream_drain_delay",
-            0.0,
-            "Time from the start of a graceful shutdown until `receive()` tells running streams "
-            "`http.disconnect`, at most half of `graceful_timeout`; 0 for never. Event streams end "
-            "by it: see [operations](docs/operations.md#event-streams).",
-        ),
-    ]
-    health_path: Annotated[
-        bytes,
-        request_path(
-            "health_path",
-            "The path of [health checks](docs/operations.md#health-checks): GET and HEAD of it are "
-            "answered without the application, and not logged. 200, or 503 while the worker is "
-            "about to leave its load balancer. Empty for none.",
         ),
     ]
     head_timeout_s: Annotated[
@@ -350,6 +321,15 @@ class OptionSettings:
             zero="none",
         ),
     ]
+    health_path: Annotated[
+        bytes,
+        request_path(
+            "health_path",
+            "The path of [health checks](docs/operations.md#health-checks): GET and HEAD of it are "
+            "answered without the application, and not logged. 200, or 503 while the worker is "
+            "about to leave its load balancer. Empty for none.",
+        ),
+    ]
     handover: Annotated[
         bool,
         switch(
@@ -370,6 +350,26 @@ class OptionSettings:
             "`health_path` answers 503: a load balancer needs it to notice. It is a part of "
             "`graceful_timeout`, and must be less than three quarters of it. Not after HUP, QUIT "
             "or INT.",
+        ),
+    ]
+    lame_duck_s: Annotated[
+        float,
+        delay(
+            "lame_duck",
+            0.3,
+            "Time for which idle keep-alive connections stay open when a worker stops. A request "
+            "that arrives in this time is answered with `Connection: close`; without this time, "
+            "it could arrive at a closed connection and be lost.",
+        ),
+    ]
+    stream_drain_delay_s: Annotated[
+        float,
+        delay(
+            "stream_drain_delay",
+            0.0,
+            "Time from the start of a graceful shutdown until `receive()` tells running streams "
+            "`http.disconnect`, at most half of `graceful_timeout`; 0 for never. Event streams end "
+            "by it: see [operations](docs/operations.md#event-streams).",
         ),
     ]
     max_rss: Annotated[
