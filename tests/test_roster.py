@@ -1,9 +1,13 @@
-"""The states of the workers, and who may leave (`gunicorn_asgi.process.roster`, `handover`, `recycling`)."""
+"""The states of the workers, and who may leave (`gunicorn_asgi.process.roster`, `handover`, `recycling`, `shutdown.serve_on`)."""
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import math
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +16,8 @@ from inprocess import Log
 
 from gunicorn_asgi.config.settings import Settings
 from gunicorn_asgi.errors import ConfigError
+from gunicorn_asgi.process import handover, shutdown
+from gunicorn_asgi.process.handover import Handover
 from gunicorn_asgi.process.recycling import Recycling
 from gunicorn_asgi.process.roster import (
     BOOTING,
@@ -25,6 +31,8 @@ from gunicorn_asgi.process.roster import (
     RosterRow,
     WorkerState,
 )
+from gunicorn_asgi.process.shutdown import serve_on
+from gunicorn_asgi.process.stop_request import StopRequest
 
 
 def make(*states: WorkerState, wanted: int = 2) -> list[RosterRow]:
@@ -139,6 +147,70 @@ def test_the_row_of_a_living_worker_is_never_given_away() -> None:
     assert roster.ages[old.slot] == 1
 
 
+# Handing over.
+
+LOOKS = 20
+"""Turns of the loop in which a worker looks for a newer one, in these tests."""
+
+
+def hand_over(row: RosterRow, limit_s: float, *changes: Callable[[], None]) -> list[bool]:
+    """Whether the worker of `row` has left: before the first of `changes`, and after each."""
+    found: list[bool] = []
+
+    async def run() -> None:
+        left: list[bool] = []
+        worker = Handover(row, limit_s, lambda: left.append(True), Log())
+        loop = asyncio.get_running_loop()
+        worker.begin(loop)
+        worker.begin(loop)  # the arbiter may repeat TERM
+        assert row.state is HANDING_OVER
+        for change in (None, *changes):
+            if change is not None:
+                change()
+            for _ in range(LOOKS):
+                await asyncio.sleep(0)
+            assert len(left) < 2
+            found.append(bool(left))
+        worker.stop()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(handover, "LOOK_SECONDS", 0)
+        asyncio.run(run())
+    return found
+
+
+def set_state(row: RosterRow, state: WorkerState) -> Callable[[], None]:
+    return lambda: setattr(row, "state", state)
+
+
+def test_a_worker_hands_over_until_a_newer_one_serves() -> None:
+    row, newer = make(SERVING, BOOTING, wanted=1)
+    assert hand_over(row, math.inf, set_state(newer, SERVING)) == [False, True]
+
+
+def test_a_worker_hands_over_until_the_master_stops() -> None:
+    [row] = make(SERVING, wanted=1)
+    assert hand_over(row, 0, row.roster.end) == [False, True]
+
+
+@pytest.mark.parametrize(("limit_s", "leaves"), [(0, True), (math.inf, False)])
+def test_two_releases_do_not_serve_side_by_side_for_longer_than_the_limit(
+    limit_s: float, leaves: bool
+) -> None:
+    """One worker of the new release serves, and a second one cannot start."""
+    _, row = make(LEAVING, SERVING)
+    row.roster.configure(object())
+    newer = row.roster.add(3)
+    # While no worker of the new release serves, there is no limit.
+    assert hand_over(row, limit_s, set_state(newer, SERVING)) == [False, leaves]
+
+
+def test_without_a_new_configuration_the_limit_does_not_count() -> None:
+    """At ``max_requests``, say: nothing but a newer worker ends the handing over."""
+    row, _ = make(SERVING, SERVING)
+    assert hand_over(row, 0) == [False]
+
+
 # Recycling.
 
 MIB = 1024 * 1024
@@ -148,7 +220,7 @@ class Limits:
     """A worker with limits, whose size and time a test sets."""
 
     def __init__(self, row: RosterRow, **options: Any) -> None:
-        self.rss = 50 * MIB
+        self.rss: int | None = 50 * MIB
         self.now = 1000.0
         self.begun = 0
         self.log = Log()
@@ -167,7 +239,7 @@ def test_a_worker_without_limits_is_not_replaced() -> None:
     limits.now, limits.rss = 1e9, 1 << 40
     limits.recycling.look()
     assert not limits.begun
-    assert not limits.recycling.is_due
+    assert not limits.log.lines
 
 
 def test_a_worker_that_has_grown_above_max_rss_is_replaced_and_says_why() -> None:
@@ -191,6 +263,27 @@ def test_a_worker_that_starts_above_max_rss_is_not_replaced_for_ever() -> None:
     assert not limits.begun
     [line] = limits.log.take("warning")
     assert "max_rss is 40 MiB, and this worker has 50 MiB already at its start" in line.text
+
+
+def test_memory_that_a_startup_takes_counts_as_had_at_the_start() -> None:
+    [row] = make(BOOTING)
+    limits = Limits(row, max_rss=60 * MIB)
+    limits.recycling.look()  # heartbeats go on during lifespan.startup
+    limits.rss = 70 * MIB
+    row.state = SERVING
+    for _ in range(3):
+        limits.recycling.look()
+    assert not limits.begun
+    [line] = limits.log.take("warning")
+    assert "this worker has 70 MiB already at its start" in line.text
+
+
+def test_a_size_that_the_system_does_not_tell_is_no_limit() -> None:
+    [row] = make(SERVING)
+    limits = Limits(row, max_rss=1)
+    limits.rss = None
+    limits.recycling.look()
+    assert not limits.begun
 
 
 def test_a_worker_that_has_run_for_max_lifetime_is_replaced() -> None:
@@ -259,3 +352,48 @@ def test_a_stop_delay_that_leaves_no_time_for_requests_is_refused(
     with pytest.raises(ConfigError, match=r"^Invalid value for option stop_delay: .* must be less"):
         Settings.read(cfg, {"stop_delay": delay}, {})
     assert Settings.read(cfg, {"stop_delay": 0}, {}).stop_delay_s == 0
+
+
+def stopping(stop_delay: float = 20) -> tuple[Any, Roster, StopRequest]:
+    """A server with the option, its master's workers, and the request to stop that it has got."""
+    settings = Settings.read(Config(), {"stop_delay": stop_delay}, {})
+    stop = StopRequest()
+    stop.make()
+    return SimpleNamespace(settings=settings, is_out_of_service=False), Roster(), stop
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_worker_of_a_master_that_stops_serves_on_until_a_quick_stop(is_replaced: bool) -> None:
+    server, roster, stop = stopping()
+    roster.end()
+
+    async def run() -> None:
+        stop.attach(asyncio.get_running_loop())
+        task = asyncio.create_task(serve_on(server, roster, stop, is_replaced, Log()))
+        for _ in range(LOOKS):
+            await asyncio.sleep(0)
+        assert not task.done()
+        assert server.is_out_of_service
+        stop.make(quick=True)
+        await asyncio.wait_for(task, 10)
+
+    asyncio.run(run())
+
+
+def test_a_stop_delay_counts_from_the_request_to_stop() -> None:
+    server, roster, stop = stopping()
+    stop.requested_at = time.monotonic() - 20
+    roster.end()
+    asyncio.run(asyncio.wait_for(serve_on(server, roster, stop, False, Log()), 10))
+    assert server.is_out_of_service
+
+
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_a_worker_that_leaves_alone_does_not_serve_on(
+    is_replaced: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine stays in service: at a HUP, for a limit, or by TERM to one worker."""
+    monkeypatch.setattr(shutdown, "NOTICE_SECONDS", 0)
+    server, roster, stop = stopping()
+    asyncio.run(asyncio.wait_for(serve_on(server, roster, stop, is_replaced, Log()), 10))
+    assert not server.is_out_of_service

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 
 from ..errors import RequestError
-from ..http.contract import ASGIStream
 from ..observe.log import Log
-from ..observe.printable import printable
+from ..observe.running_requests import RunningExchanges, title
 from ..observe.stacks import name_calls, read_awaits
 from .http import HTTPStream
 
-MAX_PATH = 200
 TIMED_OUT = RequestError(503, "The application did not answer in time", is_logged=True)
 
 
-def cancel_overdue(
-    running: Mapping[asyncio.Task[None], tuple[ASGIStream, float]],
-    limit_s: float,
-    now: float,
-    log: Log,
-) -> None:
+def cancel_overdue(running: RunningExchanges, limit_s: float, now: float, log: Log) -> None:
     """Answer for applications that run longer than `limit_s`, and cancel each of them once.
 
     `running` has the exchange of each and the time when it began, the oldest first; `now` is on
@@ -37,10 +29,9 @@ def cancel_overdue(
     for task, stream, age in overdue:
         try:
             log.warning(
-                "request_timeout is %g s: %s %s has run for %.1f s and is cancelled. It was %s",
+                "request_timeout is %g s: %s has run for %.1f s and is cancelled. It was %s",
                 limit_s,
-                printable(stream.method),
-                printable(stream.raw_path[:MAX_PATH]),
+                title(stream),
                 age,
                 name_calls(read_awaits(task)),
             )

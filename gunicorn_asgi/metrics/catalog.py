@@ -40,15 +40,15 @@ class Kind(Enum):
 
 
 class State(Enum):
-    """What a worker does, as the others see it. The order is that of the numbers in a row."""
+    """The state of a worker, as the others see it. The order is that of the numbers in a row."""
 
     STARTING = "starting"
     """The application is loaded, or its startup runs."""
     SERVING = "serving"
     HANDING_OVER = "handing_over"
-    """It serves until a younger worker does."""
+    """It serves until a newer worker does."""
     LEAVING = "leaving"
-    """It accepts no more, and finishes what it has."""
+    """It finishes what it has. It accepts no more, unless ``stop_delay`` goes on."""
     ENDED = "ended"
     """Its process is gone, or about to go."""
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections import deque
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..net.load import Load
 from ..net.transport import Transport
+from ..observe.resident_memory import resident_bytes
 from .catalog import PLACES, UNKNOWN, Values
 
 if TYPE_CHECKING:
@@ -22,8 +21,6 @@ AT_ONCE = 1000
 TASKS_PAUSE_FACTOR = 1000
 """Counting very many tasks takes the loop milliseconds. The next count is so many times as late."""
 WORST_SECONDS = 60.0
-STATM = Path("/proc/self/statm")
-"""Linux: the sizes of this process in pages."""
 REQUESTS = PLACES["requests_total"]
 CLOSED_FOR_ROOM = PLACES["connections_closed_for_room_total"]
 IDLE, BUSY, HANDSHAKING = range(PLACES["connections"], PLACES["connections"] + 3)
@@ -54,7 +51,8 @@ class Gauges:
         """Take all gauges. To be called in each heartbeat, about every `interval` seconds."""
         values = self._values
         values[LAG], values[WORST_LAG] = self._lag.tick(self._server.loop.time(), interval)
-        values[MEMORY] = resident_bytes()
+        resident = resident_bytes()
+        values[MEMORY] = UNKNOWN if resident is None else resident
         self._count_tasks()
         self.refresh()
 
@@ -134,11 +132,3 @@ class Lag:
         while worst[0][0] <= now - WORST_SECONDS:
             worst.popleft()
         return lag, worst[0][1]
-
-
-def resident_bytes() -> float:
-    """The resident memory of this process; UNKNOWN where the system does not tell."""
-    try:
-        return int(STATM.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return UNKNOWN

@@ -64,8 +64,5 @@ class Handover:
 
     def _is_overdue(self) -> bool:
         row = self._row
-        return (
-            row.is_outdated
-            and time.monotonic() - self._began_at > self._limit_s
-            and row.roster.is_served_since(row.generation)
-        )
+        is_late = time.monotonic() - self._began_at > self._limit_s
+        return is_late and row.roster.is_served_since(row.generation)

@@ -7,27 +7,16 @@ worker is replaced after the other, so that the machine needs memory for one mor
 from __future__ import annotations
 
 import math
-import os
 import random
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from ..config.settings import Settings
 from ..observe.log import Log
+from ..observe.resident_memory import resident_bytes
 from .roster import SERVING, RosterRow
 
-STATM = Path("/proc/self/statm")
-"""Linux: the sizes of this process, in pages. The second number is the resident set."""
 MEBIBYTE = 1024 * 1024
-
-
-def read_rss() -> int:
-    """Return the bytes of this process's resident set; 0 where the system does not tell."""
-    try:
-        return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
 
 
 class Recycling:
@@ -39,7 +28,7 @@ class Recycling:
         row: RosterRow,
         begin: Callable[[], None],
         log: Log,
-        rss: Callable[[], int] = read_rss,
+        rss: Callable[[], int | None] = resident_bytes,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`begin` is called once, when this worker is the one to be replaced."""
@@ -57,11 +46,6 @@ class Recycling:
         self._is_first_look = True
         self._reason = ""
 
-    @property
-    def is_due(self) -> bool:
-        """Whether a limit is reached."""
-        return self._reason != ""
-
     def demand(self, reason: str) -> None:
         """A limit is reached: replace this worker as soon as no other one is being replaced."""
         if not self._reason:
@@ -69,10 +53,12 @@ class Recycling:
             self.look()
 
     def look(self) -> None:
-        """Look at the limits. To be called with each heartbeat of a worker that serves."""
+        """Look at the limits, if this worker serves. To be called with each heartbeat."""
+        if self._row.state != SERVING:
+            return  # a worker that boots has not the size with which it begins to serve
         if not self._reason:
             self._reason = self._find_reason()
-        if self._reason and self._row.state == SERVING and self._row.roster.is_quiet():
+        if self._reason and self._row.roster.is_quiet():
             self._log.info("Autorestarting worker: %s", self._reason)
             self._begin()
 
@@ -83,7 +69,7 @@ class Recycling:
             return ""
         rss, is_first = self._rss(), self._is_first_look
         self._is_first_look = False
-        if rss <= self.max_rss:
+        if rss is None or rss <= self.max_rss:
             return ""
         if is_first:
             # Its replacement would be as large, and be replaced at once.

@@ -17,7 +17,7 @@ HEADER = 4
 
 
 class WorkerState(IntEnum):
-    """What a worker is doing."""
+    """How far a worker is, from its fork to its end."""
 
     NONE = 0
     """The row is free."""
