@@ -27,7 +27,8 @@ bind = f"0.0.0.0:{os.environ['PORT']}" if "PORT" in os.environ else "127.0.0.1:8
 # memory of a container, where the number of cores is that of the whole machine.
 workers = int(os.environ.get("WEB_CONCURRENCY") or os.cpu_count() or 1)
 # The worker, with options of its own (the table in the README). Without any it is `worker_class = Worker`. No `server` header, since
-# strangers need not know what runs here.
+# strangers need not know what runs here. Two more to think of: health_path="/healthz" for the checks of a load balancer, and
+# metrics_bind="127.0.0.1:9108" for the numbers of all workers (docs/operations.md, docs/numbers.md).
 worker_class = Worker.configure(server_header="")
 # Versions of HTTP. "h2,h1" offers HTTP/2 where Gunicorn has TLS (give `certfile` and `keyfile`), once `pip install 'gunicorn-asgi[http2]'` is
 # done. Behind a proxy that ends TLS it is of use only where that speaks HTTP/2 to its backends, with `http2_cleartext` (docs/http2.md).
@@ -47,7 +48,8 @@ graceful_timeout = 25
 
 # Health.
 
-# A worker is replaced after so many requests, which bounds what a slow memory leak can take. 0 is never.
+# A worker is replaced after so many requests, which bounds what a slow memory leak can take. 0 is never. It serves until its
+# replacement does: the machine needs memory for one worker more. The options max_rss and max_lifetime work in the same way.
 max_requests = 100_000
 # Spread over so many, so that not all workers are replaced at once.
 max_requests_jitter = 10_000
