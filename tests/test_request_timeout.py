@@ -47,13 +47,13 @@ class Site:
             elif path == "/declared":
                 await send({**START, "headers": [(b"content-length", b"100")]})
                 await send(part(b"begun"))
-            elif path == "/behind":
+            elif path == "/after":
                 await answer(send, b"whole")
             elif path == "/body":
                 self.waits.set()
                 await read_body(receive)
             await self.wait(scope["query_string"] == b"swallows")
-            if path == "/behind":
+            if path == "/after":
                 self.ended.append((path, None))
             else:
                 await answer(send, b"late")
@@ -192,22 +192,22 @@ def test_pipelined_requests_after_it_are_not_answered(parser: str) -> None:
         server.log.take("warning")
 
 
-def test_what_runs_behind_a_response_is_left_alone(parser: str) -> None:
+def test_what_runs_after_a_response_is_left_alone(parser: str) -> None:
     site = Site()
     with serve(site, parser, **LIMIT) as server:
         client = server.connect()
-        client.send(request("GET", "/behind"))
+        client.send(request("GET", "/after"))
         assert client.read_response().body == b"whole"
         grow_older(server, 1000)
         server.settle()
         assert site.ended == []
         site.goes_on.set()
         server.wait_until(lambda: site.ended)
-        assert site.ended == [("/behind", None)]
+        assert site.ended == [("/after", None)]
         assert server.log.take("warning") == []
 
 
-def test_a_websocket_is_left_alone_and_hides_no_request_behind_it(parser: str) -> None:
+def test_a_websocket_is_left_alone_and_hides_no_request_after_it(parser: str) -> None:
     site = Site()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

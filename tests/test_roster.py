@@ -188,9 +188,12 @@ def test_a_worker_hands_over_until_a_newer_one_serves() -> None:
     assert hand_over(row, math.inf, set_state(newer, SERVING)) == [False, True]
 
 
-def test_a_worker_hands_over_until_the_master_stops() -> None:
+@pytest.mark.parametrize("end", [Roster.stop, Roster.end])
+def test_a_worker_hands_over_until_the_master_stops_or_has_another_worker_class(
+    end: Callable[[Roster], None],
+) -> None:
     [row] = make(SERVING, wanted=1)
-    assert hand_over(row, 0, row.roster.end) == [False, True]
+    assert hand_over(row, 0, lambda: end(row.roster)) == [False, True]
 
 
 @pytest.mark.parametrize(("limit_s", "leaves"), [(0, True), (math.inf, False)])
@@ -365,7 +368,7 @@ def stopping(stop_delay: float = 20) -> tuple[Any, Roster, StopRequest]:
 @pytest.mark.parametrize("is_replaced", [False, True])
 def test_a_worker_of_a_master_that_stops_serves_on_until_a_quick_stop(is_replaced: bool) -> None:
     server, roster, stop = stopping()
-    roster.end()
+    roster.stop()
 
     async def run() -> None:
         stop.attach(asyncio.get_running_loop())
@@ -383,17 +386,20 @@ def test_a_worker_of_a_master_that_stops_serves_on_until_a_quick_stop(is_replace
 def test_a_stop_delay_counts_from_the_request_to_stop() -> None:
     server, roster, stop = stopping()
     stop.requested_at = time.monotonic() - 20
-    roster.end()
+    roster.stop()
     asyncio.run(asyncio.wait_for(serve_on(server, roster, stop, False, Log()), 10))
     assert server.is_out_of_service
 
 
+@pytest.mark.parametrize("has_other_class", [False, True])
 @pytest.mark.parametrize("is_replaced", [False, True])
-def test_a_worker_that_leaves_alone_does_not_serve_on(
-    is_replaced: bool, monkeypatch: pytest.MonkeyPatch
+def test_a_worker_of_a_master_that_goes_on_does_not_serve_on(
+    is_replaced: bool, has_other_class: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The machine stays in service: at a HUP, for a limit, or by TERM to one worker."""
     monkeypatch.setattr(shutdown, "NOTICE_SECONDS", 0)
     server, roster, stop = stopping()
+    if has_other_class:  # since a HUP
+        roster.end()
     asyncio.run(asyncio.wait_for(serve_on(server, roster, stop, is_replaced, Log()), 10))
     assert not server.is_out_of_service

@@ -93,7 +93,7 @@ def install(find_roster: Callable[[], Roster]) -> None:
 
     def stop_workers(self: Any, *args: Any, **kwargs: Any) -> None:
         if is_ours(self):
-            find_roster().end()
+            find_roster().stop()
         stop(self, *args, **kwargs)
 
     for name, wrapper in zip(

@@ -14,6 +14,8 @@ SLOTS = 256
 """Rows of the roster. Workers beyond this number share the last row, and are not handed over to."""
 COLUMNS = 3
 HEADER = 4
+GOES_ON, ENDS, STOPS = range(3)
+"""The fate of the workers of this class: the last number of the header."""
 
 
 class WorkerState(IntEnum):
@@ -69,7 +71,12 @@ class Roster:
     @property
     def is_ending(self) -> bool:
         """The master stops, or has another worker class now: no worker is handed over to."""
-        return bool(self._header[3])
+        return self._header[3] != GOES_ON
+
+    @property
+    def is_stopping(self) -> bool:
+        """The master was told to stop."""
+        return self._header[3] == STOPS
 
     # In the master.
 
@@ -78,7 +85,7 @@ class Roster:
         if configuration is not self._configuration:
             self._configuration = configuration
             self._header[0] += 1
-            self._header[3] = 0
+            self._header[3] = GOES_ON
 
     def start_with(self, workers: int) -> None:
         """The master starts its first `workers`."""
@@ -89,8 +96,12 @@ class Roster:
         self._header[2] = workers
 
     def end(self) -> None:
-        """No newer worker will serve in place of another."""
-        self._header[3] = 1
+        """The master has another worker class: no newer worker serves in place of another."""
+        self._header[3] = ENDS
+
+    def stop(self) -> None:
+        """The master stops."""
+        self._header[3] = STOPS
 
     def keep(self, ages: Collection[int]) -> None:
         """Free the rows of all workers but those of these `ages`: the others are dead."""

@@ -86,11 +86,11 @@ async def serve_on(
     if not is_replaced:
         # systemd may tell the workers a moment before the master.
         until = stop.requested_at + min(NOTICE_SECONDS, seconds)
-        while not (roster.is_ending or stop.is_quick) and time.monotonic() < until:  # noqa: ASYNC110 # the master's memory has no event
+        while not (roster.is_stopping or stop.is_quick) and time.monotonic() < until:  # noqa: ASYNC110 # the master's memory has no event
             await asyncio.sleep(0.02)
-    server.is_out_of_service = roster.is_ending
+    server.is_out_of_service = roster.is_stopping
     left = stop.requested_at + seconds - time.monotonic()
-    if roster.is_ending and left > 0 and not stop.is_quick:
+    if roster.is_stopping and left > 0 and not stop.is_quick:
         log.info("Serving on for %.1f s, the option stop_delay, before the shutdown", left)
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(stop.quick.wait(), left)
