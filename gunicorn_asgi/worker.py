@@ -282,6 +282,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         if is_started:
             server.acceptors.listen(self.sockets, context, self._closed_queues)
             self.row.state = SERVING
+            self._recycling.look()  # the size without any request
             if self.metrics is not None:
                 self.metrics.open_page()
             log_boot(self.settings, context is not None, self.log)
