@@ -140,7 +140,7 @@ def report_ended(control: socket.socket) -> None:
 
 def become_gunicorn(arguments: list[str], directory: str, env: dict[str, str], output: int) -> None:
     """Be what ``python -m gunicorn`` is, in this process."""
-    import gunicorn.config
+    from gunicorn import config
 
     os.setsid()
     os.chdir(directory)
@@ -153,8 +153,7 @@ def become_gunicorn(arguments: list[str], directory: str, env: dict[str, str], o
     os.close(null)
     os.close(output)
     sys.path[0] = directory
-    # It was read when Gunicorn was imported.
-    gunicorn.config.Chdir.default = gunicorn.util.getcwd()
+    config.Chdir.default = directory  # made at the import, from the directory at that time
     (package,) = sys.modules["gunicorn"].__path__
     sys.argv = [str(Path(package) / "__main__.py"), *arguments]
     runpy.run_module("gunicorn", run_name="__main__", alter_sys=True)

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from urllib.parse import parse_qs
 
 from events import note
@@ -177,6 +178,14 @@ async def block(scope, receive, send, seconds="1"):
     await respond(send, "blocked\n")
 
 
+async def block_until_file(scope, receive, send):
+    """Blocks the loop until there is a file ``go``."""
+    note("block begun")
+    while not Path("go").exists():
+        time.sleep(0.01)
+    await respond(send, "blocked\n")
+
+
 async def error(scope, receive, send):
     raise ValueError("the application's own")
 
@@ -251,7 +260,7 @@ async def loop(scope, receive, send):
 ROUTES = {
     function.__name__: function
     for function in (
-        block, callback, chunks, count, deaf, duplex, echo, environ, error, hello, keys, large, late_error, leave, listening, loop, nothing, pid, silent,
+        block, block_until_file, callback, chunks, count, deaf, duplex, echo, environ, error, hello, keys, large, late_error, leave, listening, loop, nothing, pid, silent,
         slow, stuck, trickle, upload,
     )
 }  # fmt: skip
