@@ -59,7 +59,8 @@ class Reporter:
             self._page = Page(server, self.snapshot, read_state, log)
 
     def open_page(self) -> None:
-        """Answer at ``metrics_bind``, until `close_page`."""
+        """The worker serves: say so, and answer at ``metrics_bind`` until `close_page`."""
+        self._write()  # a worker that is blocked before the next heartbeat is not starting
         if self._page is not None and self._socket is not None:
             self._page.open(self._socket)
 
