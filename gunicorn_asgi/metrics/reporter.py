@@ -60,7 +60,7 @@ class Reporter:
 
     def open_page(self) -> None:
         """The worker serves: say so, and answer at ``metrics_bind`` until `close_page`."""
-        self._write()  # a worker that is blocked before the next heartbeat is not starting
+        self._sign()  # a worker that is blocked before the next heartbeat is not starting
         if self._page is not None and self._socket is not None:
             self._page.open(self._socket)
 
