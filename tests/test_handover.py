@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from certificates import make_authority
 from gated import HANDS_OVER, NEW, NEWER, OLD, Gated
-from process import BOOT_LINE, free_address, is_alive, poll
+from process import BOOT_LINE, NOTE, free_address, is_alive, poll
 
 pytestmark = pytest.mark.gunicorn
 ASKED = 8
@@ -228,6 +228,36 @@ def test_a_worker_that_dies_during_a_handover_is_replaced_by_a_new_one(tmp_path:
         server.wait_until_replaced([old])
         assert server.ask()[0] == NEW
         assert len(server.workers()) == 1
+        assert server.stop() == 0
+
+
+# While the arbiter forks, an older worker ends whom it does not see at that moment.
+ENDED_AT_A_FORK = """
+def pre_fork(server, worker):
+    import os, signal, time
+    from pathlib import Path
+    from gunicorn_asgi.process import arbiter
+    for pid in list(arbiter.hidden):
+        os.kill(pid, signal.SIGKILL)
+        stat = Path(f"/proc/{pid}/stat")
+        deadline = time.monotonic() + 10
+        while stat.exists() and ") Z " not in stat.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the end of a process is read from /proc")
+def test_a_worker_that_ends_while_the_arbiter_forks_is_forgotten(tmp_path: Path) -> None:
+    """Gunicorn 23 takes note of the end at once, whatever it does; later ones do so afterwards."""
+    hook = f"{NOTE}{ENDED_AT_A_FORK}\ndef child_exit(server, worker):\n    note('child_exit', worker.pid)\n"
+    # `timeout` would have the arbiter find it out; at TERM it would wait for it.
+    with serving(tmp_path, max_requests=1, timeout=0, graceful_timeout=300, config=hook) as server:
+        [old] = server.workers()
+        assert server.ask() == (OLD, old)
+        server.wait_for(BOOT_LINE, 2)
+        server.wait_for_event(f"child_exit {old}")
+        assert server.ask()[0] == OLD
         assert server.stop() == 0
 
 

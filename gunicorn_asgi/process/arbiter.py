@@ -66,6 +66,7 @@ def install(find_roster: Callable[[], Roster]) -> None:
             manage(self)
         finally:
             self.WORKERS.update(hidden)
+            _forget_ended(self)
             hidden.clear()
         if self in reloading and not waits:
             # No worker is forked until the value is back.
@@ -107,6 +108,25 @@ def _find_leaving(arbiter: Any, roster: Roster) -> dict[int, Any]:
     ages = roster.ages_besides()
     workers = [(pid, worker) for pid, worker in arbiter.WORKERS.items() if worker.age in ages]
     return dict(workers[: max(arbiter.num_workers, 1)])
+
+
+def _forget_ended(arbiter: Any) -> None:
+    """Finish the end of each worker that the arbiter took note of while the worker was hidden.
+
+    Gunicorn 23 does so in a signal handler, and then knew nothing of it.
+    """
+    if os.getpid() != arbiter.pid:
+        return  # a worker that ends: it was forked meanwhile
+    for pid in hidden:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            worker = arbiter.WORKERS.pop(pid, None)
+            if worker is not None:
+                worker.tmp.close()
+                arbiter.cfg.child_exit(arbiter, worker)
+        except PermissionError:
+            pass  # it runs, as another user
 
 
 def can_reload(arbiter: Any) -> bool:
