@@ -147,13 +147,16 @@ UNREADABLE = {
     "an exception": "import nosuch",
     "a value that Gunicorn refuses": "workers = 'many'",
     "a worker class that is not there": "worker_class = 'nosuch.Worker'",
+    "no end within the time for it": "import time\ntime.sleep(300)",
+    "a signal to end meanwhile": "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\nsignal.pause()",
 }
 
 
 @pytest.mark.gunicorn
 @pytest.mark.smoke
 def test_a_hup_to_a_configuration_that_cannot_be_read_changes_nothing(tmp_path: Path) -> None:
-    with start(tmp_path) as server:
+    limit = "from gunicorn_asgi.process import arbiter\narbiter.RELOAD_SECONDS = 1"
+    with start(tmp_path, config=limit) as server:
         [first] = server.workers()
         fine = server.config_file.read_text()
         for count, line in enumerate(UNREADABLE.values(), 1):

@@ -8,6 +8,7 @@ handed over and finish their requests, do not count. Everything else stays the a
 from __future__ import annotations
 
 import os
+import signal
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +20,8 @@ from .roster import Roster
 
 METHODS = ("manage_workers", "reload", "stop")
 """The arbiter's methods that are wrapped. Each does what it did, and a little besides."""
+RELOAD_SECONDS = 60
+"""Time for a configuration to be read on trial. The arbiter takes no signal meanwhile."""
 
 
 hidden: dict[int, Any] = {}
@@ -76,8 +79,9 @@ def install(find_roster: Callable[[], Roster]) -> None:
     def reload_configuration(self: Any) -> None:
         if is_ours(self) and not can_reload(self):
             self.log.error(
-                "HUP: the configuration cannot be read (stderr says why), so everything goes on as "
-                "before; mend it, and send HUP again"
+                "HUP: the configuration cannot be read (stderr says why), or not within %d s, so "
+                "everything goes on as before; mend it, and send HUP again",
+                RELOAD_SECONDS,
             )
             return
         # From Gunicorn 24 on, the arbiter waits for up to ``graceful_timeout`` until its old
@@ -139,6 +143,11 @@ def can_reload(arbiter: Any) -> bool:
     if pid == 0:
         outcome = b"-"
         try:
+            # The arbiter's handlers wait for its loop. A file that hangs must not outlive it, for
+            # this process has its listening sockets, too.
+            for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+                signal.signal(number, signal.SIG_DFL)
+            signal.alarm(RELOAD_SECONDS)
             arbiter.app.reload()
             arbiter.app.cfg.worker_class  # noqa: B018 # imports it
             outcome = b"+"
