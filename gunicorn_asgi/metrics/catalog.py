@@ -96,7 +96,7 @@ COUNTERS = (
         "refused_requests_total",
         Kind.COUNTER,
         "Requests answered by the server in place of the application, by status; 503 is "
-        "limit_concurrency.",
+        "limit_concurrency, or request_timeout.",
         "status",
         REFUSALS,
     ),
