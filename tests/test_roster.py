@@ -58,6 +58,8 @@ def test_a_worker_boots_until_it_says_otherwise() -> None:
         ([HANDING_OVER, HANDING_OVER, BOOTING, BOOTING], []),
         # One after the other, so that two serve at any time.
         ([HANDING_OVER, HANDING_OVER, SERVING, BOOTING], [1]),
+        # The first may be blocked. The second does not wait for it.
+        ([HANDING_OVER, HANDING_OVER, SERVING, SERVING], [1, 2]),
         ([LEAVING, HANDING_OVER, SERVING, BOOTING], []),
         ([LEAVING, HANDING_OVER, SERVING, SERVING], [2]),
         ([SERVING, HANDING_OVER, BOOTING], []),

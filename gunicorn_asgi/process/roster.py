@@ -139,11 +139,13 @@ class Roster:
             for slot, state in enumerate(self.states)
         )
 
-    def first_to_leave(self) -> int:
-        """Return the age of the oldest worker that hands over, or 0."""
-        return min(
-            (self.ages[slot] for slot, state in enumerate(self.states) if state == HANDING_OVER),
-            default=0,
+    def count_serving_without(self, age: int) -> int:
+        """Return how many serve when all that hand over, up to this `age`, have left."""
+        # Read once: others leave meanwhile.
+        states = self.states.tolist()
+        return sum(
+            state == SERVING or (state == HANDING_OVER and self.ages[slot] > age)
+            for slot, state in enumerate(states)
         )
 
 
@@ -189,10 +191,9 @@ class RosterRow:
     def has_successor(self) -> bool:
         """Whether this worker, which hands over, is not needed any more.
 
-        As many workers serve besides it as the master wants. Of several that hand over, the oldest
-        leaves first, so that there are never too few.
+        As many workers serve as the master wants when it has left, and all older ones that hand
+        over, too: they may leave at the same moment. One of them whose event loop is blocked leaves
+        later, and nobody waits for it.
         """
         roster = self.roster
-        return roster.is_ending or (
-            roster.count_serving() > roster.wanted and roster.first_to_leave() == self.age
-        )
+        return roster.is_ending or roster.count_serving_without(self.age) >= roster.wanted
