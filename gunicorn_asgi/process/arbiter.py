@@ -23,7 +23,6 @@ METHODS = ("manage_workers", "reload", "stop")
 RELOAD_SECONDS = 60
 """Time for a configuration to be read on trial. The arbiter takes no signal meanwhile."""
 
-
 hidden: dict[int, Any] = {}
 """The workers that the arbiter does not see while it compares their number with ``workers``, by
 their process id."""
@@ -46,65 +45,84 @@ def install(find_roster: Callable[[], Roster]) -> None:
     `find_roster` returns the roster of this process. For workers of another class the wrappers do
     nothing.
     """
-    if not can_hand_over():
-        return
-    manage, reload, stop = (getattr(Arbiter, name) for name in METHODS)
-    reloading: list[Arbiter] = []
-    """The arbiter while it reloads its configuration."""
-    waits: list[int] = []
-    """The arbiter's ``graceful_timeout``, while another value is in its place."""
+    if can_hand_over():
+        wrappers = Wrappers(find_roster)
+        for name in METHODS:
+            setattr(Arbiter, name, _as_method(getattr(wrappers, name)))
 
-    def manage_workers(self: Any) -> None:
-        if not is_ours(self):
-            find_roster().end()  # at a HUP to another worker class
-            manage(self)
+
+def _as_method(wrapper: Callable[..., None]) -> Callable[..., None]:
+    """Return a function that passes the arbiter on: a bound method would not get it."""
+
+    def method(arbiter: Any, *args: Any, **named: Any) -> None:
+        wrapper(arbiter, *args, **named)
+
+    return method
+
+
+class Wrappers:
+    """The wrapped methods, by their names. Each takes the arbiter, and calls the original."""
+
+    def __init__(self, find_roster: Callable[[], Roster]) -> None:
+        self._find_roster = find_roster
+        self._manage_workers, self._reload, self._stop = (
+            getattr(Arbiter, name) for name in METHODS
+        )
+        self._is_reloading = False
+        self._graceful_timeout: int | None = None
+        """The arbiter's setting, while another value is in its place."""
+
+    def manage_workers(self, arbiter: Any) -> None:
+        """Start and stop workers, without a look at those that leave."""
+        roster = self._find_roster()
+        if not is_ours(arbiter):
+            roster.end()  # at a HUP to another worker class
+            self._manage_workers(arbiter)
             return
-        roster = find_roster()
-        roster.keep([worker.age for worker in self.WORKERS.values()])
-        roster.want(self.num_workers)
-        hidden.update(_find_leaving(self, roster))
+        roster.keep([worker.age for worker in arbiter.WORKERS.values()])
+        roster.want(arbiter.num_workers)
+        hidden.update(_find_leaving(arbiter, roster))
         for pid in hidden:
-            del self.WORKERS[pid]
+            del arbiter.WORKERS[pid]
         try:
-            manage(self)
+            self._manage_workers(arbiter)
         finally:
-            self.WORKERS.update(hidden)
-            _forget_ended(self)
+            arbiter.WORKERS.update(hidden)
+            _forget_ended(arbiter)
             hidden.clear()
-        if self in reloading and not waits:
+        if self._is_reloading and self._graceful_timeout is None:
             # No worker is forked until the value is back.
-            waits.append(self.cfg.graceful_timeout)
-            self.cfg.set("graceful_timeout", 0)
+            self._graceful_timeout = arbiter.cfg.graceful_timeout
+            arbiter.cfg.set("graceful_timeout", 0)
 
-    def reload_configuration(self: Any) -> None:
-        if is_ours(self) and not can_reload(self):
-            self.log.error(
+    def reload(self, arbiter: Any) -> None:
+        """Read the configuration again if it can be read, and do not wait for the old workers.
+
+        From Gunicorn 24 on, the arbiter waits for up to ``graceful_timeout`` until they have gone,
+        and takes no signal meanwhile. But they hand over for as long as no new worker serves, and a
+        HUP to a mended release, or TERM, must not have to wait.
+        """
+        if is_ours(arbiter) and not can_reload(arbiter):
+            arbiter.log.error(
                 "HUP: the configuration cannot be read (stderr says why), or not within %d s, so "
                 "everything goes on as before; mend it, and send HUP again",
                 RELOAD_SECONDS,
             )
             return
-        # From Gunicorn 24 on, the arbiter waits for up to ``graceful_timeout`` until its old
-        # workers have gone, and takes no signal meanwhile. But they hand over for as long as no
-        # new worker serves, and a HUP to a mended release, or TERM, must not have to wait.
-        reloading.append(self)
+        self._is_reloading = True
         try:
-            reload(self)
+            self._reload(arbiter)
         finally:
-            reloading.clear()
-            for seconds in waits:
-                self.cfg.set("graceful_timeout", seconds)
-            waits.clear()
+            self._is_reloading = False
+            if self._graceful_timeout is not None:
+                arbiter.cfg.set("graceful_timeout", self._graceful_timeout)
+                self._graceful_timeout = None
 
-    def stop_workers(self: Any, *args: Any, **kwargs: Any) -> None:
-        if is_ours(self):
-            find_roster().stop()
-        stop(self, *args, **kwargs)
-
-    for name, wrapper in zip(
-        METHODS, (manage_workers, reload_configuration, stop_workers), strict=True
-    ):
-        setattr(Arbiter, name, wrapper)
+    def stop(self, arbiter: Any, *args: Any, **named: Any) -> None:
+        """Stop all workers, also those that hand over."""
+        if is_ours(arbiter):
+            self._find_roster().stop()
+        self._stop(arbiter, *args, **named)
 
 
 def _find_leaving(arbiter: Any, roster: Roster) -> dict[int, Any]:
