@@ -282,6 +282,8 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         if is_started:
             server.acceptors.listen(self.sockets, context, self._closed_queues)
             self.row.state = SERVING
+            if self._stop.is_made:  # by a signal in this moment
+                self.row.state = LEAVING_FIRST
             self._recycling.look()  # the size without any request
             if self.metrics is not None:
                 self.metrics.open_page()
