@@ -309,7 +309,9 @@ class Server:
         return RequestError(503, "Too many requests at once", is_logged=True, fields=RETRY_AFTER)
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
-        self.tasks.pop(task, None)
+        running = self.tasks.pop(task, None)
+        if running is not None and task.cancelled():
+            running[0].end_cancelled()
         if self._phase is not SERVING:
             self._changed.set()
 

@@ -22,6 +22,14 @@ from gunicorn_asgi.errors import ApplicationError, ClientDisconnected
 
 POST_5 = request("POST", "/", b"Content-Length: 5")
 CHUNKED = request("POST", "/", b"Transfer-Encoding: chunked")
+HANDSHAKE = request(
+    "GET",
+    "/",
+    b"Connection: Upgrade",
+    b"Upgrade: websocket",
+    b"Sec-WebSocket-Version: 13",
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+)
 DISCONNECT = {"type": "http.disconnect"}
 
 
@@ -547,6 +555,34 @@ def test_an_application_that_is_cancelled_by_itself_is_a_500(parser: str) -> Non
         client.send(GET)
         assert client.read_response().status == 500
         assert len(server.log.take("error")) == 1
+
+
+@pytest.mark.parametrize("is_websocket", [False, True], ids=["request", "WebSocket"])
+def test_an_application_that_is_cancelled_before_its_first_step_leaves_nothing(
+    parser: str, is_websocket: bool
+) -> None:
+    """Before Python 3.12, its task takes the first step in a later turn of the loop."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.Event().wait()
+
+    with serve(app, parser) as server:
+        client = server.connect()
+        server.wait_connected()
+
+        def begin_and_cancel() -> None:
+            [connection] = server.server.connections
+            connection.data_received(HANDSHAKE if is_websocket else GET)
+            for task in list(server.server.tasks):
+                task.cancel()
+
+        server.call(begin_and_cancel)
+        assert client.read_response().status == 500
+        client.close()
+        server.wait_until(server.is_idle)
+        assert [line.text for line in server.log.take("error")] == [
+            "ASGI application was cancelled, handling request GET /"
+        ]
 
 
 def test_an_application_that_ignores_a_disconnect_is_cancelled_after_the_grace_period(

@@ -153,6 +153,17 @@ async def run_application(exchange: RunningExchange, app: Application) -> None:
             exchange.finish()
 
 
+def end_cancelled(exchange: RunningExchange) -> None:
+    """Finish an exchange whose task was cancelled before its first step, if it was.
+
+    Then no line of `run_application` has run. Before Python 3.12, a task takes its first step in a
+    later turn of the loop.
+    """
+    if exchange.phase is not COMPLETE:
+        exchange.application_cancelled()
+        exchange.finish()
+
+
 async def wait(waiters: Waiters, loop: asyncio.AbstractEventLoop) -> None:
     """Wait for `wake`. Each caller has its own future, so it can be cancelled alone."""
     waiter = loop.create_future()

@@ -24,6 +24,7 @@ from .exchange import (
     ExchangeHost,
     ResponsePhase,
     Waiters,
+    end_cancelled,
     pace,
     run_application,
     unexpected_body,
@@ -226,6 +227,7 @@ class HTTPStream:
     # The application.
 
     run = run_application
+    end_cancelled = end_cancelled
 
     async def receive(self) -> Message:
         """Return ``http.request`` until the body is complete, then ``http.disconnect``.

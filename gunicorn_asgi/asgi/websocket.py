@@ -20,6 +20,7 @@ from .exchange import (
     STREAMING,
     ExchangeHost,
     ResponsePhase,
+    end_cancelled,
     pace,
     run_application,
     wait,
@@ -174,6 +175,7 @@ class WebSocketStream:
     # The application.
 
     run = run_application
+    end_cancelled = end_cancelled
 
     @property
     def scope(self) -> Scope:

@@ -109,6 +109,9 @@ class ASGIStream(Protocol):
     def run(self, app: Application) -> Coroutine[Any, Any, None]:
         """Call the application, and finish the exchange however the application ends."""
 
+    def end_cancelled(self) -> None:
+        """The task of `run` was cancelled, perhaps before its first step: finish the exchange."""
+
     def feed_data(self, data: bytes) -> None:
         """A part of the request's body has arrived.
 
