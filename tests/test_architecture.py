@@ -160,6 +160,7 @@ def test_no_class_uses_private_names_of_an_ancestor_in_another_file() -> None:
         if isinstance(node, ast.ClassDef)
     }
 
+    @cache
     def own_names(node: ast.ClassDef) -> set[str]:
         return {child.name for child in node.body if isinstance(child, FUNCTIONS)} | {
             child.attr
