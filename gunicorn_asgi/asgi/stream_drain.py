@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 
 from ..errors import RequestError
-from ..http.contract import ASGIStream
+from ..observe.running_requests import RunningExchanges
 from .http import HTTPStream
 
 CUT = RequestError(503, "The stream has not ended in time", is_logged=True)
@@ -27,9 +26,7 @@ class StreamDrain:
         self._told: dict[asyncio.Task[None], float] = {}
         """The applications that were told, and when."""
 
-    def look(
-        self, running: Mapping[asyncio.Task[None], tuple[ASGIStream, float]], now: float
-    ) -> None:
+    def look(self, running: RunningExchanges, now: float) -> None:
         """End the streams among the `running` exchanges. To be called with each tick."""
         streams = {
             task: stream

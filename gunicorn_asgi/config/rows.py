@@ -169,68 +169,63 @@ def switch(name: str, default: bool, description: str) -> Option:
 
 
 def header_value(name: str, default: str, description: str) -> Option:
+    allowed = "printable ASCII text, empty for no header"
+    return _text(name, description, allowed, _is_header_value, default=default)
+
+
+def address(name: str, description: str) -> Option:
+    """The address of a listening socket, empty by default."""
+    allowed = "host:port, [IPv6 address]:port or unix:/path, empty for none"
+    return _text(name, description, allowed, is_bind, convert=read_bind)
+
+
+def file_name(name: str, description: str) -> Option:
+    allowed = "the name of a file, empty for none"
+    return _text(name, description, allowed, lambda value: "\0" not in value)
+
+
+def request_path(name: str, description: str) -> Option:
+    """A path as a client sends it. Its attribute is bytes, and empty where it is not given."""
+    allowed = "a path as in a request, such as /healthz, without a query; or empty for none"
+
+    def check(value: str) -> bool:
+        return _REQUEST_PATH.fullmatch(value) is not None
+
+    return _text(name, description, allowed, check, convert=str.encode)
+
+
+def secret(name: str, description: str, *, most: int) -> Option:
+    """A text of at most `most` bytes."""
+    return _text(
+        name,
+        description,
+        f"a text of at most {most} bytes, empty for none",
+        lambda value: len(secret_bytes(value)) <= most,
+        is_secret=True,
+    )
+
+
+def _text(
+    name: str,
+    description: str,
+    allowed: str,
+    check: Callable[[str], bool],
+    *,
+    default: str = "",
+    convert: Callable[[Any], Any] = unchanged,
+    is_secret: bool = False,
+) -> Option:
+    """A text. `check` is asked about texts only."""
     return Option(
         name=name,
         type=str,
         default=default,
         parse=str,
-        allowed="printable ASCII text, empty for no header",
-        check=_is_header_value,
+        allowed=allowed,
+        check=lambda value: isinstance(value, str) and check(value),
         help=description,
-    )
-
-
-def address(name: str, description: str) -> Option:
-    """The address of a listening socket, empty by default."""
-    return Option(
-        name=name,
-        type=str,
-        default="",
-        parse=str,
-        allowed="host:port, [IPv6 address]:port or unix:/path, empty for none",
-        check=is_bind,
-        help=description,
-        convert=read_bind,
-    )
-
-
-def file_name(name: str, description: str) -> Option:
-    return Option(
-        name=name,
-        type=str,
-        default="",
-        parse=str,
-        allowed="the name of a file, empty for none",
-        check=lambda value: isinstance(value, str) and "\0" not in value,
-        help=description,
-    )
-
-
-def request_path(name: str, description: str) -> Option:
-    """A path as a client sends it. Its attribute is bytes, and empty where it is not given."""
-    return Option(
-        name=name,
-        type=str,
-        default="",
-        parse=str,
-        allowed="a path as in a request, such as /healthz, without a query; or empty for none",
-        check=lambda value: isinstance(value, str) and _REQUEST_PATH.fullmatch(value) is not None,
-        help=description,
-        convert=lambda value: value.encode(),
-    )
-
-
-def secret(name: str, description: str, *, most: int) -> Option:
-    """A text of at most `most` bytes."""
-    return Option(
-        name=name,
-        type=str,
-        default="",
-        parse=str,
-        allowed=f"a text of at most {most} bytes, empty for none",
-        check=lambda value: isinstance(value, str) and len(secret_bytes(value)) <= most,
-        help=description,
-        is_secret=True,
+        convert=convert,
+        is_secret=is_secret,
     )
 
 
@@ -277,10 +272,6 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_header_value(value: object) -> bool:
-    return (
-        isinstance(value, str)
-        and value.isascii()
-        and (value == "" or value.isprintable())
-        and value == value.strip()
-    )
+def _is_header_value(value: str) -> bool:
+    # An empty text is printable.
+    return value.isascii() and value.isprintable() and value == value.strip()
