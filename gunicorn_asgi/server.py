@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -14,13 +13,14 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .asgi.async_library import Asyncio, AsyncLibrary
 from .asgi.health import answer_health_check
 from .asgi.request_timeout import cancel_overdue
 from .asgi.scope import Address, Application
 from .asgi.stream_drain import StreamDrain
 from .config.settings import Settings
 from .errors import RequestError
-from .http.contract import ASGIStream, Header
+from .http.contract import ASGIStream, ExchangeTask, Header
 from .http.fields import DATE, SERVER
 from .http.request import MAX_LINE, Rules
 from .http.trust import peer_rules, trusted_peers
@@ -67,18 +67,6 @@ HANDSHAKE_SECONDS = 1.0
 
 RETRY_AFTER = ((b"retry-after", b"1"),)
 """RFC 9110, 10.2.3: a whole number of seconds. Mostly, there is room again in less."""
-
-Spawn = Callable[..., "asyncio.Task[None]"]
-"""(coroutine, context=...) -> task."""
-
-
-def _spawner(loop: asyncio.AbstractEventLoop) -> Spawn:
-    """The function that makes a task. From Python 3.12 on, the task runs at once."""
-    if sys.version_info >= (3, 12):
-        return partial(asyncio.Task, loop=loop, eager_start=True)
-    if sys.version_info >= (3, 11):
-        return loop.create_task
-    return lambda exchange, context: context.run(loop.create_task, exchange)
 
 
 class ShutdownPhase(Enum):
@@ -143,6 +131,7 @@ class Server:
         "acceptors",
         "access",
         "app",
+        "cancelled",
         "connections",
         "context",
         "default_headers",
@@ -182,6 +171,7 @@ class Server:
         loop: asyncio.AbstractEventLoop,
         share: WorkerRow | None = None,
         has_own_queue: bool = False,
+        library: AsyncLibrary | None = None,
     ) -> None:
         # Set once.
         self.transport_class: type[Transport] = Transport
@@ -214,7 +204,9 @@ class Server:
         self.work_queue = WorkQueue(loop)
         self.context = contextvars.copy_context()
         """Every exchange runs in a copy of it, so that nothing leaks from one to the next."""
-        self._spawn = _spawner(loop)
+        library = library or Asyncio(loop)
+        self.cancelled = library.cancelled
+        self._spawn = library.spawn
         # Connections and applications.
         self.acceptors = Acceptors(self, share, has_own_queue)
         self.connections: dict[Transport, None] = {}
@@ -222,7 +214,7 @@ class Server:
         beginning."""
         self.lost: set[Transport] = set()
         """Those of `connections` whose transport is lost. Their application is still running."""
-        self.tasks: dict[asyncio.Task[None], tuple[ASGIStream, float]] = {}
+        self.tasks: dict[ExchangeTask, tuple[ASGIStream, float]] = {}
         """The running applications, also after a complete response: their exchange, and the time
         when it began (``time.monotonic``)."""
         self._refused = 0
@@ -308,7 +300,7 @@ class Server:
         self._refused += 1
         return RequestError(503, "Too many requests at once", is_logged=True, fields=RETRY_AFTER)
 
-    def _task_done(self, task: asyncio.Task[None]) -> None:
+    def _task_done(self, task: ExchangeTask) -> None:
         running = self.tasks.pop(task, None)
         if running is not None and task.cancelled():
             running[0].end_cancelled()

@@ -17,6 +17,7 @@ import gunicorn
 from gunicorn.errors import HaltServer
 from gunicorn.workers import base
 
+from .asgi.async_library import make_library
 from .asgi.compat import failing, single_callable
 from .asgi.lifespan import Lifespan
 from .asgi.scope import Application
@@ -183,6 +184,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         self.loop = new_loop(self.settings.asgi_loop)
         asyncio.set_event_loop(self.loop)
         self._event_loop = EventLoop(self.loop, self._exit_by, self.log)
+        self._library = make_library(self.settings, self.loop, self.log, self._library_crashed)
         self._heartbeat = Heartbeat(self.timeout, self._beat, self._heartbeat_failed, self.log)
         self._stalls = StallWatch(
             self.settings.stall_warning_s, self._heartbeat.interval_s, self.loop, self.log
@@ -261,8 +263,10 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         self.loop.add_reader(self.PIPE[0], self._on_pipe)
         self._heartbeat.start()
         try:
+            await self._library.start()
             return await self._serve()
         finally:
+            await self._library.close(self._times.moment_s)
             if self.metrics is not None:
                 await self.metrics.close_page()
             self._heartbeat.stop()
@@ -274,7 +278,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             self._server = server = self._make_server()
             self._stalls.running = server.tasks
             self._lifespan = lifespan = Lifespan(
-                server.app, self.settings.asgi_lifespan, self.log, self._exit_by
+                server.app, self.settings.asgi_lifespan, self.log, self._exit_by, self._library
             )
             is_started = await self._start_application(server, lifespan)
         except (ConfigError, LifespanError) as error:
@@ -308,7 +312,7 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         try:
             startup.result()
         except LifespanError as error:
-            server.app = self._failing_app(error)
+            server.app = self._library.adapt(self._failing_app(error))
         server.state = lifespan.state
         return True
 
@@ -322,13 +326,14 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         self._access = access = access_log.listen(self) if metrics is None else metrics.listen(self)
         server = Server(
             self.settings,
-            app,
+            self._library.adapt(app),
             self,
             self.log,
             access,
             self.loop,
             self.share,
             self._has_own_queue,
+            self._library,
         )
         if metrics is not None:
             metrics.attach(server, lambda: SHOWN_STATES[self.row.state], self.log)
@@ -456,6 +461,15 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         """
         if self._lifespan is None or self._stop.is_made or not self._lifespan.fail_startup(error):
             self.leave(read_exit_code(error, self.log))
+
+    def _library_crashed(self, error: BaseException) -> None:
+        """The application's tasks take no more steps."""
+        exit_error = error.__cause__
+        if isinstance(exit_error, (SystemExit, KeyboardInterrupt)):
+            self._exit_by(exit_error)
+            return
+        self.log.error("%s has failed", self.settings.async_library, exc_info=error)
+        self.leave(1)
 
     def _on_pipe(self) -> None:
         """Gunicorn's reloader thread has set `alive`. On asyncio, signals write here, too."""

@@ -47,6 +47,7 @@ def read(
 def test_every_option_has_its_default_unless_it_is_given() -> None:
     assert read_options({}, {}) == {
         "http": "auto",
+        "async_library": "asyncio",
         "server_header": "gunicorn",
         "proxy_headers": "x-forwarded",
         "forwarded_host": False,
@@ -140,6 +141,7 @@ ALLOWED = [
     ("http", "h11", "h11", "h11"),
     ("http", "httptools", "httptools", "httptools"),
     ("http", "auto", "auto", "auto"),
+    ("async_library", "trio", "trio", "trio"),
     ("server_header", "", "", ""),
     ("server_header", "me/1.0 (x)", "me/1.0 (x)", "me/1.0 (x)"),
     ("proxy_headers", "forwarded", "forwarded", "forwarded"),
@@ -206,6 +208,7 @@ def test_an_option_is_the_same_from_the_configuration_and_from_the_environment(
 REFUSED: list[tuple[str, Any, str]] = [
     ("http", "h12", "h12"),
     ("http", None, ""),
+    ("async_library", "curio", "curio"),
     ("http", 1, "AUTO"),
     ("server_header", 1, "a\nb"),
     ("server_header", " padded", "padded "),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..errors import ApplicationError
 from ..observe.log import Log
+from .endings import find_exit, without_cancellations
 from .scope import Application, Message, Scope
 
 if TYPE_CHECKING:
@@ -71,6 +72,10 @@ class ExchangeHost(Protocol):
 
     @property
     def log(self) -> Log: ...
+
+    @property
+    def cancelled(self) -> type[BaseException]:
+        """The exception that cancels the application: that of its async library."""
 
     @property
     def tick_end(self) -> float:
@@ -136,15 +141,19 @@ async def run_application(exchange: RunningExchange, app: Application) -> None:
     """Call the application, and finish its exchange however it ends."""
     try:
         await app(exchange.scope, exchange.receive, exchange.send)
-    except (SystemExit, KeyboardInterrupt) as error:
-        exchange.host.leave(error)  # raised by a signal handler, or by the application itself
-        exchange.application_exited()
-    except asyncio.CancelledError:
-        if exchange.phase is not COMPLETE:
-            exchange.application_cancelled()
-        raise
-    except BaseException as error:  # noqa: BLE001 # every other exception ends here, in the log
-        exchange.application_raised(error)
+    except BaseException as error:
+        reason = without_cancellations(error, exchange.host.cancelled)
+        if reason is None:
+            if exchange.phase is not COMPLETE:
+                exchange.application_cancelled()
+            raise
+        exit_error = find_exit(reason)
+        if exit_error is not None:
+            # Raised by a signal handler, or by the application itself.
+            exchange.host.leave(exit_error)
+            exchange.application_exited()
+        else:
+            exchange.application_raised(reason)  # every other exception ends here, in the log
     else:
         if exchange.phase is not COMPLETE:
             exchange.application_returned()

@@ -9,12 +9,16 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import Enum
 from typing import Any, Literal
 
 from ..errors import ApplicationError, LifespanError
+from ..http.contract import ExchangeTask
 from ..observe.log import Log
 from ..observe.stacks import name_calls, read_awaits
+from .async_library import Asyncio, AsyncLibrary
+from .endings import find_exit, without_cancellations
 from .scope import Application, Message, lifespan_scope
 
 CLEANUP_SECONDS = 1.0
@@ -49,11 +53,13 @@ class Lifespan:
         mode: Literal["auto", "on", "off"],
         log: Log,
         leave: Callable[[SystemExit | KeyboardInterrupt], object],
+        library: AsyncLibrary | None = None,
     ) -> None:
         self._app = app
         self._mode = mode
         self._log = log
         self._leave = leave
+        self._library = library
         self._state: dict[str, Any] = {}
         self._phase = LifespanPhase.NEW
         self._has_started = False
@@ -63,7 +69,9 @@ class Lifespan:
         """The reason why the worker must not serve."""
         self._answered = asyncio.Event()
         self._shutdown = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
+        self._task: ExchangeTask | None = None
+        self._ended = asyncio.Event()
+        """The application has ended."""
         self._began = self._warns_at = math.inf
         """The start of the startup, and the next warning about it (``time.monotonic``)."""
         self._is_cancelled = False
@@ -81,9 +89,11 @@ class Lifespan:
         """
         if self._mode == "off":
             return
+        if self._library is None:
+            self._library = Asyncio(asyncio.get_running_loop())
         self._began = time.monotonic()
         self._warns_at = self._began + LONG_STARTUP_SECONDS
-        self._task = asyncio.create_task(self._run(), name="lifespan")
+        self._task = self._library.create_task(self._run(self._library.cancelled), name="lifespan")
         try:
             await self._answered.wait()
         except asyncio.CancelledError:
@@ -118,14 +128,11 @@ class Lifespan:
             self._answered.clear()
             self._shutdown.set()
         if self._phase is LifespanPhase.STOPPING:  # also if an earlier call was cancelled
-            answer = asyncio.create_task(self._answered.wait(), name="gunicorn_asgi answer")
-            await asyncio.wait({answer}, timeout=timeout)
-            if not answer.done():
-                answer.cancel()
+            if not await _within(timeout, self._answered):
                 self._log.error("ASGI lifespan.shutdown was not complete after %.1f s", timeout)
             else:
                 # Most applications return now, some clean up first.
-                await asyncio.wait({task}, timeout=min(timeout / 4, CLEANUP_SECONDS))
+                await _within(min(timeout / 4, CLEANUP_SECONDS), self._ended)
         await self._cancel()
 
     async def _cancel(self) -> None:
@@ -133,24 +140,28 @@ class Lifespan:
         if task is not None and not task.done():
             self._is_cancelled = True
             task.cancel()
-            await asyncio.wait({task}, timeout=CANCEL_SECONDS)
+            await _within(CANCEL_SECONDS, self._ended)
 
     # The application.
 
-    async def _run(self) -> None:
+    async def _run(self, cancelled: type[BaseException]) -> None:
         try:
             await self._app(lifespan_scope(self._state), self._receive, self._send)
-        except (SystemExit, KeyboardInterrupt) as error:
-            self._exited(error)
         except BaseException as error:
-            if self._is_cancelled and isinstance(error, asyncio.CancelledError):
+            reason = without_cancellations(error, cancelled)
+            if reason is None and self._is_cancelled:
                 raise
-            self._raised(error)
+            exit_error = find_exit(error)
+            if exit_error is not None:
+                self._exited(exit_error)
+            else:
+                self._raised(reason or error)
         else:
             self._returned()
         finally:
             self._phase = LifespanPhase.OVER
             self._answered.set()
+            self._ended.set()
 
     def fail_startup(self, error: SystemExit | KeyboardInterrupt) -> bool:
         """The application ends the process, in its lifespan or in another task or callback.
@@ -229,3 +240,10 @@ class Lifespan:
         else:
             raise ApplicationError(f"expected a lifespan message, not {kind!r}")
         self._answered.set()
+
+
+async def _within(seconds: float, event: asyncio.Event) -> bool:
+    """Wait for `event`, for at most `seconds`. Returns whether it is set."""
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()

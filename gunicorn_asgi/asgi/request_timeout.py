@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from ..errors import RequestError
+from ..http.contract import ExchangeTask
 from ..observe.log import Log
 from ..observe.running_requests import RunningExchanges, title
 from ..observe.stacks import name_calls, read_awaits
@@ -20,7 +19,7 @@ def cancel_overdue(running: RunningExchanges, limit_s: float, now: float, log: L
     the same clock. An application whose client has its response, or has gone, is left alone, and
     so is a WebSocket.
     """
-    overdue: list[tuple[asyncio.Task[None], HTTPStream, float]] = []
+    overdue: list[tuple[ExchangeTask, HTTPStream, float]] = []
     for task, (stream, began) in running.items():
         if now - began < limit_s:
             break

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from ..errors import RequestError
+from ..http.contract import ExchangeTask
 from ..observe.running_requests import RunningExchanges
 from .http import HTTPStream
 
@@ -23,7 +22,7 @@ class StreamDrain:
 
     def __init__(self, grace_s: float) -> None:
         self._grace_s = grace_s
-        self._told: dict[asyncio.Task[None], float] = {}
+        self._told: dict[ExchangeTask, float] = {}
         """The applications that were told, and when."""
 
     def look(self, running: RunningExchanges, now: float) -> None:

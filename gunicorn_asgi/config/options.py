@@ -39,6 +39,7 @@ class Options(TypedDict, total=False):
     """The options that ``Worker.configure()`` takes, for type checkers."""
 
     http: Literal["auto", "httptools", "h11"]
+    async_library: Literal["asyncio", "trio"]
     server_header: str
     date_header: bool
     proxy_headers: Literal["x-forwarded", "forwarded", "off"]
@@ -117,6 +118,17 @@ class OptionSettings:
             "The parser of HTTP/1.1 header fields. `auto` is httptools where it is installed, "
             "otherwise h11. Both accept and refuse the same requests.",
             convert=_choose_parser,
+        ),
+    ]
+    async_library: Annotated[
+        Literal["asyncio", "trio"],
+        choice(
+            "async_library",
+            "asyncio",
+            ("asyncio", "trio"),
+            "The library that the application is written for. With [trio](docs/trio.md), its "
+            "requests, WebSockets and lifespan are tasks of trio. Gunicorn's `asgi_loop` still "
+            "chooses the event loop below it.",
         ),
     ]
     server_header: Annotated[

@@ -63,7 +63,7 @@ Each way to end has one verb, with the same meaning in every module:
 from __future__ import annotations
 
 import math
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Protocol
 
 from ..asgi.scope import Application
@@ -76,6 +76,21 @@ CLIENT_CLOSED_REQUEST = 499
 """Status for the log only: the client went away before there was a response. From nginx."""
 
 
+class ExchangeTask(Protocol):
+    """The task in which an application runs: an asyncio.Task, or the same of another library."""
+
+    def cancel(self) -> bool: ...
+
+    def cancelled(self) -> bool: ...
+
+    def done(self) -> bool: ...
+
+    def add_done_callback(self, callback: Callable[[Any], object], /) -> object: ...
+
+    def get_coro(self) -> Any:
+        """The coroutine, for reports on where it waits."""
+
+
 class ASGIStream(Protocol):
     """The ASGI side of an exchange, as its connection calls it. Except `run`, no call waits."""
 
@@ -84,7 +99,7 @@ class ASGIStream(Protocol):
     raw_path: bytes
 
     task: Any
-    """The asyncio.Task of `run`, or None before the start."""
+    """The `ExchangeTask` of `run`, or None before the start."""
     is_health_check: bool
     """The server answers for the application: `ConnectionHost.start_health_check`. (HTTP/2.)"""
     may_be_followed: bool

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping
 
-from ..http.contract import ASGIStream
+from ..http.contract import ASGIStream, ExchangeTask
 from .printable import printable
 from .stacks import name_calls, read_awaits
 
@@ -15,7 +14,7 @@ MAX_LISTED = 50
 MAX_PATH = 200
 HOLDS = "which holds the loop"
 
-RunningExchanges = Mapping["asyncio.Task[None]", tuple[ASGIStream, float]]
+RunningExchanges = Mapping[ExchangeTask, tuple[ASGIStream, float]]
 """The tasks of running requests, each with its exchange and its start (``time.monotonic``)."""
 
 
@@ -27,7 +26,7 @@ def list_requests(
     `blocking`: the exchange that has held the event loop for `silence` seconds.
     """
     now = time.monotonic()
-    requests: list[tuple[float, ASGIStream, asyncio.Task[None] | None]]
+    requests: list[tuple[float, ASGIStream, ExchangeTask | None]]
     requests = [(began, stream, task) for task, (stream, began) in list(running.items())]
     requests.sort(key=lambda request: request[0])
     if blocking is not None and not any(stream is blocking for _, stream, _ in requests):

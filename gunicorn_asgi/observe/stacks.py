@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import inspect
 import logging
@@ -10,10 +9,9 @@ import sys
 import threading
 import traceback
 from types import CodeType, FrameType
-from typing import Any
 
 from ..asgi.exchange import run_application
-from ..http.contract import ASGIStream
+from ..http.contract import ASGIStream, ExchangeTask
 from .printable import printable
 
 MAX_CALLS = 60
@@ -57,7 +55,7 @@ def find_log_handler(calls: list[Call]) -> logging.Handler | None:
     return None
 
 
-def read_awaits(task: asyncio.Task[Any] | None) -> list[Call]:
+def read_awaits(task: ExchangeTask | None) -> list[Call]:
     """Return the coroutines and generators in which a task waits, the innermost last.
 
     ``Task.get_stack`` knows only the outermost.

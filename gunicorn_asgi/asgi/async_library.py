@@ -1,0 +1,88 @@
+"""The async library of the application: asyncio here, trio in `trio_library`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..http.contract import ExchangeTask
+from .scope import Application
+
+if TYPE_CHECKING:
+    from ..config.settings import Settings
+    from ..observe.log import Log
+
+Spawn = Callable[..., ExchangeTask]
+"""(coroutine, context=...) -> task."""
+
+
+class AsyncLibrary(Protocol):
+    """The library whose tasks run the application: exchanges, and the lifespan."""
+
+    @property
+    def cancelled(self) -> type[BaseException]:
+        """The exception that cancels a task."""
+
+    @property
+    def spawn(self) -> Spawn:
+        """Start a task for the coroutine of an exchange, in a context of its own."""
+
+    def create_task(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> ExchangeTask:
+        """Start a task for the lifespan."""
+
+    def adapt(self, app: Application) -> Application:
+        """Return `app` for the tasks of this library, with functions that it can await there."""
+
+    async def start(self) -> None:
+        """Make ready for tasks."""
+
+    async def close(self, seconds: float) -> None:
+        """Cancel all tasks that are left, and give them `seconds` to end."""
+
+
+class Asyncio:
+    """Asyncio's own tasks: nothing lies between them and the loop."""
+
+    cancelled = asyncio.CancelledError
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.spawn = _spawner(loop)
+        self.create_task = loop.create_task
+
+    def adapt(self, app: Application) -> Application:  # of the protocol
+        return app
+
+    async def start(self) -> None:
+        pass
+
+    async def close(self, seconds: float) -> None:
+        """Tasks that are left are ended with the loop: `EventLoop.close`."""
+
+
+def _spawner(loop: asyncio.AbstractEventLoop) -> Spawn:
+    """The function that makes a task. From Python 3.12 on, the task runs at once."""
+    if sys.version_info >= (3, 12):
+        return partial(asyncio.Task, loop=loop, eager_start=True)
+    if sys.version_info >= (3, 11):
+        return loop.create_task
+    return lambda exchange, context: context.run(loop.create_task, exchange)
+
+
+def make_library(
+    settings: Settings,
+    loop: asyncio.AbstractEventLoop,
+    log: Log,
+    on_crash: Callable[[BaseException], None],
+) -> AsyncLibrary:
+    """Return the library of the option ``async_library``.
+
+    `on_crash` is called with the error if it can run no more tasks.
+    """
+    if settings.async_library == "trio":
+        from .trio_library import Trio  # noqa: PLC0415 # imports trio
+
+        return Trio(loop, log, on_crash)
+    return Asyncio(loop)

@@ -1,0 +1,178 @@
+"""trio as the application's library: one run of trio in the worker's loop, and its tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from contextvars import Context
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ..observe.log import Log
+from .scope import Application, Receive, Scope, Send
+from .trio_bridge import Bridge
+from .trio_loop import TrioLoop
+
+if TYPE_CHECKING:
+    import outcome
+
+MAX_NAME = 200
+"""Bytes of a request's path in the name of its task."""
+
+
+class Trio:
+    """The run of trio, with one nursery for all exchanges and the lifespan.
+
+    Tasks are started and cancelled by asyncio's callbacks. trio allows this in guest mode.
+    """
+
+    cancelled = trio.Cancelled
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        log: Log,
+        on_crash: Callable[[BaseException], None],
+    ) -> None:
+        self.loop = loop
+        self.trio_loop = TrioLoop(loop)
+        self._log = log
+        self._on_crash = on_crash
+        self._bridge = Bridge(self.trio_loop.schedule)
+        self._nursery: trio.Nursery | None = None
+        self._is_ready = asyncio.Event()
+        self._is_over = asyncio.Event()
+        self._is_closing = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended: none of its tasks takes another step."""
+        return self._is_over.is_set()
+
+    async def start(self) -> None:
+        self.trio_loop.start(self._main, self._ended)
+        await self._is_ready.wait()
+
+    async def _main(self) -> None:
+        async with trio.open_nursery() as self._nursery:
+            self._is_ready.set()
+            await trio.sleep_forever()
+
+    def _ended(self, result: outcome.Outcome[None]) -> None:
+        self._is_over.set()
+        self._is_ready.set()
+        if not self._is_closing:
+            error: BaseException = RuntimeError("the run of trio has ended")
+            try:
+                result.unwrap()
+            except BaseException as reason:  # noqa: BLE001 # handed on
+                error = reason
+            self._on_crash(error)
+
+    async def close(self, seconds: float) -> None:
+        self._is_closing = True
+        if self._nursery is None or self.is_over:
+            return
+        self.trio_loop.schedule()
+        self._nursery.cancel_scope.cancel()
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._is_over.wait(), seconds)
+        if not self.is_over:
+            self._log.warning("trio tasks of the application that did not end in time")
+
+    # Tasks.
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None], context: Context) -> TrioTask:
+        task = TrioTask(self, coroutine)
+        if self._nursery is not None and not self.is_over:
+            self.trio_loop.schedule()
+            # The new task gets a copy of the current context.
+            context.run(partial(self._nursery.start_soon, task.run, name="exchange"))
+        return task
+
+    def create_task(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> TrioTask:
+        task = TrioTask(self, coroutine)
+        if self._nursery is not None and not self.is_over:
+            self.trio_loop.schedule()
+            self._nursery.start_soon(task.run, name=name)
+        return task
+
+    def adapt(self, app: Application) -> Application:
+        call = self._bridge.call
+
+        async def application(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "lifespan":
+                trio.lowlevel.current_task().name = _name(scope)
+            await app(scope, partial(call, receive), partial(call, send))
+
+        return application
+
+
+def _name(scope: Scope) -> str:
+    method = scope["method"] if scope["type"] == "http" else "WebSocket"
+    return f"{method} {scope['raw_path'][:MAX_NAME].decode('latin-1')}"
+
+
+class TrioTask:
+    """A task of trio, with the part of asyncio.Task's interface that is used here."""
+
+    __slots__ = ("_callbacks", "_coroutine", "_is_cancelled", "_is_done", "_scope", "_trio")
+
+    def __init__(self, library: Trio, coroutine: Coroutine[Any, Any, None]) -> None:
+        self._trio = library
+        self._coroutine = coroutine
+        self._scope = trio.CancelScope()
+        self._callbacks: list[Callable[[TrioTask], object]] = []
+        self._is_done = False
+        self._is_cancelled = False
+
+    async def run(self) -> None:
+        """The whole work of the task."""
+        is_cancelled = True
+        try:
+            if self._scope.cancel_called:
+                self._coroutine.close()  # as asyncio does before the first step of a task
+                return
+            with self._scope:
+                await self._coroutine
+            is_cancelled = self._scope.cancelled_caught
+        except Exception as error:  # noqa: BLE001 # a fault of this package must not end the others
+            is_cancelled = False
+            self._trio.loop.call_exception_handler(
+                {"message": "Error in the task of an exchange", "exception": error}
+            )
+        finally:
+            self._end(is_cancelled)
+
+    def _end(self, is_cancelled: bool) -> None:
+        self._is_done = True
+        self._is_cancelled = is_cancelled
+        for callback in self._callbacks:
+            callback(self)
+
+    def cancel(self) -> bool:
+        """Cancel the task, once and for all: every later wait in it raises, too."""
+        if self._is_done:
+            return False
+        if self._trio.is_over:
+            self._end(is_cancelled=True)
+        else:
+            self._trio.trio_loop.schedule()
+            self._scope.cancel()
+        return True
+
+    def done(self) -> bool:
+        return self._is_done
+
+    def cancelled(self) -> bool:
+        return self._is_cancelled
+
+    def add_done_callback(self, callback: Callable[[TrioTask], object]) -> None:
+        """Have `callback` called at the end of the task. Only while it is running."""
+        self._callbacks.append(callback)
+
+    def get_coro(self) -> Coroutine[Any, Any, None]:
+        return self._coroutine

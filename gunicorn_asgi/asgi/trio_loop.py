@@ -1,0 +1,147 @@
+"""trio's loop within asyncio's: both wait in one place, and no thread is needed.
+
+trio's guest mode has a thread that waits for trio's events. Each time that something happens in
+asyncio, the thread has to be woken, and trio's next turn has to be handed back to the main thread:
+that takes several times as long as a whole request. Here, asyncio's loop waits for trio's events as
+well, for on Linux and the BSDs they come from one file descriptor. This needs attributes of trio's
+guest mode that are not public. A trio without them gets its thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import outcome
+import sniffio
+import trio
+
+LONG_SECONDS = 3600.0
+"""trio waits for a day at most if it has no deadline. No timer is set for so long a wait."""
+
+NO_EVENTS: Sequence[Any] = ()
+
+
+class TrioLoop:
+    """Runs trio's turns as callbacks of asyncio's `loop`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._guest: Any = None
+        """trio's state of the guest mode, once its turns are run by `_turn`."""
+        self._on_end: Callable[[outcome.Outcome[None]], object] | None = None
+        self._descriptor = -1
+        """A duplicate of the descriptor of trio's events: trio closes its own."""
+        self._has_events = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def needs_thread(self) -> bool:
+        """Whether trio waits for its events in a thread."""
+        return self._guest is None
+
+    def start(
+        self,
+        main: Callable[[], Awaitable[None]],
+        on_end: Callable[[outcome.Outcome[None]], object],
+    ) -> None:
+        """Run `main` in trio; call `on_end` with its result."""
+        self._on_end = on_end
+        trio.lowlevel.start_guest_run(
+            main,
+            run_sync_soon_threadsafe=self._loop.call_soon_threadsafe,
+            run_sync_soon_not_threadsafe=self._start_turns,
+            done_callback=on_end,
+            host_uses_signal_set_wakeup_fd=True,
+        )
+
+    def _start_turns(self, guest_tick: Callable[[], object]) -> None:
+        """trio asks for its first turn, or for a later one if it has a thread."""
+        guest = getattr(guest_tick, "__self__", None)
+        if self._guest is None and is_known(guest):
+            self._guest = guest
+            self._descriptor = os.dup(_events_of(guest))
+            self._loop.add_reader(self._descriptor, self._on_readable)
+            self._loop.call_soon(self._turn)
+        else:
+            self._loop.call_soon(guest_tick)
+
+    def schedule(self) -> None:
+        """Have trio take a turn soon. To be called before tasks are made ready to run.
+
+        Otherwise trio wakes itself by a byte to a socket.
+        """
+        guest = self._guest
+        if guest is not None and not guest.runner.guest_tick_scheduled:
+            guest.runner.guest_tick_scheduled = True
+            self._loop.call_soon(self._turn)
+
+    def _on_readable(self) -> None:
+        self._has_events = True
+        self._on_timer()
+
+    def _on_timer(self) -> None:
+        runner = self._guest.runner
+        if not runner.guest_tick_scheduled:
+            runner.guest_tick_scheduled = True
+            self._turn()
+
+    def _turn(self) -> None:
+        """Let trio's tasks that can run take a step each, and note when the next turn is due."""
+        guest = self._guest
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        events: Any = NO_EVENTS
+        if self._has_events:
+            self._has_events = False
+            events = guest.runner.io_manager.get_events(0)
+        library, sniffio.thread_local.name = sniffio.thread_local.name, "trio"
+        try:
+            timeout = guest.unrolled_run_gen.send(events)
+        except StopIteration:
+            self._end(guest.runner.main_task_outcome)
+            return
+        except trio.TrioInternalError as error:
+            self._end(outcome.Error(error))
+            return
+        finally:
+            sniffio.thread_local.name = library
+        if timeout <= 0:
+            self._loop.call_soon(self._turn)
+            return
+        guest.runner.guest_tick_scheduled = False
+        if timeout < LONG_SECONDS:
+            self._timer = self._loop.call_later(timeout, self._on_timer)
+
+    def _end(self, result: outcome.Outcome[None]) -> None:
+        self._loop.remove_reader(self._descriptor)
+        os.close(self._descriptor)
+        self._guest.runner.guest_tick_scheduled = True  # no more turns
+        assert self._on_end is not None
+        self._on_end(result)
+
+
+def is_known(guest: Any) -> bool:
+    """Whether trio's state of the guest mode has what `TrioLoop` needs of it."""
+    try:
+        runner = guest.runner
+        parts = (
+            runner.guest_tick_scheduled,
+            runner.io_manager.get_events,
+            runner.main_task_outcome,
+            guest.unrolled_run_gen.send,
+            sniffio.thread_local.name,
+        )
+    except AttributeError:
+        return False
+    return len(parts) > 0 and _events_of(guest) >= 0
+
+
+def _events_of(guest: Any) -> int:
+    """The descriptor of trio's epoll or kqueue, or -1."""
+    manager = guest.runner.io_manager
+    poll = getattr(manager, "_epoll", None) or getattr(manager, "_kqueue", None)
+    return int(poll.fileno()) if poll is not None else -1
