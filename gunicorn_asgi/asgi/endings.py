@@ -15,9 +15,10 @@ def without_cancellations(
     """Return the part of `error` that is no cancellation, or None.
 
     `cancelled` is the async library's exception. asyncio's own counts in every library, for this
-    package's ``receive()`` and ``send()`` wait in asyncio.
+    package's ``receive()`` and ``send()`` wait in asyncio. GeneratorExit ends a task that takes no
+    more steps, for its loop has ended.
     """
-    kinds = (cancelled, asyncio.CancelledError)
+    kinds = (cancelled, asyncio.CancelledError, GeneratorExit)
     if isinstance(error, kinds):
         return None
     group = _as_group(error)

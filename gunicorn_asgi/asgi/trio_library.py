@@ -148,6 +148,8 @@ class TrioTask:
             self._end(is_cancelled)
 
     def _end(self, is_cancelled: bool) -> None:
+        if self._is_done:
+            return  # the run had ended before: see `cancel`
         self._is_done = True
         self._is_cancelled = is_cancelled
         for callback in self._callbacks:

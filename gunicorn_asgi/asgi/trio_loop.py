@@ -95,16 +95,16 @@ class TrioLoop:
             self._timer.cancel()
             self._timer = None
         events: Any = NO_EVENTS
-        if self._has_events:
-            self._has_events = False
-            events = guest.runner.io_manager.get_events(0)
         library, sniffio.thread_local.name = sniffio.thread_local.name, "trio"
         try:
+            if self._has_events:
+                self._has_events = False
+                events = guest.runner.io_manager.get_events(0)
             timeout = guest.unrolled_run_gen.send(events)
         except StopIteration:
             self._end(guest.runner.main_task_outcome)
             return
-        except trio.TrioInternalError as error:
+        except (trio.TrioInternalError, OSError) as error:
             self._end(outcome.Error(error))
             return
         finally:
