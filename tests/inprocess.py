@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from certificates import client_context
 from gunicorn.config import Config
 
+from gunicorn_asgi.asgi.async_library import Asyncio, AsyncLibrary, make_library
 from gunicorn_asgi.asgi.scope import Application
 from gunicorn_asgi.config.gunicorn_settings import STAND_INS
 from gunicorn_asgi.config.options import OPTIONS
@@ -506,9 +507,10 @@ def serve(
     tls: ssl.SSLContext | None = None,
     share: WorkerRow | None = None,
     has_own_queue: bool = False,
+    library: str = "asyncio",
     **settings: Any,
 ) -> Iterator[InProcess]:
-    """Serve `app` on `bind`, an address or the path of a unix socket, until the block ends. Then nothing may be left: no task, no connection, no error that nobody expected.
+    """Serve `app`, written for `library`, on `bind`, an address or the path of a unix socket, until the block ends. Then nothing may be left: no task, no connection, no error that nobody expected.
 
     The httptools half of the suite runs on uvloop, the h11 half on asyncio, as without the compiled dependencies.
     """
@@ -530,12 +532,17 @@ def serve(
     log, host = Log(), Host(max_requests)
     thread.start()
 
-    async def start() -> Server:
+    async def start() -> tuple[Server, AsyncLibrary]:
         chosen = replace(
-            make_settings(parser, **settings),
+            make_settings(parser, async_library=library, **settings),
             asgi_loop="uvloop" if parser == "httptools" else "asyncio",
         )
-        server = Server(chosen, app, host, log, access, loop, share, has_own_queue)
+        tasks = make_library(
+            chosen, loop, log, lambda error: complaints.append({"exception": error})
+        )
+        await tasks.start()
+        adapted = tasks.adapt(app)
+        server = Server(chosen, adapted, host, log, access, loop, share, has_own_queue, tasks)
         server.state = state
         if delivery == "bytes":
             server.transport_class = ByteByByte
@@ -543,10 +550,10 @@ def serve(
             server.transport_class = sipping(read_size)
         server.acceptors.listen([listening], tls)
         server.tick(TICK)
-        return server
+        return server, tasks
 
     try:
-        server = asyncio.run_coroutine_threadsafe(start(), loop).result(WAIT)
+        server, tasks = asyncio.run_coroutine_threadsafe(start(), loop).result(WAIT)
         inside = InProcess(loop, server, log, host, listening.sock.getsockname())
         beat = inside.beat = inside.call(lambda: loop.create_task(_beat(inside)))
         try:
@@ -557,7 +564,7 @@ def serve(
         finally:
             for client in inside.clients:
                 client.close()
-            inside.run(_stop(server, beat))
+            inside.run(_stop(server, beat, tasks))
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join(WAIT)
@@ -585,8 +592,10 @@ async def _beat(inside: InProcess) -> None:
         await asyncio.sleep(TICK)
 
 
-async def _stop(server: Server, beat: asyncio.Task[None]) -> None:
+async def _stop(server: Server, beat: asyncio.Task[None], library: AsyncLibrary) -> None:
     await server.abort()
+    await library.close(WAIT)
+    assert isinstance(library, Asyncio) or library.is_over, "tasks that do not end"
     beat.cancel()
     with suppress(asyncio.CancelledError):
         await beat
