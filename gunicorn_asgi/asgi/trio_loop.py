@@ -19,7 +19,7 @@ import sniffio
 import trio
 
 LONG_SECONDS = 3600.0
-"""trio waits for a day at most if it has no deadline. No timer is set for so long a wait."""
+"""Time after which trio takes a turn in any case. No timer is set for a longer wait."""
 
 NO_EVENTS: Sequence[Any] = ()
 
@@ -35,7 +35,11 @@ class TrioLoop:
         self._descriptor = -1
         """A duplicate of the descriptor of trio's events: trio closes its own."""
         self._has_events = False
+        self._is_due = False
+        """`_turn` is going to be called. trio's own flag is no measure: trio also sets it when it
+        has woken itself by its socket."""
         self._timer: asyncio.TimerHandle | None = None
+        self._long_timer: asyncio.TimerHandle | None = None
 
     @property
     def needs_thread(self) -> bool:
@@ -64,7 +68,7 @@ class TrioLoop:
             self._guest = guest
             self._descriptor = os.dup(_events_of(guest))
             self._loop.add_reader(self._descriptor, self._on_readable)
-            self._loop.call_soon(self._turn)
+            self._on_long_timer()
         else:
             self._loop.call_soon(guest_tick)
 
@@ -74,8 +78,8 @@ class TrioLoop:
         Otherwise trio wakes itself by a byte to a socket.
         """
         guest = self._guest
-        if guest is not None and not guest.runner.guest_tick_scheduled:
-            guest.runner.guest_tick_scheduled = True
+        if guest is not None and not self._is_due:
+            self._is_due = guest.runner.guest_tick_scheduled = True
             self._loop.call_soon(self._turn)
 
     def _on_readable(self) -> None:
@@ -83,10 +87,13 @@ class TrioLoop:
         self._on_timer()
 
     def _on_timer(self) -> None:
-        runner = self._guest.runner
-        if not runner.guest_tick_scheduled:
-            runner.guest_tick_scheduled = True
+        if not self._is_due:
+            self._is_due = self._guest.runner.guest_tick_scheduled = True
             self._turn()
+
+    def _on_long_timer(self) -> None:
+        self._long_timer = self._loop.call_later(LONG_SECONDS, self._on_long_timer)
+        self.schedule()
 
     def _turn(self) -> None:
         """Let trio's tasks that can run take a step each, and note when the next turn is due."""
@@ -112,14 +119,15 @@ class TrioLoop:
         if timeout <= 0:
             self._loop.call_soon(self._turn)
             return
-        guest.runner.guest_tick_scheduled = False
+        self._is_due = guest.runner.guest_tick_scheduled = False
         if timeout < LONG_SECONDS:
             self._timer = self._loop.call_later(timeout, self._on_timer)
 
     def _end(self, result: outcome.Outcome[None]) -> None:
         self._loop.remove_reader(self._descriptor)
         os.close(self._descriptor)
-        self._guest.runner.guest_tick_scheduled = True  # no more turns
+        assert self._long_timer is not None
+        self._long_timer.cancel()
         assert self._on_end is not None
         self._on_end(result)
 
