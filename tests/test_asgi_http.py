@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextvars
+import gc
 import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -335,6 +336,34 @@ def test_a_disconnect_that_leaves_the_application_is_not_logged(parser: str, wra
         client.reset()
         server.wait_until(server.is_idle)
         assert not server.log.take("error")
+
+
+def test_what_a_disconnect_has_ended_is_released_at_once(parser: str) -> None:
+    """A cycle would leave it to the garbage collector, which would close its generators much later."""
+    waiting, released = Flag(), Flag()
+
+    class Resource:
+        def __del__(self) -> None:
+            released.set()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        resource = Resource()
+        await receive()
+        waiting.set()
+        await receive()
+        await answer(send)
+        del resource
+
+    gc.disable()
+    try:
+        with serve(app, parser) as server:
+            client = server.connect()
+            client.send(GET)
+            waiting.wait()
+            client.reset()
+            released.wait()
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(

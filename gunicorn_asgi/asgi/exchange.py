@@ -142,24 +142,35 @@ async def run_application(exchange: RunningExchange, app: Application) -> None:
     try:
         await app(exchange.scope, exchange.receive, exchange.send)
     except BaseException as error:
-        reason = without_cancellations(error, exchange.host.cancelled)
-        if reason is None:
-            if exchange.phase is not COMPLETE:
-                exchange.application_cancelled()
+        if _is_cancelled_by(exchange, error):
             raise
-        exit_error = find_exit(reason)
-        if exit_error is not None:
-            # Raised by a signal handler, or by the application itself.
-            exchange.host.leave(exit_error)
-            exchange.application_exited()
-        else:
-            exchange.application_raised(reason)  # every other exception ends here, in the log
     else:
         if exchange.phase is not COMPLETE:
             exchange.application_returned()
     finally:
         if exchange.phase is not COMPLETE:
             exchange.finish()
+
+
+def _is_cancelled_by(exchange: RunningExchange, error: BaseException) -> bool:
+    """Tell `exchange` that its application has ended by `error`. Returns whether it was cancelled.
+
+    This is a function of its own because `run_application` must not name the error: its frame is in
+    the error's traceback. That cycle would keep all objects of the request from being released.
+    """
+    reason = without_cancellations(error, exchange.host.cancelled)
+    if reason is None:
+        if exchange.phase is not COMPLETE:
+            exchange.application_cancelled()
+        return True
+    exit_error = find_exit(reason)
+    if exit_error is not None:
+        # Raised by a signal handler, or by the application itself.
+        exchange.host.leave(exit_error)
+        exchange.application_exited()
+    else:
+        exchange.application_raised(reason)  # every other exception ends here, in the log
+    return False
 
 
 def end_cancelled(exchange: RunningExchange) -> None:
