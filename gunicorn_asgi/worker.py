@@ -187,7 +187,11 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         self._library = make_library(self.settings, self.loop, self.log, self._library_crashed)
         self._heartbeat = Heartbeat(self.timeout, self._beat, self._heartbeat_failed, self.log)
         self._stalls = StallWatch(
-            self.settings.stall_warning_s, self._heartbeat.interval_s, self.loop, self.log
+            self.settings.stall_warning_s,
+            self._heartbeat.interval_s,
+            self.loop,
+            self.log,
+            self._library.list_tasks,
         )
 
     def load_wsgi(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,6 +14,7 @@ from .scope import Application
 if TYPE_CHECKING:
     from ..config.settings import Settings
     from ..observe.log import Log
+    from ..observe.tasks import NamedTask
 
 Spawn = Callable[..., ExchangeTask]
 """(coroutine, context=...) -> task."""
@@ -42,6 +43,12 @@ class AsyncLibrary(Protocol):
     async def close(self, seconds: float) -> None:
         """Cancel all tasks that are left, and give them `seconds` to end."""
 
+    def list_tasks(self, besides: Collection[ExchangeTask]) -> list[NamedTask]:
+        """Return the application's tasks for a report, but those of the exchanges in `besides`.
+
+        Not those that asyncio knows. May be called from another thread, or a signal handler.
+        """
+
 
 class Asyncio:
     """Asyncio's own tasks: nothing lies between them and the loop."""
@@ -60,6 +67,9 @@ class Asyncio:
 
     async def close(self, seconds: float) -> None:
         """Tasks that are left are ended with the loop: `EventLoop.close`."""
+
+    def list_tasks(self, besides: Collection[ExchangeTask]) -> list[NamedTask]:
+        return []
 
 
 def _spawner(loop: asyncio.AbstractEventLoop) -> Spawn:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from ..errors import ApplicationError, LifespanError
 from ..http.contract import ExchangeTask
 from ..observe.log import Log
-from ..observe.stacks import name_calls, read_awaits
+from ..observe.tasks import describe_task
 from .async_library import Asyncio, AsyncLibrary
 from .endings import find_exit, without_cancellations
 from .scope import Application, Message, lifespan_scope
@@ -115,7 +115,7 @@ class Lifespan:
             "end this worker serves nobody: clients wait, or are served by other workers if there "
             "are any. Give what it waits for a timeout, or do it in a task after the startup",
             now - self._began,
-            name_calls(read_awaits(self._task)),
+            describe_task(self._task),
         )
 
     async def shutdown(self, timeout: float) -> None:

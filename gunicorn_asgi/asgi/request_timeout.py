@@ -6,7 +6,7 @@ from ..errors import RequestError
 from ..http.contract import ExchangeTask
 from ..observe.log import Log
 from ..observe.running_requests import RunningExchanges, title
-from ..observe.stacks import name_calls, read_awaits
+from ..observe.tasks import describe_task
 from .http import HTTPStream
 
 TIMED_OUT = RequestError(503, "The application did not answer in time", is_logged=True)
@@ -32,7 +32,7 @@ def cancel_overdue(running: RunningExchanges, limit_s: float, now: float, log: L
                 limit_s,
                 title(stream),
                 age,
-                name_calls(read_awaits(task)),
+                describe_task(task),
             )
             stream.refuse(TIMED_OUT)
         except Exception:  # the fault of one exchange must not end the heartbeat

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from ..http.contract import ExchangeTask
 from ..observe.log import Log
+from ..observe.tasks import NamedTask
 from .scope import Application, Receive, Scope, Send
 from .trio_bridge import Bridge
 from .trio_loop import TrioLoop
@@ -43,6 +45,8 @@ class Trio:
         self._on_crash = on_crash
         self._bridge = Bridge(self.trio_loop.schedule)
         self._nursery: trio.Nursery | None = None
+        self._root: trio.lowlevel.Task | None = None
+        self._main_task: trio.lowlevel.Task | None = None
         self._is_ready = asyncio.Event()
         self._is_over = asyncio.Event()
         self._is_closing = False
@@ -57,6 +61,8 @@ class Trio:
         await self._is_ready.wait()
 
     async def _main(self) -> None:
+        self._root = trio.lowlevel.current_root_task()
+        self._main_task = trio.lowlevel.current_task()
         async with trio.open_nursery() as self._nursery:
             self._is_ready.set()
             await trio.sleep_forever()
@@ -82,6 +88,17 @@ class Trio:
             await asyncio.wait_for(self._is_over.wait(), seconds)
         if not self.is_over:
             self._log.warning("trio tasks of the application that did not end in time")
+
+    def list_tasks(self, besides: Collection[ExchangeTask]) -> list[NamedTask]:
+        """Everything but `besides`, trio's own tasks, and the one that keeps the nursery open."""
+        if self._main_task is None or self._root is None:
+            return []
+        known = {task.task for task in list(besides) if isinstance(task, TrioTask)}
+        return [
+            NamedTask(task.name, task.coro)
+            for task in _descendants(self._root, known)
+            if task is not self._main_task and not _is_of_trio(task)
+        ]
 
     # Tasks.
 
@@ -116,10 +133,30 @@ def _name(scope: Scope) -> str:
     return f"{method} {scope['raw_path'][:MAX_NAME].decode('latin-1')}"
 
 
+def _descendants(
+    task: trio.lowlevel.Task, besides: Collection[trio.lowlevel.Task | None] = ()
+) -> Iterator[trio.lowlevel.Task]:
+    """Yield the tasks in the nurseries of `task`, and in theirs, but none of `besides`.
+
+    Sets and lists are copied at once, since the tasks may go on meanwhile.
+    """
+    nurseries = list(task.child_nurseries)
+    while nurseries:
+        for child in nurseries.pop().child_tasks:
+            if child not in besides:
+                yield child
+                nurseries += child.child_nurseries
+
+
+def _is_of_trio(task: trio.lowlevel.Task) -> bool:
+    frame = getattr(task.coro, "cr_frame", None)
+    return frame is not None and frame.f_globals.get("__name__", "").startswith("trio._core.")
+
+
 class TrioTask:
     """A task of trio, with the part of asyncio.Task's interface that is used here."""
 
-    __slots__ = ("_callbacks", "_coroutine", "_is_cancelled", "_is_done", "_scope", "_trio")
+    __slots__ = ("_callbacks", "_coroutine", "_is_cancelled", "_is_done", "_scope", "_trio", "task")
 
     def __init__(self, library: Trio, coroutine: Coroutine[Any, Any, None]) -> None:
         self._trio = library
@@ -128,9 +165,12 @@ class TrioTask:
         self._callbacks: list[Callable[[TrioTask], object]] = []
         self._is_done = False
         self._is_cancelled = False
+        self.task: trio.lowlevel.Task | None = None
+        """trio's own object, once the task runs."""
 
     async def run(self) -> None:
         """The whole work of the task."""
+        self.task = trio.lowlevel.current_task()
         is_cancelled = True
         try:
             if self._scope.cancel_called:
@@ -178,3 +218,8 @@ class TrioTask:
 
     def get_coro(self) -> Coroutine[Any, Any, None]:
         return self._coroutine
+
+    def list_children(self) -> list[NamedTask]:
+        if self.task is None:
+            return []
+        return [NamedTask(task.name, task.coro) for task in _descendants(self.task)]

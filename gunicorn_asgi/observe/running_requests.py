@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from ..http.contract import ASGIStream, ExchangeTask
 from .printable import printable
 from .stacks import name_calls, read_awaits
+from .tasks import HOLDS, NamedTask, describe_children, list_children
 
 MAX_LISTED = 50
 """Requests, tasks and threads in a report, of each. The arbiter kills a second after ABRT."""
 MAX_PATH = 200
-HOLDS = "which holds the loop"
 
 RunningExchanges = Mapping[ExchangeTask, tuple[ASGIStream, float]]
 """The tasks of running requests, each with its exchange and its start (``time.monotonic``)."""
@@ -21,9 +21,10 @@ RunningExchanges = Mapping[ExchangeTask, tuple[ASGIStream, float]]
 def list_requests(
     running: RunningExchanges, blocking: ASGIStream | None = None, silence: float = 0.0
 ) -> list[str]:
-    """Return a heading and a line for each running request, the oldest first.
+    """Return a heading, and a line for each running request and each of its tasks.
 
-    `blocking`: the exchange that has held the event loop for `silence` seconds.
+    The oldest request comes first. `blocking`: the exchange whose own task has held the event loop
+    for `silence` seconds.
     """
     now = time.monotonic()
     requests: list[tuple[float, ASGIStream, ExchangeTask | None]]
@@ -32,15 +33,21 @@ def list_requests(
     if blocking is not None and not any(stream is blocking for _, stream, _ in requests):
         # Its task runs its first step: it began when the loop was blocked.
         requests.append((now - silence, blocking, None))
-    return list_lines(
-        "Running requests",
-        [
-            f"{title(stream)} for {now - began:.1f} s, "
-            f"{HOLDS if stream is blocking else name_calls(read_awaits(task))}"
-            for began, stream, task in requests[:MAX_LISTED]
-        ],
-        len(requests),
-    )
+    lines: list[str] = []
+    for began, stream, task in requests[:MAX_LISTED]:
+        calls = HOLDS if stream is blocking else name_calls(read_awaits(task))
+        lines.append(f"{title(stream)} for {now - began:.1f} s, {calls}")
+        lines += [f"  {line}" for line in describe_children(task)]
+    return list_lines("Running requests", lines, len(requests), len(requests) - MAX_LISTED)
+
+
+def find_holder(running: RunningExchanges) -> tuple[ASGIStream, NamedTask] | None:
+    """Return the exchange of which another task than its own holds the loop, and that task."""
+    for task, (stream, _) in list(running.items()):
+        for child in list_children(task)[:1]:
+            if child.is_running:
+                return stream, child
+    return None
 
 
 def title(stream: ASGIStream) -> str:
@@ -48,7 +55,7 @@ def title(stream: ASGIStream) -> str:
     return printable(f"{stream.method} {stream.raw_path[:MAX_PATH].decode('latin-1')}")
 
 
-def list_lines(heading: str, lines: list[str], count: int) -> list[str]:
+def list_lines(heading: str, lines: list[str], count: int, left_out: int) -> list[str]:
     """Return `heading` with `count`, the indented `lines`, and how many are left out."""
-    more = [f"  and {count - len(lines)} more"] if count > len(lines) else []
+    more = [f"  and {left_out} more"] if left_out > 0 else []
     return [f"{heading}: {count}", *(f"  {line}" for line in lines), *more]

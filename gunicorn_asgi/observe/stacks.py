@@ -9,9 +9,10 @@ import sys
 import threading
 import traceback
 from types import CodeType, FrameType
+from typing import Any, Protocol
 
 from ..asgi.exchange import run_application
-from ..http.contract import ASGIStream, ExchangeTask
+from ..http.contract import ASGIStream
 from .printable import printable
 
 MAX_CALLS = 60
@@ -22,9 +23,17 @@ GENERATOR_STEPS = ("async_generator_asend", "async_generator_athrow")
 """The types of a step of an asynchronous generator. A framework's lifespan is one, mostly."""
 EXCHANGE_CODE = run_application.__code__
 """The function that calls the application for its `exchange`."""
+BRIDGES = ("gunicorn_asgi.asgi.trio_bridge", "gunicorn_asgi.asgi.trio_library")
+"""Modules, imported only with trio, that run a `coroutine` of this package in a task of trio."""
 
 Call = tuple[FrameType, int]
 """The frame of a call and its current line."""
+
+
+class HasCoroutine(Protocol):
+    """A task, as far as its calls are read."""
+
+    def get_coro(self) -> Any: ...
 
 
 def read_stack(
@@ -40,7 +49,8 @@ def read_stack(
     while frame is not None and frame.f_code is not runner:
         if frame.f_code is EXCHANGE_CODE:
             return calls, frame.f_locals["exchange"]
-        calls.append((frame, frame.f_lineno))
+        if _module(frame) not in BRIDGES:
+            calls.append((frame, frame.f_lineno))
         frame = frame.f_back
     return calls, None
 
@@ -55,7 +65,7 @@ def find_log_handler(calls: list[Call]) -> logging.Handler | None:
     return None
 
 
-def read_awaits(task: ExchangeTask | None) -> list[Call]:
+def read_awaits(task: HasCoroutine | None) -> list[Call]:
     """Return the coroutines and generators in which a task waits, the innermost last.
 
     ``Task.get_stack`` knows only the outermost.
@@ -75,8 +85,21 @@ def read_awaits(task: ExchangeTask | None) -> list[Call]:
             frame, awaited = awaited.ag_frame, awaited.ag_await
         else:
             return calls
-        if frame is not None:
+        if frame is None:
+            continue
+        if _module(frame) in BRIDGES:
+            awaited = frame.f_locals.get("coroutine", awaited)
+        elif not (_is_of_trio(frame) and calls and _is_of_trio(calls[-1][0])):
             calls.append((frame, frame.f_lineno))
+
+
+def _is_of_trio(frame: FrameType) -> bool:
+    """Return whether `frame` is a call of trio. Its inner calls only say that it waits."""
+    return _module(frame).partition(".")[0] == "trio"
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__"))
 
 
 def format_stack(calls: list[Call]) -> list[str]:

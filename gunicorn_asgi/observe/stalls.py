@@ -15,20 +15,22 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable, Collection
 from types import CodeType, FrameType
 
-from ..http.contract import ASGIStream
+from ..http.contract import ASGIStream, ExchangeTask
 from .emergency_log import LOG_SECONDS, FileLog, log_descriptor, log_in_time
 from .printable import printable
 from .running_requests import (
-    HOLDS,
     MAX_LISTED,
     RunningExchanges,
+    find_holder,
     list_lines,
     list_requests,
     title,
 )
-from .stacks import find_log_handler, format_stack, name_calls, read_awaits, read_stack
+from .stacks import Call, find_log_handler, format_stack, name_calls, read_awaits, read_stack
+from .tasks import HOLDS, NamedTask, in_order
 
 OWN = "gunicorn_asgi "
 """The beginning of the names of this package's own tasks. A report shows one only if it blocks."""
@@ -44,8 +46,14 @@ class StallWatch:
     """
 
     def __init__(
-        self, seconds: float, interval: float, loop: asyncio.AbstractEventLoop, log: FileLog
+        self,
+        seconds: float,
+        interval: float,
+        loop: asyncio.AbstractEventLoop,
+        log: FileLog,
+        list_tasks: Callable[[Collection[ExchangeTask]], list[NamedTask]] = lambda _: [],
     ) -> None:
+        """`list_tasks`: see `AsyncLibrary.list_tasks`."""
         self.beat = time.monotonic()
         """The time of the last heartbeat."""
         self.running: RunningExchanges = {}
@@ -53,6 +61,7 @@ class StallWatch:
         self._poll = interval / 2
         self._loop = loop
         self._log = log
+        self._list_other_tasks = list_tasks
         self._runner: CodeType | None = None
         """The code that runs the loop. Calls outside of it are not reported."""
         self._loop_thread = 0
@@ -154,6 +163,14 @@ class StallWatch:
         try:
             calls, stream = read_stack(frame, self._runner)
             place = f", in {title(stream)}" if stream is not None else ""
+            others = in_order(self._list_other_tasks(self.running))
+            if stream is None:
+                holder = find_holder(self.running)
+                if holder is not None:
+                    place = f", in {title(holder[0])}, in its task {printable(holder[1].name)}"
+                    calls = _within(calls, holder[1])
+                elif others:
+                    calls = _within(calls, others[0])
             handler = find_log_handler(calls)
             if handler is not None:
                 place += f", in the log handler {printable(type(handler).__name__)}"
@@ -162,14 +179,15 @@ class StallWatch:
                     f"{head}{place}. What holds it (the innermost call last):",
                     *(format_stack(calls) or ["  (no Python code)"]),
                     *list_requests(self.running, stream, silence),
-                    *self._list_tasks(stream),
+                    *self._list_tasks(stream, others),
                     *self._list_threads(),
                 ]
             )
         except Exception as error:  # noqa: BLE001 # tasks and frames change meanwhile
             return f"{head}. What holds it cannot be told: {error!r}"
 
-    def _list_tasks(self, blocking: ASGIStream | None) -> list[str]:
+    def _list_tasks(self, blocking: ASGIStream | None, more: list[NamedTask]) -> list[str]:
+        """`more`: tasks of another library than asyncio."""
         current = asyncio.current_task(self._loop)
         others = asyncio.all_tasks(self._loop) - self.running.keys()
         tasks = {task for task in others if task is current or not task.get_name().startswith(OWN)}
@@ -181,7 +199,9 @@ class StallWatch:
             f"{HOLDS if task is current else name_calls(read_awaits(task))}"
             for task in shown
         ]
-        return list_lines("Other tasks", lines, len(tasks))
+        lines += [str(task) for task in more[: MAX_LISTED - len(lines)]]
+        count = len(tasks) + len(more)
+        return list_lines("Other tasks", lines, count, count - MAX_LISTED)
 
     def _list_threads(self) -> list[str]:
         names = {thread.ident: thread.name for thread in threading.enumerate()}
@@ -190,4 +210,15 @@ class StallWatch:
             for ident, frame in sys._current_frames().items()
             if ident not in (self._loop_thread, self._thread.ident)
         ]
-        return list_lines("Other threads", threads[:MAX_LISTED], len(threads)) if threads else []
+        count = len(threads)
+        lines = threads[:MAX_LISTED]
+        return list_lines("Other threads", lines, count, count - MAX_LISTED) if threads else []
+
+
+def _within(calls: list[Call], task: NamedTask) -> list[Call]:
+    """Return those of `calls`, the innermost first, that are the task's, if it makes them."""
+    outermost = getattr(task.coroutine, "cr_frame", None)
+    for index, (frame, _) in enumerate(calls):
+        if frame is outermost:
+            return calls[: index + 1]
+    return calls

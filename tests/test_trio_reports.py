@@ -1,0 +1,159 @@
+"""What reports say of trio's tasks, without a process: `Trio.list_tasks` and `observe.tasks`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from inprocess import Log
+
+from gunicorn_asgi.observe.tasks import MAX_CHILDREN, describe_task, list_children
+
+trio = pytest.importorskip("trio")
+testing = pytest.importorskip("trio.testing")
+
+from gunicorn_asgi.asgi.trio_library import Trio  # noqa: E402 # needs trio
+
+
+class Run:
+    """A run of trio for one test, and how it has ended."""
+
+    def __init__(self) -> None:
+        self.log = Log()
+        self.errors: list[BaseException] = []
+        self.library: Any = None
+        self.is_ready = asyncio.Event()
+        """Set by tasks of trio, just before they wait."""
+
+    async def of(self, test: Callable[[Run], Awaitable[None]]) -> None:
+        self.library = Trio(asyncio.get_running_loop(), self.log, self.errors.append)
+        await self.library.start()
+        try:
+            await asyncio.wait_for(test(self), 30)
+        finally:
+            await self.library.close(30)
+
+    async def begin(self, function: Callable[..., Any], *arguments: Any, name: str = "own") -> Any:
+        """Start a task, and wait until it says that it is ready."""
+        task = self.library.create_task(function(self, *arguments), name=name)
+        await self.is_ready.wait()
+        self.is_ready.clear()
+        return task
+
+
+def with_trio(test: Callable[[Run], Awaitable[None]]) -> None:
+    run = Run()
+    asyncio.run(run.of(test))
+    assert not run.errors
+
+
+async def patient(run: Run) -> None:
+    run.is_ready.set()
+    await trio.sleep(3600)
+
+
+async def parent(run: Run, children: int) -> None:
+    async with trio.open_nursery() as nursery:
+        for number in range(children):
+            nursery.start_soon(grandparent, name=f"child {number:02}")
+        await testing.wait_all_tasks_blocked()
+        run.is_ready.set()
+
+
+async def grandparent() -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.sleep_forever, name="grandchild")
+
+
+def test_a_task_is_described_by_its_own_calls_and_the_first_of_trio() -> None:
+    async def test(run: Run) -> None:
+        task = await run.begin(patient)
+        assert re.fullmatch(
+            r"in test_trio_reports:\d+ patient > trio\._timeouts:\d+ sleep", describe_task(task)
+        )
+
+    with_trio(test)
+
+
+def test_a_task_in_receive_is_described_by_the_calls_within_and_not_by_the_bridge() -> None:
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+
+    async def waiting(run: Run) -> None:
+        run.is_ready.set()
+        await run.library.adapt(app)({"type": "lifespan"}, receive, None)
+
+    async def test(run: Run) -> None:
+        task = await run.begin(waiting)
+        assert re.fullmatch(
+            r"in test_trio_reports:\d+ waiting > test_trio_reports:\d+ app > "
+            r"test_trio_reports:\d+ receive > asyncio\.locks:\d+ wait",
+            describe_task(task),
+        )
+
+    with_trio(test)
+
+
+def test_the_tasks_below_a_task_are_described_with_it_up_to_a_limit() -> None:
+    async def test(run: Run) -> None:
+        task = await run.begin(parent, 2)
+        names = [child.name for child in list_children(task)]
+        assert names == ["child 00", "child 01", "grandchild", "grandchild"]
+        lines = describe_task(task).split("; ")
+        assert re.fullmatch(r"in \S+ parent > trio\._core\._run:\d+ __aexit__", lines[0])
+        assert re.fullmatch(r"its task child 00, in \S+ grandparent > \S+ __aexit__", lines[1])
+        many = await run.begin(parent, MAX_CHILDREN)
+        lines = describe_task(many).split("; ")
+        assert len(lines) == 1 + MAX_CHILDREN + 1
+        assert lines[-1] == f"and {MAX_CHILDREN} more"  # the grandchildren
+
+    with_trio(test)
+
+
+def test_other_tasks_are_all_but_those_of_exchanges_and_trios_own() -> None:
+    async def system_task(run: Run) -> None:
+        trio.lowlevel.spawn_system_task(trio.sleep_forever, name="system")
+        await patient(run)
+
+    async def test(run: Run) -> None:
+        exchange = await run.begin(parent, 1, name="exchange")
+        await run.begin(parent, 1, name="lifespan")
+        await run.begin(system_task, name="spawner")
+        names = [task.name for task in run.library.list_tasks([exchange])]
+        assert sorted(names) == ["child 00", "grandchild", "lifespan", "spawner", "system"]
+
+    with_trio(test)
+
+
+def test_the_task_that_takes_a_step_is_seen_from_another_thread_and_listed_first() -> None:
+    seen: list[list[str]] = []
+
+    async def running(run: Run, task: Any) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            seen.append(
+                pool.submit(lambda: [str(each) for each in list_children(task[0])]).result()
+            )
+        run.is_ready.set()
+
+    async def with_running(run: Run, task: list[Any]) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever, name="a")
+            nursery.start_soon(running, run, task, name="b")
+
+    async def test(run: Run) -> None:
+        task: list[Any] = []
+        task.append(run.library.create_task(with_running(run, task), name="own"))
+        await run.is_ready.wait()
+        [lines] = seen
+        assert lines[0] == "b, which holds the loop"
+        assert lines[1].startswith("a, ")
+        assert [child.is_running for child in list_children(task[0])] == [False]
+
+    with_trio(test)
