@@ -18,7 +18,7 @@ class Bridge:
     After that they must not wait again.
     """
 
-    def __init__(self, schedule: Callable[[], None]) -> None:
+    def __init__(self, schedule: Callable[[], bool]) -> None:
         """`schedule` has trio's loop run soon: see `TrioLoop.schedule`."""
         self._schedule = schedule
 
@@ -54,8 +54,8 @@ class Bridge:
         task = trio.lowlevel.current_task()
 
         def wake(_: object) -> None:
-            self._schedule()
-            trio.lowlevel.reschedule(task)
+            if self._schedule():
+                trio.lowlevel.reschedule(task)
 
         def abort(_: object) -> trio.lowlevel.Abort:
             if future.done():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import suppress
-from contextvars import Context
+from contextvars import Context, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ import trio
 from ..http.contract import ExchangeTask
 from ..observe.log import Log
 from ..observe.tasks import NamedTask
+from .endings import find_exit, without_cancellations
 from .scope import Application, Receive, Scope, Send
 from .trio_bridge import Bridge
 from .trio_loop import TrioLoop
@@ -47,6 +48,8 @@ class Trio:
         self._nursery: trio.Nursery | None = None
         self._root: trio.lowlevel.Task | None = None
         self._main_task: trio.lowlevel.Task | None = None
+        self.tasks: set[TrioTask] = set()
+        """Those that have not ended."""
         self._is_ready = asyncio.Event()
         self._is_over = asyncio.Event()
         self._is_closing = False
@@ -68,8 +71,8 @@ class Trio:
             await trio.sleep_forever()
 
     def _ended(self, result: outcome.Outcome[None]) -> None:
-        self._is_over.set()
         self._is_ready.set()
+        self._end_tasks()
         if not self._is_closing:
             error: BaseException = RuntimeError("the run of trio has ended")
             try:
@@ -77,6 +80,11 @@ class Trio:
             except BaseException as reason:  # noqa: BLE001 # handed on
                 error = reason
             self._on_crash(error)
+
+    def _end_tasks(self) -> None:
+        self._is_over.set()
+        for task in list(self.tasks):
+            task.end(is_cancelled=True)
 
     async def close(self, seconds: float) -> None:
         self._is_closing = True
@@ -88,6 +96,8 @@ class Trio:
             await asyncio.wait_for(self._is_over.wait(), seconds)
         if not self.is_over:
             self._log.warning("trio tasks of the application that did not end in time")
+            self.trio_loop.abandon()
+            self._end_tasks()
 
     def list_tasks(self, besides: Collection[ExchangeTask]) -> list[NamedTask]:
         """Everything but `besides`, trio's own tasks, and the one that keeps the nursery open."""
@@ -103,19 +113,42 @@ class Trio:
     # Tasks.
 
     def spawn(self, coroutine: Coroutine[Any, Any, None], context: Context) -> TrioTask:
-        task = TrioTask(self, coroutine)
-        if self._nursery is not None and not self.is_over:
-            self.trio_loop.schedule()
-            # The new task gets a copy of the current context.
-            context.run(partial(self._nursery.start_soon, task.run, name="exchange"))
-        return task
+        return self._start(coroutine, "exchange", context)
 
     def create_task(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> TrioTask:
+        return self._start(coroutine, name, copy_context())
+
+    def _start(self, coroutine: Coroutine[Any, Any, None], name: str, context: Context) -> TrioTask:
         task = TrioTask(self, coroutine)
-        if self._nursery is not None and not self.is_over:
-            self.trio_loop.schedule()
-            self._nursery.start_soon(task.run, name=name)
+        self.tasks.add(task)
+        if self._nursery is not None and self.trio_loop.schedule():
+            try:
+                # The new task gets a copy of the current context.
+                context.run(partial(self._nursery.start_soon, task.run, name=name))
+            except RuntimeError:  # the run is just ending
+                pass
+            else:
+                return task
+        coroutine.close()
+        self.loop.call_soon(task.end, True)
         return task
+
+    def handle(self, error: BaseException) -> bool:
+        """Handle an `error` that has left a task: in the nursery it would cancel all others.
+
+        Returns whether it is a cancellation: by the nursery, or one that an application has made.
+        """
+        reason = without_cancellations(error, trio.Cancelled)
+        if reason is None:
+            return True
+        exit_error = find_exit(reason)
+        if exit_error is not None:
+            self.loop.call_soon(_raise, exit_error)  # out of the loop, as from asyncio's tasks
+        else:
+            self.loop.call_exception_handler(
+                {"message": "Error in a task of trio", "exception": reason}
+            )
+        return False
 
     def adapt(self, app: Application) -> Application:
         call = self._bridge.call
@@ -126,6 +159,10 @@ class Trio:
             await app(scope, partial(call, receive), partial(call, send))
 
         return application
+
+
+def _raise(error: SystemExit | KeyboardInterrupt) -> None:
+    raise error
 
 
 def _name(scope: Scope) -> str:
@@ -175,35 +212,34 @@ class TrioTask:
         try:
             if self._scope.cancel_called:
                 self._coroutine.close()  # as asyncio does before the first step of a task
-                return
-            with self._scope:
-                await self._coroutine
-            is_cancelled = self._scope.cancelled_caught
-        except Exception as error:  # noqa: BLE001 # a fault of this package must not end the others
-            is_cancelled = False
-            self._trio.loop.call_exception_handler(
-                {"message": "Error in the task of an exchange", "exception": error}
-            )
-        finally:
-            self._end(is_cancelled)
+            else:
+                with self._scope:
+                    await self._coroutine
+                is_cancelled = self._scope.cancelled_caught
+        except BaseException as error:  # noqa: BLE001 # must not end the other tasks
+            # After the end, the coroutine is closed by the collection of garbage.
+            is_cancelled = self._is_done or self._trio.handle(error)
+        self.end(is_cancelled)
 
-    def _end(self, is_cancelled: bool) -> None:
+    def end(self, is_cancelled: bool) -> None:
+        """The task takes no more steps."""
         if self._is_done:
-            return  # the run had ended before: see `cancel`
+            return
         self._is_done = True
         self._is_cancelled = is_cancelled
-        for callback in self._callbacks:
-            callback(self)
+        self._trio.tasks.discard(self)
+        try:
+            for callback in self._callbacks:
+                callback(self)
+        except Exception as error:  # noqa: BLE001 # must not end the other tasks
+            self._trio.handle(error)
 
     def cancel(self) -> bool:
         """Cancel the task, once and for all: every later wait in it raises, too."""
         if self._is_done:
             return False
-        if self._trio.is_over:
-            self._end(is_cancelled=True)
-        else:
-            self._trio.trio_loop.schedule()
-            self._scope.cancel()
+        self._trio.trio_loop.schedule()
+        self._scope.cancel()
         return True
 
     def done(self) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
@@ -40,6 +41,7 @@ class TrioLoop:
         has woken itself by its socket."""
         self._timer: asyncio.TimerHandle | None = None
         self._long_timer: asyncio.TimerHandle | None = None
+        self._has_ended = False
 
     @property
     def needs_thread(self) -> bool:
@@ -57,7 +59,7 @@ class TrioLoop:
             main,
             run_sync_soon_threadsafe=self._loop.call_soon_threadsafe,
             run_sync_soon_not_threadsafe=self._start_turns,
-            done_callback=on_end,
+            done_callback=self._end,
             host_uses_signal_set_wakeup_fd=True,
         )
 
@@ -72,15 +74,17 @@ class TrioLoop:
         else:
             self._loop.call_soon(guest_tick)
 
-    def schedule(self) -> None:
-        """Have trio take a turn soon. To be called before tasks are made ready to run.
+    def schedule(self) -> bool:
+        """Have trio take a turn soon. Returns False if trio takes no more turns.
 
-        Otherwise trio wakes itself by a byte to a socket.
+        To be called before tasks are made ready to run: otherwise trio wakes itself by a byte to a
+        socket.
         """
         guest = self._guest
         if guest is not None and not self._is_due:
             self._is_due = guest.runner.guest_tick_scheduled = True
             self._loop.call_soon(self._turn)
+        return not self._has_ended
 
     def _on_readable(self) -> None:
         self._has_events = True
@@ -98,6 +102,8 @@ class TrioLoop:
     def _turn(self) -> None:
         """Let trio's tasks that can run take a step each, and note when the next turn is due."""
         guest = self._guest
+        if self._has_ended:
+            return
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -124,12 +130,29 @@ class TrioLoop:
             self._timer = self._loop.call_later(timeout, self._on_timer)
 
     def _end(self, result: outcome.Outcome[None]) -> None:
-        self._loop.remove_reader(self._descriptor)
-        os.close(self._descriptor)
-        assert self._long_timer is not None
-        self._long_timer.cancel()
+        self._has_ended = True
+        if self._guest is not None:
+            self._release()
         assert self._on_end is not None
         self._on_end(result)
+
+    def abandon(self) -> None:
+        """End the run although tasks are left. A trio that has a thread goes on in vain."""
+        self._has_ended = True
+        if self._guest is not None:
+            self._release()
+            with warnings.catch_warnings():
+                # trio warns of the tasks.
+                warnings.simplefilter("ignore", RuntimeWarning)
+                self._guest.unrolled_run_gen.close()
+
+    def _release(self) -> None:
+        self._is_due = True
+        self._loop.remove_reader(self._descriptor)
+        os.close(self._descriptor)
+        for timer in (self._timer, self._long_timer):
+            if timer is not None:
+                timer.cancel()
 
 
 def is_known(guest: Any) -> bool:
