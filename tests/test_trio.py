@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import h2client
 import pytest
 import trio
+import trio.testing
 from inprocess import (
     WAIT,
     AsyncioLoop,
@@ -27,12 +30,15 @@ from inprocess import (
     request,
     serve,
 )
+from ways import descriptors
 from ws import WAYS, serve_way, text
 from ws import connect as connect_websocket
 
+from gunicorn_asgi.asgi import files
 from gunicorn_asgi.asgi.async_library import Asyncio
 from gunicorn_asgi.asgi.lifespan import Lifespan
 from gunicorn_asgi.asgi.trio_library import Trio
+from gunicorn_asgi.errors import ClientDisconnected
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -296,8 +302,8 @@ async def raise_group_of_cancellations() -> None:
 
 async def raise_kept_cancellation() -> None:
     kept: list[BaseException] = []
-    with trio.CancelScope() as scope:
-        scope.cancel()
+    with trio.CancelScope() as limit:
+        limit.cancel()
         try:
             await trio.lowlevel.checkpoint()
         except trio.Cancelled as error:
@@ -512,3 +518,651 @@ def test_no_task_begins_once_the_run_has_ended(parser: str) -> None:
         assert task.done()
         assert task.cancelled()
     assert not begun
+
+
+# The server cancels.
+
+
+class Site:
+    """An application that waits at the place given by its path, and notes how the wait ends."""
+
+    def __init__(self) -> None:
+        self.waits = Flag()
+        self.ended: list[Any] = []
+        self.cleaned = 0
+        """Clean-ups under a shield that were complete."""
+        self.refused = 0
+        """Waits in a clean-up without a shield."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await self.wait(scope["path"], receive, send)
+        except BaseException as error:
+            self.ended.append(type(error))
+            for call in (receive, partial(send, part(b"late"))):
+                try:
+                    await call()
+                except trio.Cancelled:
+                    self.refused += 1
+            with trio.CancelScope(shield=True):
+                await trio.sleep(0.001)
+                self.cleaned += 1
+            raise
+        else:
+            self.ended.append(None)
+
+    async def wait(self, path: str, receive: Any, send: Any) -> None:
+        if path == "/send":
+            await send(START)
+            self.waits.set()
+            while True:
+                await send(part(b"x" * 100_000))
+        elif path == "/pieces":
+            await send(START)
+            self.waits.set()
+            await send(part(b"x" * 50_000_000))
+        elif path == "/polls":
+            self.waits.set()
+            while True:
+                await receive()
+        elif path == "/nursery":
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.wait, "/send", receive, send)
+                nursery.start_soon(self.wait, "/sleep", receive, send)
+        elif path == "/swallows":
+            self.waits.set()
+            for _ in range(100):
+                with suppress(trio.Cancelled):
+                    await receive()
+                with suppress(trio.Cancelled):
+                    await trio.sleep_forever()
+                    return
+            raise ValueError("was cancelled for ever")
+        else:
+            self.waits.set()
+            await trio.sleep_forever()
+
+
+PLACES = ["/sleep", "/send", "/pieces", "/polls", "/nursery"]
+
+
+def assert_cancelled(site: Site) -> None:
+    """A ``send()`` that the end of the response has woken says so; every later wait raises."""
+    (ended,) = site.ended
+    assert issubclass(ended, (trio.Cancelled, ClientDisconnected, BaseExceptionGroup))
+    assert (site.refused, site.cleaned) == (2, 1)
+
+
+@pytest.mark.parametrize("path", ["/sleep", "/polls"])
+@pytest.mark.parametrize("way", WAYS)
+def test_an_application_is_cancelled_after_the_grace_for_a_client_that_left(
+    way: str, path: str
+) -> None:
+    site = Site()
+    with serve_trio_way(site, way, asgi_disconnect_grace_period=GRACE) as server:
+        peer = Peer(server, path)
+        site.waits.wait()
+        peer.leave()
+        server.wait_lost()
+        server.stop_clock()
+        server.advance(GRACE - 1)
+        server.settle()
+        assert not site.ended
+        server.advance(2)
+        server.wait_until(lambda: site.ended)
+        server.wait_until(lambda: not server.server.tasks)
+    assert_cancelled(site)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_application_of_a_websocket_is_cancelled_after_the_grace(way: str) -> None:
+    cancelled = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.append(sys.exc_info()[0])
+
+    with serve_trio_way(app, way, asgi_disconnect_grace_period=GRACE) as server:
+        client = connect_websocket(server)
+        client.client.reset()
+        server.wait_lost()
+        assert not cancelled
+        server.advance(GRACE + 2)
+        server.wait_until(lambda: cancelled)
+    assert cancelled == [trio.Cancelled]
+
+
+@pytest.mark.parametrize("path", PLACES)
+@pytest.mark.parametrize("way", WAYS)
+def test_request_timeout_cancels_and_answers(way: str, path: str) -> None:
+    site = Site()
+    with serve_trio_way(site, way, request_timeout=100, write_timeout=1000) as server:
+        peer = Peer(server, path)
+        site.waits.wait()
+        server.settle()
+        server.call(make_older, server)
+        server.wait_until(lambda: site.ended)
+        if path in ("/sleep", "/polls"):
+            assert peer.read()[0] == 503
+        else:
+            with suppress(ConnectionError):
+                assert not peer.read()[2]
+        (warning,) = server.log.take("warning")
+        assert "request_timeout is 100 s: GET " + path in warning.text
+        server.wait_until(lambda: not server.server.tasks)
+    assert_cancelled(site)
+
+
+def make_older(server: InProcess) -> None:
+    tasks = server.server.tasks
+    for task, (stream, began) in list(tasks.items()):
+        tasks[task] = stream, began - 200
+    server.server.tick(0.1)
+
+
+@pytest.mark.parametrize("path", ["/sleep", "/polls", "/nursery"])
+@pytest.mark.parametrize("way", WAYS)
+def test_the_end_of_a_drain_cancels(way: str, path: str) -> None:
+    site = Site()
+    with serve_trio_way(site, way) as server:
+        Peer(server, path)
+        site.waits.wait()
+        server.run(server.server.shut_down(0.04, WAIT))
+        assert not server.server.tasks
+        (warning,) = server.log.take("warning")
+        assert "1 applications running" in warning.text
+    assert_cancelled(site)
+
+
+def test_an_application_that_swallows_its_cancellation_is_cancelled_at_each_wait(
+    parser: str,
+) -> None:
+    site = Site()
+    with serve_trio(site, parser) as server:
+        peer = Peer(server, "/swallows")
+        site.waits.wait()
+        peer.leave()
+        server.wait_lost()
+        (task,) = server.server.tasks
+        for _ in range(2):  # once and for all
+            server.call(task.cancel)
+        server.wait_until(lambda: not server.server.tasks)
+        assert site.ended == [ValueError]
+        assert [line.text for line in server.log.take("error")] == [
+            "Error handling request GET /swallows"
+        ]
+
+
+@pytest.mark.parametrize("path", ["/sleep", "/swallows"])
+def test_a_task_that_is_cancelled_before_its_first_step_runs_nothing(
+    parser: str, path: str
+) -> None:
+    site = Site()
+    with serve_trio(site, parser) as server:
+        client = server.connect()
+        server.wait_connected()
+
+        def work() -> None:
+            (transport,) = server.server.connections
+            transport.data_received(request("GET", path))
+            (task,) = server.server.tasks
+            task.cancel()
+            task.cancel()
+
+        server.call(work)
+        assert client.read_response().status == 500
+        assert errors(server) == [f"ASGI application was cancelled, handling request GET {path}"]
+        server.wait_until(lambda: not server.server.tasks)
+    assert not site.waits.is_set()
+    assert not site.ended
+
+
+def test_what_a_cancelled_application_raises_instead_is_logged(parser: str) -> None:
+    waits = Flag()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        waits.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("of the clean-up")
+
+    with serve_trio(app, parser, request_timeout=100) as server:
+        peer = Peer(server)
+        waits.wait()
+        server.call(make_older, server)
+        assert peer.read()[0] == 503
+        server.wait_until(lambda: not server.server.tasks)
+        (line,) = server.log.take("error")
+        assert isinstance(line.error, ValueError)
+        server.log.take("warning")
+
+
+# The application cancels.
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_receive_that_runs_into_a_time_limit_loses_nothing_of_the_body(way: str) -> None:
+    timed_out = Flag()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        body = b""
+        while len(body) < 1000:
+            with trio.move_on_after(0.001) as limit:
+                body += (await receive())["body"]
+            if limit.cancelled_caught:
+                timed_out.set()
+        await answer(send, body)
+
+    with serve_trio_way(app, way) as server:
+        sent = bytes(range(250)) * 4
+        peer = Peer(server, body=sent[:1])
+        timed_out.wait()
+        for position in range(1, 991, 90):
+            peer.send(sent[position : position + 90])
+            server.settle()
+        peer.send(sent[991:], end=True)
+        assert peer.read() == (200, sent, True)
+
+
+@pytest.mark.parametrize("deadline", [-1.0, 0.0])
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_is_taken_in_a_scope_whose_deadline_has_passed(way: str, deadline: float) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        for _ in range(3):
+            with trio.CancelScope(deadline=trio.current_time() + deadline) as limit:
+                await receive()
+            assert limit.cancelled_caught
+        with pytest.raises(trio.TooSlowError), trio.fail_after(0):
+            await send(START)
+        await answer(send, await read_body(receive))
+
+    with serve_trio_way(app, way) as server:
+        peer = Peer(server, body=b"x" * 999)
+        peer.send(b"x", end=True)
+        assert peer.read() == (200, b"x" * 1000, True)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_message_and_a_cancellation_in_the_same_turn_lose_nothing(way: str) -> None:
+    """In both orders: the data wakes the ``receive()``, and then its scope is cancelled, or before."""
+    waits = Flag()
+    scopes: list[trio.CancelScope] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        received = []
+        while sum(map(len, received)) < 1000:
+            with trio.CancelScope() as limit:
+                scopes.append(limit)
+                waits.set()
+                received.append((await receive())["body"])
+        await answer(send, b"".join(received))
+
+    with serve_trio_way(app, way) as server:
+        peer = Peer(server, body=b"x")
+        server.wait_until(lambda: len(scopes) == 2)
+
+        def stream() -> Any:
+            ((stream, _),) = server.server.tasks.values()
+            return stream
+
+        def feed(data: bytes) -> None:
+            stream().feed_data(data)
+
+        def cancel() -> None:
+            scopes[-1].cancel()
+
+        def wait_for_receive() -> None:
+            server.wait_until(lambda: stream().is_waiting)
+
+        sent = 1
+        orders = [
+            (partial(feed, b"y"), cancel),
+            (cancel, partial(feed, b"y")),
+            (partial(feed, b"y"), cancel, partial(feed, b"y"), cancel),
+            (cancel, partial(feed, b"y"), cancel, partial(feed, b"y")),
+        ]
+        for order in orders:
+            wait_for_receive()
+            server.call(lambda order=order: [step() for step in order])
+            sent += sum(isinstance(step, partial) for step in order)
+            server.settle()
+        wait_for_receive()
+        assert [limit.cancelled_caught for limit in scopes].count(True) >= 2
+        server.call(feed, b"z" * (1000 - sent))
+        assert peer.read() == (200, b"x" + b"y" * (sent - 1) + b"z" * (1000 - sent), True)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_send_that_runs_into_a_time_limit_can_be_followed_by_an_end(way: str) -> None:
+    """The response has begun: the client sees that it is incomplete, and the log says why."""
+    caught = Flag()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        try:
+            with trio.fail_after(0.05):
+                while True:
+                    await send(part(b"x" * 100_000))
+        except trio.TooSlowError:
+            caught.set()
+            raise
+
+    with serve_trio_way(app, way) as server:
+        peer = Peer(server)
+        caught.wait()
+        with suppress(ConnectionError):
+            status, _, is_whole = peer.read()
+            assert (status, is_whole) == (200, False)
+        server.wait_until(lambda: not server.server.tasks)
+        (line,) = server.log.take("error")
+        assert isinstance(line.error, trio.TooSlowError)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_send_that_runs_into_a_time_limit_has_sent_its_part(way: str) -> None:
+    """Only the wait for room was cancelled. So the application can go on after it."""
+    caught = Flag()
+    sent = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        with trio.move_on_after(0.05):
+            while True:
+                sent.append(len(sent))
+                await send(part(b"%8d" % sent[-1] * 12_500))
+        caught.set()
+        await send(part(b"end", more=False))
+
+    with serve_trio_way(app, way) as server:
+        peer = Peer(server)
+        caught.wait()
+        status, body, is_whole = peer.read()
+        assert (status, is_whole) == (200, True)
+    assert body == b"".join(b"%8d" % number * 12_500 for number in sent) + b"end"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_long_part_that_is_cancelled_between_its_pieces_aborts_the_response(way: str) -> None:
+    """The application cannot know how much of it was sent."""
+    raised = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        with trio.move_on_after(0.05) as limit:
+            await send(part(b"x" * 50_000_000))
+        assert limit.cancelled_caught
+        try:
+            await send(part(b"more"))
+        except ClientDisconnected as error:
+            raised.append(error)
+            raise
+
+    with serve_trio_way(app, way) as server:
+        peer = Peer(server)
+        server.wait_until(lambda: raised)
+        with suppress(ConnectionError):
+            assert not peer.read()[2]
+
+
+@pytest.fixture
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Files are opened and read in threads, which wait until this is set."""
+    ready = threading.Event()
+    opening, reading = files._open, files.os.pread
+
+    def slow_open(path: str) -> Any:
+        assert ready.wait(WAIT)
+        return opening(path)
+
+    def slow_read(*how: int) -> bytes:
+        assert ready.wait(WAIT)
+        return reading(*how)
+
+    monkeypatch.setattr(files.OPENER, "open", lambda *_: -1)
+    monkeypatch.setattr(files, "_open", slow_open)
+    monkeypatch.setattr(files, "NOWAIT", 0)
+    monkeypatch.setattr(files.os, "pread", slow_read)
+    yield ready
+    ready.set()
+
+
+@pytest.mark.parametrize("extension", ["pathsend", "zerocopysend"])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_file_that_a_thread_opens_or_reads_for_nobody_any_more_is_closed(
+    way: str, extension: str, tmp_path: Path, slow_disk: threading.Event
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 10_000)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        with path.open("rb") as file:
+            message = {"path": str(path)} if extension == "pathsend" else {"file": file}
+            with trio.move_on_after(0.01) as limit:
+                await send({"type": f"http.response.{extension}", **message})
+        assert limit.cancelled_caught
+        await send(part(b"without it", more=False))
+
+    with serve_trio_way(app, way) as server:
+        assert Peer(server).read() == (200, b"without it", True)
+        slow_disk.set()
+        server.wait_until(lambda: str(path) not in descriptors())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_messages_of_a_websocket_survive_time_limits(way: str) -> None:
+    count, timed_out = 200, Flag()
+    received: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while len(received) < count:
+            # Mostly the limit has passed before the call, or passes while messages are queued.
+            with trio.move_on_after(0.001 * (len(received) % 3)) as limit:
+                received.append((await receive())["text"])
+            if limit.cancelled_caught:
+                timed_out.set()
+                with trio.move_on_after(0.01):
+                    received.append((await receive())["text"])
+        await send({"type": "websocket.send", "text": "all"})
+        await receive()
+
+    with serve_trio_way(app, way) as server:
+        client = connect_websocket(server)
+        for start in range(0, count, 50):
+            client.send(b"".join(text(str(number)) for number in range(start, start + 50)))
+            server.settle()
+        assert client.read_message() == "all"
+        timed_out.wait()
+        client.client.close()
+    assert received == [str(number) for number in range(count)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_message_of_a_websocket_in_the_turn_of_a_cancellation_is_kept(way: str) -> None:
+    scopes: list[trio.CancelScope] = []
+    received: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+
+        async def take() -> None:
+            while len(received) < 10:
+                with trio.CancelScope() as limit:
+                    scopes.append(limit)
+                    received.append((await receive())["text"])
+
+        async with trio.open_nursery() as nursery:  # the second waits in another way
+            nursery.start_soon(take)
+            nursery.start_soon(take)
+            while len(received) < 10:
+                await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
+        await send({"type": "websocket.send", "text": "all"})
+        await receive()
+
+    with serve_trio_way(app, way) as server:
+        client = connect_websocket(server)
+        server.wait_until(lambda: len(scopes) >= 2)
+        server.settle()
+        ((stream, _),) = server.call(lambda: list(server.server.tasks.values()))
+
+        def cancel_all() -> None:
+            for scope in scopes:
+                scope.cancel()
+
+        for number in range(0, 10, 2):
+            first, second = text(str(number)), text(str(number + 1))
+
+            def both(first: bytes = first, second: bytes = second) -> None:
+                stream.feed_data(first)
+                cancel_all()
+                stream.feed_data(second)
+
+            server.call(both)
+            server.settle()
+        assert client.read_message() == "all"
+        client.client.close()
+    assert sorted(received) == [str(number) for number in range(10)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_websockets_send_that_runs_into_a_time_limit_has_sent_its_message(way: str) -> None:
+    caught = Flag()
+    sent = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        with trio.move_on_after(0.05):
+            while True:
+                sent.append(f"{len(sent):8}" * 12_500)
+                await send({"type": "websocket.send", "text": sent[-1]})
+        caught.set()
+        await send({"type": "websocket.send", "text": "end"})
+        await receive()
+
+    with serve_trio_way(app, way) as server:
+        client = connect_websocket(server)
+        caught.wait()
+        for message in [*sent, "end"]:
+            assert client.read_message() == message
+        client.client.close()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_one_of_two_receives_is_cancelled_alone(way: str) -> None:
+    waiting = Flag()
+    scope_of_first: list[trio.CancelScope] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        bodies = []
+
+        async def first() -> None:
+            with trio.CancelScope() as limit:
+                scope_of_first.append(limit)
+                await read_body(receive)
+            assert limit.cancelled_caught
+
+        async def second() -> None:
+            await trio.testing.wait_all_tasks_blocked()
+            waiting.set()
+            bodies.append(await read_body(receive))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first)
+            nursery.start_soon(second)
+        await answer(send, bodies[0])
+
+    with serve_trio_way(app, way) as server:
+        peer = Peer(server, body=b"")
+        waiting.wait()
+        server.settle()
+        server.call(scope_of_first[0].cancel)
+        server.settle()
+        peer.send(b"x" * 1000, end=True)
+        assert peer.read() == (200, b"x" * 1000, True)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_nursery_ends_a_receive_with_the_response_and_a_response_with_the_client(
+    way: str,
+) -> None:
+    """As frameworks do: one task listens for the disconnect, the other streams."""
+    ended = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def listen() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            ended.append("listen")
+            nursery.cancel_scope.cancel()
+
+        async def stream() -> None:
+            await send(START)
+            await send(part(b"part"))
+            if scope["path"] == "/endless":
+                while True:
+                    await send(part(b"part"))
+                    await trio.sleep(0.001)
+            await send(part(b"", more=False))
+            ended.append("stream")
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            nursery.start_soon(stream)
+
+    with serve_trio_way(app, way) as server:
+        assert Peer(server).read() == (200, b"part", True)
+        server.wait_until(lambda: not server.server.tasks)
+        assert "stream" in ended
+        ended.clear()
+        peer = Peer(server, "/endless")
+        server.wait_until(lambda: server.server.tasks)
+        server.settle()
+        peer.leave()
+        server.wait_until(lambda: not server.server.tasks)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_shield_lets_a_clean_up_send_its_answer(way: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        with trio.move_on_after(0.001):
+            try:
+                await trio.sleep_forever()
+            finally:
+                with pytest.raises(trio.Cancelled):
+                    await answer(send, b"too early")
+                with trio.CancelScope(shield=True):
+                    await answer(send, b"cleaned up")
+
+    with serve_trio_way(app, way) as server:
+        assert Peer(server).read() == (200, b"cleaned up", True)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_application_that_repeats_its_calls_without_a_wait_can_be_cancelled(way: str) -> None:
+    """The pauses in calls that return at once are checkpoints: `exchange.pace`."""
+    ended = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await answer(send)
+        for call in (receive, partial(send, part(b"ignored"))):
+            with trio.move_on_after(0.01) as limit:
+                while True:
+                    await call()
+            ended.append(limit.cancelled_caught)
+
+    with serve_trio_way(app, way) as server:
+        assert Peer(server).read()[0] == 200
+        assert Peer(server).read()[0] == 200  # others are served meanwhile
+        server.wait_until(lambda: not server.server.tasks)
+    assert ended == [True] * 4
