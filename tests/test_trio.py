@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 import h2client
 import pytest
 import trio
@@ -38,7 +39,7 @@ from gunicorn_asgi.asgi import files
 from gunicorn_asgi.asgi.async_library import Asyncio
 from gunicorn_asgi.asgi.lifespan import Lifespan
 from gunicorn_asgi.asgi.trio_library import Trio
-from gunicorn_asgi.errors import ClientDisconnected
+from gunicorn_asgi.errors import ClientDisconnected, LifespanError
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -1166,3 +1167,277 @@ def test_an_application_that_repeats_its_calls_without_a_wait_can_be_cancelled(w
         assert Peer(server).read()[0] == 200  # others are served meanwhile
         server.wait_until(lambda: not server.server.tasks)
     assert ended == [True] * 4
+
+
+# Groups of exceptions, of nurseries and of task groups.
+
+
+async def raise_in_group(library: str, *errors: BaseException) -> None:
+    """Raise `errors` in tasks of the library's own group, which raises them as one."""
+
+    async def fail(error: BaseException) -> None:
+        if library == "trio":
+            await trio.testing.wait_all_tasks_blocked()
+        raise error
+
+    if library == "trio":
+        async with trio.open_nursery() as nursery:
+            for error in errors:
+                nursery.start_soon(fail, error)
+    elif library == "asyncio":
+        async with asyncio.TaskGroup() as group:
+            for error in errors:
+                group.create_task(fail(error))
+    else:
+        async with anyio.create_task_group() as tasks:
+            for error in errors:
+                tasks.start_soon(fail, error)
+
+
+GROUPS = [
+    ("trio", "trio"),
+    ("anyio", "trio"),
+    ("anyio", "asyncio"),
+    pytest.param(
+        "asyncio",
+        "asyncio",
+        marks=pytest.mark.skipif(sys.version_info < (3, 11), reason="has no TaskGroup"),
+    ),
+]
+"""The library of the group, and the option ``async_library``."""
+
+
+def leaves(error: BaseException | None) -> list[type[BaseException]]:
+    """The types of the exceptions in a group that are none."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for each in error.exceptions for leaf in leaves(each)]
+    return [type(error)]
+
+
+@pytest.mark.parametrize(("group", "library"), GROUPS)
+@pytest.mark.parametrize("is_begun", [False, True], ids=["", "begun"])
+def test_a_group_with_an_error_is_a_500_or_an_abort_and_only_the_error_is_logged(
+    parser: str, group: str, library: str, is_begun: bool
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if is_begun:
+            await send(START)
+            await send(part(b"begun"))
+        await raise_in_group(group, ValueError("fault"))
+
+    with serve(app, parser, library=library) as server:
+        if is_begun:
+            assert Peer(server).read() == (200, b"begun", False)
+        else:
+            assert Peer(server).read() == (500, b"Internal Server Error", True)
+        (line,) = server.log.take("error")
+        assert line.text == "Error handling request GET /"
+        assert leaves(line.error) == [ValueError]
+        assert isinstance(line.error, Exception)
+
+
+@pytest.mark.parametrize(("group", "library"), GROUPS)
+@pytest.mark.parametrize(
+    "mixture", ["cancellations", "cancellations and an error", "disconnects", "mixed disconnects"]
+)
+def test_a_group_after_the_clients_end_is_logged_only_for_its_errors(
+    parser: str, group: str, library: str, mixture: str
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = ClientDisconnected("the client is gone")
+        if mixture == "disconnects":
+            await raise_in_group(group, gone, ClientDisconnected("the client is gone"))
+        elif mixture == "mixed disconnects":
+            raise BaseExceptionGroup("nested", [gone, asyncio.CancelledError()])
+        elif mixture == "cancellations":
+            raise BaseExceptionGroup("nested", [asyncio.CancelledError()])
+        else:
+            raise BaseExceptionGroup("nested", [asyncio.CancelledError(), ValueError("fault")])
+
+    with serve(app, parser, library=library) as server:
+        peer = Peer(server)
+        server.wait_until(lambda: server.server.tasks)
+        server.settle()
+        peer.leave()
+        server.wait_until(lambda: not server.server.tasks)
+        lines = server.log.take("error")
+        assert [leaves(line.error) for line in lines] == (
+            [[ValueError]] if mixture.endswith("error") else []
+        )
+
+
+@pytest.mark.parametrize(("group", "library"), GROUPS)
+@pytest.mark.parametrize("error", [SystemExit(7), KeyboardInterrupt()], ids=repr)
+def test_an_exit_in_a_group_leaves_the_worker(
+    parser: str, group: str, library: str, error: BaseException
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if group == "trio" or library == "trio":
+            await raise_in_group(group, error, ValueError("beside"))
+        else:  # asyncio lets an exit out of the loop where it is raised in a task of its own
+            raise BaseExceptionGroup("of a task group", [ValueError("beside"), error])
+
+    with serve(app, parser, library=library) as server:
+        client = Peer(server)
+        server.wait_until(lambda: server.host.left)
+        server.wait_until(lambda: not server.server.tasks)
+        code = 7 if isinstance(error, SystemExit) else server.host.left[0]
+        assert server.host.left == [code]
+        del client
+        server.log.take("error")
+
+
+@pytest.mark.parametrize(("group", "library"), GROUPS)
+def test_a_group_of_cancellations_alone_is_a_cancellation_by_the_server(
+    parser: str, group: str, library: str
+) -> None:
+    waits = Flag()
+    ended: list[Any] = []
+
+    async def wait() -> None:
+        waits.set()
+        await (trio.sleep_forever() if library == "trio" else asyncio.Event().wait())
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            if group == "trio":
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(wait)
+                    nursery.start_soon(wait)
+            elif group == "asyncio":
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(wait())
+                    tasks.create_task(wait())
+            else:
+                async with anyio.create_task_group() as anyio_tasks:
+                    anyio_tasks.start_soon(wait)
+                    anyio_tasks.start_soon(wait)
+        except BaseException as error:
+            ended.extend(leaves(error))
+            raise
+
+    with serve(app, parser, library=library, request_timeout=100) as server:
+        peer = Peer(server)
+        waits.wait()
+        server.settle()
+        server.call(make_older, server)
+        assert peer.read()[0] == 503
+        server.wait_until(lambda: not server.server.tasks)
+        assert len(server.log.take("warning")) == 1
+    assert {*ended} == {trio.Cancelled if library == "trio" else asyncio.CancelledError}
+
+
+# The same in the lifespan.
+
+
+async def start_up(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+
+
+@pytest.mark.parametrize(("group", "library"), GROUPS)
+def test_a_group_with_an_error_in_the_lifespan_is_logged(
+    parser: str, group: str, library: str
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await start_up(scope, receive, send)
+        await raise_in_group(group, ValueError("fault"))
+
+    with inside(parser, library) as room:
+
+        async def work() -> None:
+            lifespan = room.lifespan(app)
+            await lifespan.startup()
+            while not room.log.lines:
+                await asyncio.sleep(0.001)
+            await lifespan.shutdown(WAIT)
+
+        room.run(work)
+        (line,) = room.log.take("error")
+        assert line.text == "ASGI lifespan raised"
+        assert leaves(line.error) == [ValueError]
+
+
+@pytest.mark.parametrize("library", ["asyncio", "trio"])
+@pytest.mark.parametrize("when", ["startup", "later"])
+def test_an_exit_in_a_group_in_the_lifespan_ends_the_process(
+    parser: str, library: str, when: str
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if when == "later":
+            await start_up(scope, receive, send)
+        raise BaseExceptionGroup("nested", [ValueError("beside"), SystemExit(7)])
+
+    with inside(parser, library) as room:
+
+        async def work() -> None:
+            lifespan = room.lifespan(app)
+            if when == "startup":
+                with pytest.raises(LifespanError, match=r"raised SystemExit\(7\)"):
+                    await lifespan.startup()
+            else:
+                await lifespan.startup()
+                while not room.exits:
+                    await asyncio.sleep(0.001)
+            await lifespan.shutdown(WAIT)
+
+        room.run(work)
+        assert [repr(error) for error in room.exits] == ["SystemExit(7)"] * (when == "later")
+
+
+@pytest.mark.parametrize("library", ["asyncio", "trio"])
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_a_lifespan_that_is_cancelled_at_the_end_says_nothing(
+    parser: str, library: str, is_answered: bool
+) -> None:
+    ended: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await start_up(scope, receive, send)
+        try:
+            await receive()
+            if is_answered:
+                await send({"type": "lifespan.shutdown.complete"})
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(anyio.sleep_forever)
+                tasks.start_soon(anyio.sleep_forever)
+        except BaseException as error:
+            ended.extend(leaves(error))
+            raise
+
+    with inside(parser, library) as room:
+
+        async def work() -> None:
+            lifespan = room.lifespan(app)
+            await lifespan.startup()
+            await lifespan.shutdown(0.01)
+
+        room.run(work)
+        lines = room.log.take("error")
+        assert [line.text for line in lines] == (
+            [] if is_answered else ["ASGI lifespan.shutdown was not complete after 0.0 s"]
+        )
+    assert {*ended} == {trio.Cancelled if library == "trio" else asyncio.CancelledError}
+
+
+@pytest.mark.parametrize("library", ["asyncio", "trio"])
+@pytest.mark.parametrize("error", ["alone", "in a group"])
+def test_a_lifespan_that_cancels_itself_has_failed(parser: str, library: str, error: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        if error == "alone":
+            raise asyncio.CancelledError
+        raise BaseExceptionGroup("nested", [asyncio.CancelledError()])
+
+    with inside(parser, library) as room:
+
+        async def work() -> None:
+            with pytest.raises(LifespanError, match="CancelledError"):
+                await room.lifespan(app).startup()
+
+        room.run(work)
+        (line,) = room.log.take("error")
+        assert line.text == "ASGI lifespan.startup failed"
