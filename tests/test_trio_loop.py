@@ -371,3 +371,54 @@ def test_sniffio_names_the_library_of_the_callback(host: Host) -> None:
 
     host.run(main, beside).unwrap()
     assert names == {"trio": {"trio"}, "asyncio": {"asyncio"}}
+
+
+def test_no_more_than_one_timer_waits_beside_that_of_each_hour(parser: str) -> None:
+    host = Host(UvloopLoop() if parser == "httptools" else AsyncioLoop())
+    events = [trio.Event() for _ in range(5)]
+    numbers = []
+
+    async def main() -> None:
+        with trio.move_on_after(60):
+            for event in events:
+                await event.wait()
+
+    async def beside() -> None:
+        for event in events:
+            await asyncio.sleep(0.001)
+            numbers.append(len(host.pending_timers))
+            event.set()
+
+    host.run(main, beside).unwrap()
+    host.loop.close()
+    assert numbers == [2] * 5
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_run_that_is_abandoned_leaves_nothing_in_the_loop(parser: str) -> None:
+    loop = UvloopLoop() if parser == "httptools" else AsyncioLoop()
+    Host(loop).run(trio.lowlevel.checkpoint).unwrap()  # the loop may open some at first
+    before = os.listdir("/dev/fd")  # noqa: PTH208
+    host = Host(loop)
+
+    async def main() -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(60)
+
+    async def work() -> None:
+        host.trio_loop.start(main, lambda result: None)
+        await asyncio.sleep(0.001)
+        assert len(host.pending_timers) == 2
+        host.trio_loop.schedule()  # a turn is on its way
+        host.trio_loop.abandon()
+        host.trio_loop.abandon()
+        await asyncio.sleep(0.001)
+
+    loop.run_until_complete(work())
+    assert not host.readers
+    assert not host.pending_timers
+    assert os.listdir("/dev/fd") == before  # noqa: PTH208
+    assert not host.trio_loop.schedule()
+    host.trio_loop = TrioLoop(loop)
+    gc.collect()  # trio leaves its tasks as they were, and complains of their end
+    loop.close()

@@ -138,6 +138,8 @@ class TrioLoop:
 
     def abandon(self) -> None:
         """End the run although tasks are left. A trio that has a thread goes on in vain."""
+        if self._has_ended:
+            return
         self._has_ended = True
         if self._guest is not None:
             self._release()
