@@ -19,6 +19,7 @@ from gunicorn.workers import base
 
 from .asgi.async_library import make_library
 from .asgi.compat import failing, single_callable
+from .asgi.endings import find_exit
 from .asgi.lifespan import Lifespan
 from .asgi.scope import Application
 from .config import check_config, checks
@@ -467,13 +468,21 @@ class Worker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             self.leave(read_exit_code(error, self.log))
 
     def _library_crashed(self, error: BaseException) -> None:
-        """The application's tasks take no more steps."""
-        exit_error = error.__cause__
-        if isinstance(exit_error, (SystemExit, KeyboardInterrupt)):
+        """The application's tasks take no more steps: `error` has ended the library's run."""
+        exit_error = find_exit(error)
+        self.log.error(
+            "%s was ended by %r, raised outside of all requests and the lifespan: this worker "
+            "leaves, since its application cannot go on",
+            self.settings.async_library,
+            error,
+            exc_info=None if exit_error is not None else error,
+        )
+        if exit_error is not None:
             self._exit_by(exit_error)
             return
-        self.log.error("%s has failed", self.settings.async_library, exc_info=error)
-        self.leave(1)
+        is_startup = self._lifespan is not None and self._lifespan.fail_startup(error)
+        if not is_startup or self.cfg.reload:  # nothing could show the error, under reload
+            self.leave(1)
 
     def _on_pipe(self) -> None:
         """Gunicorn's reloader thread has set `alive`. On asyncio, signals write here, too."""

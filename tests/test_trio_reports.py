@@ -1,4 +1,4 @@
-"""What reports say of trio's tasks, without a process: `Trio.list_tasks` and `observe.tasks`."""
+"""What reports say of trio's tasks, without a process: `Trio.list_tasks`, `observe.tasks`, and the end of trio's run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from inprocess import Log
 
+from gunicorn_asgi.asgi.lifespan import Lifespan
+from gunicorn_asgi.errors import LifespanError
 from gunicorn_asgi.observe.tasks import MAX_CHILDREN, describe_task, list_children
 
 trio = pytest.importorskip("trio")
@@ -157,3 +159,55 @@ def test_the_task_that_takes_a_step_is_seen_from_another_thread_and_listed_first
         assert [child.is_running for child in list_children(task[0])] == [False]
 
     with_trio(test)
+
+
+# The end of trio's run.
+
+
+@pytest.mark.parametrize("error", [ValueError("out of place"), SystemExit(5)])
+def test_an_error_that_ends_the_run_is_handed_on_without_what_trio_puts_around_it(
+    error: BaseException,
+) -> None:
+    async def fail() -> None:
+        raise error
+
+    async def crashing(run: Run) -> None:
+        trio.lowlevel.spawn_system_task(fail)
+        await patient(run)
+
+    async def test(run: Run) -> None:
+        task = await run.begin(crashing)
+        while not run.errors:
+            await asyncio.sleep(0)
+        assert task.done()
+        assert task.cancelled()
+        late = run.library.create_task(patient(run), name="late")
+        assert late.cancel()  # which nothing else would end
+        assert late.done()
+
+    run = Run()
+    asyncio.run(run.of(test))
+    assert run.errors == [error]
+
+
+@pytest.mark.parametrize("mode", ["auto", "on"])
+def test_a_startup_that_the_end_of_the_run_cancels_has_failed(mode: Any) -> None:
+    """In auto, too: nothing could be served."""
+
+    async def fail() -> None:
+        raise ValueError("out of place")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        trio.lowlevel.spawn_system_task(fail)
+        await trio.sleep_forever()
+
+    async def test(run: Run) -> None:
+        library = run.library
+        lifespan = Lifespan(library.adapt(app), mode, run.log, run.errors.append, library)
+        with pytest.raises(LifespanError, match=r"^ASGI lifespan\.startup was cancelled$"):
+            await lifespan.startup()
+
+    run = Run()
+    asyncio.run(run.of(test))
+    assert [repr(error) for error in run.errors] == ["ValueError('out of place')"]

@@ -28,6 +28,10 @@ class AsyncLibrary(Protocol):
         """The exception that cancels a task."""
 
     @property
+    def ends_by_cancellation(self) -> bool:
+        """Whether nothing but this package, and the end of the library, cancels its tasks."""
+
+    @property
     def spawn(self) -> Spawn:
         """Start a task for the coroutine of an exchange, in a context of its own."""
 
@@ -54,6 +58,7 @@ class Asyncio:
     """Asyncio's own tasks: nothing lies between them and the loop."""
 
     cancelled = asyncio.CancelledError
+    ends_by_cancellation = False
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.spawn = _spawner(loop)

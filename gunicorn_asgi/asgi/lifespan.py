@@ -93,7 +93,7 @@ class Lifespan:
             self._library = Asyncio(asyncio.get_running_loop())
         self._began = time.monotonic()
         self._warns_at = self._began + LONG_STARTUP_SECONDS
-        self._task = self._library.create_task(self._run(self._library.cancelled), name="lifespan")
+        self._task = self._library.create_task(self._run(self._library), name="lifespan")
         try:
             await self._answered.wait()
         except asyncio.CancelledError:
@@ -144,16 +144,18 @@ class Lifespan:
 
     # The application.
 
-    async def _run(self, cancelled: type[BaseException]) -> None:
+    async def _run(self, library: AsyncLibrary) -> None:
         try:
             await self._app(lifespan_scope(self._state), self._receive, self._send)
         except BaseException as error:
-            reason = without_cancellations(error, cancelled)
+            reason = without_cancellations(error, library.cancelled)
             if reason is None and self._is_cancelled:
                 raise
             exit_error = find_exit(error)
             if exit_error is not None:
                 self._exited(exit_error)
+            elif reason is None and library.ends_by_cancellation:
+                self._lost()
             else:
                 self._raised(reason or error)
         else:
@@ -163,7 +165,7 @@ class Lifespan:
             self._answered.set()
             self._ended.set()
 
-    def fail_startup(self, error: SystemExit | KeyboardInterrupt) -> bool:
+    def fail_startup(self, error: BaseException) -> bool:
         """The application ends the process, in its lifespan or in another task or callback.
 
         This fails a startup in every mode. Returns whether the startup fails, or has failed before.
@@ -179,6 +181,13 @@ class Lifespan:
     def _exited(self, error: SystemExit | KeyboardInterrupt) -> None:
         if not self.fail_startup(error):
             self._leave(error)
+
+    def _lost(self) -> None:
+        """The library ends, and with it every task. The reason is logged elsewhere."""
+        if self._phase in (LifespanPhase.NEW, LifespanPhase.STARTING):
+            self._failure = "ASGI lifespan.startup was cancelled"
+        elif self._failure is None:
+            self._log.error("ASGI lifespan was cancelled")
 
     def _raised(self, error: BaseException) -> None:
         if self._phase in (LifespanPhase.NEW, LifespanPhase.STARTING):

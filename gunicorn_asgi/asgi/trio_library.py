@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from contextvars import Context, copy_context
 from functools import partial
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MAX_NAME = 200
 """Bytes of a request's path in the name of its task."""
+MAX_NAMED_TASKS = 10
+"""Tasks that the log line names."""
 
 
 class Trio:
@@ -33,6 +35,7 @@ class Trio:
     """
 
     cancelled = trio.Cancelled
+    ends_by_cancellation = True
 
     def __init__(
         self,
@@ -73,12 +76,14 @@ class Trio:
     def _ended(self, result: outcome.Outcome[None]) -> None:
         self._is_ready.set()
         self._end_tasks()
-        if not self._is_closing:
-            error: BaseException = RuntimeError("the run of trio has ended")
-            try:
-                result.unwrap()
-            except BaseException as reason:  # noqa: BLE001 # handed on
-                error = reason
+        error: BaseException | None = None
+        try:
+            result.unwrap()
+        except BaseException as reason:  # noqa: BLE001 # handed on
+            error = _without_wrappers(reason)
+        if error is None and not self._is_closing:
+            error = RuntimeError("the run of trio has ended")
+        if error is not None:
             self._on_crash(error)
 
     def _end_tasks(self) -> None:
@@ -95,7 +100,12 @@ class Trio:
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._is_over.wait(), seconds)
         if not self.is_over:
-            self._log.warning("trio tasks of the application that did not end in time")
+            left = self.list_tasks(())
+            self._log.warning(
+                "Tasks of the application that did not end in time: %d (%s)",
+                len(left),
+                "; ".join(map(str, left[:MAX_NAMED_TASKS])),
+            )
             self.trio_loop.abandon()
             self._end_tasks()
 
@@ -168,6 +178,16 @@ def _raise(error: SystemExit | KeyboardInterrupt) -> None:
 def _name(scope: Scope) -> str:
     method = scope["method"] if scope["type"] == "http" else "WebSocket"
     return f"{method} {scope['raw_path'][:MAX_NAME].decode('latin-1')}"
+
+
+def _without_wrappers(error: BaseException) -> BaseException:
+    """Return the error that has ended the run, without those that trio puts around it."""
+    if isinstance(error, trio.TrioInternalError) and error.__cause__ is not None:
+        error = error.__cause__
+    inner: Sequence[BaseException]
+    while len(inner := getattr(error, "exceptions", ())) == 1:
+        error = inner[0]
+    return error
 
 
 def _descendants(

@@ -141,12 +141,12 @@ class TrioLoop:
         if self._has_ended:
             return
         self._has_ended = True
+        # The caller's line in the log names the tasks, and trio's warning does not. A trio that has a
+        # thread would warn at the end of the interpreter.
+        warnings.filterwarnings("ignore", "Trio guest run got abandoned", RuntimeWarning)
         if self._guest is not None:
             self._release()
-            with warnings.catch_warnings():
-                # trio warns of the tasks.
-                warnings.simplefilter("ignore", RuntimeWarning)
-                self._guest.unrolled_run_gen.close()
+            self._guest.unrolled_run_gen.close()
 
     def _release(self) -> None:
         self._is_due = True
