@@ -13,7 +13,7 @@ from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .asgi.async_library import Asyncio, AsyncLibrary
+from .asgi.async_library import Asyncio, AsyncLibrary, load_trio
 from .asgi.health import answer_health_check
 from .asgi.request_timeout import cancel_overdue
 from .asgi.scope import Address, Application
@@ -102,7 +102,7 @@ def load_protocols(settings: Settings) -> None:
     The master does it at its start, so that workers share the memory, and a worker before it
     becomes another user (Gunicorn's ``user``): that user may not be allowed to read the modules.
     So no client waits for an import either. Other modules name what is imported here within
-    functions.
+    functions. Raises ConfigError if trio is asked for and does not work.
     """
     if settings.websocket is not None:
         from .http1 import (  # noqa: PLC0415 # need websockets, and take memory
@@ -111,6 +111,8 @@ def load_protocols(settings: Settings) -> None:
         )
     if settings.http2:
         from . import protocol_detection  # noqa: F401, PLC0415 # needs hpack, and takes memory
+    if settings.async_library == "trio":
+        load_trio()
     with suppress(ImportError, OSError, AttributeError):  # no shared C library
         from .asgi import linux_calls  # noqa: F401, PLC0415 # may be missing
 

@@ -351,7 +351,8 @@ from gunicorn.config import Config
 from gunicorn_asgi import Worker
 from gunicorn_asgi.config.settings import Settings
 from gunicorn_asgi.server import Server
-settings = Settings.read(Config(), {"http": sys.argv[1], "ws": sys.argv[2]}, {})
+options = dict(zip(("http", "ws", "async_library"), sys.argv[1:]))
+settings = Settings.read(Config(), options, {})
 loop = asyncio.new_event_loop()
 Server(settings, None, SimpleNamespace(), SimpleNamespace(), None, loop)
 loop.close()
@@ -360,25 +361,36 @@ print(*sys.modules)
 """Prints the modules of a worker with these options that has not served anything yet."""
 
 
-def modules_of_worker(http: str, ws: str) -> set[str]:
+def modules_of_worker(http: str, ws: str, library: str = "asyncio") -> set[str]:
     """The modules that a worker with these options has loaded before its first connection."""
-    command = [sys.executable, "-c", LOADED, http, ws]
+    command = [sys.executable, "-c", LOADED, http, ws, library]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return set(done.stdout.split())
 
 
 @pytest.mark.parametrize(("parser", "other"), [("httptools", "h11"), ("h11", "httptools")])
 def test_a_worker_does_not_load_what_it_does_not_use(parser: str, other: str) -> None:
-    """Neither HTTP/2 nor numbers, which are off by default, nor the other parser, nor help for mistakes."""
+    """Neither HTTP/2, trio nor numbers, which are off by default, nor the other parser, nor help for mistakes."""
     pytest.importorskip(parser)
     loaded = modules_of_worker(parser, "auto")
     unused = {"hpack", "hyperframe", "h2", "difflib", other, f"{NAME}.protocol_detection"}
+    unused |= {"outcome", "sniffio", "anyio", "attrs"}
     assert f"{NAME}.http1.{parser}_parser" in loaded
     assert not unused.intersection(loaded)
     assert not [module for module in loaded if module.startswith(f"{NAME}.http2")]
+    assert not [module for module in loaded if "trio" in module]
     numbers = {module for module in loaded if module.startswith(f"{NAME}.metrics.")}
     assert numbers == {f"{NAME}.metrics.catalog", f"{NAME}.metrics.master"}
 
+
+def test_trio_is_loaded_before_the_first_request_and_only_where_it_is_asked_for() -> None:
+    pytest.importorskip("trio")
+    assert importers("trio") == RUNS_TRIO | {"asgi.async_library"}
+    own = {f"{NAME}.{room}" for room in RUNS_TRIO}
+    assert {"trio", *own} <= modules_of_worker("auto", "none", "trio")
+
+
+RUNS_TRIO = {room for room in SOURCES if room.startswith("asgi.trio_")}
 
 SERVES_WEBSOCKETS = inside("websocket") | {
     "asgi.closing_handshake",

@@ -1,19 +1,24 @@
-"""What reports say of trio's tasks, without a process: `Trio.list_tasks`, `observe.tasks`, and the end of trio's run."""
+"""What reports say of trio's tasks, without a process: `Trio.list_tasks`, `observe.tasks`, the end of trio's run, and the sentences about a trio that does not work."""
 
 from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
 from typing import Any
 
 import pytest
+from gunicorn.config import Config
 from inprocess import Log
 
 from gunicorn_asgi.asgi.lifespan import Lifespan
-from gunicorn_asgi.errors import LifespanError
+from gunicorn_asgi.config.settings import Settings
+from gunicorn_asgi.errors import ConfigError, LifespanError
 from gunicorn_asgi.observe.tasks import MAX_CHILDREN, describe_task, list_children
+from gunicorn_asgi.server import load_protocols
 
 trio = pytest.importorskip("trio")
 testing = pytest.importorskip("trio.testing")
@@ -211,3 +216,35 @@ def test_a_startup_that_the_end_of_the_run_cancels_has_failed(mode: Any) -> None
     run = Run()
     asyncio.run(run.of(test))
     assert [repr(error) for error in run.errors] == ["ValueError('out of place')"]
+
+
+# The boot.
+
+
+def fake(version: str) -> ModuleType:
+    module = ModuleType("trio")
+    module.__version__ = version  # type: ignore[attr-defined]
+    return module
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (None, "it is not installed"),
+        (fake("0.24.9"), "trio 0.24.9 is too old"),
+        (fake("unheard of"), r"it cannot be imported on \w+ 3\.\S+: ValueError\(.*\)"),
+    ],
+)
+def test_a_trio_that_does_not_work_is_refused_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType | None, reason: str
+) -> None:
+    settings = Settings.read(Config(), {"async_library": "trio"}, {})
+    load_protocols(settings)
+    monkeypatch.setitem(sys.modules, "trio", module)
+    with pytest.raises(ConfigError) as refusal:
+        load_protocols(settings)
+    assert re.fullmatch(
+        rf"Invalid value for option async_library: 'trio' needs trio 0\.25 or newer, and {reason}; "
+        r"run pip install --upgrade 'gunicorn-asgi\[trio\]', or use asyncio\.",
+        str(refusal.value),
+    )

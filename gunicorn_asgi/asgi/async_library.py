@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import platform
 import sys
 from collections.abc import Callable, Collection, Coroutine
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..errors import ConfigError
 from ..http.contract import ExchangeTask
+from ..observe.printable import printable
 from .scope import Application
 
 if TYPE_CHECKING:
     from ..config.settings import Settings
     from ..observe.log import Log
     from ..observe.tasks import NamedTask
+
+OLDEST_TRIO = (0, 25)
+"""The oldest version of trio that works, as in pyproject.toml."""
 
 Spawn = Callable[..., ExchangeTask]
 """(coroutine, context=...) -> task."""
@@ -101,3 +107,28 @@ def make_library(
 
         return Trio(loop, log, on_crash)
     return Asyncio(loop)
+
+
+def load_trio() -> None:
+    """Import everything that runs tasks of trio. Raises ConfigError if there is no good trio."""
+    try:
+        import trio  # noqa: PLC0415 # may not be installed
+
+        if tuple(map(int, trio.__version__.split(".")[:2])) < OLDEST_TRIO:
+            raise _no_trio(f"trio {trio.__version__} is too old")
+        from . import trio_library  # noqa: F401, PLC0415 # to have it loaded
+    except ConfigError:
+        raise
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "trio":
+            raise _no_trio("it is not installed") from None
+        python = f"{platform.python_implementation()} {platform.python_version()}"
+        raise _no_trio(f"it cannot be imported on {python}: {printable(repr(error))}") from error
+
+
+def _no_trio(reason: str) -> ConfigError:
+    return ConfigError(
+        f"Invalid value for option async_library: 'trio' needs trio {OLDEST_TRIO[0]}."
+        f"{OLDEST_TRIO[1]} or newer, and {reason}; run pip install --upgrade "
+        "'gunicorn-asgi[trio]', or use asyncio."
+    )

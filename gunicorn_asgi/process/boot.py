@@ -110,12 +110,12 @@ def _source_files(error: BaseException | None) -> Iterator[str]:
 
 
 def log_boot(settings: Settings, has_tls: bool, log: Log) -> None:
-    """Log the worker's versions, loop, parser and protocols."""
+    """Log the worker's versions, loop, parser, protocols, and library if it is not asyncio."""
     protocols = [ALPN[name] for name in settings.http_protocols if name == "h1" or has_tls]
     if settings.http2 and settings.http2_cleartext != "off":
         protocols.append(f"h2c ({settings.http2_cleartext})")
     log.info(
-        "gunicorn_asgi %s on Gunicorn %s, %s %s: loop %s, parser %s, protocols %s%s",
+        "gunicorn_asgi %s on Gunicorn %s, %s %s: loop %s, parser %s, protocols %s%s%s",
         __version__,
         gunicorn.__version__,
         platform.python_implementation(),
@@ -124,4 +124,5 @@ def log_boot(settings: Settings, has_tls: bool, log: Log) -> None:
         settings.http,
         ", ".join(protocols) or ALPN["h1"],
         " over TLS" if has_tls else "",
+        f", application on {settings.async_library}" if settings.async_library != "asyncio" else "",
     )
