@@ -76,7 +76,7 @@ def test_term_lets_requests_finish_and_names_those_that_cannot_be_cancelled_in_t
 
 
 @pytest.mark.gunicorn
-def test_a_run_with_a_thread_of_its_own_is_given_up_without_a_warning_on_stderr(
+def test_a_run_with_a_thread_of_its_own_has_its_tasks_named_and_is_given_up_in_silence(
     tmp_path: Path,
 ) -> None:
     """As with a trio whose loop cannot be joined with asyncio's (see `asgi.trio_loop`)."""
@@ -86,11 +86,19 @@ def test_a_run_with_a_thread_of_its_own_is_given_up_without_a_warning_on_stderr(
         "trio_loop.is_known = lambda guest: False\n"
     )
     paths = f"{Path(__file__).parent / 'apps'},{tmp_path}"
+    settings = {"pythonpath": paths, "graceful_timeout": 2, "options": {"request_timeout": 1}}
     with (
-        on_trio(tmp_path, "threaded:app", pythonpath=paths, graceful_timeout=2) as server,
+        on_trio(tmp_path, "threaded:app", **settings) as server,
         begin(server, "shield"),
         begin(server, "deaf"),
+        server.connect() as overdue,
     ):
+        overdue.get(f"/wait/{NEVER}")
+        assert overdue.read_response()[0] == 503
+        assert server.lines(
+            r"GET /wait/\d+ has run for \d+\.\d s and is cancelled\. It was in .* > trio_app:\d+ wait > "
+            r"trio\._core\._run:\d+ \w+; its task errand, in trio_app:\d+ sleep > trio\._timeouts:\d+ sleep$"
+        )
         assert server.stop() == 0
         assert server.lines("Tasks of the application that did not end in time: 2 ")
         assert not server.lines("was sent|ERROR|Traceback")

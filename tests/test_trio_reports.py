@@ -1,10 +1,11 @@
-"""What reports say of trio's tasks, without a process: `Trio.list_tasks`, `observe.tasks`, the end of trio's run, and the sentences about a trio that does not work."""
+"""What reports say of trio's tasks, without a process: `Trio.list_tasks`, `observe.tasks`, the lifespan and the end of trio's run, and the sentences about a trio that does not work."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
@@ -14,7 +15,7 @@ import pytest
 from gunicorn.config import Config
 from inprocess import Log
 
-from gunicorn_asgi.asgi.lifespan import Lifespan
+from gunicorn_asgi.asgi.lifespan import LONG_STARTUP_SECONDS, Lifespan
 from gunicorn_asgi.config.settings import Settings
 from gunicorn_asgi.errors import ConfigError, LifespanError
 from gunicorn_asgi.observe.tasks import MAX_CHILDREN, describe_task, list_children
@@ -162,6 +163,89 @@ def test_the_task_that_takes_a_step_is_seen_from_another_thread_and_listed_first
         assert lines[0] == "b, which holds the loop"
         assert lines[1].startswith("a, ")
         assert [child.is_running for child in list_children(task[0])] == [False]
+
+    with_trio(test)
+
+
+def test_the_line_about_a_long_startup_names_its_tasks() -> None:
+    async def test(run: Run) -> None:
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await receive()
+            await parent(run, 1)
+
+        library = run.library
+        lifespan = Lifespan(library.adapt(app), "auto", run.log, run.errors.append, library)
+        startup = asyncio.ensure_future(lifespan.startup())
+        await run.is_ready.wait()
+        lifespan.look(time.monotonic() + LONG_STARTUP_SECONDS)
+        startup.cancel()
+        [line] = run.log.take("warning")
+        assert re.search(
+            r"\. It is in \S+ _run > \S+ app > \S+ parent > \S+ __aexit__; "
+            r"its task child 00, in \S+ grandparent > \S+ __aexit__; its task grandchild, in ",
+            line.text,
+        )
+
+    with_trio(test)
+
+
+# The lifespan.
+
+
+async def fails(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": "no database"})
+
+
+async def raises_first(scope: Any, receive: Any, send: Any) -> None:
+    raise ValueError("no lifespan")
+
+
+async def raises_in_child(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(raises_first, scope, receive, send)
+        await trio.sleep_forever()
+
+
+async def leave() -> None:
+    sys.exit(5)
+
+
+async def exits_in_child(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.sleep_forever)
+        nursery.start_soon(leave)
+
+
+async def returns(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+
+
+@pytest.mark.parametrize(
+    ("app", "serves"),
+    [
+        (fails, "off"),
+        (raises_first, "off auto"),
+        (raises_in_child, "off auto"),
+        (exits_in_child, "off"),
+        (returns, "off auto"),
+    ],
+)
+def test_a_failed_startup_counts_as_on_asyncio(app: Any, serves: str) -> None:
+    async def test(run: Run) -> None:
+        for mode in ("off", "auto", "on"):
+            library = run.library
+            lifespan = Lifespan(library.adapt(app), mode, run.log, run.errors.append, library)  # type: ignore[arg-type]
+            try:
+                await lifespan.startup()
+            except LifespanError:
+                assert mode not in serves.split()
+            else:
+                assert mode in serves.split()
+                assert lifespan.state is None
+            await lifespan.shutdown(1)
 
     with_trio(test)
 

@@ -141,8 +141,8 @@ class TrioLoop:
         if self._has_ended:
             return
         self._has_ended = True
-        # The caller's line in the log names the tasks, and trio's warning does not. A trio that has a
-        # thread would warn at the end of the interpreter.
+        # The caller's line in the log names the tasks, and trio's warning does not. A trio that has
+        # a thread would warn at the end of the interpreter.
         warnings.filterwarnings("ignore", "Trio guest run got abandoned", RuntimeWarning)
         if self._guest is not None:
             self._release()
