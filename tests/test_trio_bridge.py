@@ -421,3 +421,42 @@ def test_no_task_is_woken_after_the_run(room: Room) -> None:
     room.turn()  # trio would raise
     gc.collect()  # trio leaves its tasks as they were, and complains of their end
     room.waiters.clear()
+
+
+def poll(receive: Callable[[], Awaitable[str]]) -> str:
+    """Receive in a scope that is cancelled. Returns "" if that raises."""
+
+    async def main() -> str:
+        with trio.move_on_after(0):
+            return await Bridge(lambda: True).receive(receive)
+        return ""
+
+    return trio.run(main)
+
+
+def test_a_poll_for_a_message_returns_one_that_is_there() -> None:
+    async def receive() -> str:
+        return "message"
+
+    assert poll(receive) == "message"
+
+
+def test_a_receive_that_pauses_can_be_cancelled_there() -> None:
+    """Otherwise a loop around a ``receive()`` that always returns at once could not be left."""
+
+    async def receive() -> str:
+        await asyncio.sleep(0)
+        return "message"
+
+    assert poll(receive) == ""
+
+
+def test_a_poll_for_a_message_that_is_not_there_loses_none(room: Room) -> None:
+    async def main() -> None:
+        with trio.move_on_after(0):
+            await room.bridge.receive(room.receive)
+        room.put("later")
+        room.received.append(await room.bridge.receive(room.receive))
+
+    room.run(main)
+    assert room.received == ["later"]

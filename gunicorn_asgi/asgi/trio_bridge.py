@@ -30,8 +30,21 @@ class Bridge:
         complete, so it cannot be cancelled there.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        coroutine: Any = function(*arguments)
-        pause = trio.lowlevel.cancel_shielded_checkpoint
+        return await self._run(function(*arguments), trio.lowlevel.cancel_shielded_checkpoint)
+
+    async def receive(self, function: Callable[[], Awaitable[T]]) -> T:
+        """Call ``receive()``. Called in a task of trio.
+
+        It can be cancelled where it waits and where it pauses: nothing that it has taken is lost. A
+        message that is there is returned even if the task is cancelled. Frameworks poll in this
+        way: they cancel a ``receive()``, and look whether it returns all the same (Starlette's
+        ``is_disconnected``).
+        """
+        return await self._run(function(), trio.lowlevel.checkpoint)
+
+    async def _run(self, awaitable: Awaitable[T], pause: Callable[[], Awaitable[None]]) -> T:
+        """Run a coroutine to its end. `pause` is its first ``asyncio.sleep(0)``."""
+        coroutine: Any = awaitable
         try:
             awaited = coroutine.send(None)
             while True:

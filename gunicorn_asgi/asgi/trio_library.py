@@ -161,12 +161,12 @@ class Trio:
         return False
 
     def adapt(self, app: Application) -> Application:
-        call = self._bridge.call
+        bridge = self._bridge
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "lifespan":
                 trio.lowlevel.current_task().name = _name(scope)
-            await app(scope, partial(call, receive), partial(call, send))
+            await app(scope, partial(bridge.receive, receive), partial(bridge.call, send))
 
         return application
 
