@@ -83,6 +83,7 @@ def test_the_oldest_versions_are_those_that_are_tested() -> None:
     required = [
         *PYPROJECT["project"]["dependencies"],
         *PYPROJECT["project"]["optional-dependencies"]["http2"],
+        *PYPROJECT["project"]["optional-dependencies"]["trio"],
     ]
     declared = lower_bounds(required)
     pinned = lower_bounds((ROOT / ".ci" / "oldest.txt").read_text().splitlines())
