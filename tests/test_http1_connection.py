@@ -1393,3 +1393,23 @@ def test_the_state_of_a_connection_can_be_read(parser: str) -> None:
         assert "/slow" in text
         gate.go.set()
         client.read_response()
+
+
+def test_a_body_may_end_while_reading_is_paused_for_it(parser: str) -> None:
+    """asyncio's TLS of Python 3.10 hands over what it has decrypted, paused or not. The next request is read."""
+    go, length = Flag(), HIGH_WATER + 2
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await go.reached()
+        await answer(send, b"%d" % len(await read_body(receive)))
+
+    with serve(app, parser) as server:
+        client = server.connect()
+        client.send(request("POST", "/", b"Content-Length: %d" % length) + bytes(length - 1))
+        server.wait_paused()
+        (transport,) = server.server.connections
+        server.call(transport.data_received, b"x")
+        go.set()
+        assert client.read_response().body == b"%d" % length
+        client.send(GET)
+        assert client.read_response().body == b"0"

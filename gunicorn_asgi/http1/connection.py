@@ -311,6 +311,10 @@ class H1Connection(Handler):
                 stream.feed_data(content)
             if is_complete:
                 stream.feed_eof()
+                # asyncio's TLS of Python 3.10 hands over what it has decrypted, paused or not. So
+                # the body may end while reading is paused for it.
+                if self.transport.is_reading_paused:
+                    self.transport.resume_reading()
             else:
                 body.received(self.host.tick_end)
                 if stream.unread > HIGH_WATER:
