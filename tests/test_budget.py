@@ -23,6 +23,7 @@ from test_metrics import count_access
 from ws import echo, handshake, text
 
 import gunicorn_asgi
+from gunicorn_asgi.asgi.async_library import AsyncLibrary
 from gunicorn_asgi.config.settings import Settings
 from gunicorn_asgi.http.memory import SAMPLE
 from gunicorn_asgi.http1.connection import H1Connection
@@ -116,13 +117,15 @@ def make_connection(
     loop: asyncio.AbstractEventLoop,
     handler: Callable[[Transport], Handler] = H1Connection,
     values: list[float] | None = None,
+    library: AsyncLibrary | None = None,
 ) -> Transport:
     """With `values`, exchanges and bytes are counted in it, and no log listens."""
     settings = Settings.read(Config(), {"http": parser}, {})
     host = SimpleNamespace(
         nr=0, max_requests=sys.maxsize, retire=lambda: None, hand_over=lambda: False
     )
-    server = Server(settings, app, host, SimpleNamespace(debug=lambda *_: None), None, loop)  # type: ignore[arg-type]  # nothing is logged
+    log: Any = SimpleNamespace(debug=lambda *_: None)  # nothing is logged
+    server = Server(settings, app, host, log, None, loop, library=library)  # type: ignore[arg-type]  # parts of them
     listening = SimpleNamespace(sock=SimpleNamespace(getsockname=lambda: ("127.0.0.1", 8000)))
     server.make_handler = handler
     if values is not None:
@@ -355,3 +358,80 @@ class TestEcho:
         _, scheduled, written = measure_echo(MESSAGE * 8)
         assert len(written) == 8
         assert scheduled == {"call_soon": 1, "future": 1}
+
+
+MAX_PYTHON_CALLS_OVER_TRIO = 36
+MAX_C_CALLS_OVER_TRIO = 37
+
+
+def measure_trio(*, has_deadline: bool = False) -> tuple[Counter[str], Counter[str], list[bytes]]:
+    """The same counts of a GET in a task of trio, from the packet to the end of the task.
+
+    Of the calls those of this package, so that they do not depend on trio's version. With
+    `has_deadline`, another task of trio waits for its deadline meanwhile.
+    """
+    trio_library = pytest.importorskip("gunicorn_asgi.asgi.trio_library")
+    import trio
+
+    loop = CountingLoop()
+    loop.scheduled = Counter()
+    scheduled: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
+    transport = NullTransport()
+    errors: list[BaseException] = []
+
+    def profile(frame: Any, event: str, arg: Any) -> None:
+        if event in {"call", "c_call"} and frame.f_code.co_filename.startswith(PACKAGE):
+            calls[event] += 1
+
+    async def main() -> None:
+        log: Any = SimpleNamespace(warning=lambda *_: None)
+        library = trio_library.Trio(loop, log, errors.append)
+        await library.start()
+        if has_deadline:
+            library.create_task(trio.sleep(600), name="waits")
+        connection = make_connection(
+            library.adapt(app), "httptools", transport, loop, library=library
+        )
+        for _ in range(WARM):
+            connection.data_received(REQUEST)
+            await asyncio.sleep(0)
+        transport.written.clear()
+        loop.scheduled.clear()
+        sys.setprofile(profile)
+        try:
+            connection.data_received(REQUEST)
+            await asyncio.sleep(0)
+        finally:
+            sys.setprofile(None)
+            scheduled.update(loop.scheduled)
+            scheduled["call_soon"] -= 1  # this sleep's
+        await library.close(1.0)
+
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+    assert not errors
+    return calls, scheduled, transport.written
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="as above")
+class TestGetOverTrio:
+    def test_makes_few_python_calls(self) -> None:
+        calls, _, _ = measure_trio()
+        assert 0 < calls["call"] <= MAX_PYTHON_CALLS_OVER_TRIO, calls
+
+    def test_makes_few_c_calls(self) -> None:
+        calls, _, _ = measure_trio()
+        assert 0 < calls["c_call"] <= MAX_C_CALLS_OVER_TRIO, calls
+
+    def test_writes_once(self) -> None:
+        _, _, written = measure_trio()
+        assert len(written) == 1
+
+    def test_takes_one_turn_of_trio_and_sets_no_timer(self) -> None:
+        """A turn that leaves trio's deadlines alone leaves the timer alone."""
+        for has_deadline in (False, True):
+            _, scheduled, _ = measure_trio(has_deadline=has_deadline)
+            assert scheduled == {"call_soon": 1}, has_deadline

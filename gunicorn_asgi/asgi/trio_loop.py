@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -20,7 +21,10 @@ import sniffio
 import trio
 
 LONG_SECONDS = 3600.0
-"""Time after which trio takes a turn in any case. No timer is set for a longer wait."""
+"""Time after which trio takes a turn in any case."""
+
+SAME_SECONDS = 0.0001
+"""Times that differ by less are that of one deadline, computed twice."""
 
 NO_EVENTS: Sequence[Any] = ()
 
@@ -40,7 +44,8 @@ class TrioLoop:
         """`_turn` is going to be called. trio's own flag is no measure: trio also sets it when it
         has woken itself by its socket."""
         self._timer: asyncio.TimerHandle | None = None
-        self._long_timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        """The time of `_timer` (``time.monotonic``). trio's next deadline may be later."""
         self._has_ended = False
 
     @property
@@ -70,7 +75,7 @@ class TrioLoop:
             self._guest = guest
             self._descriptor = os.dup(_events_of(guest))
             self._loop.add_reader(self._descriptor, self._on_readable)
-            self._on_long_timer()
+            self.schedule()
         else:
             self._loop.call_soon(guest_tick)
 
@@ -88,25 +93,22 @@ class TrioLoop:
 
     def _on_readable(self) -> None:
         self._has_events = True
-        self._on_timer()
+        self._turn_now()
 
     def _on_timer(self) -> None:
+        self._timer = None
+        self._turn_now()
+
+    def _turn_now(self) -> None:
         if not self._is_due:
             self._is_due = self._guest.runner.guest_tick_scheduled = True
             self._turn()
-
-    def _on_long_timer(self) -> None:
-        self._long_timer = self._loop.call_later(LONG_SECONDS, self._on_long_timer)
-        self.schedule()
 
     def _turn(self) -> None:
         """Let trio's tasks that can run take a step each, and note when the next turn is due."""
         guest = self._guest
         if self._has_ended:
             return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         events: Any = NO_EVENTS
         library, sniffio.thread_local.name = sniffio.thread_local.name, "trio"
         try:
@@ -126,8 +128,20 @@ class TrioLoop:
             self._loop.call_soon(self._turn)
             return
         self._is_due = guest.runner.guest_tick_scheduled = False
-        if timeout < LONG_SECONDS:
-            self._timer = self._loop.call_later(timeout, self._on_timer)
+        at = time.monotonic() + min(timeout, LONG_SECONDS)
+        if self._timer is None or at < self._timer_at - SAME_SECONDS:
+            self._set_timer(at)
+
+    def _set_timer(self, at: float) -> None:
+        """Have a turn at this time (``time.monotonic``).
+
+        A timer that is earlier than trio's next deadline stays, and its turn sets the next one:
+        most turns leave the deadlines alone, so that most need no new timer.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._loop.call_later(at - time.monotonic(), self._on_timer)
 
     def _end(self, result: outcome.Outcome[None]) -> None:
         self._has_ended = True
@@ -152,9 +166,9 @@ class TrioLoop:
         self._is_due = True
         self._loop.remove_reader(self._descriptor)
         os.close(self._descriptor)
-        for timer in (self._timer, self._long_timer):
-            if timer is not None:
-                timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 def is_known(guest: Any) -> bool:
