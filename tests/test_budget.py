@@ -360,7 +360,7 @@ class TestEcho:
         assert scheduled == {"call_soon": 1, "future": 1}
 
 
-MAX_PYTHON_CALLS_OVER_TRIO = 36
+MAX_PYTHON_CALLS_OVER_TRIO = 35
 MAX_C_CALLS_OVER_TRIO = 37
 
 

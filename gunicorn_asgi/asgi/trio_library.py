@@ -55,12 +55,8 @@ class Trio:
         """Those that have not ended."""
         self._is_ready = asyncio.Event()
         self._is_over = asyncio.Event()
+        """The run has ended: none of its tasks takes another step."""
         self._is_closing = False
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the run has ended: none of its tasks takes another step."""
-        return self._is_over.is_set()
 
     async def start(self) -> None:
         self.trio_loop.start(self._main, self._ended)
@@ -93,13 +89,13 @@ class Trio:
 
     async def close(self, seconds: float) -> None:
         self._is_closing = True
-        if self._nursery is None or self.is_over:
+        if self._nursery is None or self._is_over.is_set():
             return
         self.trio_loop.schedule()
         self._nursery.cancel_scope.cancel()
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._is_over.wait(), seconds)
-        if not self.is_over:
+        if not self._is_over.is_set():
             left = self.list_tasks(())
             self._log.warning(
                 "Tasks of the application that did not end in time: %d (%s)",
@@ -213,13 +209,24 @@ def _is_of_trio(task: trio.lowlevel.Task) -> bool:
 class TrioTask:
     """A task of trio, with the part of asyncio.Task's interface that is used here."""
 
-    __slots__ = ("_callbacks", "_coroutine", "_is_cancelled", "_is_done", "_scope", "_trio", "task")
+    __slots__ = (
+        "_callbacks",
+        "_coroutine",
+        "_is_cancelled",
+        "_is_done",
+        "_is_to_end",
+        "_scope",
+        "_trio",
+        "task",
+    )
 
     def __init__(self, library: Trio, coroutine: Coroutine[Any, Any, None]) -> None:
         self._trio = library
         self._coroutine = coroutine
         self._scope = trio.CancelScope()
         self._callbacks: list[Callable[[TrioTask], object]] = []
+        self._is_to_end = False
+        """`cancel` was called. The scope would ask trio's clock about it."""
         self._is_done = False
         self._is_cancelled = False
         self.task: trio.lowlevel.Task | None = None
@@ -230,7 +237,7 @@ class TrioTask:
         self.task = trio.lowlevel.current_task()
         is_cancelled = True
         try:
-            if self._scope.cancel_called:
+            if self._is_to_end:
                 self._coroutine.close()  # as asyncio does before the first step of a task
             else:
                 with self._scope:
@@ -258,6 +265,7 @@ class TrioTask:
         """Cancel the task, once and for all: every later wait in it raises, too."""
         if self._is_done:
             return False
+        self._is_to_end = True
         self._trio.trio_loop.schedule()
         self._scope.cancel()
         return True
