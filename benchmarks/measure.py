@@ -269,6 +269,18 @@ def cpu_ns(session: int) -> int:
     return total
 
 
+def context_switches(session: int) -> int:
+    """Of all threads of the living processes of a session, since each of them began."""
+    total = 0
+    for pid in pids(session):
+        for path in Path(f"/proc/{pid}/task").glob("*/status"):
+            with suppress(OSError):
+                for line in path.read_text().splitlines():
+                    if line.startswith(("voluntary_ctxt", "nonvoluntary_ctxt")):
+                        total += int(line.split()[1])
+    return total
+
+
 def _children_seconds() -> float:
     """User and system time of all processes that this one has started and that have ended: the clients."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
