@@ -108,6 +108,23 @@ def test_an_error_of_the_run_is_handed_on(host: Host) -> None:
         host.run(main).unwrap()
 
 
+def test_trio_takes_few_turns_for_a_short_timer(host: Host) -> None:
+    """uvloop rounds timers to milliseconds, down as well as up."""
+    turns = []
+
+    class Turns(trio.abc.Instrument):
+        def after_io_wait(self, timeout: float) -> None:
+            turns.append(timeout)
+
+    async def main() -> None:
+        trio.lowlevel.add_instrument(Turns())
+        for _ in range(10):
+            await trio.sleep(0.0004)
+
+    host.run(main).unwrap()
+    assert len(turns) <= 40  # a hundred and more, if they were rounded down
+
+
 def test_timers_pass_and_never_too_early(host: Host) -> None:
     early = []
 

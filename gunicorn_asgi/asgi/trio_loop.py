@@ -26,6 +26,10 @@ LONG_SECONDS = 3600.0
 SAME_SECONDS = 0.0001
 """Times that differ by less are that of one deadline, computed twice."""
 
+ROUNDED_SECONDS = 0.0005
+"""uvloop rounds timers to milliseconds. Rounded down, they would have trio take turns for nothing,
+one after the other, until its deadline."""
+
 NO_EVENTS: Sequence[Any] = ()
 
 
@@ -141,7 +145,7 @@ class TrioLoop:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = at
-        self._timer = self._loop.call_later(at - time.monotonic(), self._on_timer)
+        self._timer = self._loop.call_later(at - time.monotonic() + ROUNDED_SECONDS, self._on_timer)
 
     def _end(self, result: outcome.Outcome[None]) -> None:
         self._has_ended = True
