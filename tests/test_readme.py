@@ -150,6 +150,7 @@ def test_ci_runs_the_command_of_the_readme() -> None:
                 "proxies",
                 "security",
                 "settings",
+                "trio",
                 "websocket",
             )
         ),
