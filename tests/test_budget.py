@@ -416,8 +416,9 @@ def measure_trio(*, has_deadline: bool = False) -> tuple[Counter[str], Counter[s
     return calls, scheduled, transport.written
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="as above")
 class TestGetOverTrio:
+    """On every Python: no task of trio starts eagerly."""
+
     def test_makes_few_python_calls(self) -> None:
         calls, _, _ = measure_trio()
         assert 0 < calls["call"] <= MAX_PYTHON_CALLS_OVER_TRIO, calls
