@@ -23,6 +23,7 @@ import scenarios
 import syscalls
 import websocket
 import websocket_scenarios
+from instructions import Asking
 from measure import NONE, Load, Sample
 from servers import GUNICORN, Running, Server
 
@@ -319,7 +320,7 @@ def _whole(scenario: Scenario) -> Scenario:
     return replace(scenario, parts=1)
 
 
-def _calls_counted(scenario: syscalls.Asking, server: Server, found: syscalls.Calls | str) -> None:
+def _calls_counted(scenario: Asking, server: Server, found: syscalls.Calls | str) -> None:
     outcome = found if isinstance(found, str) else syscalls.described(found)
     measure.progress("system calls", scenario.name, server, outcome)
 
