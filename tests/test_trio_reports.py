@@ -219,6 +219,11 @@ async def exits_in_child(scope: Any, receive: Any, send: Any) -> None:
         nursery.start_soon(leave)
 
 
+async def cancels_itself(scope: Any, receive: Any, send: Any) -> None:
+    await receive()
+    raise asyncio.CancelledError
+
+
 async def returns(scope: Any, receive: Any, send: Any) -> None:
     await receive()
 
@@ -230,6 +235,7 @@ async def returns(scope: Any, receive: Any, send: Any) -> None:
         (raises_first, "off auto"),
         (raises_in_child, "off auto"),
         (exits_in_child, "off"),
+        (cancels_itself, "off auto"),
         (returns, "off auto"),
     ],
 )

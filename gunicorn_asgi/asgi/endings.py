@@ -28,6 +28,12 @@ def without_cancellations(
     return rest
 
 
+def is_only(error: BaseException, kind: type[BaseException]) -> bool:
+    """Return whether `error` is of this kind: itself, or all of a group."""
+    group = _as_group(error)
+    return isinstance(error, kind) if group is None else group.split(kind)[1] is None
+
+
 def find_exit(error: BaseException) -> SystemExit | KeyboardInterrupt | None:
     """Return the first SystemExit or KeyboardInterrupt in `error`: itself, or in a group."""
     if isinstance(error, (SystemExit, KeyboardInterrupt)):

@@ -18,7 +18,7 @@ from ..http.contract import ExchangeTask
 from ..observe.log import Log
 from ..observe.tasks import describe_task
 from .async_library import Asyncio, AsyncLibrary
-from .endings import find_exit, without_cancellations
+from .endings import find_exit, is_only, without_cancellations
 from .scope import Application, Message, lifespan_scope
 
 CLEANUP_SECONDS = 1.0
@@ -154,7 +154,7 @@ class Lifespan:
             exit_error = find_exit(error)
             if exit_error is not None:
                 self._exited(exit_error)
-            elif reason is None and library.ends_by_cancellation:
+            elif library.ends_by_cancellation and is_only(error, library.cancelled):
                 self._lost()
             else:
                 self._raised(reason or error)
