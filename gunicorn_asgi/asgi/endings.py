@@ -15,10 +15,9 @@ def without_cancellations(
     """Return the part of `error` that is no cancellation, or None.
 
     `cancelled` is the async library's exception. asyncio's own counts in every library, for this
-    package's ``receive()`` and ``send()`` wait in asyncio. GeneratorExit ends a task that takes no
-    more steps, for its loop has ended.
+    package's ``receive()`` and ``send()`` wait in asyncio.
     """
-    kinds = (cancelled, asyncio.CancelledError, GeneratorExit)
+    kinds = (cancelled, asyncio.CancelledError)
     if isinstance(error, kinds):
         return None
     group = _as_group(error)

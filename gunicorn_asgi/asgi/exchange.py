@@ -158,6 +158,8 @@ def _is_cancelled_by(exchange: RunningExchange, error: BaseException) -> bool:
     This is a function of its own because `run_application` must not name the error: its frame is in
     the error's traceback. That cycle would keep all objects of the request from being released.
     """
+    if isinstance(error, GeneratorExit) and exchange.phase is COMPLETE:
+        return True  # its loop has ended, and the rest of it is collected as garbage
     reason = without_cancellations(error, exchange.host.cancelled)
     if reason is None:
         if exchange.phase is not COMPLETE:

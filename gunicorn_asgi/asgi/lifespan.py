@@ -148,22 +148,32 @@ class Lifespan:
         try:
             await self._app(lifespan_scope(self._state), self._receive, self._send)
         except BaseException as error:
-            reason = without_cancellations(error, library.cancelled)
-            if reason is None and self._is_cancelled:
+            if self._is_cancelled_by(error, library):
                 raise
-            exit_error = find_exit(error)
-            if exit_error is not None:
-                self._exited(exit_error)
-            elif library.ends_by_cancellation and is_only(error, library.cancelled):
-                self._lost()
-            else:
-                self._raised(reason or error)
         else:
             self._returned()
         finally:
             self._phase = LifespanPhase.OVER
             self._answered.set()
             self._ended.set()
+
+    def _is_cancelled_by(self, error: BaseException, library: AsyncLibrary) -> bool:
+        """The application has ended by `error`. Returns whether this object has cancelled it.
+
+        `_run` must not name the error: see `exchange.run_application`.
+        """
+        reason = without_cancellations(error, library.cancelled)
+        # GeneratorExit: the run of trio has ended without it.
+        if self._is_cancelled and (reason is None or isinstance(error, GeneratorExit)):
+            return True
+        exit_error = find_exit(error)
+        if exit_error is not None:
+            self._exited(exit_error)
+        elif library.ends_by_cancellation and is_only(error, library.cancelled):
+            self._lost()
+        else:
+            self._raised(reason or error)
+        return False
 
     def fail_startup(self, error: BaseException) -> bool:
         """The application ends the process, in its lifespan or in another task or callback.
