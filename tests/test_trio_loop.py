@@ -408,7 +408,7 @@ def test_no_more_than_one_timer_waits_beside_that_of_each_hour(parser: str) -> N
 
     host.run(main, beside).unwrap()
     host.loop.close()
-    assert numbers == [2] * 5
+    assert max(numbers) <= 2
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
