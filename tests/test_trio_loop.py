@@ -390,7 +390,7 @@ def test_sniffio_names_the_library_of_the_callback(host: Host) -> None:
     assert names == {"trio": {"trio"}, "asyncio": {"asyncio"}}
 
 
-def test_no_more_than_one_timer_waits_beside_that_of_each_hour(parser: str) -> None:
+def test_no_more_than_one_timer_waits(parser: str) -> None:
     host = Host(UvloopLoop() if parser == "httptools" else AsyncioLoop())
     events = [trio.Event() for _ in range(5)]
     numbers = []

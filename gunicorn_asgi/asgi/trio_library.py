@@ -55,8 +55,12 @@ class Trio:
         """Those that have not ended."""
         self._is_ready = asyncio.Event()
         self._is_over = asyncio.Event()
-        """The run has ended: none of its tasks takes another step."""
         self._is_closing = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended: none of its tasks takes another step."""
+        return self._is_over.is_set()
 
     async def start(self) -> None:
         self.trio_loop.start(self._main, self._ended)
@@ -89,13 +93,13 @@ class Trio:
 
     async def close(self, seconds: float) -> None:
         self._is_closing = True
-        if self._nursery is None or self._is_over.is_set():
+        if self._nursery is None or self.is_over:
             return
         self.trio_loop.schedule()
         self._nursery.cancel_scope.cancel()
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._is_over.wait(), seconds)
-        if not self._is_over.is_set():
+        if not self.is_over:
             left = self.list_tasks(())
             self._log.warning(
                 "Tasks of the application that did not end in time: %d (%s)",
