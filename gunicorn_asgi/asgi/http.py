@@ -205,10 +205,14 @@ class HTTPStream:
 
         To be called only while `is_unanswered`.
         """
+        if self.task is not None:
+            # First, for the answer ends the waits of the application, and trio prefers their result
+            # to a cancellation that comes later.
+            self.task.cancel()
         if self.phase is SENDING:
             self.writer.stop_file()
         self.writer.refuse(error)
-        self.cancel()
+        self.client = GONE
 
     @property
     def is_unanswered(self) -> bool:
