@@ -26,14 +26,51 @@ PARSERS = [
 """The parsers of HTTP/1.1 fields. In-process tests run each of them on its own loop."""
 
 
-@pytest.fixture(params=PARSERS, scope="session")
+class TrioParser(str):
+    """A parser in a test whose applications run as applications of trio: see `inprocess.serve`."""
+
+    __slots__ = ()
+    is_over_trio = True
+
+    def removesuffix(self, suffix: str, /) -> TrioParser:
+        return TrioParser(super().removesuffix(suffix))
+
+
+@pytest.fixture(scope="session")
 def parser(request: pytest.FixtureRequest) -> str:
     """The behaviour suite runs with every parser of HTTP/1.1 fields."""
-    return str(request.param)
+    name: str = request.param
+    return name
 
 
-KINDS = ("gunicorn", "h11", "httptools", "pure")
-"""The kinds of test cases: with a Gunicorn, with one of the parsers, and all others."""
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give the fixture `parser` its values: PARSERS, or those that a module has as `parser_names`."""
+    definition = metafunc.definition
+    names = [mark.args[0] for mark in definition.iter_markers("parametrize")]
+    has_its_own = any(
+        "parser" in (each.split(",") if type(each) is str else each) for each in names
+    )
+    if "parser" not in metafunc.fixturenames or has_its_own:
+        return
+    parser_names: list[str] = getattr(metafunc.module, "parser_names", PARSERS)
+    trio_parsers = map(TrioParser, parser_names if has_trio_cases(definition) else ())
+    parsers = [
+        *(pytest.param(each, id=each) for each in parser_names),
+        *(pytest.param(each, id=f"trio-{each}") for each in trio_parsers),
+    ]
+    metafunc.parametrize("parser", parsers, indirect=True, scope="session")
+
+
+def has_trio_cases(test: pytest.Item) -> bool:
+    """Whether `test` runs over applications of trio, too. With ``--sample``, a quarter do."""
+    if test.get_closest_marker("both_libraries") is None or test.get_closest_marker("asyncio_only"):
+        return False
+    return "trio" not in sampled or checksum(test.nodeid) % 4 == 0
+
+
+KINDS = ("gunicorn", "trio", "h11", "httptools", "pure")
+"""The kinds of test cases: with a Gunicorn, with applications of trio, with one of the parsers and
+applications of asyncio, and all others."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -110,7 +147,7 @@ def kind_of(item: pytest.Item) -> str:
         return "gunicorn"
     callspec = getattr(item, "callspec", None)
     names = callspec.id.split("-") if callspec else ()
-    return next((name for name in ("h11", "httptools") if name in names), "pure")
+    return next((name for name in ("trio", "h11", "httptools") if name in names), "pure")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -136,8 +173,11 @@ def sample(cases: list[pytest.Item]) -> list[pytest.Item]:
     if cases[0].get_closest_marker("gunicorn"):
         least = 2 if cases[0].get_closest_marker("smoke") else 0
     count = least and least + max(0, len(cases) - least) // 16
-    minor = sys.version_info.minor
-    return sorted(cases, key=lambda case: crc32(f"{minor} {case.nodeid}".encode()))[:count]
+    return sorted(cases, key=lambda case: checksum(case.nodeid))[:count]
+
+
+def checksum(name: str) -> int:
+    return crc32(f"{sys.version_info.minor} {name}".encode())
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -493,6 +493,11 @@ def make_settings(parser: str = "h11", **values: Any) -> Settings:
     )
 
 
+def is_over_trio(parser: str) -> bool:
+    """Whether `parser` is a `conftest.TrioParser`."""
+    return getattr(parser, "is_over_trio", False)
+
+
 @contextmanager
 def serve(
     app: Application,
@@ -512,8 +517,13 @@ def serve(
 ) -> Iterator[InProcess]:
     """Serve `app`, written for `library`, on `bind`, an address or the path of a unix socket, until the block ends. Then nothing may be left: no task, no connection, no error that nobody expected.
 
-    The httptools half of the suite runs on uvloop, the h11 half on asyncio, as without the compiled dependencies.
+    The httptools half of the suite runs on uvloop, the h11 half on asyncio, as without the compiled dependencies. If `parser` is a
+    `conftest.TrioParser`, then `app` is written for asyncio as ever, and runs as an application of trio.
     """
+    if is_over_trio(parser):
+        from libraries import as_trio
+
+        app, library = as_trio(app), "trio"
     loop = UvloopLoop() if parser == "httptools" else AsyncioLoop()
     complaints: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: complaints.append(context))
@@ -594,17 +604,27 @@ async def _beat(inside: InProcess) -> None:
 
 async def _stop(server: Server, beat: asyncio.Task[None], library: AsyncLibrary) -> None:
     await server.abort()
-    await library.close(WAIT)
-    assert isinstance(library, Asyncio) or library.is_over, "tasks that do not end"
     beat.cancel()
     with suppress(asyncio.CancelledError):
         await beat
     await _turns(5)
-    left = asyncio.all_tasks() - {asyncio.current_task()}
+    left: set[Any] = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
         task.cancel()
+    if not isinstance(library, Asyncio):
+        left |= await _stop_trio(library)
     assert not left, left
     await asyncio.get_running_loop().shutdown_asyncgens()
+
+
+async def _stop_trio(library: Any) -> set[Any]:
+    """End the run of trio. Returns the tasks that were left in it."""
+    from libraries import running
+
+    left = {*library._nursery.child_tasks, *running}
+    await library.close(WAIT)
+    assert library.is_over, "tasks that do not end"
+    return left
 
 
 # The client.

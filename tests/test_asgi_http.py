@@ -17,9 +17,12 @@ from typing import Any
 
 import pytest
 from inprocess import GET, Flag, Truncated, answer, hello, mirror, read_body, request, serve
+from libraries import current_task, start_task, within
 from ways import serving
 
 from gunicorn_asgi.errors import ApplicationError, ClientDisconnected
+
+pytestmark = pytest.mark.both_libraries
 
 POST_5 = request("POST", "/", b"Content-Length: 5")
 CHUNKED = request("POST", "/", b"Transfer-Encoding: chunked")
@@ -120,7 +123,7 @@ def test_behind_the_body_receive_waits_and_behind_the_response_it_says_so(parser
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
-        listener = asyncio.ensure_future(receive())
+        listener = start_task(receive())
         await asyncio.sleep(0)
         waiting.set()
         assert not listener.done()
@@ -194,12 +197,12 @@ def test_a_cancelled_receive_loses_nothing(parser: str) -> None:
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         for _ in range(3):
-            listener = asyncio.ensure_future(receive())
+            listener = start_task(receive())
             await asyncio.sleep(0)
             listener.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await listener
-        listener = asyncio.ensure_future(receive())
+        listener = start_task(receive())
         await asyncio.sleep(0)
         waiting.set()
         await go.reached()
@@ -222,12 +225,12 @@ def test_a_cancelled_receive_loses_nothing(parser: str) -> None:
 
 
 def test_receive_with_a_time_limit_loses_nothing(parser: str) -> None:
-    """docs/asgi.md, 49, as ``asyncio.wait_for`` does it."""
+    """docs/asgi.md, 49, as ``asyncio.wait_for`` and ``trio.move_on_after`` do it."""
     again = Flag()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(receive(), 0.001)
+            await within(receive(), 0.001)
         again.set()
         await answer(send, await read_body(receive))
 
@@ -249,7 +252,7 @@ def test_two_that_receive_at_once_share_the_body_and_both_hear_the_end(parser: s
             while not messages or messages[-1]["type"] != "http.disconnect":
                 messages.append(await receive())
 
-        listeners = [asyncio.ensure_future(listen()), asyncio.ensure_future(listen())]
+        listeners = [start_task(listen()), start_task(listen())]
         await asyncio.sleep(0)
         waiting.set()
         while sum(len(message.get("body", b"")) for message in messages) < 5:
@@ -715,10 +718,10 @@ def test_each_request_is_one_call_in_a_task_of_its_own(parser: str) -> None:
     loops: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        tasks.append(asyncio.current_task())
+        tasks.append(current_task())
         loops.append(asyncio.get_running_loop())
         await asyncio.sleep(0)
-        assert asyncio.current_task() is tasks[-1]
+        assert current_task() is tasks[-1]
         await answer(send)
 
     with serve(app, parser) as server:
@@ -977,7 +980,7 @@ def test_a_cancelled_send_that_waited_has_sent_its_message_once(parser: str) -> 
         await send(START)
         number = 0
         while True:
-            message = asyncio.ensure_future(send(part(b"%07d" % number + block)))
+            message = start_task(send(part(b"%07d" % number + block)))
             await asyncio.sleep(0)
             number += 1
             if not message.done():

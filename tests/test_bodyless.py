@@ -15,6 +15,8 @@ from ways import SHUT, WAYS, serving
 
 from gunicorn_asgi.errors import ClientDisconnected
 
+pytestmark = pytest.mark.both_libraries
+
 START = {"type": "http.response.start", "status": 200, "headers": []}
 PART = {"type": "http.response.body", "body": b"x" * 100, "more_body": True}
 GRACE = 3

@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 from inprocess import Flag, request
+from libraries import within
 from ways import SHUT, WAYS, serving
 
 from gunicorn_asgi.asgi.exchange import PARTS_PER_TURN
 from gunicorn_asgi.errors import ApplicationError
+
+pytestmark = pytest.mark.both_libraries
 
 START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": []}
 CSS, JS = b"</a.css>; rel=preload; as=style", b"</b.js>; rel=preload; as=script"
@@ -185,7 +188,7 @@ def test_one_that_gives_up_such_a_hint_is_still_held_back_by_windows(parser: str
         nonlocal sent
         with suppress(asyncio.TimeoutError):
             while True:
-                await asyncio.wait_for(send(hint(b"<%b>" % (b"x" * 60_000))), 0.3)
+                await within(send(hint(b"<%b>" % (b"x" * 60_000))), 0.3)
         given_up.set()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         while sent < 1000:

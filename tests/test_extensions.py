@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 from inprocess import answer, mirror
+from libraries import ForBoth
 from process import Gunicorn
 from ways import WAYS, serving
 from ws import handshake
 
 from gunicorn_asgi.config.settings import RESPONSE_EXTENSIONS
 from gunicorn_asgi.errors import ApplicationError
+
+pytestmark = pytest.mark.both_libraries
 
 FILES = {"http.response.pathsend", "http.response.zerocopysend"}
 ALWAYS = FILES | {"http.response.early_hint", "http.response.trailers"}
@@ -175,7 +178,7 @@ def test_middleware_sees_files_only_if_pathsend_is_off(parser: str, tmp_path: Pa
         return wrapped
 
     for pathsend, seen in ((True, b"0"), (False, b"100000")):
-        app = capturing(responses.FileResponse(tmp_path / "a.txt"))
+        app = ForBoth(capturing(responses.FileResponse(tmp_path / "a.txt")))
         with serving(app, parser, "1.1", pathsend=pathsend) as asked:
             found = asked.fetch()
             assert (found.status, found.body) == (200, content(100_000))
@@ -194,7 +197,7 @@ def test_middleware_changes_a_file_if_pathsend_is_off(parser: str, tmp_path: Pat
         response = await call_next(request)
         return Response(b"".join([part async for part in response.body_iterator]).upper())
 
-    app = BaseHTTPMiddleware(FileResponse(tmp_path / "a.txt"), dispatch)
+    app = ForBoth(BaseHTTPMiddleware(FileResponse(tmp_path / "a.txt"), dispatch))
     with serving(app, parser, "1.1", pathsend=False) as asked:
         found = asked.fetch()
         assert (found.status, found.body) == (200, content(100_000).upper())

@@ -18,12 +18,15 @@ from accesslog import AccessLog, make_access
 from certificates import make_authority
 from h2client import MAX_WINDOW, H2Client, Stream, connect
 from inprocess import HTTP2, Flag, InProcess, answer, hello, mirror, read_body, serve
+from libraries import start_task
 
 from gunicorn_asgi.errors import ClientDisconnected
 from gunicorn_asgi.http2.exchange import MAX_DISCARDED
 from gunicorn_asgi.http2.frames import PREFACE
 from gunicorn_asgi.http2.outbox import STREAM_HIGH_WATER
 from gunicorn_asgi.net.transport import LINGER_SECONDS, MAX_LINGER, OPEN, Transport
+
+pytestmark = pytest.mark.both_libraries
 
 NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, REFUSED_STREAM, CANCEL = 0, 1, 2, 7, 8
 INITIAL_WINDOW_SIZE = 4
@@ -125,7 +128,7 @@ class Site:
             while (await receive())["type"] != "http.disconnect":
                 pass
 
-        reading = asyncio.ensure_future(read())
+        reading = start_task(read())
         try:
             await self.streams(receive, send)
         finally:

@@ -21,10 +21,13 @@ from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from h2client import connect
 from inprocess import HTTP2, Flag, InProcess, Truncated, answer, hello, read_body, serve
+from libraries import is_trio, start_task
 
 from gunicorn_asgi.errors import ApplicationError
 from gunicorn_asgi.http.contract import Header
 from gunicorn_asgi.observe.atoms import Atoms
+
+pytestmark = pytest.mark.both_libraries
 
 START: dict[str, Any] = {"type": "http.response.start", "status": 200}
 BODY: dict[str, Any] = {"type": "http.response.body"}
@@ -271,7 +274,7 @@ async def reads_twice(scope: Any, receive: Any, send: Any) -> None:
 
 async def listens_before_it_answers(scope: Any, receive: Any, send: Any) -> None:
     await read_body(receive)
-    listener = asyncio.ensure_future(receive())
+    listener = start_task(receive())
     await asyncio.sleep(0)
     assert not listener.done()
     await answer(send)
@@ -280,7 +283,7 @@ async def listens_before_it_answers(scope: Any, receive: Any, send: Any) -> None
 
 async def cancels_its_receive(scope: Any, receive: Any, send: Any) -> None:
     await read_body(receive)
-    listener = asyncio.ensure_future(receive())
+    listener = start_task(receive())
     await asyncio.sleep(0)
     listener.cancel()
     await asyncio.wait([listener])
@@ -288,6 +291,8 @@ async def cancels_its_receive(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def cancels_itself(scope: Any, receive: Any, send: Any) -> None:
+    if is_trio():
+        raise asyncio.CancelledError  # no task of trio can cancel all of itself
     task = asyncio.current_task()
     assert task is not None
     task.cancel()
@@ -301,7 +306,7 @@ async def sends_from_two_tasks(scope: Any, receive: Any, send: Any) -> None:
             await asyncio.sleep(0)
 
     await send(START)
-    await asyncio.gather(write(), write())
+    await asyncio.gather(start_task(write()), start_task(write()))
     await send(BODY)
 
 

@@ -17,6 +17,7 @@ import h2client
 import pytest
 from h2client import CANCEL, H2Client, Header, Tunnel
 from inprocess import Flag, InProcess, Truncated, answer, exchanges, read_body
+from libraries import start_task
 from websockets.client import ClientProtocol
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.frames import Opcode
@@ -42,6 +43,8 @@ from ws import (
 )
 
 from gunicorn_asgi.errors import ApplicationError, ClientDisconnected
+
+pytestmark = pytest.mark.both_libraries
 
 NO_ERROR, PROTOCOL_ERROR, REFUSED_STREAM = 0, 1, 7
 CONNECT_PROTOCOL = h2.settings.SettingCodes.ENABLE_CONNECT_PROTOCOL
@@ -938,7 +941,7 @@ def test_what_waits_behind_the_end_has_write_timeout_to_leave(parser: str, takes
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await accept(receive, send)
-        sending = asyncio.ensure_future(send(sent(BLOCK * 4)))
+        sending = start_task(send(sent(BLOCK * 4)))
         await read(receive)
         with suppress(ClientDisconnected):
             await sending

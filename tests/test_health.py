@@ -12,6 +12,8 @@ from h2client import connect
 from inprocess import GET, HTTP2, Flag, InProcess, answer, request, serve
 from process import SETTINGS, Gunicorn, poll
 
+pytestmark = pytest.mark.both_libraries
+
 CHECKED = {"health_path": "/healthz"}
 CHECK = request("GET", "/healthz")
 

@@ -25,6 +25,7 @@ from inprocess import (
     request,
     serve,
 )
+from libraries import start_task
 from ways import serving
 
 from gunicorn_asgi.asgi import http
@@ -32,6 +33,8 @@ from gunicorn_asgi.errors import ClientDisconnected, RequestError
 from gunicorn_asgi.http1.states import HIGH_WATER, MAX_DISCARD
 from gunicorn_asgi.observe.access_log import Access
 from gunicorn_asgi.worker import Worker
+
+pytestmark = pytest.mark.both_libraries
 
 START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": []}
 CHUNKED = request("POST", "/", b"Transfer-Encoding: chunked")
@@ -71,7 +74,7 @@ class Listener:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         while True:
-            message = await asyncio.wait_for(self._receive(receive), None)
+            message = await self._receive(receive)
             if message["type"] == "http.disconnect":
                 self.heard.set()
                 return
@@ -792,7 +795,7 @@ def test_the_application_hears_of_a_half_closed_client_that_reads_again(parser: 
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
-        listener = asyncio.ensure_future(receive())
+        listener = start_task(receive())
         await send(START)
         for _ in range(200):
             await send(part(b"x" * 65536))

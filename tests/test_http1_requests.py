@@ -18,6 +18,8 @@ from gunicorn.config import Config
 from inprocess import GET, InProcess, Truncated, mirror, request, serve
 from tables import each
 
+pytestmark = pytest.mark.both_libraries
+
 GARBAGE = b"\x00\x01garbage\r\n\r\n"
 DELIVERIES = ["whole", "bytes"]
 TAILS = {"alone": b"", "request": GET, "garbage": GARBAGE}

@@ -23,9 +23,12 @@ from inprocess import (
     request,
     serve,
 )
+from libraries import start_task
 from tables import each
 
 from gunicorn_asgi.errors import ApplicationError
+
+pytestmark = pytest.mark.both_libraries
 
 Messages = list[dict[str, Any]]
 
@@ -856,7 +859,7 @@ def test_receive_within_a_streamed_response_sends_no_100(parser: str) -> None:
 
 def test_100_is_sent_once(parser: str) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        first, second = asyncio.ensure_future(receive()), asyncio.ensure_future(receive())
+        first, second = start_task(receive()), start_task(receive())
         done, _ = await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED)
         await answer(send, done.pop().result()["body"])
         await asyncio.wait({first, second})

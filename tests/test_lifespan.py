@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from libraries import as_trio
 from process import APPS, LOOPS, SETTINGS, Gunicorn, is_alive, wait_until_gone
 
 from gunicorn_asgi.asgi.lifespan import Lifespan
 from gunicorn_asgi.asgi.scope import Application, Receive, Scope, Send
+from gunicorn_asgi.asgi.trio_library import Trio
 from gunicorn_asgi.errors import ApplicationError, LifespanError
 
 left: list[SystemExit | KeyboardInterrupt] = []
@@ -40,20 +42,69 @@ class JumpingSelector(selectors.DefaultSelector):
     now = 0.0
 
     def select(self, timeout: float | None = None) -> Any:
-        self.now += max(timeout or 0.0, 0.0)
-        return super().select(0)
+        events = super().select(0)
+        if not events:  # trio wakes itself by a socket
+            self.now += max(timeout or 0.0, 0.0)
+        return events
+
+
+class Host:
+    """A loop with a clock of its own, and the library that runs the applications of a test."""
+
+    def __init__(self, library: str) -> None:
+        self.selector = JumpingSelector()
+        self.loop = asyncio.SelectorEventLoop(self.selector)
+        self.loop.time = lambda: self.selector.now  # type: ignore[method-assign]
+        self.failed: list[BaseException] = []
+        self.trio = Trio(self.loop, Log(), self.failed.append) if library == "trio" else None
+        if self.trio is not None:
+            self.loop.run_until_complete(self.trio.start())
+
+    def close(self) -> None:
+        try:
+            if self.trio is not None:
+                self.loop.run_until_complete(self.trio.close(1))
+                assert self.trio.is_over
+            assert self.failed == []
+        finally:
+            self.loop.close()
+
+
+host: Host
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    definition = metafunc.definition
+    if definition.get_closest_marker("gunicorn") is None:
+        has_trio = definition.get_closest_marker("asyncio_only") is None
+        libraries = ["asyncio", "trio"] if has_trio else ["asyncio"]
+        metafunc.parametrize("in_each_library", libraries, indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def in_each_library(request: pytest.FixtureRequest) -> Iterator[None]:
+    global host
+    library = getattr(request, "param", "")
+    if not library:  # a test with Gunicorn
+        yield
+        return
+    host = Host(library)
+    yield
+    host.close()
 
 
 def run(main: Coroutine[Any, Any, Any]) -> float:
-    """Run `main` on a loop with a clock of its own. Returns how many seconds it took, none of which anybody waited for."""
-    selector = JumpingSelector()
-    loop = asyncio.SelectorEventLoop(selector)
-    loop.time = lambda: selector.now  # type: ignore[method-assign]
-    try:
-        loop.run_until_complete(main)
-        return selector.now
-    finally:
-        loop.close()
+    """Run `main`. Returns how many seconds it took, none of which anybody waited for."""
+    began = host.selector.now
+    host.loop.run_until_complete(main)
+    return host.selector.now - began
+
+
+def make_lifespan(app: Application, mode: Any, log: Log) -> Lifespan:
+    """The lifespan of `app`, written for asyncio, in the library of this test."""
+    if host.trio is None:
+        return Lifespan(app, mode, log, left.append)
+    return Lifespan(host.trio.adapt(as_trio(app)), mode, log, left.append, host.trio)
 
 
 class Log:
@@ -103,7 +154,7 @@ async def returns(scope: Scope, receive: Receive, send: Send) -> None:
 def start(app: Application, mode: Any) -> tuple[Lifespan, Log, str | None]:
     """Run the startup. Returns the lifespan, what was logged, and the reason not to serve, if any."""
     log = Log()
-    lifespan = Lifespan(app, mode, log, left.append)
+    lifespan = make_lifespan(app, mode, log)
     failure: list[str] = []
 
     async def main() -> None:
@@ -141,7 +192,7 @@ def test_the_state_is_what_the_startup_has_put_into_it(mode: Any) -> None:
         await receive()
 
     log = Log()
-    lifespan = Lifespan(app, mode, log, left.append)
+    lifespan = make_lifespan(app, mode, log)
 
     async def main() -> None:
         await lifespan.startup()
@@ -162,7 +213,7 @@ def test_an_application_that_is_done_with_its_lifespan_after_startup_complete_ke
         await send({"type": "lifespan.startup.complete"})
 
     log = Log()
-    lifespan = Lifespan(app, mode, log, left.append)
+    lifespan = make_lifespan(app, mode, log)
 
     async def main() -> None:
         await lifespan.startup()
@@ -319,7 +370,7 @@ def test_a_slow_startup_is_waited_for_however_long_it_takes(mode: Any) -> None:
         await receive()
 
     async def main() -> None:
-        lifespan = Lifespan(app, mode, log, left.append)
+        lifespan = make_lifespan(app, mode, log)
         await lifespan.startup()
         await lifespan.shutdown(1)
 
@@ -327,6 +378,7 @@ def test_a_slow_startup_is_waited_for_however_long_it_takes(mode: Any) -> None:
     assert log.records == []
 
 
+@pytest.mark.asyncio_only("the calls of a trio application are in test_trio_reports")
 def test_a_startup_that_takes_long_is_warned_about_once_a_minute_until_its_end() -> None:
     log = Log()
     went_on: list[asyncio.Event] = []
@@ -345,7 +397,7 @@ def test_a_startup_that_takes_long_is_warned_about_once_a_minute_until_its_end()
             await asyncio.sleep(1000)
 
     async def main() -> None:
-        lifespan = Lifespan(app, "auto", log, left.append)
+        lifespan = make_lifespan(app, "auto", log)
         lifespan.look(1e12)  # before its begin
         began = time.monotonic()
         startup = asyncio.ensure_future(lifespan.startup())
@@ -381,7 +433,7 @@ def test_a_startup_that_takes_long_is_warned_about_once_a_minute_until_its_end()
 
 def test_without_a_lifespan_nothing_takes_long() -> None:
     log = Log()
-    lifespan = Lifespan(answers(), "off", log, left.append)
+    lifespan = make_lifespan(answers(), "off", log)
     run(lifespan.startup())
     lifespan.look(time.monotonic() + 1e6)
     assert log.records == []
@@ -399,7 +451,7 @@ def test_a_startup_that_is_given_up_cancels_the_application() -> None:
             raise
 
     async def main() -> None:
-        lifespan = Lifespan(app, "auto", Log(), left.append)
+        lifespan = make_lifespan(app, "auto", Log())
         startup = asyncio.ensure_future(lifespan.startup())
         await asyncio.sleep(1)
         startup.cancel()
@@ -473,7 +525,7 @@ def test_each_end_in_the_shutdown_has_its_meaning(
     log = Log()
 
     async def main() -> None:
-        lifespan = Lifespan(acting, mode, log, left.append)
+        lifespan = make_lifespan(acting, mode, log)
         await lifespan.startup()
         await lifespan.shutdown(10)
 
@@ -525,7 +577,7 @@ def test_an_exit_by_another_task_or_callback_fails_a_startup_that_is_not_over() 
         await asyncio.sleep(3600)
 
     async def main() -> None:
-        lifespan = Lifespan(app, "auto", log, left.append)
+        lifespan = make_lifespan(app, "auto", log)
         assert not lifespan.fail_startup(SystemExit(5)), "nothing has begun"
         asyncio.get_running_loop().call_later(1, lifespan.fail_startup, SystemExit(5))
         with pytest.raises(LifespanError, match=r"^ASGI lifespan.startup raised SystemExit\(5\)$"):
@@ -544,7 +596,7 @@ def shut_down(app: Application, timeout: float = 10.0) -> tuple[Log, float]:
     log = Log()
 
     async def main() -> None:
-        lifespan = Lifespan(app, "on", log, left.append)
+        lifespan = make_lifespan(app, "on", log)
         await lifespan.startup()
         await lifespan.shutdown(timeout)
 

@@ -10,11 +10,24 @@ from typing import Any
 import pytest
 from accesslog import AccessLog, make_access
 from h2client import CANCEL, connect
-from inprocess import GET, HTTP2, Flag, InProcess, Truncated, answer, read_body, request, serve
+from inprocess import (
+    GET,
+    HTTP2,
+    Flag,
+    InProcess,
+    Truncated,
+    answer,
+    is_over_trio,
+    read_body,
+    request,
+    serve,
+)
 from ws import connect as connect_websocket
 from ws import echo, text
 
 from gunicorn_asgi.asgi.http import HTTPStream
+
+pytestmark = pytest.mark.both_libraries
 
 START: dict[str, Any] = {"type": "http.response.start", "status": 200}
 LIMIT = {"request_timeout": 100}
@@ -110,7 +123,10 @@ def test_a_request_without_an_answer_gets_503_and_its_application_is_cancelled(
         assert line.text.startswith(
             f"request_timeout is 100 s: GET {path} has run for 101.0 s and is cancelled. It was in "
         )
-        assert re.search(r" > test_request_timeout:\d+ wait > inprocess:\d+ reached$", line.text)
+        if not is_over_trio(parser):  # there, the step of asyncio ends the calls
+            assert re.search(
+                r" > test_request_timeout:\d+ wait > inprocess:\d+ reached$", line.text
+            )
 
 
 @pytest.mark.parametrize("path", ["/begun", "/declared"])
@@ -158,12 +174,16 @@ def test_an_application_that_swallows_its_cancellation_is_cancelled_no_more_than
             grow_older(server, 100)
             server.advance(50)
             server.settle()
-        assert site.cancelled == 2
+        if is_over_trio(parser):
+            assert site.cancelled >= 2  # each wait in a scope that is cancelled
+        else:
+            assert site.cancelled == 2
         assert len(server.log.take("warning")) == 1
         site.goes_on.set()
         server.wait_until(lambda: site.ended)
         [(_, error)] = site.ended
-        assert issubclass(error, OSError)  # its late send()
+        if not is_over_trio(parser):
+            assert issubclass(error, OSError)  # its late send()
 
 
 def test_an_upload_is_limited_as_well(parser: str) -> None:
@@ -325,7 +345,10 @@ def test_over_http2_an_application_that_swallows_its_cancellation_keeps_no_other
             grow_older(server, 100)
             server.advance(20)
             server.settle()
-        assert site.cancelled == 2
+        if is_over_trio(parser):
+            assert site.cancelled >= 2  # each wait in a scope that is cancelled
+        else:
+            assert site.cancelled == 2
         assert client.get("GET", "/quick").body == b"ok"
         assert len(server.log.take("warning")) == 1
         site.goes_on.set()

@@ -24,6 +24,8 @@ from gunicorn_asgi.errors import ClientDisconnected
 from gunicorn_asgi.net import kernel
 from gunicorn_asgi.net.acceptor import SO_ATTACH_FILTER
 
+pytestmark = pytest.mark.both_libraries
+
 PIECE = b"0123456789abcdef" * 1024
 START = {"type": "http.response.start", "status": 200, "headers": []}
 CLOSE = {"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]}

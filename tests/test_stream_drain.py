@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 from h2client import connect
 from inprocess import GET, HTTP2, Flag, InProcess, Truncated, request, serve
+from libraries import ForBoth
 from process import DEADLINE, Gunicorn
+
+pytestmark = pytest.mark.both_libraries
 
 START: dict[str, Any] = {"type": "http.response.start", "status": 200}
 DELAY = {"stream_drain_delay": 20, "lame_duck": 0, "keepalive": 1000}
@@ -205,7 +208,7 @@ def test_over_http2(parser: str) -> None:
 
 def starlette_site(waits: Flag, ended: list[str]) -> Any:
     """Streams as users of Starlette write them. Each waits a turn of the loop between two looks."""
-    pytest.importorskip("starlette")
+    anyio = pytest.importorskip("anyio")
     from starlette.applications import Starlette
     from starlette.responses import StreamingResponse
     from starlette.routing import Route
@@ -215,7 +218,7 @@ def starlette_site(waits: Flag, ended: list[str]) -> Any:
             yield b"data: 1\n\n"
             waits.set()
             while not await request.is_disconnected():
-                await asyncio.sleep(0.001)
+                await anyio.sleep(0.001)
             yield b"event: end\n\n"
 
         return StreamingResponse(events(), media_type="text/event-stream")
@@ -225,13 +228,13 @@ def starlette_site(waits: Flag, ended: list[str]) -> Any:
             try:
                 yield b"begun"
                 waits.set()
-                await asyncio.Event().wait()
+                await anyio.sleep_forever()
             finally:
                 ended.append("generator")
 
         return StreamingResponse(parts())
 
-    return Starlette(routes=[Route("/asks", asks), Route("/", silent)])
+    return ForBoth(Starlette(routes=[Route("/asks", asks), Route("/", silent)]))
 
 
 def test_a_stream_of_starlette_that_asks_ends_cleanly(parser: str) -> None:
@@ -248,6 +251,7 @@ def test_a_stream_of_starlette_that_asks_ends_cleanly(parser: str) -> None:
 
 def sse_starlette_site(waits: Flag, ended: list[str]) -> Any:
     """An event stream as users of sse-starlette write it: it asks nobody."""
+    anyio = pytest.importorskip("anyio")
     sse_starlette = pytest.importorskip("sse_starlette")
     from starlette.applications import Starlette
     from starlette.routing import Route
@@ -257,7 +261,7 @@ def sse_starlette_site(waits: Flag, ended: list[str]) -> Any:
             try:
                 yield {"data": "1"}
                 waits.set()
-                await asyncio.Event().wait()
+                await anyio.sleep_forever()
             finally:
                 ended.append("generator")
 
@@ -266,7 +270,7 @@ def sse_starlette_site(waits: Flag, ended: list[str]) -> Any:
 
         return sse_starlette.EventSourceResponse(events(), client_close_handler_callable=closed)
 
-    return Starlette(routes=[Route("/", stream)])
+    return ForBoth(Starlette(routes=[Route("/", stream)]))
 
 
 def end_watchers(server: InProcess) -> None:

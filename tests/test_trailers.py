@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 from inprocess import Flag, request
+from libraries import start_task
 from ways import SHUT, WAYS, serving
 
 from gunicorn_asgi.errors import ApplicationError
+
+pytestmark = pytest.mark.both_libraries
 
 TE = b"TE: trailers"
 SUM = (b"x-sum", b"1")
@@ -349,7 +352,7 @@ def test_until_they_have_come_the_client_is_there_and_then_the_exchange_is_over(
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
-        listener = asyncio.ensure_future(receive())
+        listener = start_task(receive())
         listener.add_done_callback(lambda _: order.append("disconnect"))
         await send(START)
         await send(body())

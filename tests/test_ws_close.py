@@ -45,14 +45,15 @@ from gunicorn_asgi.websocket.close import MAX_SKIPPED_FRAMES, Close, CloseFinder
 from gunicorn_asgi.websocket.frames import BETWEEN_FRAMES
 from gunicorn_asgi.websocket.reader import FrameReader
 
+pytestmark = pytest.mark.both_libraries
+
 DEFLATE = b"Sec-WebSocket-Extensions: permessage-deflate"
 MAX_SIZE = 16 << 20
 """The default of ``websocket_max_message_size``."""
 
 
-@pytest.fixture(params=WAYS, scope="session")
-def parser(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+parser_names = WAYS
+"""For the fixture `parser`: HTTP/2 beside HTTP/1.1."""
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "tls"])

@@ -38,6 +38,8 @@ from ws import (
     text,
 )
 
+pytestmark = pytest.mark.both_libraries
+
 has_limit = pytest.mark.skipif(
     "websocket_max_message_size" not in Config().settings,
     reason="this Gunicorn has no such setting",

@@ -28,6 +28,8 @@ from ws import (
 from gunicorn_asgi.errors import ClientDisconnected
 from gunicorn_asgi.websocket.reader import FrameReader
 
+pytestmark = pytest.mark.both_libraries
+
 MANY = [f"message {number}" for number in range(100)]
 LARGE = ["x" * 200_000]
 

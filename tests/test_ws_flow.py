@@ -20,6 +20,7 @@ from certificates import make_authority
 from gunicorn.config import Config
 from h2client import Tunnel
 from inprocess import ROUNDS, Flag, InProcess
+from libraries import current_task, start_task
 from ws import (
     ACCEPT,
     CONNECT,
@@ -50,6 +51,8 @@ from ws import (
 from gunicorn_asgi.asgi.websocket import WebSocketStream
 from gunicorn_asgi.errors import ApplicationError, ClientDisconnected
 
+pytestmark = pytest.mark.both_libraries
+
 CLOSE = {"type": "websocket.close"}
 BLOCK = b"x" * 65536
 
@@ -70,10 +73,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
     return context
 
 
-@pytest.fixture(params=WAYS, scope="session")
-def parser(request: pytest.FixtureRequest) -> str:
-    """As that of all suites, and HTTP/2 beside HTTP/1.1."""
-    return str(request.param)
+parser_names = WAYS
+"""For the fixture `parser`: HTTP/2 beside HTTP/1.1."""
 
 
 def serves(app: Any, parser: str, **settings: Any) -> Any:
@@ -232,7 +233,7 @@ def test_receives_at_the_same_time_get_a_message_each(parser: str) -> None:
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await accept(receive, send)
-        tasks = [asyncio.ensure_future(receive()) for _ in range(4)]
+        tasks = [start_task(receive()) for _ in range(4)]
         await asyncio.sleep(0)
         waiting.set()
         told.extend(await asyncio.gather(*tasks))
@@ -255,7 +256,7 @@ def test_all_receives_at_the_same_time_hear_of_the_end(parser: str) -> None:
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await accept(receive, send)
-        tasks = [asyncio.ensure_future(receive()) for _ in range(3)]
+        tasks = [start_task(receive()) for _ in range(3)]
         await asyncio.sleep(0)
         waiting.set()
         told.extend(await asyncio.gather(*tasks))
@@ -277,12 +278,12 @@ def test_a_cancelled_receive_loses_no_message(parser: str) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await accept(receive, send)
         for _ in range(3):
-            task = asyncio.ensure_future(receive())
+            task = start_task(receive())
             await asyncio.sleep(0)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-        task = asyncio.ensure_future(receive())
+        task = start_task(receive())
         await asyncio.sleep(0)
         waiting.set()
         await go.reached()
@@ -305,18 +306,18 @@ def test_a_cancelled_receive_loses_no_message(parser: str) -> None:
 def test_a_receive_that_is_cancelled_in_the_turn_of_its_message(parser: str, order: str) -> None:
     """`asyncio.wait_for` does that. Whoever asks next gets the message, also if it has waited all the time."""
     waiting = Flag()
-    tasks: list[asyncio.Task[Any]] = []
+    tasks: list[asyncio.Future[Any]] = []
     told: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        async def listen() -> None:
+            told.append(await receive())
+
         await accept(receive, send)
-        tasks.extend(asyncio.ensure_future(receive()) for _ in range(2))
+        tasks.extend(start_task(listen()) for _ in range(2))
         await asyncio.sleep(0)
         waiting.set()
-        done, _ = await asyncio.wait(tasks[1:])
-        told.extend(task.result() for task in done)
-        if not tasks[0].cancelled():
-            told.append(tasks[0].result())
+        await asyncio.wait(tasks)
         told.extend(await rest(receive))
 
     def deliver() -> None:
@@ -413,7 +414,7 @@ def test_receive_says_so_at_once_and_send_raises_behind_the_own_close(parser: st
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await accept(receive, send)
-        waiting = asyncio.ensure_future(receive())
+        waiting = start_task(receive())
         await asyncio.sleep(0)
         await send({**CLOSE, "code": 4001, "reason": "x"})
         told.extend([await waiting, await receive()])
@@ -1249,7 +1250,7 @@ def test_sends_at_the_same_time_keep_their_messages_whole(parser: str) -> None:
             for _ in range(10):
                 await send(sent(b"%d" % number * 30_000))
 
-        await asyncio.gather(*map(many, range(count)))
+        await asyncio.gather(*(start_task(many(number)) for number in range(count)))
 
     with serves(app, parser) as server:
         ws = connect(server, receive_buffer=8192)
@@ -1268,7 +1269,7 @@ def test_a_cancelled_send_has_sent_its_message_once_or_not_at_all(parser: str) -
         await accept(receive, send)
         number = 0
         while True:
-            task = asyncio.ensure_future(send(sent(b"%07d" % number + BLOCK)))
+            task = start_task(send(sent(b"%07d" % number + BLOCK)))
             await asyncio.sleep(0)
             number += 1
             if not task.done():
@@ -1407,13 +1408,13 @@ def test_each_websocket_is_one_call_in_a_task_and_a_context_of_its_own(parser: s
     seen: list[str] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        tasks.append(asyncio.current_task())
+        tasks.append(current_task())
         seen.append(variable.get())
         variable.set(scope["path"])
         await accept(receive, send)
         while await read(receive) is not None:
             assert variable.get() == scope["path"]
-            assert asyncio.current_task() in tasks
+            assert current_task() in tasks
 
     with serves(app, parser) as server:
         sockets = [connect(server, target=f"/{number}", early=text("a")) for number in range(3)]
@@ -1497,7 +1498,7 @@ async def sip(receive: Any, send: Any, until: Flag) -> None:
                 await send(sent(BLOCK))
 
     await accept(receive, send)
-    sending = asyncio.ensure_future(spam())
+    sending = start_task(spam())
     await until.reached()
     await send(CLOSE)
     await sending
@@ -1559,7 +1560,7 @@ def test_a_client_that_sends_on_and_on_does_not_put_off_write_timeout(parser: st
                 await send(sent(BLOCK))
 
         await accept(receive, send)
-        sending = asyncio.ensure_future(spam())
+        sending = start_task(spam())
         while await read(receive) is not None:
             pass
         with pytest.raises(ClientDisconnected):

@@ -86,10 +86,8 @@ class Servers:
         return self._servers[key]
 
 
-@pytest.fixture(params=WAYS, scope="session")
-def parser(request: pytest.FixtureRequest) -> str:
-    """As the fixture of all suites, and HTTP/2 beside HTTP/1.1."""
-    return str(request.param)
+parser_names = WAYS
+"""For the fixture `parser`: HTTP/2 beside HTTP/1.1."""
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ from inprocess import (
     request,
     serve,
 )
+from libraries import start_task
 from tables import each
 from ws import (
     ACCEPT,
@@ -56,6 +57,8 @@ from ws import (
 )
 
 from gunicorn_asgi.errors import ApplicationError, ClientDisconnected
+
+pytestmark = pytest.mark.both_libraries
 
 START: dict[str, Any] = {"type": "websocket.http.response.start", "status": 200, "headers": []}
 
@@ -451,7 +454,7 @@ def test_the_handshake_waits_for_the_application(parser: str) -> None:
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         seen.append(await receive())
-        early = asyncio.ensure_future(receive())
+        early = start_task(receive())
         await asyncio.sleep(0)
         asked.set()
         await go.reached()
@@ -914,7 +917,7 @@ def test_a_receive_that_waits_returns_when_the_denial_is_complete(parser: str, k
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         assert await receive() == CONNECT
-        receiver = asyncio.ensure_future(receive())
+        receiver = start_task(receive())
         await asyncio.sleep(0)
         if kind == "close":
             await send({"type": "websocket.close"})

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from inprocess import Flag, InProcess
+from libraries import start_task
 from test_budget import NullTransport, make_connection
 from ws import (
     BINARY,
@@ -45,12 +46,13 @@ from gunicorn_asgi.errors import ClientDisconnected
 from gunicorn_asgi.websocket.frames import MAX_DEFLATE
 from gunicorn_asgi.websocket.share import MessageMemory
 
+pytestmark = pytest.mark.both_libraries
+
 OFFER = b"Sec-WebSocket-Extensions: permessage-deflate"
 
 
-@pytest.fixture(params=WAYS)
-def parser(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+parser_names = WAYS
+"""For the fixture `parser`: HTTP/2 beside HTTP/1.1."""
 
 
 def compressed(opcode: int, payload: bytes, parts: int = 1, between: bytes = b"") -> bytes:
@@ -276,7 +278,10 @@ def test_a_long_message_is_compressed_while_others_are_served(parser: str) -> No
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await accept(receive, send)
-        tasks = [asyncio.ensure_future(send(sent(data))) for data in (long, "x" * 70_000, "short")]
+        tasks = []
+        for data in (long, "x" * 70_000, "short"):
+            tasks.append(start_task(send(sent(data))))
+            await asyncio.sleep(0)
         while not all(task.done() for task in tasks):
             await asyncio.sleep(0)
             turned.append(1)
@@ -318,7 +323,7 @@ def test_a_cancelled_send_of_a_long_message_has_sent_all_of_it(parser: str) -> N
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await accept(receive, send)
-        task = asyncio.ensure_future(send(sent(NOISE)))
+        task = start_task(send(sent(NOISE)))
         await asyncio.sleep(0)
         task.cancel()
         with suppress(asyncio.CancelledError):
@@ -336,7 +341,10 @@ def test_a_cancelled_send_of_a_long_message_has_sent_all_of_it(parser: str) -> N
 def test_a_close_comes_after_the_long_messages_before_it(parser: str) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await accept(receive, send)
-        await asyncio.gather(send(sent(NOISE)), send({"type": "websocket.close"}))
+        long = start_task(send(sent(NOISE)))
+        await asyncio.sleep(0)
+        await send({"type": "websocket.close"})
+        await long
 
     with serve_way(app, parser) as server:
         ws = connect(server, OFFER)
