@@ -13,6 +13,7 @@ from zlib import crc32
 
 import pytest
 from hypothesis import settings
+from processes import Processes
 
 from gunicorn_asgi.http1.parser import available
 
@@ -86,6 +87,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="KINDS",
         help="with --sample: but run all cases of these kinds, of " + ",".join(KINDS),
     )
+    parser.addoption(
+        "--processes", type=int, default=0, metavar="N", help="run the tests in N processes"
+    )
 
 
 sampled: frozenset[str] = frozenset()
@@ -109,6 +113,8 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--whole has an unknown kind: {', '.join(whole - {*KINDS})}")
     if config.getoption("sample"):
         sampled = frozenset(KINDS) - whole
+    if config.getoption("processes"):
+        config.pluginmanager.register(Processes(config.getoption("processes")))
     settings.register_profile("tests", parent=settings(), max_examples=examples(100), deadline=None)
     settings.load_profile("tests")
     # Gunicorn's processes write no bytecode (see process.py), but read it.

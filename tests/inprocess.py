@@ -14,9 +14,10 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from certificates import client_context
@@ -478,6 +479,14 @@ OPTION_NAMES = {option.name for option in OPTIONS} | {
 
 def make_settings(parser: str = "h11", **values: Any) -> Settings:
     """Settings as the worker reads them, of Gunicorn's settings and this package's options."""
+    # To read them takes longer than to serve a request, and most tests ask for the same ones.
+    is_hashable = all(isinstance(value, Hashable) for value in values.values())
+    read = _read_settings if is_hashable else _read_settings.__wrapped__
+    return read(parser, **values)
+
+
+@lru_cache(typed=True)
+def _read_settings(parser: str, **values: Any) -> Settings:
     cfg = Config()
     options = {"http": parser}
     for name, value in values.items():
