@@ -5,8 +5,6 @@ import compileall
 import os
 import sys
 from collections import defaultdict
-from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -126,25 +124,6 @@ def pytest_configure(config: pytest.Config) -> None:
         # server's thread may collect meanwhile.
         transport: Any = asyncio.sslproto._SSLProtocolTransport
         transport.__del__.__defaults__ = (lambda *_, **__: None,)  # its parameter _warn
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_setupnodes() -> None:
-    """Rewrite the test modules for pytest once, instead of in each process that starts next.
-
-    Two processes share the work, which takes seconds.
-    """
-    tests = Path(__file__).parent
-    if any(tests.glob(f"__pycache__/test_*.{sys.implementation.cache_tag}-pytest-*")):
-        return
-    paths = sorted(tests.glob("test_*.py"))
-    helper = os.fork()
-    for path in paths[0 if helper else 1 :: 2]:
-        with suppress(pytest.skip.Exception):
-            import_module(path.stem)
-    if not helper:
-        os._exit(0)
-    os.waitpid(helper, 0)
 
 
 def kind_of(item: pytest.Item) -> str:

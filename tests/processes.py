@@ -14,7 +14,9 @@ import struct
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib import import_module
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,6 +35,11 @@ class Processes:
 
     def __init__(self, count: int) -> None:
         self._count = count
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self, session: pytest.Session) -> None:
+        """Begin to collect."""
+        rewrite(Path(__file__).parent)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
@@ -70,6 +77,24 @@ class Processes:
                     os.kill(pid, signal.SIGINT)
                 os.waitpid(pid, 0)
         return True
+
+
+def rewrite(tests: Path) -> None:
+    """Have the test modules rewritten for pytest, which takes seconds, in two processes."""
+    pattern = f"__pycache__/test_*.{sys.implementation.cache_tag}-pytest-*"
+    if sys.dont_write_bytecode or any(tests.glob(pattern)):
+        return
+    paths = sorted(tests.glob("test_*.py"))
+    helper = os.fork()
+    try:
+        for path in paths[0 if helper else 1 :: 2]:
+            # Pytest imports a module again that has raised something, and tells it.
+            with suppress(Exception, pytest.skip.Exception):
+                import_module(path.stem)
+    finally:
+        if not helper:
+            os._exit(0)
+    os.waitpid(helper, 0)
 
 
 def divide(items: list[pytest.Item]) -> list[list[pytest.Item]]:
