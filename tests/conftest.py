@@ -10,6 +10,7 @@ from typing import Any
 from zlib import crc32
 
 import pytest
+import tables
 from hypothesis import settings
 from processes import Processes
 
@@ -154,10 +155,9 @@ def sample(cases: list[pytest.Item]) -> list[pytest.Item]:
 
     A checksum chooses: the same cases in every process of a run, others on each Python.
     """
-    least = 4
-    if cases[0].get_closest_marker("gunicorn"):
-        least = 2 if cases[0].get_closest_marker("smoke") else 0
-    count = least and least + max(0, len(cases) - least) // 16
+    if cases[0].get_closest_marker("gunicorn") and not cases[0].get_closest_marker("smoke"):
+        return []
+    count = 2 + max(0, len(cases) - 2) // 16
     return sorted(cases, key=lambda case: checksum(case.nodeid))[:count]
 
 
@@ -167,7 +167,8 @@ def checksum(name: str) -> int:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Tell `process.Gunicorn` whether the test has the marker that it asks for."""
+    """Tell `tables.each` and `process.Gunicorn` what they have to know of the test."""
+    tables.is_sampled = kind_of(item) in sampled
     if "process" in sys.modules:
         is_marked = item.get_closest_marker("gunicorn") is not None
         sys.modules["process"].Gunicorn.may_start = is_marked

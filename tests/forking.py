@@ -145,6 +145,9 @@ def become_gunicorn(arguments: list[str], directory: str, env: dict[str, str], o
 
     os.setsid()
     os.chdir(directory)
+    # Python has read it before.
+    if env.get("PYTHONPATH") != os.environ.get("PYTHONPATH"):
+        sys.path[1:1] = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
     os.environ.clear()
     os.environ.update(env)
     null = os.open(os.devnull, os.O_RDONLY)

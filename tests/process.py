@@ -148,7 +148,7 @@ class Gunicorn:
             # It writes over the command line with which a process was started.
             and "proc_name" not in settings
             # Variables of other names may be read when Python starts, or by an import.
-            and all(name.startswith("TEST_") for name in env or ())
+            and all(name.startswith("TEST_") or name == "PYTHONPATH" for name in env or ())
         )
         self._command = [sys.executable, *program, *self._args]
         if launcher:
