@@ -630,7 +630,8 @@ async def _stop_trio(library: Any) -> set[Any]:
     """End the run of trio. Returns the tasks that were left in it."""
     from libraries import running
 
-    left = {*library._nursery.child_tasks, *running}
+    # A run that has failed takes no more steps.
+    left = set() if library.is_over else {*library._nursery.child_tasks, *running}
     await library.close(WAIT)
     assert library.is_over, "tasks that do not end"
     return left

@@ -425,7 +425,7 @@ def test_a_run_that_is_abandoned_leaves_nothing_in_the_loop(parser: str) -> None
     async def work() -> None:
         host.trio_loop.start(main, lambda result: None)
         await asyncio.sleep(0.001)
-        assert len(host.pending_timers) == 2
+        assert len(host.pending_timers) == 1
         host.trio_loop.schedule()  # a turn is on its way
         host.trio_loop.abandon()
         host.trio_loop.abandon()
