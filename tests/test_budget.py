@@ -360,8 +360,8 @@ class TestEcho:
         assert scheduled == {"call_soon": 1, "future": 1}
 
 
-MAX_PYTHON_CALLS_OVER_TRIO = 35
-MAX_C_CALLS_OVER_TRIO = 37
+MAX_PYTHON_CALLS_OVER_TRIO = 38
+MAX_C_CALLS_OVER_TRIO = 39
 
 
 def measure_trio(*, has_deadline: bool = False) -> tuple[Counter[str], Counter[str], list[bytes]]:

@@ -22,25 +22,24 @@ class Bridge:
         """`schedule` has trio's loop run soon: see `TrioLoop.schedule`."""
         self._schedule = schedule
 
-    async def call(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-        """Call `function`, and run its coroutine to the end. Called in a task of trio.
-
-        It can be cancelled before the coroutine begins, and where it waits: then nothing that it
-        has taken is lost. After its first pause, for other tasks to run, a ``send()`` is mostly
-        complete, so it cannot be cancelled there.
-        """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        return await self._run(function(*arguments), trio.lowlevel.cancel_shielded_checkpoint)
-
     async def receive(self, function: Callable[[], Awaitable[T]]) -> T:
         """Call ``receive()``. Called in a task of trio.
 
-        It can be cancelled where it waits and where it pauses: nothing that it has taken is lost. A
+        It can be cancelled where it waits and where it pauses, and has taken no message then. A
         message that is there is returned even if the task is cancelled. Frameworks poll in this
         way: they cancel a ``receive()``, and look whether it returns all the same (Starlette's
         ``is_disconnected``).
         """
         return await self._run(function(), trio.lowlevel.checkpoint)
+
+    async def send(self, function: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+        """Call ``send()``. Called in a task of trio.
+
+        It can be cancelled before it begins, and where it waits. At its first pause, for other
+        tasks to run, it is mostly complete, so it cannot be cancelled there.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return await self._run(function(*arguments), trio.lowlevel.cancel_shielded_checkpoint)
 
     async def _run(self, awaitable: Awaitable[T], pause: Callable[[], Awaitable[None]]) -> T:
         """Run a coroutine to its end. `pause` is its first ``asyncio.sleep(0)``."""

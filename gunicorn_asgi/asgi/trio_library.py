@@ -166,7 +166,7 @@ class Trio:
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "lifespan":
                 trio.lowlevel.current_task().name = _name(scope)
-            await app(scope, partial(bridge.receive, receive), partial(bridge.call, send))
+            await app(scope, partial(bridge.receive, receive), partial(bridge.send, send))
 
         return application
 
