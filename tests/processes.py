@@ -44,8 +44,9 @@ class Processes:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
         """Run the tests in processes, of which each returns from here at its end."""
-        if session.testsfailed or session.config.option.collectonly or not session.items:
-            return None  # pytest's own loop knows what to do
+        option = session.config.option
+        if session.testsfailed or option.collectonly or option.usepdb or not session.items:
+            return None  # pytest's own loop knows what to do, and a debugger needs the terminal
         parts = divide(session.items)
         queue = make_queue(len(parts))
         base = session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
@@ -166,6 +167,9 @@ class Sender:
         self._connection = connection
         self._reports: list[dict[str, Any]] = []
 
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._connection.send(nodeid)
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
         self._reports.append(data)
@@ -179,7 +183,8 @@ def print_reports(session: pytest.Session, pids: dict[Connection, int]) -> None:
     """Pass the reports of the processes on to pytest's plugins, until all have ended."""
     config = session.config
     failed: set[Connection] = set()
-    last = dict.fromkeys(pids, "no test")
+    current = dict.fromkeys(pids, "no test")
+    """The test that each process runs, or has run last. Those without more tests are not in it."""
     while pids:
         for connection in wait(list(pids)):
             assert isinstance(connection, Connection)
@@ -187,16 +192,17 @@ def print_reports(session: pytest.Session, pids: dict[Connection, int]) -> None:
                 message = connection.recv()
             except EOFError:
                 code = os.waitstatus_to_exitcode(os.waitpid(pids.pop(connection), 0)[1])
-                if connection in last or code != int(connection in failed):
-                    raise RuntimeError(
-                        f"a process has ended with {code}, after {last.get(connection)}"
-                    ) from None
+                if connection in current or code != int(connection in failed):
+                    test = current.get(connection, "no test")
+                    raise RuntimeError(f"a process has ended with {code}, in {test}") from None
                 continue
             if message is None:  # it has no more tests
-                last.pop(connection, None)
+                current.pop(connection, None)
+                continue
+            if isinstance(message, str):  # a test begins
+                current[connection] = message
                 continue
             nodeid, location, reports = message
-            last[connection] = nodeid
             for data in reports:
                 report = config.hook.pytest_report_from_serializable(config=config, data=data)
                 config.hook.pytest_runtest_logreport(report=report)

@@ -80,4 +80,4 @@ def test_each_test_runs_once_and_failures_and_output_are_told(tmp_path: Path) ->
 def test_a_process_that_ends_in_a_test_fails_the_run(tmp_path: Path) -> None:
     code, output = run(tmp_path, TESTS + CRASHING)
     assert code == 3, output
-    assert "a process has ended with 0, after test_it.py::test_" in output
+    assert "a process has ended with 0, in test_it.py::test_crashes" in output
