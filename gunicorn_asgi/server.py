@@ -20,7 +20,7 @@ from .asgi.scope import Address, Application
 from .asgi.stream_drain import StreamDrain
 from .config.settings import Settings
 from .errors import RequestError
-from .http.contract import ASGIStream, ExchangeTask, Header
+from .http.contract import ApplicationTask, ASGIStream, Header
 from .http.fields import DATE, SERVER
 from .http.request import MAX_LINE, Rules
 from .http.trust import peer_rules, trusted_peers
@@ -216,7 +216,7 @@ class Server:
         beginning."""
         self.lost: set[Transport] = set()
         """Those of `connections` whose transport is lost. Their application is still running."""
-        self.tasks: dict[ExchangeTask, tuple[ASGIStream, float]] = {}
+        self.tasks: dict[ApplicationTask, tuple[ASGIStream, float]] = {}
         """The running applications, also after a complete response: their exchange, and the time
         when it began (``time.monotonic``)."""
         self._refused = 0
@@ -302,7 +302,7 @@ class Server:
         self._refused += 1
         return RequestError(503, "Too many requests at once", is_logged=True, fields=RETRY_AFTER)
 
-    def _task_done(self, task: ExchangeTask) -> None:
+    def _task_done(self, task: ApplicationTask) -> None:
         running = self.tasks.pop(task, None)
         if running is not None and task.cancelled():
             running[0].end_cancelled()

@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import outcome
@@ -409,6 +410,18 @@ def test_no_more_than_one_timer_waits(parser: str) -> None:
     host.run(main, beside).unwrap()
     host.loop.close()
     assert max(numbers) <= 2
+
+
+@pytest.mark.parametrize("missing", [*trio_loop.PRIVATE_PARTS, "runner.io_manager._epoll", None])
+def test_a_guest_mode_without_one_of_the_private_parts_is_not_known(missing: str | None) -> None:
+    guest = SimpleNamespace()
+    for path in {*trio_loop.PRIVATE_PARTS, "runner.io_manager._epoll"} - {missing}:
+        *owners, name = path.split(".")
+        owner = guest
+        for each in owners:
+            owner = vars(owner).setdefault(each, SimpleNamespace())
+        setattr(owner, name, SimpleNamespace(fileno=lambda: 3))
+    assert trio_loop.is_known(guest) == (missing is None)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import ConfigError
-from ..http.contract import ExchangeTask
+from ..http.contract import ApplicationTask
 from ..observe.printable import printable
 from .scope import Application
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 OLDEST_TRIO = (0, 25)
 """The oldest version of trio that works, as in pyproject.toml."""
 
-Spawn = Callable[..., ExchangeTask]
+Spawn = Callable[..., ApplicationTask]
 """(coroutine, context=...) -> task."""
 
 
@@ -34,14 +34,14 @@ class AsyncLibrary(Protocol):
         """The exception that cancels a task."""
 
     @property
-    def ends_by_cancellation(self) -> bool:
-        """Whether nothing but this package, and the end of the library, cancels its tasks."""
+    def cancels_tasks_at_end(self) -> bool:
+        """Whether its end cancels all tasks. Apart from that, only this package cancels them."""
 
     @property
     def spawn(self) -> Spawn:
         """Start a task for the coroutine of an exchange, in a context of its own."""
 
-    def create_task(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> ExchangeTask:
+    def create_task(self, coroutine: Coroutine[Any, Any, None], *, name: str) -> ApplicationTask:
         """Start a task for the lifespan."""
 
     def adapt(self, app: Application) -> Application:
@@ -53,7 +53,7 @@ class AsyncLibrary(Protocol):
     async def close(self, seconds: float) -> None:
         """Cancel all tasks that are left, and give them `seconds` to end."""
 
-    def list_tasks(self, besides: Collection[ExchangeTask]) -> list[NamedTask]:
+    def list_tasks(self, besides: Collection[ApplicationTask]) -> list[NamedTask]:
         """Return the application's tasks for a report, but those of the exchanges in `besides`.
 
         Not those that asyncio knows. May be called from another thread, or a signal handler.
@@ -64,7 +64,7 @@ class Asyncio:
     """Asyncio's own tasks: nothing lies between them and the loop."""
 
     cancelled = asyncio.CancelledError
-    ends_by_cancellation = False
+    cancels_tasks_at_end = False
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.spawn = _spawner(loop)
@@ -79,7 +79,7 @@ class Asyncio:
     async def close(self, seconds: float) -> None:
         """Tasks that are left are ended with the loop: `EventLoop.close`."""
 
-    def list_tasks(self, besides: Collection[ExchangeTask]) -> list[NamedTask]:
+    def list_tasks(self, besides: Collection[ApplicationTask]) -> list[NamedTask]:
         return []
 
 

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any, NoReturn
 
 from ..errors import ApplicationError, ClientDisconnected, RequestError, is_disconnect
-from ..http.contract import NEVER, ExchangeTask, ResponseWriter
+from ..http.contract import NEVER, ApplicationTask, ResponseWriter
 from ..http.fields import as_list
 from ..http.grammar import Header
 from ..observe.printable import printable
@@ -114,7 +114,7 @@ class HTTPStream:
         # Copied, because the application may change its scope.
         self.method: str = scope["method"]
         self.raw_path: bytes = scope["raw_path"]
-        self.task: ExchangeTask | None = None
+        self.task: ApplicationTask | None = None
         self.deadline = NEVER
         """When the application has to end, after a response without a body."""
         # The request.

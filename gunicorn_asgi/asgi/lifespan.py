@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any, Literal
 
 from ..errors import ApplicationError, LifespanError
-from ..http.contract import ExchangeTask
+from ..http.contract import ApplicationTask
 from ..observe.log import Log
 from ..observe.tasks import describe_task
 from .async_library import Asyncio, AsyncLibrary
@@ -69,7 +69,7 @@ class Lifespan:
         """The reason why the worker must not serve."""
         self._answered = asyncio.Event()
         self._shutdown = asyncio.Event()
-        self._task: ExchangeTask | None = None
+        self._task: ApplicationTask | None = None
         self._ended = asyncio.Event()
         """The application has ended."""
         self._began = self._warns_at = math.inf
@@ -169,7 +169,7 @@ class Lifespan:
         exit_error = find_exit(error)
         if exit_error is not None:
             self._exited(exit_error)
-        elif library.ends_by_cancellation and is_only(error, library.cancelled):
+        elif library.cancels_tasks_at_end and is_only(error, library.cancelled):
             self._lost()
         else:
             self._raised(reason or error)

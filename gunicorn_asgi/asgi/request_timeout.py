@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import RequestError
-from ..http.contract import ExchangeTask
+from ..http.contract import ApplicationTask
 from ..observe.log import Log
 from ..observe.running_requests import RunningExchanges, title
 from ..observe.tasks import describe_task
@@ -19,7 +19,7 @@ def cancel_overdue(running: RunningExchanges, limit_s: float, now: float, log: L
     the same clock. An application whose client has its response, or has gone, is left alone, and
     so is a WebSocket.
     """
-    overdue: list[tuple[ExchangeTask, HTTPStream, float]] = []
+    overdue: list[tuple[ApplicationTask, HTTPStream, float]] = []
     for task, (stream, began) in running.items():
         if now - began < limit_s:
             break

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import RequestError
-from ..http.contract import ExchangeTask
+from ..http.contract import ApplicationTask
 from ..observe.running_requests import RunningExchanges
 from .http import HTTPStream
 
@@ -22,7 +22,7 @@ class StreamDrain:
 
     def __init__(self, grace_s: float) -> None:
         self._grace_s = grace_s
-        self._told: dict[ExchangeTask, float] = {}
+        self._told: dict[ApplicationTask, float] = {}
         """The applications that were told, and when."""
 
     def look(self, running: RunningExchanges, now: float) -> None:

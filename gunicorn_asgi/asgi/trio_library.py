@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ..http.contract import ExchangeTask
+from ..http.contract import ApplicationTask
 from ..observe.log import Log
 from ..observe.tasks import NamedTask
 from .endings import find_exit, without_cancellations
@@ -35,7 +35,7 @@ class Trio:
     """
 
     cancelled = trio.Cancelled
-    ends_by_cancellation = True
+    cancels_tasks_at_end = True
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Trio:
             self.trio_loop.abandon()
             self._end_tasks()
 
-    def list_tasks(self, besides: Collection[ExchangeTask]) -> list[NamedTask]:
+    def list_tasks(self, besides: Collection[ApplicationTask]) -> list[NamedTask]:
         """Everything but `besides`, trio's own tasks, and the one that keeps the nursery open."""
         if self._main_task is None or self._root is None:
             return []
@@ -143,10 +143,11 @@ class Trio:
         self.loop.call_soon(task.end, True)
         return task
 
-    def handle(self, error: BaseException) -> bool:
-        """Handle an `error` that has left a task: in the nursery it would cancel all others.
+    def report(self, error: BaseException) -> bool:
+        """Report an `error` that has left a task, unless it is a cancellation.
 
-        Returns whether it is a cancellation: by the nursery, or one that an application has made.
+        Returns whether it is one: by the nursery, or made by an application. An error that reached
+        the nursery would cancel all other tasks.
         """
         reason = without_cancellations(error, trio.Cancelled)
         if reason is None:
@@ -249,11 +250,11 @@ class TrioTask:
                 is_cancelled = self._scope.cancelled_caught
         except BaseException as error:  # noqa: BLE001 # must not end the other tasks
             # After the end, the coroutine is closed by the collection of garbage.
-            is_cancelled = self._is_done or self._trio.handle(error)
+            is_cancelled = self._is_done or self._trio.report(error)
         self.end(is_cancelled)
 
     def end(self, is_cancelled: bool) -> None:
-        """The task takes no more steps."""
+        """Note that the task takes no more steps, and call its callbacks. Only once."""
         if self._is_done:
             return
         self._is_done = True
@@ -263,7 +264,7 @@ class TrioTask:
             for callback in self._callbacks:
                 callback(self)
         except Exception as error:  # noqa: BLE001 # must not end the other tasks
-            self._trio.handle(error)
+            self._trio.report(error)
 
     def cancel(self) -> bool:
         """Cancel the task, once and for all: every later wait in it raises, too."""

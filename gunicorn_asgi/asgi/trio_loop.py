@@ -14,6 +14,7 @@ import os
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import outcome
@@ -31,6 +32,14 @@ ROUNDED_SECONDS = 0.0005
 one after the other, until its deadline."""
 
 NO_EVENTS: Sequence[Any] = ()
+
+PRIVATE_PARTS = (
+    "runner.guest_tick_scheduled",
+    "runner.io_manager.get_events",
+    "runner.main_task_outcome",
+    "unrolled_run_gen.send",
+)
+"""What `TrioLoop` needs of trio's state of the guest mode."""
 
 
 class TrioLoop:
@@ -167,7 +176,7 @@ class TrioLoop:
             self._guest.unrolled_run_gen.close()
 
     def _release(self) -> None:
-        self._is_due = True
+        self._is_due = True  # so that nothing calls for another turn
         self._loop.remove_reader(self._descriptor)
         os.close(self._descriptor)
         if self._timer is not None:
@@ -176,19 +185,12 @@ class TrioLoop:
 
 
 def is_known(guest: Any) -> bool:
-    """Whether trio's state of the guest mode has what `TrioLoop` needs of it."""
+    """Whether trio's state of the guest mode, `guest`, has what `TrioLoop` needs of it."""
     try:
-        runner = guest.runner
-        parts = (
-            runner.guest_tick_scheduled,
-            runner.io_manager.get_events,
-            runner.main_task_outcome,
-            guest.unrolled_run_gen.send,
-            sniffio.thread_local.name,
-        )
+        attrgetter(*PRIVATE_PARTS)(guest)
     except AttributeError:
         return False
-    return len(parts) > 0 and _events_of(guest) >= 0
+    return hasattr(sniffio.thread_local, "name") and _events_of(guest) >= 0
 
 
 def _events_of(guest: Any) -> int:

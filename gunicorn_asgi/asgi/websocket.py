@@ -6,7 +6,7 @@ import asyncio
 from enum import Enum
 
 from ..errors import ApplicationError, ClientDisconnected, Violation, is_disconnect
-from ..http.contract import NEVER, ExchangeTask, ResponseWriter
+from ..http.contract import NEVER, ApplicationTask, ResponseWriter
 from ..observe.printable import printable
 from ..websocket.close import INTERNAL_ERROR, NORMAL_CLOSURE, SERVICE_RESTART, Close
 from ..websocket.deflate import Deflate
@@ -95,11 +95,11 @@ class WebSocketStream:
     # From the connection.
 
     @property
-    def task(self) -> ExchangeTask | None:
+    def task(self) -> ApplicationTask | None:
         return self._handshake.http.task
 
     @task.setter
-    def task(self, task: ExchangeTask | None) -> None:
+    def task(self, task: ApplicationTask | None) -> None:
         self._handshake.http.task = task
 
     @property

@@ -76,7 +76,7 @@ CLIENT_CLOSED_REQUEST = 499
 """Status for the log only: the client went away before there was a response. From nginx."""
 
 
-class ExchangeTask(Protocol):
+class ApplicationTask(Protocol):
     """The task in which an application runs: an asyncio.Task, or the same of another library."""
 
     def cancel(self) -> bool: ...
@@ -99,7 +99,7 @@ class ASGIStream(Protocol):
     raw_path: bytes
 
     task: Any
-    """The `ExchangeTask` of `run`, or None before the start."""
+    """The `ApplicationTask` of `run`, or None before the start."""
     is_health_check: bool
     """The server answers for the application: `ConnectionHost.start_health_check`. (HTTP/2.)"""
     may_be_followed: bool

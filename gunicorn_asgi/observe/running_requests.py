@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from ..http.contract import ASGIStream, ExchangeTask
+from ..http.contract import ApplicationTask, ASGIStream
 from .printable import printable
 from .stacks import name_calls, read_awaits
 from .tasks import HOLDS, NamedTask, describe_children, list_children
@@ -14,7 +14,7 @@ MAX_LISTED = 50
 """Requests, tasks and threads in a report, of each. The arbiter kills a second after ABRT."""
 MAX_PATH = 200
 
-RunningExchanges = Mapping[ExchangeTask, tuple[ASGIStream, float]]
+RunningExchanges = Mapping[ApplicationTask, tuple[ASGIStream, float]]
 """The tasks of running requests, each with its exchange and its start (``time.monotonic``)."""
 
 
@@ -27,7 +27,7 @@ def list_requests(
     for `silence` seconds.
     """
     now = time.monotonic()
-    requests: list[tuple[float, ASGIStream, ExchangeTask | None]]
+    requests: list[tuple[float, ASGIStream, ApplicationTask | None]]
     requests = [(began, stream, task) for task, (stream, began) in list(running.items())]
     requests.sort(key=lambda request: request[0])
     if blocking is not None and not any(stream is blocking for _, stream, _ in requests):

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Collection
 from types import CodeType, FrameType
 
-from ..http.contract import ASGIStream, ExchangeTask
+from ..http.contract import ApplicationTask, ASGIStream
 from .emergency_log import LOG_SECONDS, FileLog, log_descriptor, log_in_time
 from .printable import printable
 from .running_requests import (
@@ -51,7 +51,7 @@ class StallWatch:
         interval: float,
         loop: asyncio.AbstractEventLoop,
         log: FileLog,
-        list_tasks: Callable[[Collection[ExchangeTask]], list[NamedTask]] = lambda _: [],
+        list_tasks: Callable[[Collection[ApplicationTask]], list[NamedTask]] = lambda _: [],
     ) -> None:
         """`list_tasks`: see `AsyncLibrary.list_tasks`."""
         self.beat = time.monotonic()
