@@ -961,6 +961,71 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     ready.set()
 
 
+@pytest.fixture
+def hidden_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In tasks of trio, asyncio finds no running loop: so does trio-asyncio, once it is imported."""
+    find, get = asyncio.events._get_running_loop, asyncio.get_running_loop
+
+    def find_outside() -> Any:
+        return None if trio.lowlevel.in_trio_task() else find()
+
+    def get_outside() -> Any:
+        if trio.lowlevel.in_trio_task():
+            raise RuntimeError("no running event loop")
+        return get()
+
+    monkeypatch.setattr(asyncio.events, "_get_running_loop", find_outside)
+    monkeypatch.setattr(asyncio.events, "get_running_loop", get_outside)
+
+
+@pytest.mark.usefixtures("hidden_loop")
+@pytest.mark.parametrize("extension", ["pathsend", "zerocopysend"])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_file_and_a_body_are_sent_without_the_running_loop(
+    way: str, extension: str, tmp_path: Path, slow_disk: threading.Event
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 10_000)
+    slow_disk.set()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert (await receive())["body"] == b"begun"
+        assert (await receive())["body"] == b", and gone on"
+        await send(START)
+        with path.open("rb") as file:
+            message = {"path": str(path)} if extension == "pathsend" else {"file": file}
+            await send({"type": f"http.response.{extension}", **message})
+
+    with serve_trio_way(app, way) as server:
+        peer = Peer(server, body=b"begun")
+        server.wait_until(lambda: bool(server.server.tasks))
+        peer.send(b", and gone on")
+        assert peer.read() == (200, b"x" * 10_000, True)
+
+
+@pytest.mark.usefixtures("hidden_loop")
+def test_a_lifespan_waits_without_the_running_loop(parser: str) -> None:
+    got = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        got.append(await receive())
+        await send({"type": "lifespan.startup.complete"})
+        got.append(await receive())
+        await send({"type": "lifespan.shutdown.complete"})
+        await receive()  # until the task is cancelled
+
+    with inside(parser) as room:
+
+        async def work() -> None:
+            lifespan = room.lifespan(app)
+            await lifespan.startup()
+            await asyncio.sleep(0.01)
+            await lifespan.shutdown(0.4)
+
+        room.run(work)
+    assert [message["type"] for message in got] == ["lifespan.startup", "lifespan.shutdown"]
+
+
 @pytest.mark.parametrize("extension", ["pathsend", "zerocopysend"])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_file_that_a_thread_opens_or_reads_for_nobody_any_more_is_closed(

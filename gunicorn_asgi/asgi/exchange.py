@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from enum import IntEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import ApplicationError
 from ..observe.log import Log
@@ -200,6 +200,16 @@ def wake(waiters: Waiters) -> None:
     for waiter in waiters:
         if not waiter.done():
             waiter.set_result(None)
+
+
+async def wait_until_done(future: asyncio.Future[Any], loop: asyncio.AbstractEventLoop) -> None:
+    """Wait for `future`, and do not cancel it when the caller is cancelled.
+
+    ``asyncio.wait`` would look for the running loop, which trio-asyncio hides in tasks of trio.
+    """
+    waiters: Waiters = []
+    future.add_done_callback(lambda _: wake(waiters))
+    await wait(waiters, loop)
 
 
 async def pace(count: int) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..errors import ApplicationError
+from .exchange import wait_until_done
 from .opener import Opener
 
 MIN_SENDFILE = 16384
@@ -64,7 +65,7 @@ async def open_file(loop: asyncio.AbstractEventLoop, path: str) -> File:
             os.close(descriptor)  # a thread can wait for the disk, and finds any other error
     opening = loop.run_in_executor(None, _open, path)
     try:
-        await asyncio.wait([opening])  # does not cancel it when it is cancelled itself
+        await wait_until_done(opening, loop)
     except asyncio.CancelledError:
         opening.add_done_callback(_close_unwanted)
         raise
@@ -197,5 +198,5 @@ async def read_piece(
             reading.exception()  # the caller may have been cancelled
 
     reading.add_done_callback(release)
-    await asyncio.wait([reading])  # does not cancel it when it is cancelled itself
+    await wait_until_done(reading, loop)
     return found + reading.result()

@@ -19,6 +19,7 @@ from ..observe.log import Log
 from ..observe.tasks import describe_task
 from .async_library import Asyncio, AsyncLibrary
 from .endings import find_exit, is_only, without_cancellations
+from .exchange import Waiters, wait, wake
 from .scope import Application, Message, lifespan_scope
 
 CLEANUP_SECONDS = 1.0
@@ -60,6 +61,7 @@ class Lifespan:
         self._log = log
         self._leave = leave
         self._library = library
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._state: dict[str, Any] = {}
         self._phase = LifespanPhase.NEW
         self._has_started = False
@@ -68,7 +70,9 @@ class Lifespan:
         self._failure: str | None = None
         """The reason why the worker must not serve."""
         self._answered = asyncio.Event()
-        self._shutdown = asyncio.Event()
+        self._is_shutting_down = False
+        """``receive()`` may return lifespan.shutdown."""
+        self._receiving: Waiters = []
         self._task: ApplicationTask | None = None
         self._ended = asyncio.Event()
         """The application has ended."""
@@ -89,11 +93,11 @@ class Lifespan:
         """
         if self._mode == "off":
             return
-        if self._library is None:
-            self._library = Asyncio(asyncio.get_running_loop())
+        self._loop = asyncio.get_running_loop()
+        library = self._library or Asyncio(self._loop)
         self._began = time.monotonic()
         self._warns_at = self._began + LONG_STARTUP_SECONDS
-        self._task = self._library.create_task(self._run(self._library), name="lifespan")
+        self._task = library.create_task(self._run(library), name="lifespan")
         try:
             await self._answered.wait()
         except asyncio.CancelledError:
@@ -126,7 +130,8 @@ class Lifespan:
         if self._phase is LifespanPhase.RUNNING:
             self._phase = LifespanPhase.STOPPING
             self._answered.clear()
-            self._shutdown.set()
+            self._is_shutting_down = True
+            wake(self._receiving)
         if self._phase is LifespanPhase.STOPPING:  # also if an earlier call was cancelled
             if not await _within(timeout, self._answered):
                 self._log.error("ASGI lifespan.shutdown was not complete after %.1f s", timeout)
@@ -229,9 +234,11 @@ class Lifespan:
         if self._phase is LifespanPhase.NEW:
             self._phase = LifespanPhase.STARTING
             return {"type": "lifespan.startup"}
-        await self._shutdown.wait()
-        if self._has_received_shutdown:
-            await asyncio.Event().wait()  # forever: there is no third message
+        # There is no third message. An asyncio.Event would look for the running loop: see
+        # `exchange.wait_until_done`.
+        while not self._is_shutting_down or self._has_received_shutdown:
+            assert self._loop is not None
+            await wait(self._receiving, self._loop)
         self._has_received_shutdown = True
         return {"type": "lifespan.shutdown"}
 
