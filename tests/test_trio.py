@@ -377,6 +377,17 @@ def test_no_exception_of_one_application_cancels_the_others(
         assert other.read() == (200, b"other", True)
 
 
+def test_a_group_of_cancellations_is_no_error_of_a_task(parser: str, library: str) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise BaseExceptionGroup("of a group", [asyncio.CancelledError()])
+
+    with serve(app, parser, library=library) as server:
+        assert Peer(server).read() == (500, b"Internal Server Error", True)
+        assert errors(server) == ["ASGI application was cancelled, handling request GET /"]
+        server.run(asyncio.sleep(0.01))
+        gc.collect()  # asyncio complains of an error that nobody has retrieved
+
+
 @pytest.mark.parametrize("error", [asyncio.CancelledError(), Own(), SystemExit(3)], ids=repr)
 def test_an_exception_that_leaves_a_task_does_not_end_the_run(
     parser: str, error: BaseException
@@ -518,6 +529,78 @@ def test_after_a_fault_of_trio_every_request_gets_an_answer(way: str) -> None:
         f"ASGI application was cancelled, handling request {which}"
         for which in ("GET /fails", "GET /later", "POST /waits")
     ]
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("where", ["nursery", "system task", "cancelled"])
+def test_a_shield_does_not_hide_that_the_run_is_going_to_end(parser: str, where: str) -> None:
+    """The run ends after its last task, and no new task can do anything until then."""
+    fault = ValueError("of a task beside the exchanges")
+
+    async def fail() -> None:
+        raise fault
+
+    async def crash() -> None:
+        nursery = trio.lowlevel.current_task().parent_nursery
+        assert nursery is not None
+        if where == "nursery":
+            nursery.start_soon(fail)
+        elif where == "system task":
+            trio.lowlevel.spawn_system_task(fail)
+        else:
+            nursery.cancel_scope.cancel()
+
+    with inside(parser) as room:
+
+        async def work() -> None:
+            room.start(wait_shielded())
+            await asyncio.sleep(0.001)
+            room.start(crash())
+            while not room.crashes:
+                await asyncio.sleep(0.01)
+
+        room.run(work)
+        (error,) = room.crashes
+        assert error is fault if where != "cancelled" else "cancelled" in str(error)
+        assert len(room.log.take("warning")) == 1  # about the shielded task
+        room.library = None
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_nursery_that_is_never_left_does_not_end_the_run(parser: str) -> None:
+    """As an asynchronous generator leaves it that nobody closes."""
+    ended = Flag()
+    nurseries = []
+
+    async def run() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/other":
+            await read_body(receive)
+        else:
+            nurseries.append(trio.open_nursery())
+            nursery = await nurseries[0].__aenter__()
+            nursery.start_soon(run)
+            await trio.lowlevel.checkpoint()
+        await answer(send, b"answer")
+
+    with (
+        pytest.raises(AssertionError, match="Cancel scope stack corrupted") as complaints,
+        serve_trio(app, parser) as server,
+    ):
+        other = Peer(server, "/other", b"x" * 999)
+        assert Peer(server).read() == (200, b"answer", True)
+        ended.wait()
+        other.send(b"x", end=True)
+        assert other.read() == (200, b"answer", True)
+    assert str(complaints.value).count("RuntimeError") == 1
+    nurseries.clear()
     gc.collect()
 
 

@@ -164,7 +164,8 @@ def _is_cancelled_by(exchange: RunningExchange, error: BaseException) -> bool:
     if reason is None:
         if exchange.phase is not COMPLETE:
             exchange.application_cancelled()
-        return True
+        # asyncio would take a group that leaves its task for an error.
+        return isinstance(error, (exchange.host.cancelled, asyncio.CancelledError))
     exit_error = find_exit(reason)
     if exit_error is not None:
         # Raised by a signal handler, or by the application itself.

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 MAX_NAME = 200
 """Bytes of a request's path in the name of its task."""
+CRASH_SECONDS = 0.1
+"""Time for tasks to end after a crash, before it is reported without waiting for them."""
 MAX_NAMED_TASKS = 10
 """Tasks that the log line names."""
 
@@ -56,6 +58,8 @@ class Trio:
         self._is_ready = asyncio.Event()
         self._is_over = asyncio.Event()
         self._is_closing = False
+        self._is_reported = False
+        """`on_crash` was called although tasks hold up the end of the run."""
 
     @property
     def is_over(self) -> bool:
@@ -71,7 +75,11 @@ class Trio:
         self._main_task = trio.lowlevel.current_task()
         async with trio.open_nursery() as self._nursery:
             self._is_ready.set()
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                # The run is going to end, once all tasks have ended.
+                self.loop.call_later(CRASH_SECONDS, self._report_crash)
 
     def _ended(self, result: outcome.Outcome[None]) -> None:
         self._is_ready.set()
@@ -83,8 +91,22 @@ class Trio:
             error = _without_wrappers(reason)
         if error is None and not self._is_closing:
             error = RuntimeError("the run of trio has ended")
-        if error is not None:
+        if error is not None and not self._is_reported:
             self._on_crash(error)
+
+    def _report_crash(self) -> None:
+        """Report the end of a run that tasks hold up: no new task can do anything in it."""
+        if self.is_over or self._is_closing:
+            return
+        assert self._root is not None
+        errors: list[BaseException] = []
+        for nursery in (self._nursery, *self._root.child_nurseries):
+            errors += getattr(nursery, "_pending_excs", ())
+        reasons = [error for error in errors if without_cancellations(error, trio.Cancelled)]
+        self._is_reported = True
+        self._on_crash(
+            _without_wrappers(reasons[0]) if reasons else RuntimeError("all tasks were cancelled")
+        )
 
     def _end_tasks(self) -> None:
         self._is_over.set()
@@ -211,6 +233,18 @@ def _is_of_trio(task: trio.lowlevel.Task) -> bool:
     return frame is not None and frame.f_globals.get("__name__", "").startswith("trio._core.")
 
 
+def _abandon_nurseries(task: trio.lowlevel.Task) -> None:
+    """Cancel the nurseries that an application has opened and not left, and forget them.
+
+    Otherwise trio would raise an error of its own in the nursery of the worker.
+    """
+    for nursery in task.child_nurseries:
+        nursery.cancel_scope.cancel()
+        nursery._closed = True  # as trio does: no task begins in it any more
+    left: list[trio.Nursery] = getattr(task, "_child_nurseries", [])
+    left.clear()
+
+
 class TrioTask:
     """A task of trio, with the part of asyncio.Task's interface that is used here."""
 
@@ -251,6 +285,8 @@ class TrioTask:
         except BaseException as error:  # noqa: BLE001 # must not end the other tasks
             # After the end, the coroutine is closed by the collection of garbage.
             is_cancelled = self._is_done or self._trio.report(error)
+        if self.task.child_nurseries and not self._is_done:
+            _abandon_nurseries(self.task)
         self.end(is_cancelled)
 
     def end(self, is_cancelled: bool) -> None:
