@@ -604,6 +604,25 @@ def test_a_nursery_that_is_never_left_does_not_end_the_run(parser: str) -> None:
     gc.collect()
 
 
+def test_an_abort_function_that_raises_is_no_error_of_the_caller(parser: str) -> None:
+    async def wait() -> None:
+        await trio.lowlevel.wait_task_rescheduled(fail_in_trio)
+
+    with inside(parser) as room:
+
+        async def work() -> None:
+            task = room.start(wait())
+            await asyncio.sleep(0.001)
+            assert task.cancel()
+            (complaint,) = room.complaints
+            assert "in trio's own code" in str(complaint["exception"])
+            room.complaints.clear()
+            assert task.task is not None
+            trio.lowlevel.reschedule(task.task)
+
+        room.run(work)
+
+
 def test_no_task_begins_once_the_run_has_ended(parser: str) -> None:
     with inside(parser) as room:
         begun = []

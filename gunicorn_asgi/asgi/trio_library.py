@@ -117,8 +117,7 @@ class Trio:
         self._is_closing = True
         if self._nursery is None or self.is_over:
             return
-        self.trio_loop.schedule()
-        self._nursery.cancel_scope.cancel()
+        self.cancel(self._nursery.cancel_scope)
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._is_over.wait(), seconds)
         if not self.is_over:
@@ -182,6 +181,14 @@ class Trio:
                 {"message": "Error in a task of trio", "exception": reason}
             )
         return False
+
+    def cancel(self, scope: trio.CancelScope) -> None:
+        """Cancel everything in `scope`."""
+        self.trio_loop.schedule()
+        try:
+            scope.cancel()
+        except Exception as error:  # noqa: BLE001 # of an application's abort function
+            self.handle(error)
 
     def adapt(self, app: Application) -> Application:
         bridge = self._bridge
@@ -307,8 +314,7 @@ class TrioTask:
         if self._is_done:
             return False
         self._is_to_end = True
-        self._trio.trio_loop.schedule()
-        self._scope.cancel()
+        self._trio.cancel(self._scope)
         return True
 
     def done(self) -> bool:
