@@ -7,6 +7,7 @@ import gc
 import os
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -328,6 +329,17 @@ def test_a_task_can_wait_until_all_others_wait(host: Host) -> None:
             await trio.testing.wait_all_tasks_blocked(0.001)
 
     host.run(main).unwrap()
+
+
+def test_a_timer_of_a_deadline_that_is_no_more_does_not_end_another_wait(host: Host) -> None:
+    async def main() -> float:
+        with trio.move_on_after(0.03):
+            await trio.to_thread.run_sync(time.sleep, 0.001)
+        began = time.monotonic()
+        await trio.testing.wait_all_tasks_blocked(0.1)
+        return time.monotonic() - began
+
+    assert host.run(main).unwrap() >= 0.09
 
 
 def test_the_end_leaves_no_descriptor_and_another_run_can_follow(parser: str) -> None:

@@ -59,6 +59,8 @@ class TrioLoop:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         """The time of `_timer` (``time.monotonic``). trio's next deadline may be later."""
+        self._due_at = 0.0
+        """The time when trio wants its next turn (``time.monotonic``)."""
         self._has_ended = False
 
     @property
@@ -110,7 +112,13 @@ class TrioLoop:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._turn_now()
+        if self._is_due:
+            return
+        if time.monotonic() < self._due_at - SAME_SECONDS:
+            # A turn without events would end a `wait_all_tasks_blocked` too early.
+            self._set_timer(self._due_at)
+        else:
+            self._turn_now()
 
     def _turn_now(self) -> None:
         if not self._is_due:
@@ -141,15 +149,15 @@ class TrioLoop:
             self._loop.call_soon(self._turn)
             return
         self._is_due = guest.runner.guest_tick_scheduled = False
-        at = time.monotonic() + min(timeout, LONG_SECONDS)
+        self._due_at = at = time.monotonic() + min(timeout, LONG_SECONDS)
         if self._timer is None or at < self._timer_at - SAME_SECONDS:
             self._set_timer(at)
 
     def _set_timer(self, at: float) -> None:
         """Have a turn at this time (``time.monotonic``).
 
-        A timer that is earlier than trio's next deadline stays, and its turn sets the next one:
-        most turns leave the deadlines alone, so that most need no new timer.
+        A timer that is earlier than trio's next deadline stays, and sets the next one when it is
+        over: most turns leave the deadlines alone, so that most need no new timer.
         """
         if self._timer is not None:
             self._timer.cancel()
