@@ -188,7 +188,7 @@ class Trio:
         try:
             scope.cancel()
         except Exception as error:  # noqa: BLE001 # of an application's abort function
-            self.handle(error)
+            self.report(error)
 
     def adapt(self, app: Application) -> Application:
         bridge = self._bridge
