@@ -113,7 +113,11 @@ async def _wait_for_future(future: asyncio.Future[Any]) -> None:
 
 def is_trio() -> bool:
     """Whether a task of trio calls this."""
-    return trio.lowlevel.in_trio_task()
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def turn() -> None:

@@ -31,6 +31,7 @@ from inprocess import (
     request,
     serve,
 )
+from libraries import is_trio
 from ways import descriptors
 from ws import WAYS, serve_way, text
 from ws import connect as connect_websocket
@@ -1069,10 +1070,10 @@ def hidden_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     find, get = asyncio.events._get_running_loop, asyncio.get_running_loop
 
     def find_outside() -> Any:
-        return None if trio.lowlevel.in_trio_task() else find()
+        return None if is_trio() else find()
 
     def get_outside() -> Any:
-        if trio.lowlevel.in_trio_task():
+        if is_trio():
             raise RuntimeError("no running event loop")
         return get()
 
