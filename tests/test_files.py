@@ -902,6 +902,41 @@ def test_what_was_sent_counts_where_an_application_sends_the_rest_otherwise(
         assert client.read_response().body == content(BIG)
 
 
+@pytest.mark.parametrize("way", ["1.1", "tls", "h2"])
+def test_a_body_without_a_length_that_lacks_a_part_of_a_file_does_not_look_complete(
+    parser: str, way: str, make: Any
+) -> None:
+    """Nobody knows how much of it was sent (RFC 9112, 8; RFC 9113, 8.1.1)."""
+    path = make(BIG)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(START)
+        await send(body(b"first", more=True))
+        with path.open("rb") as file:
+            message = {"type": "http.response.zerocopysend", "file": file, "more_body": True}
+            sender = start_task(send(message))
+            while not any(task_is_waiting(stream) for stream in streams(asked.server)):
+                await asyncio.sleep(0.01)
+            sender.cancel()
+            await asyncio.wait([sender])
+        with pytest.raises(OSError, match="gone"):
+            await send(body(b"last"))
+        cancelled.set()
+
+    cancelled = Flag()
+    with serving(app, parser, way) as asked:
+        client = asked.connect()
+        if asked.is_h2:
+            stream = client.begin()
+            cancelled.wait()
+            assert not client.read_response(stream).has_ended
+        else:
+            client.send(GET)
+            cancelled.wait()
+            with pytest.raises((Truncated, ConnectionError)):
+                client.read_response()
+
+
 @pytest.fixture
 def slow_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Opening and reading wait until this is set."""

@@ -142,7 +142,7 @@ async def run_application(exchange: RunningExchange, app: Application) -> None:
     try:
         await app(exchange.scope, exchange.receive, exchange.send)
     except BaseException as error:
-        if _is_cancelled_by(exchange, error):
+        if _handle_exception(exchange, error):
             raise
     else:
         if exchange.phase is not COMPLETE:
@@ -152,8 +152,10 @@ async def run_application(exchange: RunningExchange, app: Application) -> None:
             exchange.finish()
 
 
-def _is_cancelled_by(exchange: RunningExchange, error: BaseException) -> bool:
-    """Tell `exchange` that its application has ended by `error`. Returns whether it was cancelled.
+def _handle_exception(exchange: RunningExchange, error: BaseException) -> bool:
+    """End an exchange whose application has raised. Returns whether `error` is to be raised again.
+
+    It is if it cancels the task, so that the task ends as a cancelled one.
 
     This is a function of its own because `run_application` must not name the error: its frame is in
     the error's traceback. That cycle would keep all objects of the request from being released.

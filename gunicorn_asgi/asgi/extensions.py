@@ -60,6 +60,9 @@ class ExtensibleResponse(Protocol):
     def finish(self) -> None:
         """Finish the exchange: the response is complete."""
 
+    def cut(self) -> None:
+        """End the response within a part: the ``send()`` of the part was cancelled."""
+
     async def wait_for_room(self) -> None:
         """Wait while the connection's buffer is full. Raises ClientDisconnected."""
 
@@ -206,8 +209,13 @@ async def _send_file(response: ExtensibleResponse, file: File, end: bool) -> Non
             await _send_pieces(response, file.descriptor, file.offset + count - left, left, end)
         elif end:
             response.send_body({})
+    except asyncio.CancelledError:
+        if response.phase is SENDING and response.content_left == UNDECLARED:
+            response.cut()
+        raise
     finally:
-        # Also if the application was cancelled: it may send the rest in another way.
+        # Also if the application was cancelled: it may send the rest of a body with a length in
+        # another way.
         if response.phase is SENDING:
             response.phase = STREAMING
 

@@ -401,11 +401,18 @@ class HTTPStream:
         finally:
             self._is_sending_pieces = False
             if self.phase is SENDING:
-                # It was cancelled: an application that goes on does not know how much was sent.
-                self.phase = STREAMING
-                self.writer.abort()
-                self.client = GONE
+                self.cut()
             self._wake()
+
+    def cut(self) -> None:
+        """End the response within a part: the ``send()`` of the part was cancelled.
+
+        An application that goes on does not know how much was sent, and its next parts could make
+        the body look complete (RFC 9112, 8; RFC 9113, 8.1.1).
+        """
+        self.phase = STREAMING
+        self.writer.abort()
+        self.client = GONE
 
     def _write_piece(self, piece: bytes | memoryview, is_whole: bool) -> None:
         """Write a piece that is not the last of the body. `is_whole`: the others follow."""

@@ -153,7 +153,7 @@ class Lifespan:
         try:
             await self._app(lifespan_scope(self._state), self._receive, self._send)
         except BaseException as error:
-            if self._is_cancelled_by(error, library):
+            if self._handle_exception(error, library):
                 raise
         else:
             self._returned()
@@ -162,8 +162,10 @@ class Lifespan:
             self._answered.set()
             self._ended.set()
 
-    def _is_cancelled_by(self, error: BaseException, library: AsyncLibrary) -> bool:
-        """The application has ended by `error`. Returns whether this object has cancelled it.
+    def _handle_exception(self, error: BaseException, library: AsyncLibrary) -> bool:
+        """The application has raised. Returns whether `error` is to be raised again.
+
+        It is if this object has cancelled the application.
 
         `_run` must not name the error: see `exchange.run_application`.
         """

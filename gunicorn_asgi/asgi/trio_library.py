@@ -247,7 +247,8 @@ def _abandon_nurseries(task: trio.lowlevel.Task) -> None:
     """
     for nursery in task.child_nurseries:
         nursery.cancel_scope.cancel()
-        nursery._closed = True  # as trio does: no task begins in it any more
+        with suppress(AttributeError):  # private in trio
+            nursery._closed = True  # as trio does: no task begins in it any more
     left: list[trio.Nursery] = getattr(task, "_child_nurseries", [])
     left.clear()
 
