@@ -74,6 +74,12 @@ def base_environment() -> dict[str, str]:
     return {**env, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 
 
+def listens(path: Path) -> bool:
+    """Whether a socket listens there. It has its path a moment earlier."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        return sock.connect_ex(str(path)) == 0
+
+
 def poll(probe: Callable[[], T], what: str = "", seconds: float = DEADLINE) -> T:
     """Call `probe` until it returns something true, and return that."""
     deadline = time.monotonic() + seconds

@@ -23,7 +23,7 @@ from accesslog import make_access
 from gunicorn.config import Config
 from gunicorn.glogging import Logger
 from gunicorn.instrument.statsd import Statsd
-from process import Gunicorn, poll
+from process import Gunicorn, listens, poll
 
 from gunicorn_asgi.observe import log_failures, stacks
 from gunicorn_asgi.observe.line_writer import LineWriter
@@ -504,7 +504,7 @@ def test_a_full_disk_costs_no_request_and_a_line_for_each_log(tmp_path: Path) ->
         access_log_format="%({authorization}i)s",
         wait=False,
     ) as server:
-        poll((tmp_path / "socket").exists, "the socket")
+        poll(lambda: listens(tmp_path / "socket"), "the socket")
         headers = {"Authorization": SECRET}
         with server.client() as client:
             for _ in range(5):

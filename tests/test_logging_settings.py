@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process import SETTINGS, Gunicorn, poll
+from process import SETTINGS, Gunicorn, listens, poll
 
 pytestmark = pytest.mark.gunicorn
 
@@ -74,7 +74,7 @@ def test_nothing_is_written_below_the_level(tmp_path: Path) -> None:
     with Gunicorn(
         tmp_path, bind=f"unix:{tmp_path}/socket", loglevel="warning", wait=False
     ) as server:
-        poll((tmp_path / "socket").exists, "the socket")
+        poll(lambda: listens(tmp_path / "socket"), "the socket")
         assert server.get("/hello").status_code == 200
         assert server.stop() == 0
         assert server.log == ""
