@@ -5,8 +5,8 @@ import time
 
 from events import note
 
-note("importing")
 try:
+    note("importing")
     time.sleep(float(os.environ["TEST_IMPORT_SECONDS"]))
 except BaseException as error:
     note(type(error).__name__)
