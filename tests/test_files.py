@@ -25,7 +25,7 @@ import pytest
 from inprocess import GET, WAIT, Flag, Truncated, is_over_trio, request, serve
 from libraries import start_task, turn
 from process import LOOPS, NOTE, Gunicorn, poll
-from ways import SHUT, WAYS, certificate, descriptors, serving
+from ways import SHUT, WAYS, Way, certificate, descriptors, serving
 
 from gunicorn_asgi.asgi import files
 from gunicorn_asgi.asgi.opener import Opener
@@ -846,6 +846,20 @@ def test_pipelined_requests_behind_a_file_wait_for_it(parser: str, make: Any) ->
 # An application that loses its patience.
 
 
+def expect_incomplete(asked: Way, cancelled: Flag) -> None:
+    """Ask, read once it is `cancelled`, and expect a response that is not complete."""
+    client = asked.connect()
+    if asked.is_h2:
+        stream = client.begin()
+        cancelled.wait()
+        assert not client.read_response(stream).has_ended
+    else:
+        client.send(GET)
+        cancelled.wait()
+        with pytest.raises((Truncated, ConnectionError)):
+            client.read_response()
+
+
 @pytest.mark.parametrize("way", ["1.1", "tls", "h2"])
 def test_an_application_that_is_cancelled_while_it_sends_leaves_nothing_open(
     parser: str, way: str, make: Any
@@ -863,16 +877,7 @@ def test_an_application_that_is_cancelled_while_it_sends_leaves_nothing_open(
 
     cancelled = Flag()
     with serving(app, parser, way) as asked:
-        client = asked.connect()
-        if asked.is_h2:
-            stream = client.begin()
-            cancelled.wait()
-            assert not client.read_response(stream).has_ended
-        else:
-            client.send(GET)
-            cancelled.wait()
-            with pytest.raises((Truncated, ConnectionError)):
-                client.read_response()
+        expect_incomplete(asked, cancelled)
         (line,) = asked.server.log.take("error")
         assert line.text == "ASGI application was cancelled, handling request GET /"
 
@@ -925,16 +930,7 @@ def test_a_body_without_a_length_that_lacks_a_part_of_a_file_does_not_look_compl
 
     cancelled = Flag()
     with serving(app, parser, way) as asked:
-        client = asked.connect()
-        if asked.is_h2:
-            stream = client.begin()
-            cancelled.wait()
-            assert not client.read_response(stream).has_ended
-        else:
-            client.send(GET)
-            cancelled.wait()
-            with pytest.raises((Truncated, ConnectionError)):
-                client.read_response()
+        expect_incomplete(asked, cancelled)
 
 
 @pytest.fixture

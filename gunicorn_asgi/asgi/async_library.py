@@ -70,7 +70,7 @@ class Asyncio:
         self.spawn = _spawner(loop)
         self.create_task = loop.create_task
 
-    def adapt(self, app: Application) -> Application:  # of the protocol
+    def adapt(self, app: Application) -> Application:
         return app
 
     async def start(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -213,6 +214,13 @@ async def wait_until_done(future: asyncio.Future[Any], loop: asyncio.AbstractEve
     waiters: Waiters = []
     future.add_done_callback(lambda _: wake(waiters))
     await wait(waiters, loop)
+
+
+async def is_set_within(seconds: float, event: asyncio.Event) -> bool:
+    """Wait for `event`, for at most `seconds`. Returns whether it is set."""
+    with suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+    return event.is_set()
 
 
 async def pace(count: int) -> None:

@@ -9,7 +9,6 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from enum import Enum
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from ..observe.log import Log
 from ..observe.tasks import describe_task
 from .async_library import Asyncio, AsyncLibrary
 from .endings import find_exit, is_only, without_cancellations
-from .exchange import Waiters, wait, wake
+from .exchange import Waiters, is_set_within, wait, wake
 from .scope import Application, Message, lifespan_scope
 
 CLEANUP_SECONDS = 1.0
@@ -133,11 +132,11 @@ class Lifespan:
             self._is_shutting_down = True
             wake(self._receiving)
         if self._phase is LifespanPhase.STOPPING:  # also if an earlier call was cancelled
-            if not await _within(timeout, self._answered):
+            if not await is_set_within(timeout, self._answered):
                 self._log.error("ASGI lifespan.shutdown was not complete after %.1f s", timeout)
             else:
                 # Most applications return now, some clean up first.
-                await _within(min(timeout / 4, CLEANUP_SECONDS), self._ended)
+                await is_set_within(min(timeout / 4, CLEANUP_SECONDS), self._ended)
         await self._cancel()
 
     async def _cancel(self) -> None:
@@ -145,7 +144,7 @@ class Lifespan:
         if task is not None and not task.done():
             self._is_cancelled = True
             task.cancel()
-            await _within(CANCEL_SECONDS, self._ended)
+            await is_set_within(CANCEL_SECONDS, self._ended)
 
     # The application.
 
@@ -268,10 +267,3 @@ class Lifespan:
         else:
             raise ApplicationError(f"expected a lifespan message, not {kind!r}")
         self._answered.set()
-
-
-async def _within(seconds: float, event: asyncio.Event) -> bool:
-    """Wait for `event`, for at most `seconds`. Returns whether it is set."""
-    with suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(event.wait(), seconds)
-    return event.is_set()

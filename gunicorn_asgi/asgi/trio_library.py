@@ -13,8 +13,10 @@ import trio
 
 from ..http.contract import ApplicationTask
 from ..observe.log import Log
+from ..observe.running_requests import MAX_PATH
 from ..observe.tasks import NamedTask
 from .endings import find_exit, without_cancellations
+from .exchange import is_set_within
 from .scope import Application, Receive, Scope, Send
 from .trio_bridge import Bridge
 from .trio_loop import TrioLoop
@@ -22,8 +24,6 @@ from .trio_loop import TrioLoop
 if TYPE_CHECKING:
     import outcome
 
-MAX_NAME = 200
-"""Bytes of a request's path in the name of its task."""
 CRASH_SECONDS = 0.1
 """Time for tasks to end after a crash, before it is reported without waiting for them."""
 MAX_NAMED_TASKS = 10
@@ -118,9 +118,7 @@ class Trio:
         if self._nursery is None or self.is_over:
             return
         self.cancel(self._nursery.cancel_scope)
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._is_over.wait(), seconds)
-        if not self.is_over:
+        if not await is_set_within(seconds, self._is_over):
             left = self.list_tasks(())
             self._log.warning(
                 "Tasks of the application that did not end in time: %d (%s)",
@@ -207,7 +205,7 @@ def _raise(error: SystemExit | KeyboardInterrupt) -> None:
 
 def _name(scope: Scope) -> str:
     method = scope["method"] if scope["type"] == "http" else "WebSocket"
-    return f"{method} {scope['raw_path'][:MAX_NAME].decode('latin-1')}"
+    return f"{method} {scope['raw_path'][:MAX_PATH].decode('latin-1')}"
 
 
 def _without_wrappers(error: BaseException) -> BaseException:

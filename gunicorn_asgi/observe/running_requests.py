@@ -13,6 +13,7 @@ from .tasks import HOLDS, NamedTask, describe_children, list_children
 MAX_LISTED = 50
 """Requests, tasks and threads in a report, of each. The arbiter kills a second after ABRT."""
 MAX_PATH = 200
+"""Bytes of a request's path in a report, or in the name of its task."""
 
 RunningExchanges = Mapping[ApplicationTask, tuple[ASGIStream, float]]
 """The tasks of running requests, each with its exchange and its start (``time.monotonic``)."""

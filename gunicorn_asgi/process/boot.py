@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import platform
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import gunicorn
 from gunicorn.arbiter import Arbiter
 from gunicorn.errors import AppImportError
 
+from ..asgi.exchange import is_set_within
 from ..config.settings import Settings
 from ..config.tls_context import ALPN
 from ..errors import ConfigError, LifespanError
@@ -64,8 +63,7 @@ class Boot:
         """Log `error`, pause if necessary until a request to stop, and return the exit code."""
         code = self._log_failure(error)
         if self._is_replacement:
-            with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._stop.requested.wait(), RESPAWN_PAUSE_SECONDS)
+            await is_set_within(RESPAWN_PAUSE_SECONDS, self._stop.requested)
         return code
 
     def _log_failure(self, error: BaseException) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from ..asgi.exchange import is_set_within
 from ..asgi.lifespan import Lifespan
 from ..observe.log import Log
 from .roster import Roster
@@ -92,8 +92,7 @@ async def serve_on(
     left = stop.requested_at + seconds - time.monotonic()
     if roster.is_stopping and left > 0 and not stop.is_quick:
         log.info("Serving on for %.1f s, the option stop_delay, before the shutdown", left)
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(stop.quick.wait(), left)
+        await is_set_within(left, stop.quick)
 
 
 async def shut_down(
