@@ -7,15 +7,25 @@ import sys
 from typing import TYPE_CHECKING
 
 from .version import __version__
-from .worker import Worker
 
 if TYPE_CHECKING:
+    from .aws_lambda.worker import LambdaWorker
     from .observe.json_formatter import JSONFormatter
+    from .worker import Worker
 
-__all__ = ["JSONFormatter", "Worker", "__version__"]
+__all__ = ["JSONFormatter", "LambdaWorker", "Worker", "__version__"]
 
 
 def __getattr__(name: str) -> object:
+    """Import only what is asked for: on AWS Lambda, each import delays the first response."""
+    if name == "Worker":
+        from .worker import Worker  # noqa: PLC0415 # see above
+
+        return Worker
+    if name == "LambdaWorker":
+        from .aws_lambda.worker import LambdaWorker  # noqa: PLC0415 # see above
+
+        return LambdaWorker
     if name == "JSONFormatter":
         from .observe.json_formatter import JSONFormatter  # noqa: PLC0415 # few logs need it
 

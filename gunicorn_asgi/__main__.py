@@ -5,5 +5,7 @@ With it, ``--check-config`` checks the worker even if no configuration file impo
 
 from gunicorn.app.wsgiapp import run
 
+from . import base_worker  # noqa: F401 # has --check-config check the worker
+
 if __name__ == "__main__":
     run(prog="gunicorn")

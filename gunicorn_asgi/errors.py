@@ -12,6 +12,8 @@ raised                      fault of              answer
 :class:`ClientDisconnected` nobody                raised by ``send()``; caught, not logged
 :class:`LifespanError`      the application       the worker does not serve
 :class:`ConfigError`        the operator          the start stops with one sentence
+:class:`EventError`         who invokes AWS       a failed invocation; one line
+                            Lambda
 ==========================  ====================  ==========================================
 """
 
@@ -75,6 +77,10 @@ class LifespanError(Exception):
 
 class ConfigError(Exception):
     """A setting or an option cannot work. ``str(error)`` is one sentence for the operator."""
+
+
+class EventError(Exception):
+    """An event of AWS Lambda that cannot be served. ``str(error)`` is one sentence about it."""
 
 
 def is_disconnect(error: BaseException, is_told: bool = False) -> bool:

@@ -99,10 +99,8 @@ def _make_rules(settings: Settings) -> Rules:
 def load_protocols(settings: Settings) -> None:
     """Import what the settings switch on, and nothing of what is off: it would take memory.
 
-    The master does it at its start, so that workers share the memory, and a worker before it
-    becomes another user (Gunicorn's ``user``): that user may not be allowed to read the modules.
-    So no client waits for an import either. Other modules name what is imported here within
-    functions. Raises ConfigError if trio is asked for and does not work.
+    See `BaseWorker.load_modules`. So no client waits for an import either. Other modules name what
+    is imported here within functions. Raises ConfigError if trio is asked for and does not work.
     """
     if settings.websocket is not None:
         from .http1 import (  # noqa: PLC0415 # need websockets, and take memory

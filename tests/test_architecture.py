@@ -205,6 +205,7 @@ def test_gunicorn_is_known_in_few_rooms() -> None:
         "config.read_options",
         "process.arbiter",
         "process.boot",
+        "base_worker",
         "worker",
     }
     assert importers("gunicorn", with_types=False) <= rooms
@@ -224,6 +225,7 @@ def test_gunicorn_is_known_in_few_rooms() -> None:
 
 def test_nobody_knows_the_worker() -> None:
     assert importers(f"{NAME}.worker") == {"__init__"}
+    assert importers(f"{NAME}.base_worker") == {"__main__", "worker", "aws_lambda.worker"}
 
 
 def test_only_the_worker_the_page_of_numbers_and_types_know_the_server() -> None:
@@ -332,7 +334,7 @@ def test_only_streams_accepting_the_server_and_the_worker_await() -> None:
         for room, source in SOURCES.items()
         if any(isinstance(node, ast.AsyncFunctionDef) for node in ast.walk(ast.parse(source)))
     }
-    assert rooms <= inside("asgi", "process") | {
+    assert rooms <= inside("asgi", "process", "aws_lambda") | {
         "http.contract",  # the type of a stream's `run`
         "metrics.page",
         "metrics.reporter",
@@ -340,7 +342,7 @@ def test_only_streams_accepting_the_server_and_the_worker_await() -> None:
         "net.acceptor",
         "net.proxy_preamble",
         "server",
-        "worker",
+        "base_worker",
     }
 
 

@@ -88,7 +88,7 @@ class ExchangeHost(Protocol):
 
     @property
     def switched_off(self) -> Mapping[str, str]:
-        """The response extensions that are not offered, each with the option that does so."""
+        """The response extensions that are not offered, each with the reason for people."""
 
     @property
     def is_out_of_service(self) -> bool:

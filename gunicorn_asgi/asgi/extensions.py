@@ -94,8 +94,7 @@ async def send_extension(response: ExtensibleResponse, kind: str, message: Messa
 
 
 def _not_offered(response: ExtensibleResponse, extension: str) -> ApplicationError:
-    option = response.host.switched_off[extension]
-    why = f"it is switched off by the option {option}"
+    why = response.host.switched_off[extension]
     return ApplicationError(f"{extension!r} is not offered in scope['extensions']: {why}")
 
 

@@ -16,11 +16,14 @@ from .rows import (
     Option,
     address,
     auto_time_limit,
+    base_path,
     choice,
     count,
     delay,
     file_name,
+    function_name,
     header_value,
+    media_types,
     no_limit,
     read_rows,
     request_path,
@@ -83,6 +86,10 @@ class Options(TypedDict, total=False):
     ws_message_timeout: float
     ws_memory_limit: int
     ws_drain_delay: float
+    lambda_response_mode: Literal["buffered", "streaming"]
+    lambda_base_path: str
+    lambda_text_types: str
+    lambda_event_function: str
     # On a Gunicorn without these settings (`gunicorn_settings`).
     http_protocols: str
     http2_cleartext: Literal["off", "prior-knowledge", "upgrade", "both"]
@@ -536,6 +543,43 @@ class OptionSettings:
             0.0,
             "Time from the start of a graceful shutdown until the worker closes its WebSockets "
             "with 1012, at most half of `graceful_timeout`.",
+        ),
+    ]
+    lambda_streams: Annotated[
+        bool,
+        choice(
+            "lambda_response_mode",
+            "buffered",
+            ("buffered", "streaming"),
+            "On [AWS Lambda](docs/lambda.md): the form of responses. `streaming` needs a Function "
+            "URL with `RESPONSE_STREAM`, or a REST API with the transfer mode `STREAM`: the "
+            "function cannot know. Responses to a load balancer (ALB) are always buffered.",
+            convert="streaming".__eq__,
+        ),
+    ]
+    lambda_base_path: Annotated[
+        str,
+        base_path(
+            "lambda_base_path",
+            'On AWS Lambda: the beginning of paths that is `scope["root_path"]`, where a path has '
+            "it. `auto` is the stage of the API, such as `/prod`; empty for none.",
+        ),
+    ]
+    lambda_text_types: Annotated[
+        frozenset[str],
+        media_types(
+            "lambda_text_types",
+            "On AWS Lambda: media types whose responses go out as text, besides `text/*`, JSON, "
+            "XML, JavaScript and forms. All others are encoded as base64.",
+        ),
+    ]
+    lambda_event_function: Annotated[
+        str,
+        function_name(
+            "lambda_event_function",
+            "On AWS Lambda: the function that is called with (event, context) for an event that is "
+            "no HTTP request, such as one of a queue or a schedule; empty for none. Its result is "
+            "the result of the invocation.",
         ),
     ]
 

@@ -194,6 +194,42 @@ def request_path(name: str, description: str) -> Option:
     return _text(name, description, allowed, check, convert=str.encode)
 
 
+def base_path(name: str, description: str) -> Option:
+    """The beginning of paths: ``auto``, the default, or a path without a slash at its end."""
+    allowed = "auto, a path as in a request, such as /prod, or empty for none"
+
+    def check(value: str) -> bool:
+        return value == "auto" or _REQUEST_PATH.fullmatch(value) is not None
+
+    def convert(value: str) -> str:
+        return value.rstrip("/")
+
+    return _text(name, description, allowed, check, default="auto", convert=convert)
+
+
+def media_types(name: str, description: str) -> Option:
+    """Media types with commas between them. Its attribute is the set of their lower-case names."""
+    allowed = "media types with commas between them, such as application/vnd.example, or empty"
+
+    def convert(value: str) -> frozenset[str]:
+        return frozenset(part.strip().lower() for part in value.split(",") if part.strip())
+
+    def check(value: str) -> bool:
+        return all(_MEDIA_TYPE.fullmatch(part) for part in convert(value))
+
+    return _text(name, description, allowed, check, convert=convert)
+
+
+def function_name(name: str, description: str) -> Option:
+    """A function, as Gunicorn names an application: ``module:function``."""
+    allowed = "module:function, such as tasks:handle, or empty for none"
+
+    def check(value: str) -> bool:
+        return _FUNCTION.fullmatch(value) is not None
+
+    return _text(name, description, allowed, check)
+
+
 def secret(name: str, description: str, *, most: int) -> Option:
     """A text of at most `most` bytes."""
     return _text(
@@ -245,6 +281,11 @@ def _seconds_or_no_limit(seconds: float) -> float:
 
 _REQUEST_PATH = re.compile(r"(?:/[!\"$->@-~]*)?")
 """Printable ASCII from a slash on, without ``?`` and ``#``; or nothing."""
+
+_MEDIA_TYPE = re.compile(r"[!#$&^_.+a-z0-9-]+/[!#$&^_.+a-z0-9-]+")
+"""RFC 6838, 4.2."""
+_FUNCTION = re.compile(r"(?:[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*)?")
+"""Python's names with dots, on both sides of a colon; or nothing."""
 
 _BOOLS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),

@@ -45,7 +45,7 @@ class Settings(GunicornSettings, OptionSettings):
     http2: bool = field(init=False)
     """HTTP/2 is served, at least in some way."""
     switched_off: Mapping[str, str] = field(init=False)
-    """The response extensions switched off by options, each with its option."""
+    """The response extensions switched off by options, each with the reason for people."""
     websocket: WebSocketLimits | None = field(init=False)
     """The limits of a WebSocket; None if WebSockets are not served."""
 
@@ -54,7 +54,7 @@ class Settings(GunicornSettings, OptionSettings):
         self.__dict__.update(
             http2="h2" in self.http_protocols,
             switched_off={
-                f"http.response.{name}": name
+                f"http.response.{name}": f"it is switched off by the option {name}"
                 for name in RESPONSE_EXTENSIONS
                 if not getattr(self, name)
             },

@@ -15,7 +15,6 @@ from gunicorn.errors import AppImportError
 
 from ..asgi.exchange import is_set_within
 from ..config.settings import Settings
-from ..config.tls_context import ALPN
 from ..errors import ConfigError, LifespanError
 from ..observe.log import Log
 from ..version import __version__
@@ -34,9 +33,12 @@ class Boot:
     again at once.
     """
 
-    def __init__(self, row: RosterRow, stop: StopRequest, log: Log) -> None:
+    def __init__(
+        self, row: RosterRow, stop: StopRequest, log: Log, always_halts: bool = False
+    ) -> None:
+        """`always_halts`: the failure of a replacement halts the arbiter as well."""
         self._roster = row.roster
-        self._is_replacement = row.is_replacement
+        self._is_replacement = row.is_replacement and not always_halts
         self._stop = stop
         self._log = log
         self.has_failed = False
@@ -107,20 +109,15 @@ def _source_files(error: BaseException | None) -> Iterator[str]:
         error = error.__cause__ or error.__context__
 
 
-def log_boot(settings: Settings, has_tls: bool, log: Log) -> None:
-    """Log the worker's versions, loop, parser, protocols, and library if it is not asyncio."""
-    protocols = [ALPN[name] for name in settings.http_protocols if name == "h1" or has_tls]
-    if settings.http2 and settings.http2_cleartext != "off":
-        protocols.append(f"h2c ({settings.http2_cleartext})")
+def log_boot(settings: Settings, service: str, log: Log) -> None:
+    """Log the worker's versions and loop, its `service`, and its library if it is not asyncio."""
     log.info(
-        "gunicorn_asgi %s on Gunicorn %s, %s %s: loop %s, parser %s, protocols %s%s%s",
+        "gunicorn_asgi %s on Gunicorn %s, %s %s: loop %s, %s%s",
         __version__,
         gunicorn.__version__,
         platform.python_implementation(),
         platform.python_version(),
         settings.asgi_loop,
-        settings.http,
-        ", ".join(protocols) or ALPN["h1"],
-        " over TLS" if has_tls else "",
+        service,
         f", application on {settings.async_library}" if settings.async_library != "asyncio" else "",
     )

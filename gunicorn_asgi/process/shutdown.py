@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine, Mapping
+from typing import Any, Protocol
 
 from ..asgi.exchange import is_set_within
 from ..asgi.lifespan import Lifespan
+from ..asgi.scope import Application
+from ..config.settings import Settings
 from ..observe.log import Log
+from ..observe.running_requests import RunningExchanges
 from .roster import Roster
 from .stop_request import StopRequest, wait_for_either
 from .thread_limit import QUICK_THREAD_SECONDS
-
-if TYPE_CHECKING:
-    from ..server import Server
 
 QUICK_SECONDS = 1.0
 """Time limit for lifespan.shutdown after QUIT and INT."""
@@ -27,6 +27,38 @@ NOTICE_SECONDS = 0.3
 """Time in which the master, too, is told to stop, if it is."""
 LIFESPAN_SECONDS = 3.0
 """Time reserved for lifespan.shutdown, at most."""
+
+
+class WorkerServer(Protocol):
+    """The server of a worker, which brings requests to the application, as the worker sees it."""
+
+    app: Application
+    state: Mapping[str, Any] | None
+    """The state of the lifespan, to be copied for every request."""
+    is_out_of_service: bool
+    """Gunicorn stops, and load balancers are to choose another server."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    @property
+    def tasks(self) -> RunningExchanges:
+        """The running requests."""
+
+    def tick(self, interval: float) -> None:
+        """The heartbeat, about every `interval` seconds."""
+
+    def retire(self) -> None:
+        """The worker is to leave, and to serve until it is told to stop."""
+
+    async def shut_down(self, seconds: float, abort_seconds: float) -> None:
+        """Let running requests finish, for at most `seconds`.
+
+        Then abort the rest, within `abort_seconds`.
+        """
+
+    async def abort(self, seconds: float) -> None:
+        """Abort everything, and give the cancelled applications `seconds` to clean up."""
 
 
 class ShutdownTimes:
@@ -75,7 +107,7 @@ class ShutdownTimes:
 
 
 async def serve_on(
-    server: Server, roster: Roster, stop: StopRequest, is_replaced: bool, log: Log
+    server: WorkerServer, roster: Roster, stop: StopRequest, is_replaced: bool, log: Log
 ) -> None:
     """Serve on for ``stop_delay`` if it is the master that stops. QUIT and INT shorten it.
 
@@ -96,7 +128,7 @@ async def serve_on(
 
 
 async def shut_down(
-    server: Server, lifespan: Lifespan, stop: StopRequest, times: ShutdownTimes
+    server: WorkerServer, lifespan: Lifespan, stop: StopRequest, times: ShutdownTimes
 ) -> None:
     """Let requests finish, then shut the application down. QUIT and INT shorten both."""
     moment = times.moment_s

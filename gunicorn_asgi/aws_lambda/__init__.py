@@ -1,0 +1,1 @@
+"""AWS Lambda: invocations of the Runtime API, served by the application as requests."""
