@@ -101,8 +101,8 @@ class Adapter:
 def freeze(server: Gunicorn) -> None:
     """Stop the master and the worker, and wait until both stand still."""
     os.killpg(server.pid, signal.SIGSTOP)
-    for pid in (server.pid, *server.workers()):
-        poll(lambda: state_of(pid) == "T", f"the stop of process {pid}")  # noqa: B023 # called here
+    pids = (server.pid, *server.workers())
+    poll(lambda: all(state_of(pid) == "T" for pid in pids), "the stop of all processes")
 
 
 def state_of(pid: int) -> str:

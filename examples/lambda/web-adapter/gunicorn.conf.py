@@ -1,7 +1,4 @@
-"""Gunicorn behind the AWS Lambda Web Adapter. See docs/lambda-web-adapter.md.
-
-Every line has its reason. The adapter is the only client: it connects from within the environment.
-"""
+"""Gunicorn behind the AWS Lambda Web Adapter. See docs/lambda-web-adapter.md."""
 
 import os
 
@@ -12,15 +9,15 @@ wsgi_app = "app:app"
 bind = f"127.0.0.1:{os.environ.get('AWS_LWA_PORT') or os.environ.get('PORT') or 8080}"
 # One process serves many requests at once. More of them only make the cold start longer.
 workers = 1
-# The adapter waits until `health_path` is answered with 200, so the application's lifespan has started by then. No request is logged
-# for it. `lame_duck` is time for clients that send into a connection that is being closed: the adapter sends nothing after its TERM,
-# and Lambda kills after 300 ms.
+# The adapter waits for an answer at `health_path`, which comes when the application's startup is over.
+# `lame_duck` is for clients that send into a connection that is being closed. The adapter sends nothing
+# after TERM, and Lambda kills 300 ms later.
 worker_class = Worker.configure(health_path="/healthz", lame_duck=0)
 # Longer than the 4 s for which the adapter keeps an idle connection: it must be the adapter that closes.
 keepalive = 5
 # A frozen environment looks like a worker that hangs. Lambda has a timeout of its own.
 timeout = 0
-# Lambda kills earlier. With less than a second, requests that are running are told in time.
+# Lambda kills earlier. This is the least that Gunicorn can be given.
 graceful_timeout = 1
 # Only /tmp can be written to.
 worker_tmp_dir = "/tmp"
