@@ -40,7 +40,11 @@ def behind_adapter(directory: Path, *args: str, **environment: str) -> Gunicorn:
         args=(*args, "main:app"),
         bind=address,
         config=(EXAMPLE / "gunicorn.conf.py").read_text(),
-        env={"PORT": address.rpartition(":")[2], **environment},
+        env={
+            "AWS_LAMBDA_FUNCTION_NAME": "hello",
+            "PORT": address.rpartition(":")[2],
+            **environment,
+        },
         wait=False,
     )
 
