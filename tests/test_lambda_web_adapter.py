@@ -28,8 +28,11 @@ POOL_SECONDS = 4.0
 """The adapter keeps an idle connection for so long (AWS_LWA_POOL_IDLE_TIMEOUT_SECONDS)."""
 FROZEN_SECONDS = 7.5
 """Longer than `keepalive` and the second in which the server looks at it."""
-CONTEXT = {"http": {"method": "GET", "sourceIp": "192.0.2.7"}}
-"""A part of the event's `requestContext`."""
+CONTEXT = {
+    "http": {"sourceIp": "192.0.2.7"},
+    "authorizer": {"jwt": {"claims": {"id": "x" * 20_000}}},
+}
+"""Parts of the event's `requestContext`. It is long with the claims of an authorizer."""
 
 
 def behind_adapter(directory: Path, *args: str, **environment: str) -> Gunicorn:

@@ -23,6 +23,9 @@ graceful_timeout = 1
 worker_tmp_dir = "/tmp"
 # Its socket would be below $HOME, which cannot be written to.
 control_socket_disable = True
+# The adapter puts the event's request context into one header. With the claims of an authorizer, it can
+# be longer than Gunicorn's default of 8190 bytes.
+limit_request_field_size = 65536
 # The adapter is this machine, so its X-Forwarded-For and X-Forwarded-Proto count.
 forwarded_allow_ips = "127.0.0.1"
 # Standard output goes to CloudWatch.
