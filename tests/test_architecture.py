@@ -211,6 +211,7 @@ def test_gunicorn_is_known_in_few_rooms() -> None:
     }
     assert importers("gunicorn", with_types=False) <= rooms
     assert importers("gunicorn") <= rooms | {
+        "aws_lambda.environment",
         "net.accept",
         "net.listener",
         "net.own_queue",
