@@ -35,7 +35,7 @@ from ..observe.tasks import describe_task
 from ..process.exits import read_exit_code
 from .context import LambdaContext
 from .environment import LambdaEnvironment
-from .events import Form, find_form, read_event, unsupported
+from .events import Form, find_form, parse_json, read_event, unsupported
 from .invocation import Invocation
 from .runtime_api import ANSWER_SECONDS, Connection, Failure, Rejected, RuntimeAPIError
 from .writer import BufferedWriter, InvocationWriter, StreamedWriter
@@ -238,7 +238,7 @@ class Invocations:
     async def _serve_event(self, connection: Connection, invocation: Invocation) -> None:
         """Serve an event of any kind. Raises Rejected, RuntimeAPIError."""
         try:
-            event = _read_json(invocation.payload)
+            event = parse_json(invocation.payload, "event")
             # A function may take any JSON.
             form = None if self._function and not isinstance(event, dict) else find_form(event)
             context = LambdaContext(invocation)
@@ -528,14 +528,6 @@ def describe_error(error: BaseException, with_stack: bool = False) -> Failure:
     """The failure by an exception of the application. The log has its traceback, too."""
     stack = traceback.format_tb(error.__traceback__) if with_stack else ()
     return Failure(type(error).__name__, str(error), tuple(stack))
-
-
-def _read_json(payload: bytes) -> Any:
-    """Raises EventError."""
-    try:
-        return json.loads(payload)
-    except (ValueError, RecursionError) as error:
-        raise EventError(f"the event is no JSON: {error}") from None
 
 
 def _encode(value: object) -> bytes:
