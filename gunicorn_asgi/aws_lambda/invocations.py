@@ -35,7 +35,7 @@ from ..observe.tasks import describe_task
 from ..process.exits import read_exit_code
 from .context import LambdaContext
 from .environment import LambdaEnvironment
-from .events import Form, find_form, parse_json, read_event, unsupported
+from .events import Form, describe_refused, find_form, parse_json, read_event, unsupported
 from .invocation import Invocation
 from .runtime_api import ANSWER_SECONDS, Connection, Failure, Rejected, RuntimeAPIError
 from .writer import BufferedWriter, InvocationWriter, StreamedWriter
@@ -273,7 +273,7 @@ class Invocations:
         try:
             stream = self._make_stream(writer, event, context)
         except RequestError as error:
-            writer.refuse(error)
+            self._refuse(writer, event, error)
         else:
             self._start(stream)
             deadline.arm(partial(self._deadline_is_near, invocation, stream, writer))
@@ -310,6 +310,17 @@ class Invocations:
             stream.feed_data(body)
             stream.feed_eof()
         return stream
+
+    def _refuse(
+        self, writer: InvocationWriter, event: Mapping[str, Any], error: RequestError
+    ) -> None:
+        """Answer a request in place of the application, with one line in each log."""
+        head, writer.client = describe_refused(event, writer.form)
+        writer.refuse(error)
+        if self._access is not None:
+            self._access.refused(
+                head, error.status, writer.sent, self._site.scheme, writer.client, None, 0.0
+            )
 
     def _start(self, stream: HTTPStream) -> None:
         """Count a request, and run the application for it in a task of its own."""
