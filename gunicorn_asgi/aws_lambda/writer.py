@@ -16,9 +16,10 @@ from ..http1.encode import chunk, encode_fields
 from ..observe.log import Log
 from ..observe.printable import printable
 from .events import Form
+from .failure import Failure
 from .invocation import Invocation
 from .responses import encode_prelude, encode_response, max_body, too_large
-from .runtime_api import Connection, Failure
+from .runtime_api import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Container
