@@ -5,7 +5,8 @@ The requests differ in these places:
 - ``raw_path`` is None in Mangum. Here it is the path of the event.
 - ``path`` lacks the base path in Mangum (``api_gateway_base_path``), and ``root_path`` is empty. Here the path is the
   client's with the stage of a REST API, and ``root_path`` is the stage or the base path (ASGI 2.5). Format 2.0: Mangum
-  reads ``requestContext.http.path``, this package ``rawPath``.
+  reads ``requestContext.http.path``, this package ``rawPath``, without a stage that the client of a custom domain name
+  has not sent.
 - A repeated header of format 1.0 is one joined value in Mangum. Here it is one pair for each value.
 - Names in ``headers`` that are missing in ``multiValueHeaders`` count in Mangum. No gateway sends such an event.
 - ``cookie`` is one header here, joined with "; ". Mangum joins several with ", " in format 1.0, and keeps several of a
