@@ -83,9 +83,9 @@ class InvocationWriter:
         self.has_begun = True
         if self.failure is NO_RESPONSE:
             self.failure = ABORTED
-        if bodyless:
+        if bodyless:  # complete, whatever else the application sends
             self._keep_length(len(body), end)
-            body = b""
+            body, end = b"", True
         self.sent = len(body)
         self.begin(body, end)
         self.is_complete = end
