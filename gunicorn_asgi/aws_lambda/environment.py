@@ -31,11 +31,7 @@ class LambdaEnvironment(NamedTuple):
 
 def read_environment(environment: Mapping[str, str]) -> LambdaEnvironment:
     """Read the variables. Raises ConfigError."""
-    address = environment.get(RUNTIME_API, "")
-    if address and (ADDRESS.fullmatch(address) is None or int(address.rpartition(":")[2]) > 65535):
-        raise ConfigError(
-            f"Invalid value for {RUNTIME_API} in the environment: {address!r} must be host:port."
-        )
+    address = read_runtime_api(environment)
     text = environment.get(MAX_CONCURRENCY) or "1"
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MOST_CONCURRENCY):
         raise ConfigError(
@@ -43,6 +39,16 @@ def read_environment(environment: Mapping[str, str]) -> LambdaEnvironment:
             f"1 to {MOST_CONCURRENCY}."
         )
     return LambdaEnvironment(address, int(text))
+
+
+def read_runtime_api(environment: Mapping[str, str]) -> str:
+    """Read the address of the Runtime API, empty outside of AWS Lambda. Raises ConfigError."""
+    address = environment.get(RUNTIME_API, "")
+    if address and (ADDRESS.fullmatch(address) is None or int(address.rpartition(":")[2]) > 65535):
+        raise ConfigError(
+            f"Invalid value for {RUNTIME_API} in the environment: {address!r} must be host:port."
+        )
+    return address
 
 
 def refuse_outside(environment: LambdaEnvironment) -> None:
