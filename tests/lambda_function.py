@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,14 +58,7 @@ class Function:
 
     def begin(self, path: str, gateway: str = "function_url", **given: Any) -> Invocation:
         """Begin an invocation for a request. `given` goes to the event, or to the invocation."""
-        names = (
-            "timeout_s",
-            "trace_id",
-            "client_context",
-            "cognito_identity",
-            "tenant_id",
-            "reads",
-        )
+        names = [*inspect.signature(RuntimeAPI.begin).parameters]
         invocation = {name: given.pop(name) for name in names if name in given}
         return self.api.begin(events.HTTP_EVENTS[gateway](path=path, **given), **invocation)
 

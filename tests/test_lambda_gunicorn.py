@@ -80,6 +80,7 @@ def shared_streaming(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Funct
             "lambda_event_function": "lambda_app:on_event",
             "lambda_base_path": "",
         },
+        forwarded_allow_ips="*",
         **looped(-1),
     ) as function:
         yield function
@@ -181,6 +182,38 @@ def test_the_stage_is_the_root_path_unless_the_option_says_otherwise(
     assert (request["path"], request["root_path"]) == ("/prod/echo", "/prod")
     request = told(streaming.ask("/echo", "rest_v1", stage="prod"))
     assert (request["path"], request["root_path"]) == ("/echo", "")
+
+
+def test_a_client_behind_a_trusted_proxy_is_the_one_that_the_proxy_names(
+    buffered: Function, streaming: Function
+) -> None:
+    forwarded = [("x-forwarded-for", "198.51.100.1, 198.51.100.2")]
+    for gateway in ("rest_v1", "http_v2", "alb"):
+        # The peer of a load balancer is what it has added to the header.
+        peer = "198.51.100.2" if gateway == "alb" else events.SOURCE_IP
+        for function, client in ((buffered, peer), (streaming, "198.51.100.1")):
+            request = told(function.ask("/echo", gateway, headers=forwarded))
+            assert request["client"] == [client, 0], gateway
+
+
+def test_a_request_that_breaks_http_is_refused_without_the_application(
+    buffered: Function, streaming: Function
+) -> None:
+    for function in (buffered, streaming):
+        before = len(function.server.log.splitlines())
+        result = function.ask("/echo", headers=[("host", "a b")])
+        assert result.status == 400
+        (line,) = function.server.log.splitlines()[before:]
+        assert "Invalid" in line
+        assert events.SOURCE_IP in line
+
+
+def test_an_invocation_without_an_id_of_its_own_is_answered_without(
+    buffered: Function, streaming: Function
+) -> None:
+    for function in (buffered, streaming):
+        assert told(function.ask("/echo", invocation_id=False))
+        assert function.api.invoke(b"no json", invocation_id=False).kind == "error"
 
 
 def test_a_large_body_arrives_whole(buffered: Function) -> None:
@@ -306,6 +339,14 @@ def test_the_response_leaves_before_the_background_task_and_the_next_event_comes
     assert buffered.server.events.count("background done") == before + 1
 
 
+def test_an_application_that_listens_after_its_response_is_told_of_the_end(
+    buffered: Function, streaming: Function
+) -> None:
+    for function in (buffered, streaming):
+        assert function.ask("/disconnected").status == 200
+        function.server.wait_for_event("received http.disconnect")
+
+
 # Streamed responses.
 
 
@@ -412,6 +453,13 @@ def test_an_application_is_told_when_its_streamed_response_is_lost(streaming: Fu
     assert invocation.wait().kind == "cut"
     assert streaming.is_well()
     assert streaming.api.take_violations() == ["a request without its end"]
+
+
+def test_one_connection_stays_after_streamed_responses(streaming: Function) -> None:
+    for _ in range(10):
+        assert streaming.is_well()
+    streaming.api.wait_for_pollers()
+    assert streaming.api.connections == 1
 
 
 # Events that are no request, and such as are none at all.
@@ -630,6 +678,18 @@ def test_a_frozen_function_goes_on_after_it_is_thawed(buffered: Function) -> Non
     assert buffered.server.workers() == workers
 
 
+def test_a_deadline_that_passes_while_the_function_is_frozen_ends_the_invocation(
+    buffered: Function,
+) -> None:
+    before = len(buffered.server.lines("deadline"))
+    invocation = buffered.begin("/sleep", timeout_s=FROZEN_SECONDS / 2)
+    poll(lambda: invocation.deadline_ms)
+    freeze(buffered.server)
+    assert invocation.wait().status == 503
+    assert len(buffered.server.lines("deadline")) == before + 1
+    assert buffered.is_well()
+
+
 def freeze(server: Gunicorn) -> None:
     """Stop all of its processes for a while, as Lambda does between invocations."""
     os.killpg(server.pid, signal.SIGSTOP)
@@ -694,12 +754,18 @@ def test_a_worker_that_has_reached_max_requests_is_replaced_and_nothing_is_lost(
 def test_an_application_of_trio_runs_on_lambda(tmp_path: Path) -> None:
     pytest.importorskip("trio")
     app = "trio_plain_app:app"
-    with Function(tmp_path, app, options={"async_library": "trio"}) as function:
+    options = {"async_library": "trio", "lambda_event_function": "trio_plain_app:on_event"}
+    with Function(tmp_path, app, options=options) as function:
         assert json.loads(function.ask("/json", query="a=b").body) == {
             "library": "trio",
             "greeting": "hello",
             "a": "b",
         }
+        assert function.api.invoke(["x"]).json == {"library": "trio", "event": ["x"]}
+        assert function.ask("/listening", timeout_s=SOON_MS / 1000).status == 503
+        assert function.api.invoke(3600, timeout_s=SOON_MS / 1000).kind == "error"
+        function.server.wait_for_event("listener closed")
+        function.server.wait_for_event("function cancelled")
         function.api.wait_for_pollers()
         assert function.server.stop() == 0
         assert function.server.events[-1] == "shutdown"

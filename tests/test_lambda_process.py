@@ -78,6 +78,14 @@ def test_graceful_timeout_limits_a_running_invocation(tmp_path: Path) -> None:
         assert function.server.events == ["startup", "cancelled", "shutdown"]
 
 
+def test_an_application_that_ends_its_process_is_answered_and_replaced(tmp_path: Path) -> None:
+    with Function(tmp_path) as function:
+        result = function.ask("/leave")
+        assert result.kind == "error" or result.status == 500
+        assert function.is_well()
+        assert function.server.running
+
+
 # A start that fails.
 
 
@@ -158,6 +166,30 @@ def test_a_setting_that_cannot_work_is_one_sentence(
         if "AWS_LAMBDA_RUNTIME_API" not in given.get("env", {}):
             message = function.api.wait_for_init_error().body["errorMessage"]
             assert message in line
+
+
+def test_a_failed_start_ends_gunicorn_although_lambda_cannot_be_told(tmp_path: Path) -> None:
+    with Function(tmp_path, "missing:app", address=free_address(), wait=False) as function:
+        assert "No module named 'missing'" in failed(function, 3)
+
+
+def test_a_failed_start_ends_gunicorn_although_lambda_does_not_answer(tmp_path: Path) -> None:
+    function = Function(tmp_path, "missing:app", wait=False)
+    function.api.hold("init")
+    with function:
+        assert "No module named 'missing'" in failed(function, 3)
+
+
+def test_a_replacement_that_does_not_start_ends_gunicorn(tmp_path: Path) -> None:
+    """Lambda is not told: /init/error is only for the time before the first invocation."""
+    statement = tmp_path / "statement"
+    statement.write_text("")
+    env = {"TEST_IMPORT": str(statement)}
+    with Function(tmp_path, "broken:app", env=env, max_requests=1) as function:
+        statement.write_text("raise LookupError('the application\\'s own')")
+        assert function.ask("/").kind == "response"
+        assert function.server.wait() == 3
+        assert function.server.lines("LookupError: the application's own")
 
 
 # A Runtime API that fails.
