@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
@@ -60,7 +61,7 @@ def refuse_outside(environment: LambdaEnvironment) -> None:
         )
 
 
-def refuse(cfg: Config, settings: Settings) -> None:
+def refuse(cfg: Config, settings: Settings, environment: LambdaEnvironment) -> None:
     """Raise ConfigError for the first setting that cannot work on AWS Lambda."""
     if cfg.timeout:
         raise refusal(
@@ -81,4 +82,11 @@ def refuse(cfg: Config, settings: Settings) -> None:
         raise ConfigError(
             "Invalid value for option metrics_bind: it must be empty with "
             "gunicorn_asgi.LambdaWorker: nobody can connect to an AWS Lambda function."
+        )
+    # Managed Instances, with several invocations at once, are not frozen.
+    if settings.stall_warning_s < math.inf and environment.max_concurrency == 1:
+        raise ConfigError(
+            f"Invalid value for option stall_warning: {settings.stall_warning_s:g} must be 0 or "
+            "auto with gunicorn_asgi.LambdaWorker: AWS Lambda freezes the worker between "
+            "invocations, and each time would look like a stall."
         )

@@ -265,7 +265,9 @@ class Invocations:
         log = ExchangeLog(self._access) if self._access is not None else None
         writer: InvocationWriter
         if self.settings.lambda_streams and form in (Form.V1, Form.V2):
-            writer = StreamedWriter(form, log, self.log, self.loop, connection, invocation)
+            # The connection of a poll could be closed in the moment in which the response begins.
+            own = Connection(self._environment.runtime_api, self.loop)
+            writer = StreamedWriter(form, log, self.log, self.loop, own, invocation)
         else:
             text_types = self.settings.lambda_text_types
             writer = BufferedWriter(form, log, self.log, self.loop, text_types)
@@ -348,7 +350,7 @@ class Invocations:
     ) -> None:
         """Hand in a response. Raises RuntimeAPIError."""
         if isinstance(writer, StreamedWriter) and writer.has_begun:
-            await connection.end_stream(deadline.left_s + ANSWER_SECONDS)
+            await writer.connection.end_stream(deadline.left_s + ANSWER_SECONDS)
         elif isinstance(writer, BufferedWriter) and writer.payload is not None:
             await connection.respond(invocation, writer.payload)
         else:

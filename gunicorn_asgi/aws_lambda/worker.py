@@ -38,7 +38,7 @@ class LambdaWorker(BaseWorker):
         if not (cfg.check_config or cfg.print_config):
             refuse_outside(lambda_environment)
         settings = super().read_settings(cfg, environment)
-        refuse(cfg, settings)
+        refuse(cfg, settings, lambda_environment)
         return settings
 
     @classmethod

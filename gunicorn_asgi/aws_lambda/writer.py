@@ -253,13 +253,14 @@ class StreamedWriter(InvocationWriter):
         invocation: Invocation,
     ) -> None:
         super().__init__(form, log, error_log, loop)
-        self._connection = connection
+        self.connection = connection
+        """A connection for this response alone: the Runtime API wants it closed afterwards."""
         self._invocation = invocation
         self._has_ended = False
 
     def begin(self, body: bytes | memoryview, end: bool) -> None:
         prelude = encode_prelude(self.form, self.status, self.headers)
-        self._connection.begin_stream(self._invocation, self.stream)
+        self.connection.begin_stream(self._invocation, self.stream)
         # The prelude is a chunk by itself, and leaves together with the body.
         self._write(chunk(prelude, False) + chunk(body, end), end)
 
@@ -274,6 +275,6 @@ class StreamedWriter(InvocationWriter):
     def _write(self, data: bytes, end: bool) -> None:
         self._has_ended = end
         if data:
-            self._connection.write(data)
+            self.connection.write(data)
         if end:
-            self._connection.finish_stream()
+            self.connection.finish_stream()
