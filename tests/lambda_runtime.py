@@ -327,6 +327,12 @@ class RuntimeAPI:
         with self._lock:
             return len(self._pollers)
 
+    @property
+    def connections(self) -> int:
+        """The number of open connections."""
+        with self._lock:
+            return len(self._connections)
+
     def wait_for_init_error(self) -> InitError:
         """Wait until the runtime has told of its failed start."""
         poll(lambda: self.init_error is not None, "a call of /init/error")

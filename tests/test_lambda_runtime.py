@@ -408,7 +408,7 @@ def test_a_response_in_the_wrong_form_is_found(
         runtime.send("POST", path, {**echo, **headers}, body)
         poll(lambda: api.violations, "a violation")
         runtime.close()
-        poll(lambda: not api._connections)
+        poll(lambda: api.connections == 0)
         assert sentence in api.take_violations()[0]
 
 

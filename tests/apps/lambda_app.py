@@ -20,6 +20,8 @@ async def gate(name):
     path = Path(os.environ["TEST_EVENTS"]).with_name(name)
     while not path.exists():
         await asyncio.sleep(0.005)
+    # So the loop has seen everything that was there when the gate opened.
+    await asyncio.sleep(0.005)
 
 
 async def read_body(receive):
@@ -187,6 +189,10 @@ async def sleep_started(scope, receive, send):
     await sleep(scope, receive, send)
 
 
+async def leave(scope, receive, send):
+    raise SystemExit(1)
+
+
 async def stubborn(scope, receive, send):
     """Ignore cancellation until the gate is open."""
     while True:
@@ -220,6 +226,7 @@ ROUTES = {
         gated,
         sleep,
         sleep_started,
+        leave,
         stubborn,
         disconnected,
     )
@@ -252,15 +259,15 @@ async def lifespan(scope, receive, send):
 
 
 def on_event(event, context):
-    if event.get("raise"):
+    if event == {"raise": True}:
         raise ValueError("the function's own")
     is_main = threading.current_thread() is threading.main_thread()
     return {"event": event, "id": context.aws_request_id, "is_main_thread": is_main}
 
 
 async def on_event_async(event, context):
-    if event.get("sleep"):
+    if event == {"sleep": True}:
         await sleep(None, None, None)
-    if event.get("unserializable"):
+    if event == {"unserializable": True}:
         return {1, 2}
     return on_event(event, context)
