@@ -247,19 +247,19 @@ class RuntimeAPI:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         self.close()
+        self._listener.close()
         if self.violations and error is not None:
             sys.stderr.write("\n".join(["Violations of the Runtime API:", *self.violations, ""]))
         elif self.violations:
             raise RuntimeViolation("; ".join(self.violations))
 
     def close(self) -> None:
-        """Close the listening socket and all connections."""
+        """Refuse connections, and close those that are open. The port stays taken, so that no other test gets it."""
         with self._lock:
             self._is_closed = True
             connections = [*self._connections]
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
         for gate in self._gates.values():
             gate.set()
         for invocation in [*self._running.values()]:

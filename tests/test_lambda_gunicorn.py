@@ -459,7 +459,7 @@ def test_one_connection_stays_after_streamed_responses(streaming: Function) -> N
     for _ in range(10):
         assert streaming.is_well()
     streaming.api.wait_for_pollers()
-    assert streaming.api.connections == 1
+    poll(lambda: streaming.api.connections == 1)
 
 
 # Events that are no request, and such as are none at all.

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from lambda_function import Function, told
-from process import NOTE, free_address, poll
+from lambda_runtime import RuntimeAPI
+from process import NOTE, poll
 
 pytestmark = pytest.mark.gunicorn
 
@@ -169,8 +170,10 @@ def test_a_setting_that_cannot_work_is_one_sentence(
 
 
 def test_a_failed_start_ends_gunicorn_although_lambda_cannot_be_told(tmp_path: Path) -> None:
-    with Function(tmp_path, "missing:app", address=free_address(), wait=False) as function:
-        assert "No module named 'missing'" in failed(function, 3)
+    with RuntimeAPI() as gone:
+        gone.close()
+        with Function(tmp_path, "missing:app", address=gone.address, wait=False) as function:
+            assert "No module named 'missing'" in failed(function, 3)
 
 
 def test_a_failed_start_ends_gunicorn_although_lambda_does_not_answer(tmp_path: Path) -> None:
@@ -205,9 +208,10 @@ def ended(function: Function) -> str:
 
 
 def test_a_runtime_api_that_cannot_be_reached_ends_gunicorn(tmp_path: Path) -> None:
-    address = free_address()
-    with Function(tmp_path, address=address, wait=False) as function:
-        assert address in ended(function)
+    with RuntimeAPI() as gone:
+        gone.close()
+        with Function(tmp_path, address=gone.address, wait=False) as function:
+            assert gone.address in ended(function)
 
 
 def test_a_runtime_api_that_has_gone_ends_gunicorn(tmp_path: Path) -> None:
