@@ -87,6 +87,17 @@ def test_an_application_that_ends_its_process_is_answered_and_replaced(tmp_path:
         assert function.server.running
 
 
+def test_a_worker_that_is_old_leaves_after_its_next_invocation(tmp_path: Path) -> None:
+    """An invocation may be handed out at any time: a poll cannot be taken back."""
+    with Function(tmp_path, options={"max_lifetime": 0.1}) as function:
+        first = function.server.workers()
+        function.server.wait_for("Autorestarting worker: max_lifetime is reached")
+        for _ in range(3):
+            assert function.is_well()
+        poll(lambda: function.server.workers() not in ([], first))
+        assert len(function.server.lines("Autorestarting worker: max_lifetime")) <= 3
+
+
 # A start that fails.
 
 

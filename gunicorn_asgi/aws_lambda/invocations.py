@@ -179,6 +179,7 @@ class Invocations:
         self._calls: set[FunctionCall] = set()
         """The running calls of the event function."""
         self._is_stopping = False
+        self._is_retiring = False
         self.tick_end = math.inf
         self.tick(1.0)
 
@@ -189,12 +190,17 @@ class Invocations:
             slot = self.loop.create_task(self._poll(api), name="gunicorn_asgi invocations")
             self._apis.append(api)
             self._slots.add(slot)
-            slot.add_done_callback(self._slots.discard)
+            slot.add_done_callback(self._slot_ended)
+
+    def _slot_ended(self, slot: asyncio.Task[None]) -> None:
+        self._slots.discard(slot)
+        if self._is_retiring and not self._slots:
+            self._host.retire()
 
     async def _poll(self, api: RuntimeAPI) -> None:
-        """Serve one invocation after the other, until the worker stops."""
+        """Serve one invocation after the other, until the worker stops or retires."""
         try:
-            while not self._is_stopping:
+            while not self._is_stopping and not self._is_retiring:
                 invocation = await api.next()
                 if invocation is not None:
                     await self._serve(api, invocation)
@@ -440,8 +446,12 @@ class Invocations:
         self.tick_end = now + interval
 
     def retire(self) -> None:
-        self._is_stopping = True
-        self._host.retire()
+        """Have each slot serve the invocation for which it polls, then end the worker.
+
+        A poll cannot be taken back: an invocation that is handed out at the same moment would be
+        lost.
+        """
+        self._is_retiring = True
 
     async def shut_down(self, seconds: float, abort_seconds: float) -> None:
         """Poll no more, and let running invocations finish, for at most `seconds`."""

@@ -31,7 +31,7 @@ class Recycling:
         rss: Callable[[], int | None] = resident_bytes,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`begin` is called once, when this worker is the one to be replaced."""
+        """`begin` is called when this worker is the one to be replaced, until it leaves."""
         self._row = row
         self._begin = begin
         self._log = log
@@ -45,6 +45,7 @@ class Recycling:
         """The time (`clock`) at which ``max_lifetime`` is over, with jitter."""
         self._is_first_look = True
         self._reason = ""
+        self._is_logged = False
 
     def demand(self, reason: str) -> None:
         """A limit is reached: replace this worker as soon as no other one is being replaced."""
@@ -59,7 +60,9 @@ class Recycling:
         if not self._reason:
             self._reason = self._find_reason()
         if self._reason and self._row.roster.is_quiet():
-            self._log.info("Autorestarting worker: %s", self._reason)
+            if not self._is_logged:
+                self._is_logged = True
+                self._log.info("Autorestarting worker: %s", self._reason)
             self._begin()
 
     def _find_reason(self) -> str:
