@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["JSONFormatter", "LambdaWorker", "Worker", "__version__"]
 
 
-def __getattr__(name: str) -> object:
+def _import_late(name: str) -> object:
     """Import only what is asked for: on AWS Lambda, each import delays the first response."""
     if name == "Worker":
         from .worker import Worker  # noqa: PLC0415 # see above
@@ -42,3 +42,12 @@ def __getattr__(name: str) -> object:
         # of a RuntimeError it prints the sentence.
         raise RuntimeError(f"Invalid value for setting worker_class: {sentence}")
     raise AttributeError(sentence)
+
+
+def __dir__() -> list[str]:
+    """Return all names, so that completion offers those that are not imported yet, too."""
+    return sorted({*globals(), *__all__})
+
+
+if not TYPE_CHECKING:  # type checkers would take any name for one of this package
+    __getattr__ = _import_late

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -48,6 +49,25 @@ def test_types_are_shipped() -> None:
         str(file.relative_to(ROOT)) for file in (ROOT / "gunicorn_asgi").rglob("*.py")
     }
     assert not {file for file in files if file.startswith(("tests/", "examples/", "docs/"))}
+
+
+def test_each_name_of_the_package_is_listed_before_it_is_imported() -> None:
+    script = "import gunicorn_asgi; print(set(gunicorn_asgi.__all__) - set(dir(gunicorn_asgi)))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n"
+
+
+def test_a_type_checker_finds_no_name_that_the_package_does_not_have() -> None:
+    """``__getattr__`` of a module gives it every name, in the eyes of a type checker."""
+    tree = ast.parse(Path(gunicorn_asgi.__file__).read_text())
+    seen = [
+        ast.unparse(node) for node in tree.body if "TYPE_CHECKING" not in ast.unparse(node)[:40]
+    ]
+    assert "def __dir__" in "\n".join(seen)
+    assert "__getattr__" not in "\n".join(seen)
+    assert callable(gunicorn_asgi.__getattr__)  # type: ignore[attr-defined] # the rule of this test
 
 
 def test_importing_starts_nothing_and_loads_no_parser() -> None:
