@@ -347,3 +347,11 @@ def test_the_logging_package_can_make_it(
 
 def test_it_can_be_named_in_the_file_of_logconfig() -> None:
     JSONFormatter(None, None, "%", defaults=None)  # as logging.config.fileConfig makes it
+
+
+def test_the_time_has_the_name_that_is_asked_for() -> None:
+    formatter = JSONFormatter(time_name="timestamp")
+    entry = read(formatter.format(make_log_record("up")))
+    assert set(entry) == {"timestamp", "level", "logger", "pid", "message"}
+    assert next(iter(entry)) == "timestamp"
+    assert datetime.fromisoformat(entry["timestamp"]).tzinfo is not None

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -251,3 +252,7 @@ def test_the_zip_serves_requests_and_logs_json(tmp_path: Path) -> None:
     access = [line for line in lines if line["logger"] == "gunicorn.access"]
     assert [(line["client"], line["status"]) for line in access] == [("192.0.2.7", 200)] * 2
     assert {line["level"] for line in lines} == {"INFO"}
+    for (
+        line
+    ) in lines:  # AWS, "Log-level filtering": RFC 3339, or the level is INFO whatever it says
+        assert datetime.fromisoformat(line["timestamp"]).utcoffset() == timedelta(0)

@@ -24,7 +24,8 @@ if os.environ.get("AWS_LAMBDA_LOG_FORMAT") == "JSON":
     logconfig_dict = {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"json": {"()": "gunicorn_asgi.JSONFormatter"}},
+        # Lambda counts a line without a timestamp as INFO, whatever its level.
+        "formatters": {"json": {"()": "gunicorn_asgi.JSONFormatter", "time_name": "timestamp"}},
         "handlers": {
             "json": {
                 "class": "logging.StreamHandler",

@@ -27,6 +27,7 @@ class JSONFormatter(logging.Formatter):
     has `fields` after that: a mapping of names to atoms of ``access_log_format``, such as
     ``{"client": "{client_addr}e"}``. By default these are FIELDS. An atom without a value is null.
     Any other record has ``message``, and where it has them ``exception`` and ``stack``.
+    `time_name` is another name for ``time``: AWS Lambda wants ``timestamp``.
 
     All other arguments are those of ``logging.Formatter``, and have no effect.
     """
@@ -50,8 +51,15 @@ class JSONFormatter(logging.Formatter):
         "request_id": "{x-request-id}i",
     }
 
-    def __init__(self, *args: Any, fields: Mapping[str, str] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        fields: Mapping[str, str] | None = None,
+        time_name: str = "time",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
+        self._time_name = time_name
         fields = dict(self.FIELDS if fields is None else fields)
         for name, atom in fields.items():
             if not isinstance(atom, str) or not atom or "%" in atom:
@@ -74,7 +82,7 @@ class JSONFormatter(logging.Formatter):
         """Return the JSON object of `record`."""
         time = datetime.fromtimestamp(record.created, timezone.utc)
         entry: dict[str, Any] = {
-            "time": time.isoformat(timespec="microseconds"),
+            self._time_name: time.isoformat(timespec="microseconds"),
             "level": record.levelname,
             "logger": record.name,
             "pid": record.process,
