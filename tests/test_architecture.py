@@ -249,6 +249,7 @@ PURE = (
     | {
         "config.bind_address",
         "errors",
+        "frozen",
         "metrics.catalog",
         "metrics.exposition",
         "net.deadlines",
