@@ -113,6 +113,8 @@ class BaseWorker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             cls.check_settings(cfg, settings)
         except ConfigError as error:
             log.error("%s", error)  # noqa: TRY400 # one sentence, no traceback
+            if not cfg.check_config:
+                cls.boot_failed(error)
             raise SystemExit(1) from None
         for warning in boot_warnings(cfg, settings):
             log.warning("%s", warning)
@@ -135,6 +137,13 @@ class BaseWorker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         user (Gunicorn's ``user``): that user may not be allowed to read the modules.
         """
         raise NotImplementedError
+
+    @classmethod
+    def boot_failed(cls, error: BaseException) -> None:
+        """`error` ends the boot, in the master or in a worker: no request will be served.
+
+        For a platform that has to be told. The log has its line from elsewhere.
+        """
 
     # In the worker process: the boot.
 
@@ -215,7 +224,7 @@ class BaseWorker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
     def _end_boot(self, error: BaseException) -> None:
         """Prepare the exit after `error`. Raises SystemExit unless Gunicorn is to log `error`."""
         if not self._stop.is_made:
-            self.startup_failed(error)
+            self.boot_failed(error)
         code = self._boot.fail(error)
         self._prepare_exit(code)
         if self._boot.is_logged_here(error):
@@ -287,7 +296,7 @@ class BaseWorker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             )
             is_started = await self._start_application(server, lifespan)
         except (ConfigError, LifespanError) as error:
-            self.startup_failed(error)
+            self.boot_failed(error)
             return await self._boot.fail_in_loop(error)
         if is_started:
             self.begin_serving()
@@ -359,9 +368,6 @@ class BaseWorker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
     def log_boot(self) -> None:
         """Log that this worker serves, and how."""
         raise NotImplementedError
-
-    def startup_failed(self, error: BaseException) -> None:
-        """`error` ends the boot: no request will be served. It is not logged yet."""
 
     # The heartbeat.
 

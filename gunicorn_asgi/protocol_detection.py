@@ -9,11 +9,11 @@ from __future__ import annotations
 from .errors import RequestError
 from .http.contract import ASGIStream
 from .http.exchange import LATE_HEAD, ExchangeLog
-from .http.request import Request
+from .http.request import Request, join_cookies
 from .http1.connection import H1Connection
 from .http2.connection import H2Connection
 from .http2.frames import PREFACE, ConnectionFailure
-from .http2.request import HTTP2_VERSION, join_cookies
+from .http2.request import HTTP2_VERSION
 from .net.idleness import INCOMPLETE, SILENT, Idleness
 from .net.transport import LINGER_SECONDS, OPEN, Handler, Transport
 

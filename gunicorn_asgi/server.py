@@ -22,8 +22,7 @@ from .config.settings import Settings
 from .errors import RequestError
 from .http.contract import ApplicationTask, ASGIStream, Header
 from .http.fields import DATE, SERVER
-from .http.request import MAX_LINE, Rules
-from .http.trust import peer_rules, trusted_peers
+from .http.trust import make_rules, peer_rules, trusted_peers
 from .http1 import parser
 from .http1.connection import H1Connection
 from .http1.field_lines import FieldLines
@@ -78,22 +77,6 @@ class ShutdownPhase(Enum):
 
 
 SERVING, LAME_DUCK, FINISHING = ShutdownPhase
-
-
-def _make_rules(settings: Settings) -> Rules:
-    """The rules for requests of a peer that is not trusted."""
-    return Rules(
-        field_lines=FieldLines(parser.load(settings.http)),
-        limit_line=settings.limit_request_line or MAX_LINE,
-        limit_fields=settings.limit_request_fields,
-        limit_field_size=settings.limit_request_field_size,
-        header_map=settings.header_map,
-        permit_unconventional_method=settings.permit_unconventional_http_method,
-        secure_scheme={},
-        forwarder_names=frozenset(),
-        script_name=settings.script_name,
-        health_path=settings.health_path,
-    )
 
 
 def load_protocols(settings: Settings) -> None:
@@ -187,7 +170,9 @@ class Server:
         self.health_path = settings.health_path
         self.grace_s = settings.disconnect_grace_s
         self.switched_off = settings.switched_off
-        self.rules_for = peer_rules(_make_rules(settings), settings)
+        self.rules_for = peer_rules(
+            make_rules(settings, FieldLines(parser.load(settings.http))), settings
+        )
         self.trusts_proxy = trusted_peers(settings.proxy_allow_ips, "proxy_allow_ips")
         load_protocols(settings)
         self.make_handler: Callable[[Transport], Handler] = H1Connection

@@ -244,8 +244,15 @@ ON_TRANSPORTS = {
     "http2.tunnel",
 }
 """The rooms of the versions of HTTP that have a transport. All others there are pure."""
+WAITS_FOR_INVOCATIONS = {
+    "aws_lambda.invocations",
+    "aws_lambda.runtime_api",
+    "aws_lambda.worker",
+    "aws_lambda.writer",
+}
+"""The rooms of AWS Lambda that have a loop. All others there are pure."""
 PURE = (
-    inside("http", "http1", "http2", "websocket")
+    inside("aws_lambda", "http", "http1", "http2", "websocket")
     | {
         "config.bind_address",
         "errors",
@@ -260,7 +267,7 @@ PURE = (
         "observe.request_wait",
         "version",
     }
-) - ON_TRANSPORTS
+) - (ON_TRANSPORTS | WAITS_FOR_INVOCATIONS)
 LOOPS_AND_TRANSPORTS = (
     "asyncio",
     "uvloop",

@@ -28,7 +28,7 @@ from tables import AUTHORITIES, NO_AUTHORITIES, each
 
 from gunicorn_asgi.errors import RequestError
 from gunicorn_asgi.frozen import replace
-from gunicorn_asgi.http.request import UNKNOWN_LENGTH, Fields, Request, Rules
+from gunicorn_asgi.http.request import UNKNOWN_LENGTH, Fields, Request, Rules, join_cookies
 from gunicorn_asgi.http1.request import read_head
 from gunicorn_asgi.http2.blocks import ENTRY_SIZE, Block, BlockReader
 from gunicorn_asgi.http2.request import (
@@ -37,7 +37,6 @@ from gunicorn_asgi.http2.request import (
     MalformedError,
     RequestReader,
     check_trailers,
-    join_cookies,
     read_request,
 )
 

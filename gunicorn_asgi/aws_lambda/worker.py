@@ -2,11 +2,100 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from gunicorn.arbiter import Arbiter
+
+from ..asgi.async_library import load_trio
+from ..asgi.scope import Application
 from ..base_worker import BaseWorker
+from ..config.settings import Settings
+from ..errors import ConfigError, LifespanError
+from ..process.boot import log_boot
+from .environment import read_environment, refuse, refuse_outside
+from .invocations import Invocations, describe_error
+from .load_function import load_function
+from .runtime_api import Failure, report_failed_boot
+
+if TYPE_CHECKING:
+    from gunicorn.config import Config
+
+    from .invocations import EventFunction
 
 
 class LambdaWorker(BaseWorker):
     """Serves an ASGI application on AWS Lambda: ``-k gunicorn_asgi.LambdaWorker app:app``."""
 
     may_hand_over = False
+    """Two workers would poll for more invocations than AWS Lambda hands out."""
     halts_on_failed_boot = True
+    """AWS Lambda then begins anew."""
+
+    @classmethod
+    def read_settings(cls, cfg: Config, environment: Mapping[str, str]) -> Settings:
+        settings = super().read_settings(cfg, environment)
+        refuse(cfg, settings)
+        lambda_environment = read_environment(environment)
+        if not (cfg.check_config or cfg.print_config):
+            refuse_outside(lambda_environment)
+        return settings
+
+    @classmethod
+    def load_modules(cls, settings: Settings) -> None:
+        if settings.async_library == "trio":
+            load_trio()
+
+    @classmethod
+    def boot_failed(cls, error: BaseException) -> None:
+        """Tell AWS Lambda, which has no other way to know why."""
+        try:
+            environment = read_environment(os.environ)
+        except ConfigError:
+            return
+        if environment.runtime_api:
+            report_failed_boot(environment.runtime_api, _describe(error))
+
+    def prepare(self) -> None:
+        self._environment = read_environment({**os.environ, **self.cfg.env})
+
+    def load_wsgi(self) -> None:
+        super().load_wsgi()
+        name = self.settings.lambda_event_function
+        self._function: EventFunction | None = load_function(name) if name else None
+
+    def make_server(self, app: Application) -> Invocations:
+        self._invocations = Invocations(
+            self.settings,
+            app,
+            self._function,
+            self,
+            self.log,
+            self.access,
+            self.loop,
+            self.library,
+            self._environment,
+        )
+        return self._invocations
+
+    def begin_serving(self) -> None:
+        self._invocations.start()
+
+    def log_boot(self) -> None:
+        mode = "streaming" if self.settings.lambda_streams else "buffered"
+        concurrency = self._environment.max_concurrency
+        service = f"AWS Lambda, responses {mode}, invocations at once {concurrency}"
+        log_boot(self.settings, service, self.log)
+
+    def fail(self, reason: str) -> None:
+        """The Runtime API cannot be used any more: end the master, and with it the environment."""
+        self.log.error("%s", reason)
+        self.leave(Arbiter.WORKER_BOOT_ERROR)
+
+
+def _describe(error: BaseException) -> Failure:
+    if isinstance(error, (ConfigError, LifespanError)):
+        return Failure(f"Runtime.{type(error).__name__}", str(error))
+    cause = error.__cause__ or error
+    return describe_error(cause, with_stack=True)

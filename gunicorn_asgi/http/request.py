@@ -284,6 +284,22 @@ def check_path(method: str, raw_path: bytes, fields: Fields, rules: Rules) -> No
         )
 
 
+def join_cookies(headers: list[Header]) -> list[Header]:
+    """Return `headers` with one cookie field in place of several, where the first of them is.
+
+    A client may split its cookie field so that it compresses better. RFC 9113, 8.2.3: the parts
+    "MUST be concatenated into a single octet string using the two-octet delimiter of 0x3b, 0x20"
+    before a generic application sees them.
+    """
+    parts = [value for name, value in headers if name == b"cookie"]
+    if len(parts) < 2:
+        return headers
+    place = headers.index((b"cookie", parts[0]))
+    others = [field for field in headers if field[0] != b"cookie"]
+    # Without empty parts, which have no cookie: no value may end in white space.
+    return [*others[:place], (b"cookie", b"; ".join(filter(None, parts))), *others[place:]]
+
+
 def map_underscores(fields: Fields, rules: Rules) -> None:
     """Apply Gunicorn's ``header_map`` to headers whose name has an underscore.
 

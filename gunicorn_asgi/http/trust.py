@@ -12,7 +12,7 @@ from ..config.settings import Settings
 from ..errors import ConfigError
 from ..frozen import replace
 from .forwarded import FORWARDED_READERS
-from .request import Rules
+from .request import MAX_LINE, FieldReader, Rules
 
 IsTrustedPeer = Callable[[str | None], bool]
 """Takes a peer's address, or None for a unix socket."""
@@ -41,6 +41,25 @@ def trusted_peers(allowed: Sequence[str], setting: str) -> IsTrustedPeer:
         )
 
     return is_trusted
+
+
+def make_rules(settings: Settings, field_lines: FieldReader | None = None) -> Rules:
+    """The rules for requests of a peer that is not trusted.
+
+    `field_lines`: the reader of field lines, for connections of HTTP/1.x.
+    """
+    return Rules(
+        field_lines=field_lines,  # type: ignore[arg-type]  # only HTTP/1.x has a use for it
+        limit_line=settings.limit_request_line or MAX_LINE,
+        limit_fields=settings.limit_request_fields,
+        limit_field_size=settings.limit_request_field_size,
+        header_map=settings.header_map,
+        permit_unconventional_method=settings.permit_unconventional_http_method,
+        secure_scheme={},
+        forwarder_names=frozenset(),
+        script_name=settings.script_name,
+        health_path=settings.health_path,
+    )
 
 
 def peer_rules(rules: Rules, settings: Settings) -> PeerRules:

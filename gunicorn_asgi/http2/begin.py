@@ -8,7 +8,7 @@ from ..asgi.scope import Scope, http_scope
 from ..errors import RequestError
 from ..http.exchange import ExchangeLog
 from ..http.grammar import Header
-from ..http.request import Request, may_be_health_check
+from ..http.request import Request, join_cookies, may_be_health_check
 from ..net.transport import Transport
 from ..observe.access_log import HTTP2_LOGGED_VERSION
 from .blocks import Block
@@ -16,7 +16,7 @@ from .budget import REFUSED
 from .exchange import Exchange, ExchangeOwner
 from .limits import HTTP2Limits
 from .protocol import Protocol
-from .request import RequestReader, join_cookies
+from .request import RequestReader
 from .stream import STREAM_CLOSED, Stream
 from .tunnel import Tunnel
 

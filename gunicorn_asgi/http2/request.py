@@ -24,6 +24,7 @@ from ..http.request import (
     check_path,
     check_target,
     decode_path,
+    join_cookies,
     map_underscores,
     read_expect,
     read_method,
@@ -160,22 +161,6 @@ def read_request(block: Block, rules: Rules, max_list: int, has_websocket: bool)
     if raw_path != b"*":
         check_path(name, raw_path, fields, rules)
     return name, path, raw_path, query, fields
-
-
-def join_cookies(headers: list[Header]) -> list[Header]:
-    """Return `headers` with one cookie field in place of several, where the first of them is.
-
-    A client may split its cookie field so that it compresses better. RFC 9113, 8.2.3: the parts
-    "MUST be concatenated into a single octet string using the two-octet delimiter of 0x3b, 0x20"
-    before a generic application sees them.
-    """
-    parts = [value for name, value in headers if name == b"cookie"]
-    if len(parts) < 2:
-        return headers
-    place = headers.index((b"cookie", parts[0]))
-    others = [field for field in headers if field[0] != b"cookie"]
-    # Without empty parts, which have no cookie: no value may end in white space.
-    return [*others[:place], (b"cookie", b"; ".join(filter(None, parts))), *others[place:]]
 
 
 def check_trailers(fields: list[Header]) -> None:

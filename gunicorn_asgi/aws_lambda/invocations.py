@@ -1,0 +1,543 @@
+"""The invocations of one worker: polls for them, their applications, deadlines and shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import json
+import math
+import os
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..asgi.async_library import AsyncLibrary
+from ..asgi.endings import find_exit, without_cancellations
+from ..asgi.exchange import is_set_within
+from ..asgi.health import HealthCheck, answer_health_check
+from ..asgi.http import HTTPStream
+from ..asgi.request_timeout import cancel_overdue
+from ..asgi.scope import Address, Application, http_scope
+from ..config.settings import Settings
+from ..errors import EventError, RequestError
+from ..http.contract import ApplicationTask, ASGIStream
+from ..http.exchange import ExchangeLog
+from ..http.request import Rules, decode_path, may_be_health_check
+from ..http.trust import make_rules, peer_rules
+from ..observe.access_log import Access
+from ..observe.log import Log
+from ..observe.running_requests import title
+from ..observe.tasks import describe_task
+from ..process.exits import read_exit_code
+from .context import LambdaContext
+from .environment import LambdaEnvironment
+from .events import Form, find_form, read_event, unsupported
+from .invocation import Invocation
+from .runtime_api import ANSWER_SECONDS, Connection, Failure, Rejected, RuntimeAPIError
+from .writer import BufferedWriter, InvocationWriter, StreamedWriter
+
+if TYPE_CHECKING:
+    from ..websocket.share import WebSocketShare
+
+TRACE_VARIABLE = "_X_AMZN_TRACE_ID"
+"""The environment variable in which the X-Ray SDK finds the trace of the current invocation."""
+DEADLINE_MARGIN_SECONDS = 0.25
+"""Time before the deadline at which the application is cancelled: its client needs an answer."""
+DEADLINE_MARGIN_SHARE = 0.1
+"""The same as a share of the time that an invocation has, for very short ones."""
+NOTICE_SECONDS = 1.0
+"""Time for an application that is told to end, before the worker aborts it."""
+MIN_WAIT_SECONDS = 0.05
+"""Time for a cancelled application to end, also after the deadline."""
+NOT_ON_LAMBDA = "AWS Lambda has no way to send it"
+OVERDUE = RequestError(503, "The application did not answer in time", is_logged=True)
+DEADLINE_EXCEEDED = Failure("Runtime.DeadlineExceeded", "the deadline of the invocation is near")
+ENDED = Failure("Runtime.ExitError", "the worker ends")
+INVALID_EVENT = "Runtime.InvalidEvent"
+EventFunction = Callable[[Any, LambdaContext], Any]
+
+
+class InvocationHost(Protocol):
+    """Gunicorn's worker, as this module sees it."""
+
+    nr: int
+    """Invocations served, Gunicorn's own attribute."""
+    max_requests: int
+
+    def retire(self) -> None:
+        """The worker leaves."""
+
+    def leave(self, code: int) -> None:
+        """The application has ended the process by an exception."""
+
+    def fail(self, reason: str) -> None:
+        """The Runtime API cannot be used any more: this execution environment is at its end."""
+
+
+class Site:
+    """The gateway of an event, in place of a listening socket: see `asgi.scope.Site`."""
+
+    def __init__(self, root_path: str) -> None:
+        self.scheme = "https"
+        self.raw_root_path = root_path.encode()
+        self.root_path = decode_path(self.raw_root_path)
+
+
+class Gateway:
+    """The peer of an event's client, in place of a connection: see `http.exchange.LoggedPeer`."""
+
+    def __init__(
+        self, listener: Site, client: Address | None, server: Address | None, rules: Rules
+    ) -> None:
+        self.listener = listener
+        self.client = client
+        self.server_address = server
+        self.rules = rules
+        self.tls: Mapping[str, Any] | None = None
+
+
+class InvocationStream(HTTPStream):
+    """An HTTP exchange whose failure is reported with the name of its exception."""
+
+    __slots__ = ()
+
+    def connection_lost(self) -> None:
+        """The Runtime API wants no more of the response."""
+        super().connection_lost()
+        self.host.loop.call_later(self.host.grace_s, self.cancel)
+
+    def application_exited(self) -> None:
+        assert isinstance(self.writer, InvocationWriter)
+        self.writer.failure = ENDED
+        super().application_exited()
+
+    def application_raised(self, error: BaseException) -> None:
+        assert isinstance(self.writer, InvocationWriter)
+        self.writer.failure = describe_error(error)
+        super().application_raised(error)
+
+
+class Invocations:
+    """Serves invocations, up to ``AWS_LAMBDA_MAX_CONCURRENCY`` at once.
+
+    An `asgi.exchange.ExchangeHost` for their exchanges, and a `process.shutdown.WorkerServer` for
+    the worker. Each slot polls the Runtime API for an invocation, serves it, and polls again.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        app: Application,
+        function: EventFunction | None,
+        host: InvocationHost,
+        log: Log,
+        access: Access | None,
+        loop: asyncio.AbstractEventLoop,
+        library: AsyncLibrary,
+        environment: LambdaEnvironment,
+    ) -> None:
+        # Set once.
+        self.settings = settings
+        self.app = app
+        self._function = function
+        """The function of the option ``lambda_event_function``."""
+        self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+            getattr(function, "__call__", None)  # noqa: B004 # of an object with an async __call__
+        )
+        self._host = host
+        self.log = log
+        self._access = access
+        self.loop = loop
+        self.cancelled = library.cancelled
+        self._spawn = library.spawn
+        self._environment = environment
+        self._rules_for = peer_rules(make_rules(settings), settings)
+        self._site = Site(settings.root_path)
+        self._context = contextvars.copy_context()
+        """Every exchange runs in a copy of it, so that nothing leaks from one to the next."""
+        self.grace_s = settings.disconnect_grace_s
+        self.switched_off: Mapping[str, str] = {
+            **settings.switched_off,
+            "http.response.early_hint": NOT_ON_LAMBDA,
+            "http.response.trailers": NOT_ON_LAMBDA,
+        }
+        self.state: Mapping[str, Any] | None = None
+        self.websocket_share: WebSocketShare | None = None
+        self.is_out_of_service = False
+        # Invocations.
+        self.tasks: dict[ApplicationTask, tuple[ASGIStream, float]] = {}
+        """The running applications: their exchange, and the time when it began
+        (``time.monotonic``)."""
+        self._connections: list[Connection] = []
+        self._slots: set[asyncio.Task[None]] = set()
+        self._functions: set[ApplicationTask] = set()
+        """The running calls of the event function."""
+        self._is_stopping = False
+        self.tick_end = math.inf
+        self.tick(1.0)
+
+    def start(self) -> None:
+        """Begin to poll for invocations."""
+        for _ in range(self._environment.max_concurrency):
+            connection = Connection(self._environment.runtime_api, self.loop)
+            slot = self.loop.create_task(self._poll(connection), name="gunicorn_asgi invocations")
+            self._connections.append(connection)
+            self._slots.add(slot)
+            slot.add_done_callback(self._slots.discard)
+
+    async def _poll(self, connection: Connection) -> None:
+        """Serve one invocation after the other, until the worker stops."""
+        try:
+            while not self._is_stopping:
+                invocation = await connection.next()
+                if invocation is not None:
+                    await self._serve(connection, invocation)
+        except RuntimeAPIError as error:
+            if not self._is_stopping:
+                self._host.fail(f"The Runtime API of AWS Lambda has failed: {error}")
+        except Exception as error:
+            self.log.exception("Error while polling for invocations")
+            self._host.fail(f"No more invocations can be served: {error!r}")
+        finally:
+            connection.close()
+
+    async def _serve(self, connection: Connection, invocation: Invocation) -> None:
+        """Serve one invocation. Raises RuntimeAPIError if there can be no further one."""
+        self._set_trace(invocation)
+        try:
+            await self._serve_event(connection, invocation)
+        except Rejected as error:
+            self._log_failure(invocation, error)
+        except RuntimeAPIError:
+            raise
+        except Exception as error:  # a fault of this package must not end the worker
+            self.log.exception("Error at invocation %s", invocation.request_id)
+            connection.close()  # a streamed response may have begun
+            with suppress(Rejected):
+                await connection.fail(invocation, describe_error(error))
+        if self._host.nr >= self._host.max_requests:
+            self.retire()
+
+    def _log_failure(self, invocation: Invocation, reason: object) -> None:
+        self.log.error("Invocation %s has failed: %s", invocation.request_id, reason)
+
+    def _set_trace(self, invocation: Invocation) -> None:
+        """Show the trace to the X-Ray SDK, as the Python runtime of AWS does.
+
+        The environment belongs to all invocations. So it has none where several run at once.
+        """
+        if invocation.trace_id and self._environment.max_concurrency == 1:
+            os.environ[TRACE_VARIABLE] = invocation.trace_id
+        else:
+            os.environ.pop(TRACE_VARIABLE, None)
+
+    async def _serve_event(self, connection: Connection, invocation: Invocation) -> None:
+        """Serve an event of any kind. Raises Rejected, RuntimeAPIError."""
+        try:
+            event = _read_json(invocation.payload)
+            # A function may take any JSON.
+            form = None if self._function and not isinstance(event, dict) else find_form(event)
+            context = LambdaContext(invocation)
+            if form is None and self._function is None:
+                raise unsupported(event)
+            if form is not None:
+                await self._serve_request(connection, invocation, event, form, context)
+            else:
+                await self._call_function(connection, invocation, event, context)
+        except EventError as error:
+            self._log_failure(invocation, error)
+            await connection.fail(invocation, Failure(INVALID_EVENT, str(error)))
+
+    # Requests.
+
+    async def _serve_request(
+        self,
+        connection: Connection,
+        invocation: Invocation,
+        event: Mapping[str, Any],
+        form: Form,
+        context: LambdaContext,
+    ) -> None:
+        log = ExchangeLog(self._access) if self._access is not None else None
+        writer: InvocationWriter
+        if self.settings.lambda_streams and form in (Form.V1, Form.V2):
+            writer = StreamedWriter(form, log, self.log, self.loop, connection, invocation)
+        else:
+            text_types = self.settings.lambda_text_types
+            writer = BufferedWriter(form, log, self.log, self.loop, text_types)
+        deadline = Deadline(invocation, self.loop)
+        try:
+            stream = self._make_stream(writer, event, context)
+        except RequestError as error:
+            writer.refuse(error)
+        else:
+            self._start(stream)
+            deadline.arm(partial(self._deadline_is_near, invocation, stream, writer))
+        try:
+            await writer.finished
+            await self._deliver(writer, connection, invocation, deadline)
+            if writer.stream is not None and writer.stream.task is not None:
+                await self._until_ended(writer.stream, deadline)
+        finally:
+            deadline.disarm()
+
+    def _make_stream(
+        self, writer: InvocationWriter, event: Mapping[str, Any], context: LambdaContext
+    ) -> HTTPStream:
+        """Make the exchange of a request. Raises EventError, RequestError."""
+        request, body, client, server = read_event(
+            event, writer.form, self.settings.lambda_base_path, self._rules_for
+        )
+        method, _, raw_path, _, fields = request
+        writer.is_head = method == "HEAD"
+        gateway = Gateway(self._site, client, server, self._rules_for(client, None))
+        scope = http_scope(request, gateway, self.state, self.switched_off)
+        scope["aws.event"] = event
+        scope["aws.context"] = context
+        stream: HTTPStream
+        if raw_path == self.settings.health_path and may_be_health_check(method, fields):
+            stream = HealthCheck(writer, scope, bool(body), False, self)
+        else:
+            stream = InvocationStream(writer, scope, bool(body), False, self)
+            if writer.log is not None:
+                writer.log.begin(request, fields.version, gateway)
+        writer.stream = stream
+        if body:
+            stream.feed_data(body)
+            stream.feed_eof()
+        return stream
+
+    def _start(self, stream: HTTPStream) -> None:
+        """Count a request, and run the application for it in a task of its own."""
+        app = self.app
+        if stream.is_health_check:
+            app = partial(answer_health_check, self)
+        else:
+            self._host.nr += 1
+        stream.task = task = self._spawn(stream.run(app), context=self._context.copy())
+        if not task.done():
+            self.tasks[task] = stream, time.monotonic()
+            task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: ApplicationTask) -> None:
+        running = self.tasks.pop(task, None)
+        if running is not None and task.cancelled():
+            running[0].end_cancelled()
+
+    async def _deliver(
+        self,
+        writer: InvocationWriter,
+        connection: Connection,
+        invocation: Invocation,
+        deadline: Deadline,
+    ) -> None:
+        """Hand in a response. Raises RuntimeAPIError."""
+        if isinstance(writer, StreamedWriter) and writer.has_begun:
+            await connection.end_stream(deadline.left_s + ANSWER_SECONDS)
+        elif isinstance(writer, BufferedWriter) and writer.payload is not None:
+            await connection.respond(invocation, writer.payload)
+        else:
+            await connection.fail(invocation, writer.failure)
+
+    async def _until_ended(self, stream: HTTPStream, deadline: Deadline) -> None:
+        """Wait for the end of an application whose response is handed in.
+
+        Then the environment may be frozen: with the next poll, and before it nothing is.
+        """
+        task: ApplicationTask = stream.task  # type: ignore[assignment]  # it was started
+        if task.done():
+            return
+        ended = asyncio.Event()
+        task.add_done_callback(lambda _: ended.set())
+        if not await is_set_within(max(deadline.left_s, MIN_WAIT_SECONDS), ended):
+            self.log.error("%s goes on after the deadline of its invocation", title(stream))
+
+    def _deadline_is_near(
+        self, invocation: Invocation, stream: HTTPStream, writer: InvocationWriter
+    ) -> None:
+        """Answer for the application, and cancel it."""
+        task = stream.task
+        if task is None or task.done():
+            return
+        self.log.warning(
+            "The deadline of invocation %s is near: %s is cancelled. It was %s",
+            invocation.request_id,
+            title(stream),
+            describe_task(task),
+        )
+        writer.failure = DEADLINE_EXCEEDED
+        if stream.is_unanswered:
+            stream.refuse(OVERDUE)
+        else:
+            task.cancel()
+
+    # Other events.
+
+    async def _call_function(
+        self, connection: Connection, invocation: Invocation, event: Any, context: LambdaContext
+    ) -> None:
+        """Hand an event to the function of ``lambda_event_function``. Raises RuntimeAPIError."""
+        self._host.nr += 1
+        result: asyncio.Future[bytes | Failure] = self.loop.create_future()
+        call = self._call(result, event, context)
+        if self._is_async:
+            task = self._spawn(call, context=self._context.copy())
+        else:
+            # A thread cannot be cancelled: only the wait for it is.
+            task = self.loop.create_task(call)
+        self._functions.add(task)
+        task.add_done_callback(partial(self._function_done, result))
+        deadline = Deadline(invocation, self.loop)
+        await asyncio.wait({result}, timeout=deadline.near_s)
+        if not result.done():
+            self.log.warning(
+                "The deadline of invocation %s is near: lambda_event_function is cancelled. It was "
+                "%s",
+                invocation.request_id,
+                describe_task(task),
+            )
+            result.set_result(DEADLINE_EXCEEDED)
+            task.cancel()
+        outcome = result.result()
+        if isinstance(outcome, Failure):
+            await connection.fail(invocation, outcome)
+        else:
+            await connection.respond(invocation, outcome)
+
+    async def _call(
+        self, result: asyncio.Future[bytes | Failure], event: Any, context: LambdaContext
+    ) -> None:
+        assert self._function is not None
+        try:
+            if self._is_async:
+                value = await self._function(event, context)
+            else:
+                run = self._context.copy().run
+                value = await self.loop.run_in_executor(None, run, self._function, event, context)
+            outcome: bytes | Failure = value if isinstance(value, bytes) else _encode(value)
+        except BaseException as error:
+            outcome = describe_error(error, with_stack=True)
+            reason = without_cancellations(error, self.cancelled)
+            if reason is None:
+                raise
+            exit_error = find_exit(reason)
+            if exit_error is not None:
+                self.leave(exit_error)
+            else:
+                self.log.error("Error in lambda_event_function", exc_info=reason)  # noqa: TRY400 # `reason` may be a part of it
+        if not result.done():
+            result.set_result(outcome)
+
+    def _function_done(
+        self, result: asyncio.Future[bytes | Failure], task: ApplicationTask
+    ) -> None:
+        self._functions.discard(task)
+        if not result.done():
+            result.set_result(ENDED)  # it was cancelled
+
+    # For exchanges: see `asgi.exchange.ExchangeHost`.
+
+    def leave(self, error: SystemExit | KeyboardInterrupt) -> None:
+        self._host.leave(read_exit_code(error, self.log))
+
+    def continue_later(self, step: Callable[[], bool]) -> None:
+        if step():
+            self.loop.call_soon(self.continue_later, step)
+
+    # For the worker: see `process.shutdown.WorkerServer`.
+
+    def tick(self, interval: float) -> None:
+        now = self.loop.time()
+        limit_s = self.settings.request_timeout_s
+        if limit_s != math.inf:
+            cancel_overdue(self.tasks, limit_s, time.monotonic(), self.log)
+        self.tick_end = now
+        for stream, _ in list(self.tasks.values()):
+            if stream.deadline <= now:
+                stream.deadline_passed()
+        self.tick_end = now + interval
+
+    def retire(self) -> None:
+        self._is_stopping = True
+        self._host.retire()
+
+    async def shut_down(self, seconds: float, abort_seconds: float) -> None:
+        """Poll no more, and let running invocations finish, for at most `seconds`."""
+        notice_s = min(NOTICE_SECONDS, seconds / 4)
+        if not await self._until_idle(seconds - notice_s):
+            for stream, _ in list(self.tasks.values()):
+                stream.ask_to_end()
+            await self._until_idle(notice_s)
+        if self._slots:
+            self.log.warning(
+                "%d invocations were not complete at the end of graceful_timeout", len(self._slots)
+            )
+        await self.abort(abort_seconds)
+
+    async def abort(self, seconds: float) -> None:
+        for task in [*self.tasks, *self._functions]:
+            task.cancel()
+        await self._until_idle(seconds)
+        for slot in self._slots:
+            slot.cancel()
+
+    async def _until_idle(self, seconds: float) -> bool:
+        """Stop to poll, and wait for running invocations. Returns whether that was in time."""
+        self._is_stopping = True
+        for connection in self._connections:
+            connection.stop_polling()
+        if self._slots:
+            await asyncio.wait(set(self._slots), timeout=seconds)
+        return not self._slots
+
+
+class Deadline:
+    """The deadline of one invocation. AWS Lambda ends the whole environment at it."""
+
+    def __init__(self, invocation: Invocation, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        left_s = invocation.deadline_ms / 1000 - time.time()
+        self._at = loop.time() + left_s
+        self._margin_s = min(DEADLINE_MARGIN_SECONDS, left_s * DEADLINE_MARGIN_SHARE)
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until the deadline, or 0."""
+        return max(0.0, self._at - self._loop.time())
+
+    @property
+    def near_s(self) -> float:
+        """Seconds until the deadline is near, or 0: there has to be time for an answer."""
+        return max(0.0, self._at - self._margin_s - self._loop.time())
+
+    def arm(self, action: Callable[[], None]) -> None:
+        """Have `action` called when the deadline is near."""
+        self._timer = self._loop.call_later(self.near_s, action)
+
+    def disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def describe_error(error: BaseException, with_stack: bool = False) -> Failure:
+    """The failure by an exception of the application. The log has its traceback, too."""
+    stack = traceback.format_tb(error.__traceback__) if with_stack else ()
+    return Failure(type(error).__name__, str(error), tuple(stack))
+
+
+def _read_json(payload: bytes) -> Any:
+    """Raises EventError."""
+    try:
+        return json.loads(payload)
+    except (ValueError, RecursionError) as error:
+        raise EventError(f"the event is no JSON: {error}") from None
+
+
+def _encode(value: object) -> bytes:
+    """Encode the result of the event function. Raises TypeError or ValueError if it is no JSON."""
+    return json.dumps(value).encode()
