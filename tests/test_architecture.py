@@ -195,6 +195,7 @@ def test_gunicorn_is_known_in_few_rooms() -> None:
     """The others get what they need from these. The server has the type of Gunicorn's sockets, the checks that of its configuration."""
     rooms = {
         "__main__",
+        "aws_lambda.worker",
         "observe.access_format",
         "observe.access_log",
         "observe.atoms",
@@ -210,6 +211,7 @@ def test_gunicorn_is_known_in_few_rooms() -> None:
     }
     assert importers("gunicorn", with_types=False) <= rooms
     assert importers("gunicorn") <= rooms | {
+        "aws_lambda.environment",
         "net.accept",
         "net.listener",
         "net.own_queue",
@@ -245,6 +247,8 @@ ON_TRANSPORTS = {
 }
 """The rooms of the versions of HTTP that have a transport. All others there are pure."""
 WAITS_FOR_INVOCATIONS = {
+    "aws_lambda.deadline",
+    "aws_lambda.event_function",
     "aws_lambda.invocations",
     "aws_lambda.runtime_api",
     "aws_lambda.worker",
@@ -342,7 +346,10 @@ def test_only_streams_accepting_the_server_and_the_worker_await() -> None:
         for room, source in SOURCES.items()
         if any(isinstance(node, ast.AsyncFunctionDef) for node in ast.walk(ast.parse(source)))
     }
-    assert rooms <= inside("asgi", "process", "aws_lambda") | {
+    assert rooms <= inside("asgi", "process") | {
+        "aws_lambda.event_function",
+        "aws_lambda.invocations",
+        "aws_lambda.runtime_api",
         "http.contract",  # the type of a stream's `run`
         "metrics.page",
         "metrics.reporter",

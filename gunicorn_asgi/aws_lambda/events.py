@@ -150,6 +150,22 @@ def read_event(
     return HTTPEvent(request, body, client, _read_server(fields))
 
 
+def describe_refused(event: Mapping[str, Any], form: Form) -> tuple[bytes, Address | None]:
+    """Return a refused request for the log, as the head of HTTP/1.1, and its client.
+
+    To be called after `read_event` has raised RequestError: method, path and headers are there.
+    """
+    whole = Part(event, "")
+    context = whole.part("requestContext")
+    http = context.part("http") if form is Form.V2 else context
+    verb = http.text("method") if form is Form.V2 else whole.text("httpMethod")
+    path, _ = _read_path(whole, context, form, "")
+    headers = _read_headers(whole, form)
+    lines = [b"%b %b HTTP/1.1" % (verb.encode(), _encode_path(path))]
+    lines += [b"%b: %b" % header for header in headers]
+    return b"\r\n".join([*lines, b"\r\n"]), _read_client(http, headers, form)
+
+
 class Part:
     """An object in an event. Its methods raise EventError for parts of a wrong type."""
 

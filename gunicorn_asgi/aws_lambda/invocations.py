@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import inspect
-import json
 import math
 import os
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..asgi.async_library import AsyncLibrary
-from ..asgi.endings import find_exit, without_cancellations
 from ..asgi.exchange import is_set_within
 from ..asgi.health import HealthCheck, answer_health_check
 from ..asgi.http import HTTPStream
@@ -34,10 +30,21 @@ from ..observe.running_requests import title
 from ..observe.tasks import describe_task
 from ..process.exits import read_exit_code
 from .context import LambdaContext
+from .deadline import Deadline
 from .environment import LambdaEnvironment
-from .events import Form, find_form, read_event, unsupported
+from .event_function import EventFunction, Function, FunctionCall
+from .events import (
+    UNKNOWN_PEER,
+    Form,
+    describe_refused,
+    find_form,
+    parse_json,
+    read_event,
+    unsupported,
+)
+from .failure import Failure
 from .invocation import Invocation
-from .runtime_api import ANSWER_SECONDS, Connection, Failure, Rejected, RuntimeAPIError
+from .runtime_api import ANSWER_SECONDS, Connection, Rejected, RuntimeAPIError
 from .writer import BufferedWriter, InvocationWriter, StreamedWriter
 
 if TYPE_CHECKING:
@@ -45,10 +52,6 @@ if TYPE_CHECKING:
 
 TRACE_VARIABLE = "_X_AMZN_TRACE_ID"
 """The environment variable in which the X-Ray SDK finds the trace of the current invocation."""
-DEADLINE_MARGIN_SECONDS = 0.25
-"""Time before the deadline at which the application is cancelled: its client needs an answer."""
-DEADLINE_MARGIN_SHARE = 0.1
-"""The same as a share of the time that an invocation has, for very short ones."""
 NOTICE_SECONDS = 1.0
 """Time for an application that is told to end, before the worker aborts it."""
 MIN_WAIT_SECONDS = 0.05
@@ -58,7 +61,6 @@ OVERDUE = RequestError(503, "The application did not answer in time", is_logged=
 DEADLINE_EXCEEDED = Failure("Runtime.DeadlineExceeded", "the deadline of the invocation is near")
 ENDED = Failure("Runtime.ExitError", "the worker ends")
 INVALID_EVENT = "Runtime.InvalidEvent"
-EventFunction = Callable[[Any, LambdaContext], Any]
 
 
 class InvocationHost(Protocol):
@@ -117,7 +119,7 @@ class InvocationStream(HTTPStream):
 
     def application_raised(self, error: BaseException) -> None:
         assert isinstance(self.writer, InvocationWriter)
-        self.writer.failure = describe_error(error)
+        self.writer.failure = Failure.of(error)
         super().application_raised(error)
 
 
@@ -132,7 +134,7 @@ class Invocations:
         self,
         settings: Settings,
         app: Application,
-        function: EventFunction | None,
+        function: Function | None,
         host: InvocationHost,
         log: Log,
         access: Access | None,
@@ -143,11 +145,6 @@ class Invocations:
         # Set once.
         self.settings = settings
         self.app = app
-        self._function = function
-        """The function of the option ``lambda_event_function``."""
-        self._is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-            getattr(function, "__call__", None)  # noqa: B004 # of an object with an async __call__
-        )
         self._host = host
         self.log = log
         self._access = access
@@ -159,6 +156,9 @@ class Invocations:
         self._site = Site(settings.root_path)
         self._context = contextvars.copy_context()
         """Every exchange runs in a copy of it, so that nothing leaks from one to the next."""
+        self._function = function and EventFunction(
+            function, loop, library, self._context, log, self.leave
+        )
         self.grace_s = settings.disconnect_grace_s
         self.switched_off: Mapping[str, str] = {
             **settings.switched_off,
@@ -174,7 +174,7 @@ class Invocations:
         (``time.monotonic``)."""
         self._connections: list[Connection] = []
         self._slots: set[asyncio.Task[None]] = set()
-        self._functions: set[ApplicationTask] = set()
+        self._calls: set[FunctionCall] = set()
         """The running calls of the event function."""
         self._is_stopping = False
         self.tick_end = math.inf
@@ -218,7 +218,7 @@ class Invocations:
             self.log.exception("Error at invocation %s", invocation.request_id)
             connection.close()  # a streamed response may have begun
             with suppress(Rejected):
-                await connection.fail(invocation, describe_error(error))
+                await connection.fail(invocation, Failure.of(error))
         if self._host.nr >= self._host.max_requests:
             self.retire()
 
@@ -238,7 +238,7 @@ class Invocations:
     async def _serve_event(self, connection: Connection, invocation: Invocation) -> None:
         """Serve an event of any kind. Raises Rejected, RuntimeAPIError."""
         try:
-            event = _read_json(invocation.payload)
+            event = parse_json(invocation.payload, "event")
             # A function may take any JSON.
             form = None if self._function and not isinstance(event, dict) else find_form(event)
             context = LambdaContext(invocation)
@@ -273,7 +273,7 @@ class Invocations:
         try:
             stream = self._make_stream(writer, event, context)
         except RequestError as error:
-            writer.refuse(error)
+            self._refuse(writer, event, error)
         else:
             self._start(stream)
             deadline.arm(partial(self._deadline_is_near, invocation, stream, writer))
@@ -294,7 +294,7 @@ class Invocations:
         )
         method, _, raw_path, _, fields = request
         writer.is_head = method == "HEAD"
-        gateway = Gateway(self._site, client, server, self._rules_for(client, None))
+        gateway = Gateway(self._site, client, server, self._rules_for(client or UNKNOWN_PEER, None))
         scope = http_scope(request, gateway, self.state, self.switched_off)
         scope["aws.event"] = event
         scope["aws.context"] = context
@@ -310,6 +310,17 @@ class Invocations:
             stream.feed_data(body)
             stream.feed_eof()
         return stream
+
+    def _refuse(
+        self, writer: InvocationWriter, event: Mapping[str, Any], error: RequestError
+    ) -> None:
+        """Answer a request in place of the application, with one line in each log."""
+        head, writer.client = describe_refused(event, writer.form)
+        writer.refuse(error)
+        if self._access is not None:
+            self._access.refused(
+                head, error.status, writer.sent, self._site.scheme, writer.client, None, 0.0
+            )
 
     def _start(self, stream: HTTPStream) -> None:
         """Count a request, and run the application for it in a task of its own."""
@@ -381,63 +392,28 @@ class Invocations:
         self, connection: Connection, invocation: Invocation, event: Any, context: LambdaContext
     ) -> None:
         """Hand an event to the function of ``lambda_event_function``. Raises RuntimeAPIError."""
+        assert self._function is not None
         self._host.nr += 1
-        result: asyncio.Future[bytes | Failure] = self.loop.create_future()
-        call = self._call(result, event, context)
-        if self._is_async:
-            task = self._spawn(call, context=self._context.copy())
-        else:
-            # A thread cannot be cancelled: only the wait for it is.
-            task = self.loop.create_task(call)
-        self._functions.add(task)
-        task.add_done_callback(partial(self._function_done, result))
+        call = self._function.call(event, context)
+        self._calls.add(call)
         deadline = Deadline(invocation, self.loop)
-        await asyncio.wait({result}, timeout=deadline.near_s)
-        if not result.done():
+        try:
+            await asyncio.wait({call.result}, timeout=deadline.near_s)
+        finally:
+            self._calls.discard(call)
+        if not call.result.done():
             self.log.warning(
                 "The deadline of invocation %s is near: lambda_event_function is cancelled. It was "
                 "%s",
                 invocation.request_id,
-                describe_task(task),
+                describe_task(call.task),
             )
-            result.set_result(DEADLINE_EXCEEDED)
-            task.cancel()
-        outcome = result.result()
+            call.cancel(DEADLINE_EXCEEDED)
+        outcome = call.result.result()
         if isinstance(outcome, Failure):
             await connection.fail(invocation, outcome)
         else:
             await connection.respond(invocation, outcome)
-
-    async def _call(
-        self, result: asyncio.Future[bytes | Failure], event: Any, context: LambdaContext
-    ) -> None:
-        assert self._function is not None
-        try:
-            if self._is_async:
-                value = await self._function(event, context)
-            else:
-                run = self._context.copy().run
-                value = await self.loop.run_in_executor(None, run, self._function, event, context)
-            outcome: bytes | Failure = value if isinstance(value, bytes) else _encode(value)
-        except BaseException as error:
-            outcome = describe_error(error, with_stack=True)
-            reason = without_cancellations(error, self.cancelled)
-            if reason is None:
-                raise
-            exit_error = find_exit(reason)
-            if exit_error is not None:
-                self.leave(exit_error)
-            else:
-                self.log.error("Error in lambda_event_function", exc_info=reason)  # noqa: TRY400 # `reason` may be a part of it
-        if not result.done():
-            result.set_result(outcome)
-
-    def _function_done(
-        self, result: asyncio.Future[bytes | Failure], task: ApplicationTask
-    ) -> None:
-        self._functions.discard(task)
-        if not result.done():
-            result.set_result(ENDED)  # it was cancelled
 
     # For exchanges: see `asgi.exchange.ExchangeHost`.
 
@@ -479,8 +455,10 @@ class Invocations:
         await self.abort(abort_seconds)
 
     async def abort(self, seconds: float) -> None:
-        for task in [*self.tasks, *self._functions]:
+        for task in list(self.tasks):
             task.cancel()
+        for call in list(self._calls):
+            call.cancel(ENDED)
         await self._until_idle(seconds)
         for slot in self._slots:
             slot.cancel()
@@ -493,51 +471,3 @@ class Invocations:
         if self._slots:
             await asyncio.wait(set(self._slots), timeout=seconds)
         return not self._slots
-
-
-class Deadline:
-    """The deadline of one invocation. AWS Lambda ends the whole environment at it."""
-
-    def __init__(self, invocation: Invocation, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        left_s = invocation.deadline_ms / 1000 - time.time()
-        self._at = loop.time() + left_s
-        self._margin_s = min(DEADLINE_MARGIN_SECONDS, left_s * DEADLINE_MARGIN_SHARE)
-        self._timer: asyncio.TimerHandle | None = None
-
-    @property
-    def left_s(self) -> float:
-        """Seconds until the deadline, or 0."""
-        return max(0.0, self._at - self._loop.time())
-
-    @property
-    def near_s(self) -> float:
-        """Seconds until the deadline is near, or 0: there has to be time for an answer."""
-        return max(0.0, self._at - self._margin_s - self._loop.time())
-
-    def arm(self, action: Callable[[], None]) -> None:
-        """Have `action` called when the deadline is near."""
-        self._timer = self._loop.call_later(self.near_s, action)
-
-    def disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-
-
-def describe_error(error: BaseException, with_stack: bool = False) -> Failure:
-    """The failure by an exception of the application. The log has its traceback, too."""
-    stack = traceback.format_tb(error.__traceback__) if with_stack else ()
-    return Failure(type(error).__name__, str(error), tuple(stack))
-
-
-def _read_json(payload: bytes) -> Any:
-    """Raises EventError."""
-    try:
-        return json.loads(payload)
-    except (ValueError, RecursionError) as error:
-        raise EventError(f"the event is no JSON: {error}") from None
-
-
-def _encode(value: object) -> bytes:
-    """Encode the result of the event function. Raises TypeError or ValueError if it is no JSON."""
-    return json.dumps(value).encode()

@@ -7,17 +7,16 @@ in a custom runtime" in runtimes-custom.html.
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
 import re
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import NamedTuple, Protocol, cast
+from typing import Protocol, cast
 
 from ..observe.printable import printable
 from ..version import __version__
 from .api_response import InvalidResponse, Response, ResponseReader
+from .failure import Failure, field_value
 from .invocation import Invocation
 
 PREFIX = "/2018-06-01/runtime"
@@ -34,8 +33,6 @@ STREAM_FIELDS = (
     ("Transfer-Encoding", "chunked"),
     ("Trailer", "Lambda-Runtime-Function-Error-Type, Lambda-Runtime-Function-Error-Body"),
 )
-MAX_FIELD = 1024
-"""Characters of the longest value of a field."""
 MAX_DESCRIBED = 500
 """Bytes of an answer in the log."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._~-]{1,256}")
@@ -52,38 +49,6 @@ class RuntimeAPIError(Exception):
 
 class Rejected(Exception):
     """The Runtime API has not taken one result. It may go on to hand out invocations."""
-
-
-class Failure(NamedTuple):
-    """A failed invocation or a failed boot, as the Runtime API wants it."""
-
-    type: str
-    """Its name, such as that of an exception's class, or ``Runtime.InvalidEvent``."""
-    message: str
-    stack: tuple[str, ...] = ()
-    """Lines of a traceback."""
-
-    def encode(self) -> bytes:
-        """JSON."""
-        content = {"errorMessage": self.message, "errorType": self.type, "stackTrace": self.stack}
-        return json.dumps(content).encode()
-
-    @property
-    def fields(self) -> tuple[tuple[str, str], ...]:
-        """The fields of the request with the failure."""
-        return (
-            ("Content-Type", "application/vnd.aws.lambda.error+json"),
-            ("Lambda-Runtime-Function-Error-Type", _field_value(self.type)),
-        )
-
-    def encode_trailers(self) -> bytes:
-        """The last chunk of a streamed response that has failed, with its trailers."""
-        body = base64.b64encode(self.encode())
-        return (
-            b"0\r\nLambda-Runtime-Function-Error-Type: %b\r\n"
-            b"Lambda-Runtime-Function-Error-Body: %b\r\n\r\n"
-            % (_field_value(self.type).encode(), body)
-        )
 
 
 class StreamListener(Protocol):
@@ -353,13 +318,8 @@ def _result_head(
     if length is not None:
         own.append(("Content-Length", str(length)))
     if invocation.invocation_id:
-        own.append(("Lambda-Runtime-Invocation-Id", _field_value(invocation.invocation_id)))
+        own.append(("Lambda-Runtime-Invocation-Id", field_value(invocation.invocation_id)))
     return _head("POST", f"/invocation/{invocation.request_id}/{kind}", address, own)
-
-
-def _field_value(text: str) -> str:
-    """`text` as the value of a field: printable ASCII."""
-    return "".join(char if " " <= char <= "~" else "?" for char in text)[:MAX_FIELD].strip() or "?"
 
 
 def _read_invocation(answer: Response) -> Invocation:

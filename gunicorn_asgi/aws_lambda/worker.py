@@ -15,14 +15,13 @@ from ..config.settings import Settings
 from ..errors import ConfigError, LifespanError
 from ..process.boot import log_boot
 from .environment import read_environment, refuse, refuse_outside
-from .invocations import Invocations, describe_error
-from .load_function import load_function
-from .runtime_api import Failure, report_failed_boot
+from .event_function import Function, load_function
+from .failure import Failure
+from .invocations import Invocations
+from .runtime_api import report_failed_boot
 
 if TYPE_CHECKING:
     from gunicorn.config import Config
-
-    from .invocations import EventFunction
 
 
 class LambdaWorker(BaseWorker):
@@ -63,7 +62,7 @@ class LambdaWorker(BaseWorker):
     def load_wsgi(self) -> None:
         super().load_wsgi()
         name = self.settings.lambda_event_function
-        self._function: EventFunction | None = load_function(name) if name else None
+        self._function: Function | None = load_function(name) if name else None
 
     def make_server(self, app: Application) -> Invocations:
         self._invocations = Invocations(
@@ -98,4 +97,4 @@ def _describe(error: BaseException) -> Failure:
     if isinstance(error, (ConfigError, LifespanError)):
         return Failure(f"Runtime.{type(error).__name__}", str(error))
     cause = error.__cause__ or error
-    return describe_error(cause, with_stack=True)
+    return Failure.of(cause, with_stack=True)

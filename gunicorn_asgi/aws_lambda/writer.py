@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, NoReturn
 
+from ..asgi.scope import Address
 from ..errors import ApplicationError, RequestError
 from ..http import exchange
 from ..http.contract import Header
@@ -15,9 +16,10 @@ from ..http1.encode import chunk, encode_fields
 from ..observe.log import Log
 from ..observe.printable import printable
 from .events import Form
+from .failure import Failure
 from .invocation import Invocation
 from .responses import encode_prelude, encode_response, max_body, too_large
-from .runtime_api import Connection, Failure
+from .runtime_api import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -44,6 +46,8 @@ class InvocationWriter:
         """The method of the request is HEAD."""
         self.log = log
         self._error_log = error_log
+        self.client: Address | None = None
+        """The client of the gateway, for the log."""
         self.stream: HTTPStream | None = None
         """The exchange that is answered."""
         self.failure = NO_RESPONSE
@@ -141,7 +145,8 @@ class InvocationWriter:
     # For `exchange.refuse`.
 
     def log_invalid(self, what: str, reason: object) -> None:
-        self._error_log.warning("Invalid %s: %s", what, printable(str(reason)))
+        ip = self.client[0] if self.client else ""
+        self._error_log.warning("Invalid %s from ip=%s: %s", what, ip, printable(str(reason)))
 
     def abort_begun(self) -> None:
         self.abort()
