@@ -44,7 +44,7 @@ class Runtime:
 
     name: str
     arguments: tuple[str, ...]
-    """Behind the interpreter. ``{app}`` stands for the application."""
+    """``{app}`` stands for the application. The program lies beside the interpreter."""
     imports: str
     """The statement that imports what this runtime consists of."""
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -52,13 +52,17 @@ class Runtime:
 
     def command(self, app: str) -> list[str]:
         """The command that serves `app`, ``module:name``."""
-        return [sys.executable, *(argument.format(app=app) for argument in self.arguments)]
+        program, *arguments = self.arguments
+        return [
+            str(Path(sys.executable).with_name(program)),
+            *(argument.format(app=app) for argument in arguments),
+        ]
 
 
 OURS = "gunicorn_asgi"
 THEIRS = "awslambdaric, Mangum"
 _GUNICORN = (
-    *("-m", "gunicorn", "-k", "gunicorn_asgi.LambdaWorker"),
+    *("gunicorn", "-k", "gunicorn_asgi.LambdaWorker"),
     # Gunicorn binds a socket that no one uses: to a port that is free.
     *("--timeout", "0", "--bind", "127.0.0.1:0"),
 )
@@ -79,7 +83,9 @@ RUNTIMES = (
         has_bytecode=False,
     ),
     Runtime(
-        THEIRS, ("-m", "awslambdaric", "handler.handler"), "import awslambdaric.bootstrap, mangum"
+        THEIRS,
+        ("python", "-m", "awslambdaric", "handler.handler"),
+        "import awslambdaric.bootstrap, mangum",
     ),
 )
 MAIN = (OURS, THEIRS)
@@ -230,7 +236,9 @@ class Folder:
         """Milliseconds of CPU time that a new interpreter takes for `code`. Raises RuntimeFailedError."""
         with pinned(self._core):
             process = subprocess.Popen(
-                [sys.executable, "-c", code], env=self.environment(runtime), cwd=self._path
+                [sys.executable, "-c", f"{code}; import os; os._exit(0)"],
+                env=self.environment(runtime),
+                cwd=self._path,
             )
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -319,7 +327,7 @@ def _turns(options: argparse.Namespace, rounds: int) -> Iterator[tuple[str, Runt
 
 
 def measure_imports(folder: Folder, options: argparse.Namespace, results: Results) -> None:
-    """The imports alone, and the interpreter alone."""
+    """The imports alone, and the interpreter alone, without the end of the process."""
     for _, runtime, counts in _turns(options, options.rounds):
         for name, code in (("", "pass"), (runtime.name, runtime.imports)):
             cpu_ms = folder.cpu_of_code(runtime, code)

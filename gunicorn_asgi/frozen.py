@@ -1,7 +1,7 @@
 """Pure: objects whose attributes are given once.
 
-The standard library's frozen dataclasses compile their methods for each class at its import. That
-takes 1 to 3 ms for a class here, and a cold start on AWS Lambda waits for it.
+Frozen dataclasses compile their methods for each class at its import. That takes 1 to 3 ms for a
+class here, and a cold start on AWS Lambda waits for it. Named tuples take 0.2 ms.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ def computed(*, init: bool) -> Any:
     return computed
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(computed,))
+@dataclass_transform(frozen_default=True, field_specifiers=(computed,))
 class Frozen:
-    """Its annotations are its attributes, given by keyword. Those with a value may be left out."""
+    """Its annotations are its attributes, in this order. Those with a value may be left out."""
 
     defaults: ClassVar[Mapping[str, Any]] = {}
     """Every attribute that may be given, those of base classes first; and its default."""
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         defaults: dict[str, Any] = {}
         for base in cls.__bases__:
             defaults.update(getattr(base, "defaults", {}))
@@ -46,8 +47,9 @@ class Frozen:
                 defaults[name] = value
         cls.defaults = defaults
 
-    def __init__(self, **given: Any) -> None:
-        """Raises TypeError if an attribute is missing or unknown."""
+    def __init__(self, *first: Any, **given: Any) -> None:
+        """Raises TypeError if an attribute is missing or unknown. Type checkers find the rest."""
+        given |= zip(self.defaults, first, strict=False)
         values = {**self.defaults, **given}
         wrong = [name for name in given if name not in self.defaults]
         wrong += [name for name, value in values.items() if value is REQUIRED]

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
+from ..frozen import Frozen
 from .bind_address import is_bind, read_bind
 
 ENVIRONMENT_PREFIX = "GUNICORN_ASGI_"
@@ -20,7 +21,7 @@ def unchanged(value: Any) -> Any:
     return value
 
 
-class Option(NamedTuple):
+class Option(Frozen):
     """An option of this package, given by ``Worker.configure()`` or an environment variable."""
 
     name: str
@@ -46,7 +47,7 @@ class Option(NamedTuple):
         return ENVIRONMENT_PREFIX + self.name.upper()
 
 
-class Setting(NamedTuple):
+class Setting(Frozen):
     """A setting of Gunicorn, read by this package."""
 
     name: str
