@@ -4,6 +4,7 @@ gunicorn -k gunicorn_asgi.Worker app:app
 """
 
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .version import __version__
@@ -22,15 +23,23 @@ def __getattr__(name: str) -> object:
         from .worker import Worker  # noqa: PLC0415 # see above
 
         return Worker
+    if name == "worker":  # named by mistake: its `setup` tells
+        return import_module(f"{__name__}.worker")
     if name == "LambdaWorker":
-        from .aws_lambda.worker import LambdaWorker  # noqa: PLC0415 # see above
+        from .process.garbage import few_collections  # noqa: PLC0415 # see above
+
+        with few_collections():
+            from .aws_lambda.worker import LambdaWorker  # noqa: PLC0415 # see above
 
         return LambdaWorker
     if name == "JSONFormatter":
         from .observe.json_formatter import JSONFormatter  # noqa: PLC0415 # few logs need it
 
         return JSONFormatter
-    sentence = f"gunicorn_asgi has no {name!r}; the worker class is gunicorn_asgi.Worker."
+    sentence = (
+        f"gunicorn_asgi has no {name!r}; the worker classes are Worker, and LambdaWorker for AWS "
+        "Lambda."
+    )
     if sys._getframe(1).f_globals.get("__name__") == "gunicorn.util":
         # Gunicorn looks for its worker_class. It would replace an AttributeError by one of its own;
         # of a RuntimeError it prints the sentence.

@@ -1,4 +1,4 @@
-"""The garbage collector while an application is loaded."""
+"""The garbage collector during imports."""
 
 from __future__ import annotations
 

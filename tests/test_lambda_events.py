@@ -20,6 +20,7 @@ from gunicorn_asgi.aws_lambda.events import (
     MAX_KEYS,
     Form,
     HTTPEvent,
+    describe_refused,
     find_form,
     parse_json,
     read_event,
@@ -374,12 +375,12 @@ PLACES: Mapping[str, tuple[made.Event, str, tuple[bytes, bytes | None]]] = {
         AUTO,
         (b"/prod/prod/x", STAGE),
     ),
-    "rest, own domain": (
+    "rest, custom domain": (
         changed(made.rest_v1(path="/x"), "requestContext.path", "/x"),
         AUTO,
         (b"/x", None),
     ),
-    "rest, own domain, a resource like the stage": (
+    "rest, custom domain, a resource like the stage": (
         changed(made.rest_v1(path="/prod/x"), "requestContext.path", "/prod/x"),
         AUTO,
         (b"/prod/x", None),
@@ -422,6 +423,33 @@ PLACES: Mapping[str, tuple[made.Event, str, tuple[bytes, bytes | None]]] = {
         changed(made.http_v2(path="/x"), "requestContext.stage", None),
         AUTO,
         (b"/x", None),
+    ),
+    "2.0, custom domain": (
+        made.http_v2(path="/x", stage="prod", domain="api.example.com"),
+        AUTO,
+        (b"/x", None),
+    ),
+    "2.0, custom domain, only the stage": (
+        made.http_v2(path="", stage="prod", domain="api.example.com"),
+        AUTO,
+        (b"/", None),
+    ),
+    "2.0, custom domain, no stage in it": (
+        changed(
+            made.http_v2(path="/x", stage="prod", domain="api.example.com"), "rawPath", "/product"
+        ),
+        AUTO,
+        (b"/product", None),
+    ),
+    "2.0, custom domain, the stage by name": (
+        made.http_v2(path="/x", stage="prod", domain="api.example.com"),
+        "/prod",
+        (b"/prod/x", STAGE),
+    ),
+    "2.0, no domain": (
+        changed(made.http_v2(path="/x", stage="prod"), "requestContext.domainName", None),
+        AUTO,
+        (b"/prod/x", STAGE),
     ),
     "2.0, off": (made.http_v2(path="/x", stage="prod"), "", (b"/prod/x", None)),
     "2.0, a path": (made.http_v2(path="/base/a/x"), "/base/a", (b"/base/a/x", b"/base/a")),
@@ -613,6 +641,18 @@ def test_header_map_applies_to_names_with_an_underscore(name: str) -> None:
     assert values_of(read_made(name, dangerous, headers=headers), b"x_a") == [b"1"]
     with pytest.raises(RequestError, match="it has an underscore"):
         read_made(name, peers(rules=make_rules(header_map="refuse")), headers=headers)
+
+
+@EACH
+def test_a_refused_request_is_described_for_the_log(name: str) -> None:
+    event = made.HTTP_EVENTS[name](path="/a b", headers=[("Host", "a b"), ("X-A", "1")])
+    with pytest.raises(RequestError):
+        read(event)
+    head, client = describe_refused(event, FORMS[name])
+    assert head.startswith(b"GET /a%20b HTTP/1.1\r\n")
+    assert b"\r\nhost: a b\r\nx-a: 1\r\n" in head
+    assert head.endswith(b"\r\n\r\n")
+    assert client == (made.SOURCE_IP, 0)
 
 
 # Wrong parts.

@@ -505,7 +505,7 @@ def test_tls_files_that_cannot_be_used_are_found_before_the_first_worker(
     [
         (
             "gunicorn_asgi.Wrkr",
-            "gunicorn_asgi has no 'Wrkr'; the worker class is gunicorn_asgi.Worker.",
+            "gunicorn_asgi has no 'Wrkr'; the worker classes are Worker, and LambdaWorker for AWS Lambda.",
         ),
         (
             "gunicorn_asgi.worker",

@@ -9,7 +9,6 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any
 
 from ..errors import EventError
@@ -20,29 +19,58 @@ W3C_FIELDS = ("traceparent", "tracestate", "baggage")
 """Fields of W3C's trace context that `LambdaContext.w3c` may have."""
 
 
-class Client(SimpleNamespace):
-    """The application on a mobile device. Each attribute is the client's, or None."""
+class Shown:
+    """An object whose ``repr()`` shows its attributes. dataclasses would delay a cold start."""
 
-    installation_id: Any
-    app_title: Any
-    app_version_name: Any
-    app_version_code: Any
-    app_package_name: Any
+    __slots__: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={getattr(self, name)!r}" for name in self.__slots__)
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
-class ClientContext(SimpleNamespace):
+class Client(Shown):
+    """The application on a mobile device. Each attribute is the caller's, or None."""
+
+    __slots__ = (
+        "app_package_name",
+        "app_title",
+        "app_version_code",
+        "app_version_name",
+        "installation_id",
+    )
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.installation_id = values.get("installation_id")
+        self.app_title = values.get("app_title")
+        self.app_version_name = values.get("app_version_name")
+        self.app_version_code = values.get("app_version_code")
+        self.app_package_name = values.get("app_package_name")
+
+
+class ClientContext(Shown):
     """The context that the caller of the function has sent, such as an AWS Mobile SDK."""
 
-    custom: Any
-    env: Any
-    client: Client | None
+    __slots__ = ("client", "custom", "env")
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        """Raises EventError for a client that is no object."""
+        client = values.get("client")
+        if client is not None and not isinstance(client, dict):
+            raise EventError("The client of the client context is not an object of JSON")
+        self.client = None if client is None else Client(client)
+        self.custom = values.get("custom")
+        self.env = values.get("env")
 
 
-class CognitoIdentity(SimpleNamespace):
+class CognitoIdentity(Shown):
     """The identity of Amazon Cognito that has authorized the request, or None for each part."""
 
-    cognito_identity_id: Any
-    cognito_identity_pool_id: Any
+    __slots__ = ("cognito_identity_id", "cognito_identity_pool_id")
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.cognito_identity_id = values.get("cognitoIdentityId")
+        self.cognito_identity_pool_id = values.get("cognitoIdentityPoolId")
 
 
 class LambdaContext:
@@ -67,11 +95,9 @@ class LambdaContext:
         self._deadline_ms = invocation.deadline_ms
         context = _read_object(invocation.client_context, "client context")
         self._w3c = _read_w3c(context)
-        self.client_context = None if context is None else _read_client_context(context)
-        identity = _read_object(invocation.cognito_identity, "Cognito identity") or {}
+        self.client_context = None if context is None else ClientContext(context)
         self.identity = CognitoIdentity(
-            cognito_identity_id=identity.get("cognitoIdentityId"),
-            cognito_identity_pool_id=identity.get("cognitoIdentityPoolId"),
+            _read_object(invocation.cognito_identity, "Cognito identity") or {}
         )
 
     def get_remaining_time_in_millis(self) -> int:
@@ -108,15 +134,3 @@ def _read_w3c(context: Mapping[str, Any] | None) -> Mapping[str, str]:
     if not isinstance(fields, dict):
         return {}
     return {name: fields[name] for name in W3C_FIELDS if isinstance(fields.get(name), str)}
-
-
-def _read_client_context(context: Mapping[str, Any]) -> ClientContext:
-    client = context.get("client")
-    if client is not None and not isinstance(client, dict):
-        raise EventError("The client of the client context is not an object of JSON")
-    names = Client.__annotations__
-    return ClientContext(
-        custom=context.get("custom"),
-        env=context.get("env"),
-        client=None if client is None else Client(**{name: client.get(name) for name in names}),
-    )

@@ -273,7 +273,7 @@ def _read_path(event: Part, context: Part, form: Form, base_path: str) -> tuple[
         return path, ""
     if form is Form.V1:
         # `path` of a REST API lacks the stage. `requestContext.path` is the path that the client
-        # has asked for: with the stage at the API's own domain, mostly without it at another one.
+        # has asked for. It has the stage, unless the client has called a custom domain name.
         asked = context.text_or_empty("path")
         if asked == base_path and path == "/":
             return f"{base_path}/", base_path
@@ -281,9 +281,19 @@ def _read_path(event: Part, context: Part, form: Form, base_path: str) -> tuple[
             return asked, base_path
         if is_auto and event.get("version") != "1.0":
             return path, ""  # a resource of the API, which has the same name as the stage
-    if path == base_path or path.startswith(f"{base_path}/"):
-        return path, base_path
-    return path, ""
+    if path != base_path and not path.startswith(f"{base_path}/"):
+        return path, ""
+    if is_auto and form is Form.V2 and _has_custom_domain(context):
+        # AWS: "If you use an API mapping to connect your stage to a custom domain name, rawPath
+        # won't provide the API mapping value." It has the stage, which the client has not sent.
+        return path[len(base_path) :] or "/", ""
+    return path, base_path
+
+
+def _has_custom_domain(context: Part) -> bool:
+    """Whether the client has called the API by a custom domain name, not by that of AWS."""
+    domain = context.text_or_empty("domainName")
+    return domain != "" and ".execute-api." not in domain
 
 
 def _is_same_path(one: str, other: str) -> bool:

@@ -46,6 +46,7 @@ TEXT_TYPES = frozenset(
         "application/ndjson",
         "application/sql",
         "application/toml",
+        "application/vnd.oai.openapi",
         "application/x-javascript",
         "application/x-ndjson",
         "application/x-sh",

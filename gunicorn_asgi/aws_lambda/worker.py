@@ -35,11 +35,11 @@ class LambdaWorker(BaseWorker):
 
     @classmethod
     def read_settings(cls, cfg: Config, environment: Mapping[str, str]) -> Settings:
-        settings = super().read_settings(cfg, environment)
-        refuse(cfg, settings)
         lambda_environment = read_environment(environment)
         if not (cfg.check_config or cfg.print_config):
             refuse_outside(lambda_environment)
+        settings = super().read_settings(cfg, environment)
+        refuse(cfg, settings)
         return settings
 
     @classmethod

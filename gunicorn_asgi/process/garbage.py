@@ -1,4 +1,4 @@
-"""The garbage collector while an application is loaded: it would look at everything for nothing."""
+"""The garbage collector during imports: it would look at everything, and find hardly anything."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 FEW = 100_000
-"""New objects before a collection. A large framework makes as many, and hardly any garbage."""
+"""New objects before a collection. Importing a large framework makes as many."""
 
 
 @contextmanager
