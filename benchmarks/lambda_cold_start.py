@@ -254,7 +254,7 @@ class Folder:
         """Milliseconds of CPU time that a new interpreter takes for `code`. Raises RuntimeFailedError."""
         with pinned(self._core):
             process = subprocess.Popen(
-                [sys.executable, "-c", f"{code}; import os; os._exit(0)"],
+                [sys.executable, "-c", f"{code}\nimport os\nos._exit(0)"],
                 env=self.environment(runtime),
                 cwd=self._path,
             )
