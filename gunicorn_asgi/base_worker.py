@@ -140,7 +140,7 @@ class BaseWorker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     @classmethod
     def boot_failed(cls, error: BaseException) -> None:
-        """`error` ends the boot, in the master or in a worker: no request will be served.
+        """`error` ends the boot, in the master or in a first worker: no request will be served.
 
         For a platform that has to be told. The log has its line from elsewhere.
         """
@@ -223,7 +223,7 @@ class BaseWorker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
 
     def _end_boot(self, error: BaseException) -> None:
         """Prepare the exit after `error`. Raises SystemExit unless Gunicorn is to log `error`."""
-        if not self._stop.is_made:
+        if not (self._stop.is_made or self.row.is_replacement):
             self.boot_failed(error)
         code = self._boot.fail(error)
         self._prepare_exit(code)
@@ -296,7 +296,8 @@ class BaseWorker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             )
             is_started = await self._start_application(server, lifespan)
         except (ConfigError, LifespanError) as error:
-            self.boot_failed(error)
+            if not self.row.is_replacement:
+                self.boot_failed(error)
             return await self._boot.fail_in_loop(error)
         if is_started:
             self.begin_serving()

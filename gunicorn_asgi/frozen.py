@@ -49,11 +49,10 @@ class Frozen:
 
     def __init__(self, *first: Any, **given: Any) -> None:
         """Raises TypeError if an attribute is missing or unknown. Type checkers find the rest."""
-        given |= zip(self.defaults, first, strict=False)
-        values = {**self.defaults, **given}
-        wrong = [name for name in given if name not in self.defaults]
-        wrong += [name for name, value in values.items() if value is REQUIRED]
-        if wrong:
+        values = {**self.defaults, **dict(zip(self.defaults, first, strict=False)), **given}
+        if len(values) != len(self.defaults) or REQUIRED in values.values():
+            wrong = [name for name in given if name not in self.defaults]
+            wrong += [name for name, value in values.items() if value is REQUIRED]
             raise TypeError(f"{type(self).__name__}: unknown or missing: {', '.join(wrong)}")
         for name, value in values.items():
             object.__setattr__(self, name, value)

@@ -99,7 +99,7 @@ PRELOADED = "preload_app = True\nimport random\nrandom.seed(b'imports more')\n" 
 class Gunicorn:
     """``with Gunicorn(tmp_path, "main:app", timeout=1) as server``: a master and its workers, in a process group of their own.
 
-    `settings` are Gunicorn's, `options` go to ``Worker.configure()``, `config` is more text for the configuration file (hooks). `launcher` is Python
+    `settings` are Gunicorn's, `options` go to ``Worker.configure()``, or to that of the class `worker`, `config` is more text for the configuration file (hooks). `launcher` is Python
     that runs first, and in the same process. Where none of them says how Python starts, the master is a fork (see forking.py). Listens on a free port of 127.0.0.1 unless `bind` says otherwise. Waits until every worker
     serves, unless `wait` is false.
     """
@@ -121,6 +121,7 @@ class Gunicorn:
         launcher: str = "",
         options: Mapping[str, Any] | None = None,
         wait: bool = True,
+        worker: str = "Worker",
         **settings: Any,
     ) -> None:
         self.directory = directory
@@ -141,6 +142,7 @@ class Gunicorn:
         self.scheme = "https" if settings.get("certfile") else "http"
         self._workers = settings.get("workers", 1)
         self._wait = wait
+        self._worker = worker
         self._settings = settings
         self._config = config
         self._options = options
@@ -154,7 +156,9 @@ class Gunicorn:
             # It writes over the command line with which a process was started.
             and "proc_name" not in settings
             # Variables of other names may be read when Python starts, or by an import.
-            and all(name.startswith("TEST_") or name == "PYTHONPATH" for name in env or ())
+            and all(
+                name.startswith(("TEST_", "AWS_")) or name == "PYTHONPATH" for name in env or ()
+            )
         )
         self._command = [sys.executable, *program, *self._args]
         if launcher:
@@ -179,10 +183,12 @@ class Gunicorn:
     def configure(self, **settings: Any) -> None:
         """Write the configuration file, which a HUP has read again."""
         self._settings.update(settings)
-        worker = "Worker" if self._options is None else f"Worker.configure(**{self._options!r})"
+        worker = self._worker
+        if self._options is not None:
+            worker = f"{worker}.configure(**{self._options!r})"
         lines = [f"{name} = {value!r}" for name, value in self._settings.items()]
         if "worker_class" not in self._settings:
-            lines += ["from gunicorn_asgi import Worker", f"worker_class = {worker}"]
+            lines += [f"from gunicorn_asgi import {self._worker}", f"worker_class = {worker}"]
         self.config_file.write_text("\n".join([*lines, self._config]) + "\n")
 
     def __enter__(self) -> Self:

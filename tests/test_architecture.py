@@ -247,10 +247,12 @@ ON_TRANSPORTS = {
 }
 """The rooms of the versions of HTTP that have a transport. All others there are pure."""
 WAITS_FOR_INVOCATIONS = {
+    "aws_lambda.api_connection",
     "aws_lambda.deadline",
     "aws_lambda.event_function",
     "aws_lambda.invocations",
     "aws_lambda.runtime_api",
+    "aws_lambda.streamed_result",
     "aws_lambda.worker",
     "aws_lambda.writer",
 }
@@ -347,9 +349,11 @@ def test_only_streams_accepting_the_server_and_the_worker_await() -> None:
         if any(isinstance(node, ast.AsyncFunctionDef) for node in ast.walk(ast.parse(source)))
     }
     assert rooms <= inside("asgi", "process") | {
+        "aws_lambda.api_connection",
         "aws_lambda.event_function",
         "aws_lambda.invocations",
         "aws_lambda.runtime_api",
+        "aws_lambda.streamed_result",
         "http.contract",  # the type of a stream's `run`
         "metrics.page",
         "metrics.reporter",

@@ -45,6 +45,7 @@ def test_what_lambda_gives_is_taken(concurrency: str, address: str) -> None:
         (LAMBDA, {}, {"timeout": 30}, "setting timeout: 30 must be 0 with gunicorn_asgi.LambdaWorker"),
         (LAMBDA, {}, {"workers": 2}, "setting workers: 2 must be 1 with gunicorn_asgi.LambdaWorker"),
         (LAMBDA, {"metrics_bind": "127.0.0.1:9100"}, {}, "option metrics_bind: it must be empty with gunicorn_asgi.LambdaWorker"),
+        (LAMBDA, {"stall_warning": 5.0}, {}, "option stall_warning: 5 must be 0 or auto with gunicorn_asgi.LambdaWorker"),
         (LAMBDA, {"lambda_response_mode": "stream"}, {}, "lambda_response_mode: 'stream' must be one of buffered, streaming"),
         (LAMBDA, {"lambda_base_path": "prod"}, {}, "lambda_base_path: 'prod' must be auto, a path"),
         (LAMBDA, {"lambda_text_types": "text"}, {}, "lambda_text_types: 'text' must be media types"),
@@ -57,6 +58,11 @@ def test_what_cannot_work_is_refused_with_one_sentence(
     with pytest.raises(ConfigError, match=re.escape(sentence)) as caught:
         read(environment, options, **settings)
     assert "\n" not in str(caught.value)
+
+
+def test_a_stall_is_warned_of_where_the_worker_is_not_frozen() -> None:
+    read({**LAMBDA, "AWS_LAMBDA_MAX_CONCURRENCY": "2"}, {"stall_warning": 5.0})
+    read(LAMBDA, {"stall_warning": 0})
 
 
 def test_a_configuration_can_be_checked_outside_of_lambda() -> None:

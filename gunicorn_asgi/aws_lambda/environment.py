@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -32,11 +33,7 @@ class LambdaEnvironment(Frozen):
 
 def read_environment(environment: Mapping[str, str]) -> LambdaEnvironment:
     """Read the variables. Raises ConfigError."""
-    address = environment.get(RUNTIME_API, "")
-    if address and (ADDRESS.fullmatch(address) is None or int(address.rpartition(":")[2]) > 65535):
-        raise ConfigError(
-            f"Invalid value for {RUNTIME_API} in the environment: {address!r} must be host:port."
-        )
+    address = read_runtime_api(environment)
     text = environment.get(MAX_CONCURRENCY) or "1"
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MOST_CONCURRENCY):
         raise ConfigError(
@@ -44,6 +41,16 @@ def read_environment(environment: Mapping[str, str]) -> LambdaEnvironment:
             f"1 to {MOST_CONCURRENCY}."
         )
     return LambdaEnvironment(address, int(text))
+
+
+def read_runtime_api(environment: Mapping[str, str]) -> str:
+    """Read the address of the Runtime API, empty outside of AWS Lambda. Raises ConfigError."""
+    address = environment.get(RUNTIME_API, "")
+    if address and (ADDRESS.fullmatch(address) is None or int(address.rpartition(":")[2]) > 65535):
+        raise ConfigError(
+            f"Invalid value for {RUNTIME_API} in the environment: {address!r} must be host:port."
+        )
+    return address
 
 
 def refuse_outside(environment: LambdaEnvironment) -> None:
@@ -55,7 +62,7 @@ def refuse_outside(environment: LambdaEnvironment) -> None:
         )
 
 
-def refuse(cfg: Config, settings: Settings) -> None:
+def refuse(cfg: Config, settings: Settings, environment: LambdaEnvironment) -> None:
     """Raise ConfigError for the first setting that cannot work on AWS Lambda."""
     if cfg.timeout:
         raise refusal(
@@ -76,4 +83,11 @@ def refuse(cfg: Config, settings: Settings) -> None:
         raise ConfigError(
             "Invalid value for option metrics_bind: it must be empty with "
             "gunicorn_asgi.LambdaWorker: nobody can connect to an AWS Lambda function."
+        )
+    # Managed Instances, with several invocations at once, are not frozen.
+    if settings.stall_warning_s < math.inf and environment.max_concurrency == 1:
+        raise ConfigError(
+            f"Invalid value for option stall_warning: {settings.stall_warning_s:g} must be 0 or "
+            "auto with gunicorn_asgi.LambdaWorker: AWS Lambda freezes the worker between "
+            "invocations, and each time would look like a stall."
         )

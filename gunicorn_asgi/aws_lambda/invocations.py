@@ -29,6 +29,7 @@ from ..observe.log import Log
 from ..observe.running_requests import title
 from ..observe.tasks import describe_task
 from ..process.exits import read_exit_code
+from .api_connection import Rejected, RuntimeAPIError
 from .context import LambdaContext
 from .deadline import Deadline
 from .environment import LambdaEnvironment
@@ -44,7 +45,7 @@ from .events import (
 )
 from .failure import Failure
 from .invocation import Invocation
-from .runtime_api import ANSWER_SECONDS, Connection, Rejected, RuntimeAPIError
+from .runtime_api import ANSWER_SECONDS, RuntimeAPI
 from .writer import BufferedWriter, InvocationWriter, StreamedWriter
 
 if TYPE_CHECKING:
@@ -172,7 +173,8 @@ class Invocations:
         self.tasks: dict[ApplicationTask, tuple[ASGIStream, float]] = {}
         """The running applications: their exchange, and the time when it began
         (``time.monotonic``)."""
-        self._connections: list[Connection] = []
+        self._apis: list[RuntimeAPI] = []
+        """The client of each slot."""
         self._slots: set[asyncio.Task[None]] = set()
         self._calls: set[FunctionCall] = set()
         """The running calls of the event function."""
@@ -183,19 +185,19 @@ class Invocations:
     def start(self) -> None:
         """Begin to poll for invocations."""
         for _ in range(self._environment.max_concurrency):
-            connection = Connection(self._environment.runtime_api, self.loop)
-            slot = self.loop.create_task(self._poll(connection), name="gunicorn_asgi invocations")
-            self._connections.append(connection)
+            api = RuntimeAPI(self._environment.runtime_api, self.loop)
+            slot = self.loop.create_task(self._poll(api), name="gunicorn_asgi invocations")
+            self._apis.append(api)
             self._slots.add(slot)
             slot.add_done_callback(self._slots.discard)
 
-    async def _poll(self, connection: Connection) -> None:
+    async def _poll(self, api: RuntimeAPI) -> None:
         """Serve one invocation after the other, until the worker stops."""
         try:
             while not self._is_stopping:
-                invocation = await connection.next()
+                invocation = await api.next()
                 if invocation is not None:
-                    await self._serve(connection, invocation)
+                    await self._serve(api, invocation)
         except RuntimeAPIError as error:
             if not self._is_stopping:
                 self._host.fail(f"The Runtime API of AWS Lambda has failed: {error}")
@@ -203,22 +205,21 @@ class Invocations:
             self.log.exception("Error while polling for invocations")
             self._host.fail(f"No more invocations can be served: {error!r}")
         finally:
-            connection.close()
+            api.close()
 
-    async def _serve(self, connection: Connection, invocation: Invocation) -> None:
+    async def _serve(self, api: RuntimeAPI, invocation: Invocation) -> None:
         """Serve one invocation. Raises RuntimeAPIError if there can be no further one."""
         self._set_trace(invocation)
         try:
-            await self._serve_event(connection, invocation)
+            await self._serve_event(api, invocation)
         except Rejected as error:
             self._log_failure(invocation, error)
         except RuntimeAPIError:
             raise
         except Exception as error:  # a fault of this package must not end the worker
             self.log.exception("Error at invocation %s", invocation.request_id)
-            connection.close()  # a streamed response may have begun
             with suppress(Rejected):
-                await connection.fail(invocation, Failure.of(error))
+                await api.fail(invocation, Failure.of(error))
         if self._host.nr >= self._host.max_requests:
             self.retire()
 
@@ -235,7 +236,7 @@ class Invocations:
         else:
             os.environ.pop(TRACE_VARIABLE, None)
 
-    async def _serve_event(self, connection: Connection, invocation: Invocation) -> None:
+    async def _serve_event(self, api: RuntimeAPI, invocation: Invocation) -> None:
         """Serve an event of any kind. Raises Rejected, RuntimeAPIError."""
         try:
             event = parse_json(invocation.payload, "event")
@@ -245,18 +246,18 @@ class Invocations:
             if form is None and self._function is None:
                 raise unsupported(event)
             if form is not None:
-                await self._serve_request(connection, invocation, event, form, context)
+                await self._serve_request(api, invocation, event, form, context)
             else:
-                await self._call_function(connection, invocation, event, context)
+                await self._call_function(api, invocation, event, context)
         except EventError as error:
             self._log_failure(invocation, error)
-            await connection.fail(invocation, Failure(INVALID_EVENT, str(error)))
+            await api.fail(invocation, Failure(INVALID_EVENT, str(error)))
 
     # Requests.
 
     async def _serve_request(
         self,
-        connection: Connection,
+        api: RuntimeAPI,
         invocation: Invocation,
         event: Mapping[str, Any],
         form: Form,
@@ -265,7 +266,8 @@ class Invocations:
         log = ExchangeLog(self._access) if self._access is not None else None
         writer: InvocationWriter
         if self.settings.lambda_streams and form in (Form.V1, Form.V2):
-            writer = StreamedWriter(form, log, self.log, self.loop, connection, invocation)
+            address = self._environment.runtime_api
+            writer = StreamedWriter(form, log, self.log, self.loop, address, invocation)
         else:
             text_types = self.settings.lambda_text_types
             writer = BufferedWriter(form, log, self.log, self.loop, text_types)
@@ -279,7 +281,7 @@ class Invocations:
             deadline.arm(partial(self._deadline_is_near, invocation, stream, writer))
         try:
             await writer.finished
-            await self._deliver(writer, connection, invocation, deadline)
+            await self._deliver(writer, api, invocation, deadline)
             if writer.stream is not None and writer.stream.task is not None:
                 await self._until_ended(writer.stream, deadline)
         finally:
@@ -342,17 +344,17 @@ class Invocations:
     async def _deliver(
         self,
         writer: InvocationWriter,
-        connection: Connection,
+        api: RuntimeAPI,
         invocation: Invocation,
         deadline: Deadline,
     ) -> None:
         """Hand in a response. Raises RuntimeAPIError."""
-        if isinstance(writer, StreamedWriter) and writer.has_begun:
-            await connection.end_stream(deadline.left_s + ANSWER_SECONDS)
+        if isinstance(writer, StreamedWriter) and writer.result is not None:
+            await writer.result.end(deadline.left_s + ANSWER_SECONDS)
         elif isinstance(writer, BufferedWriter) and writer.payload is not None:
-            await connection.respond(invocation, writer.payload)
+            await api.respond(invocation, writer.payload)
         else:
-            await connection.fail(invocation, writer.failure)
+            await api.fail(invocation, writer.failure)
 
     async def _until_ended(self, stream: HTTPStream, deadline: Deadline) -> None:
         """Wait for the end of an application whose response is handed in.
@@ -389,7 +391,7 @@ class Invocations:
     # Other events.
 
     async def _call_function(
-        self, connection: Connection, invocation: Invocation, event: Any, context: LambdaContext
+        self, api: RuntimeAPI, invocation: Invocation, event: Any, context: LambdaContext
     ) -> None:
         """Hand an event to the function of ``lambda_event_function``. Raises RuntimeAPIError."""
         assert self._function is not None
@@ -411,9 +413,9 @@ class Invocations:
             call.cancel(DEADLINE_EXCEEDED)
         outcome = call.result.result()
         if isinstance(outcome, Failure):
-            await connection.fail(invocation, outcome)
+            await api.fail(invocation, outcome)
         else:
-            await connection.respond(invocation, outcome)
+            await api.respond(invocation, outcome)
 
     # For exchanges: see `asgi.exchange.ExchangeHost`.
 
@@ -466,8 +468,8 @@ class Invocations:
     async def _until_idle(self, seconds: float) -> bool:
         """Stop to poll, and wait for running invocations. Returns whether that was in time."""
         self._is_stopping = True
-        for connection in self._connections:
-            connection.stop_polling()
+        for api in self._apis:
+            api.stop_polling()
         if self._slots:
             await asyncio.wait(set(self._slots), timeout=seconds)
         return not self._slots

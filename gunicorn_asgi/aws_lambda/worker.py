@@ -15,7 +15,7 @@ from ..config.settings import Settings
 from ..errors import ConfigError, LifespanError
 from ..process.boot import log_boot
 from ..process.garbage import few_collections
-from .environment import read_environment, refuse, refuse_outside
+from .environment import read_environment, read_runtime_api, refuse, refuse_outside
 from .event_function import Function, load_function
 from .failure import Failure
 from .invocations import Invocations
@@ -39,7 +39,7 @@ class LambdaWorker(BaseWorker):
         if not (cfg.check_config or cfg.print_config):
             refuse_outside(lambda_environment)
         settings = super().read_settings(cfg, environment)
-        refuse(cfg, settings)
+        refuse(cfg, settings, lambda_environment)
         return settings
 
     @classmethod
@@ -51,11 +51,11 @@ class LambdaWorker(BaseWorker):
     def boot_failed(cls, error: BaseException) -> None:
         """Tell AWS Lambda, which has no other way to know why."""
         try:
-            environment = read_environment(os.environ)
+            address = read_runtime_api(os.environ)
         except ConfigError:
             return
-        if environment.runtime_api:
-            report_failed_boot(environment.runtime_api, _describe(error))
+        if address:
+            report_failed_boot(address, _describe(error))
 
     def prepare(self) -> None:
         self._environment = read_environment({**os.environ, **self.cfg.env})

@@ -19,7 +19,7 @@ from .events import Form
 from .failure import Failure
 from .invocation import Invocation
 from .responses import encode_prelude, encode_response, max_body, too_large
-from .runtime_api import Connection
+from .streamed_result import StreamedResult
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -83,9 +83,9 @@ class InvocationWriter:
         self.has_begun = True
         if self.failure is NO_RESPONSE:
             self.failure = ABORTED
-        if bodyless:
+        if bodyless:  # complete, whatever else the application sends
             self._keep_length(len(body), end)
-            body = b""
+            body, end = b"", True
         self.sent = len(body)
         self.begin(body, end)
         self.is_complete = end
@@ -249,17 +249,21 @@ class StreamedWriter(InvocationWriter):
         log: ExchangeLog | None,
         error_log: Log,
         loop: asyncio.AbstractEventLoop,
-        connection: Connection,
+        address: str,
         invocation: Invocation,
     ) -> None:
+        """`address` is that of the Runtime API."""
         super().__init__(form, log, error_log, loop)
-        self._connection = connection
+        self._loop = loop
+        self._address = address
         self._invocation = invocation
         self._has_ended = False
+        self.result: StreamedResult | None = None
+        """The result, once the response has begun."""
 
     def begin(self, body: bytes | memoryview, end: bool) -> None:
         prelude = encode_prelude(self.form, self.status, self.headers)
-        self._connection.begin_stream(self._invocation, self.stream)
+        self.result = StreamedResult(self._address, self._loop, self._invocation, self.stream)
         # The prelude is a chunk by itself, and leaves together with the body.
         self._write(chunk(prelude, False) + chunk(body, end), end)
 
@@ -272,8 +276,9 @@ class StreamedWriter(InvocationWriter):
             self._write(self.failure.encode_trailers(), True)
 
     def _write(self, data: bytes, end: bool) -> None:
+        assert self.result is not None
         self._has_ended = end
         if data:
-            self._connection.write(data)
+            self.result.write(data)
         if end:
-            self._connection.finish_stream()
+            self.result.finish()

@@ -31,6 +31,16 @@ async def app(scope, receive, send):
     )
 
 
+async def on_event(event, context):
+    """For an event of AWS Lambda that is no request: wait as long as it says, if it is a number."""
+    try:
+        await trio.sleep(event if isinstance(event, int) else 0)
+    except trio.Cancelled:
+        note("function cancelled")
+        raise
+    return {"library": trio_parts.library(), "event": event}
+
+
 async def lifespan(scope, receive, send):
     assert (await receive())["type"] == "lifespan.startup"
     note("startup in", trio_parts.library())
