@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -25,7 +25,6 @@ from .asgi.endings import find_exit
 from .asgi.lifespan import Lifespan
 from .asgi.scope import Application
 from .config import check_config
-from .config.boot_warnings import boot_warnings
 from .config.options import Options
 from .config.settings import Settings
 from .errors import ConfigError, LifespanError
@@ -116,7 +115,7 @@ class BaseWorker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
             if not cfg.check_config:
                 cls.boot_failed(error)
             raise SystemExit(1) from None
-        for warning in boot_warnings(cfg, settings):
+        for warning in cls.boot_warnings(cfg, settings):
             log.warning("%s", warning)
 
     @classmethod
@@ -128,6 +127,11 @@ class BaseWorker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
     def check_settings(cls, cfg: Config, settings: Settings) -> None:
         """Check in the master what `read_settings` does not. Raises ConfigError."""
         cls.load_modules(settings)
+
+    @classmethod
+    def boot_warnings(cls, _cfg: Config, _settings: Settings) -> Iterable[str]:
+        """Return warnings about settings that work, but probably not as meant."""
+        return ()
 
     @classmethod
     def load_modules(cls, settings: Settings) -> None:

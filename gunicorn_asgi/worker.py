@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -11,6 +13,7 @@ from gunicorn.errors import HaltServer
 from .asgi.scope import Application
 from .base_worker import BaseWorker
 from .config import checks
+from .config.boot_warnings import boot_warnings
 from .config.settings import Settings
 from .config.tls_context import ALPN, make_context, serving_context
 from .errors import ConfigError
@@ -57,6 +60,10 @@ class Worker(BaseWorker):
         # A hook for the TLS context only runs in the workers, which use its context.
         if cfg.is_ssl and not checks.has_tls_hook(cfg):
             make_context(cfg, settings)
+
+    @classmethod
+    def boot_warnings(cls, cfg: Config, settings: Settings) -> Iterable[str]:
+        return boot_warnings(cfg, settings, os.environ)
 
     @classmethod
     def load_modules(cls, settings: Settings) -> None:

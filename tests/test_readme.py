@@ -145,6 +145,8 @@ def test_ci_runs_the_command_of_the_readme() -> None:
                 "behaviour",
                 "extensions",
                 "http2",
+                "lambda",
+                "lambda-web-adapter",
                 "numbers",
                 "operations",
                 "proxies",

@@ -91,6 +91,10 @@ def test_every_option_has_its_default_unless_it_is_given() -> None:
         "ws_message_timeout": 300.0,
         "ws_memory_limit": 67108864,
         "ws_drain_delay": 0.0,
+        "lambda_response_mode": "buffered",
+        "lambda_base_path": "auto",
+        "lambda_text_types": "",
+        "lambda_event_function": "",
     }
 
 
@@ -118,7 +122,10 @@ def test_an_attribute_has_the_name_of_its_option_or_setting_with_the_unit() -> N
         for attribute, row in (OPTION_ROWS | SETTING_ROWS).items()
         if row.name not in (attribute, attribute.removesuffix("_s"))
     }
-    assert renamed == {"disconnect_grace_s": "asgi_disconnect_grace_period"}
+    assert renamed == {
+        "disconnect_grace_s": "asgi_disconnect_grace_period",
+        "lambda_streams": "lambda_response_mode",
+    }
 
 
 def test_a_stand_in_has_the_name_of_its_setting() -> None:
@@ -192,6 +199,13 @@ ALLOWED = [
     ("ws_max_queue", 1, "1", 1),
     ("ws_ping_interval", 0, "0", 0),
     ("ws_drain_delay", 0.5, "0.5", 0.5),
+    ("lambda_response_mode", "streaming", "streaming", "streaming"),
+    ("lambda_base_path", "", "", ""),
+    ("lambda_base_path", "/", "/", "/"),
+    ("lambda_base_path", "/shop/v1/", "/shop/v1/", "/shop/v1/"),
+    ("lambda_text_types", "application/vnd.a+b", "application/vnd.a+b", "application/vnd.a+b"),
+    ("lambda_text_types", "model/obj, Text/X", "model/obj, Text/X", "model/obj, Text/X"),
+    ("lambda_event_function", "jobs.queue:on_event", "jobs.queue:on_event", "jobs.queue:on_event"),
 ]
 
 
@@ -268,6 +282,13 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("ws_close_timeout", math.inf, "inf"),
     ("ws_max_lifetime", math.nan, "nan"),
     ("ws_drain_delay", True, "on"),
+    ("lambda_response_mode", True, "stream"),
+    ("lambda_base_path", None, "prod"),
+    ("lambda_base_path", "/prod?", "https://a/prod"),
+    ("lambda_text_types", ["text/x"], "text"),
+    ("lambda_text_types", "*/*", "text/x;charset=utf-8"),
+    ("lambda_event_function", None, "jobs"),
+    ("lambda_event_function", "jobs:", "jobs:on event"),
 ]
 
 
@@ -429,7 +450,25 @@ def test_settings_cannot_be_changed() -> None:
 def test_an_extension_that_is_switched_off_is_told_with_its_option() -> None:
     assert read().switched_off == {}
     off = read({"pathsend": False}, {"GUNICORN_ASGI_TRAILERS": "off"}).switched_off
-    assert off == {"http.response.pathsend": "pathsend", "http.response.trailers": "trailers"}
+    assert off == {
+        "http.response.pathsend": "it is switched off by the option pathsend",
+        "http.response.trailers": "it is switched off by the option trailers",
+    }
+
+
+def test_the_options_of_lambda_are_read_into_what_the_worker_uses() -> None:
+    result = read(
+        {
+            "lambda_response_mode": "streaming",
+            "lambda_base_path": "/shop/",
+            "lambda_text_types": "model/obj, ,Text/X,",
+        }
+    )
+    assert (result.lambda_streams, result.lambda_base_path) == (True, "/shop")
+    assert result.lambda_text_types == {"model/obj", "text/x"}
+    default = read()
+    assert (default.lambda_streams, default.lambda_base_path) == (False, "auto")
+    assert default.lambda_text_types == frozenset()
 
 
 def test_no_timeout_is_infinity() -> None:

@@ -290,6 +290,40 @@ def test_it_is_not_warned_of_without_one(
     assert check(caplog, config(**settings)) == (None, [])
 
 
+LOSES_REQUESTS = (
+    "WARNING: keepalive is {} s, and this is AWS Lambda: the Lambda Web Adapter keeps idle connections for 4 s, now and then sends a "
+    "request into one that is being closed, and its client gets a 502; set keepalive to 5 or more (docs/lambda-web-adapter.md)."
+)
+LOOKS_HUNG = (
+    "WARNING: timeout is {} s, and this is AWS Lambda: a frozen environment looks like a worker that hangs, which may be killed when it "
+    "thaws; set timeout to 0 (docs/lambda-web-adapter.md)."
+)
+
+
+@pytest.mark.parametrize("variable", ["AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_RUNTIME_API"])
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [
+        ({}, [LOSES_REQUESTS.format(2), LOOKS_HUNG.format(30)]),
+        ({"keepalive": 4, "timeout": 0}, [LOSES_REQUESTS.format(4)]),
+        ({"keepalive": 5, "timeout": 60}, [LOOKS_HUNG.format(60)]),
+        ({"keepalive": 5, "timeout": 0}, []),
+        ({"keepalive": 0, "timeout": 0}, []),  # each connection is closed after its response
+        ({"keepalive": 2, "timeout": 0, "forwarded_allow_ips": "*"}, [LOSES_REQUESTS.format(2)]),
+    ],
+    ids=repr,
+)
+def test_what_loses_requests_on_lambda_is_warned_of(
+    settings: dict[str, Any],
+    warned: list[str],
+    variable: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(variable, "hello")
+    assert check(caplog, config(**settings)) == (None, warned)
+
+
 @pytest.mark.skipif(
     "websocket_max_message_size" not in SETTINGS, reason="this Gunicorn has no such setting"
 )

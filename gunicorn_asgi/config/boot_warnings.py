@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,9 +13,18 @@ if TYPE_CHECKING:
     from .settings import Settings
 
 
-def boot_warnings(cfg: Config, settings: Settings) -> Iterator[str]:
+ON_LAMBDA = ("AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_RUNTIME_API")
+"""Variables of the environment that AWS Lambda sets."""
+ADAPTER_KEEPALIVE_SECONDS = 4
+"""Time for which the AWS Lambda Web Adapter keeps an idle connection to this server."""
+
+
+def boot_warnings(cfg: Config, settings: Settings, environment: Mapping[str, str]) -> Iterator[str]:
     yield from _warn_of_http2(cfg, settings)
-    yield from _warn_of_short_keepalive(cfg)
+    if any(name in environment for name in ON_LAMBDA):
+        yield from _warn_on_lambda(cfg)
+    else:
+        yield from _warn_of_short_keepalive(cfg)
     yield from _warn_of_long_messages(settings)
 
 
@@ -52,6 +61,22 @@ def _warn_of_short_keepalive(cfg: Config) -> Iterator[str]:
             f"trusted from {', '.join(proxies)}: a load balancer that keeps idle connections for "
             "longer now and then sends a request into one that is being closed, and answers "
             "502; set keepalive to more than its idle timeout."
+        )
+
+
+def _warn_on_lambda(cfg: Config) -> Iterator[str]:
+    if 0 < cfg.keepalive <= ADAPTER_KEEPALIVE_SECONDS:
+        yield (
+            f"keepalive is {cfg.keepalive} s, and this is AWS Lambda: the Lambda Web Adapter keeps "
+            f"idle connections for {ADAPTER_KEEPALIVE_SECONDS} s, now and then sends a request "
+            "into one that is being closed, and its client gets a 502; set keepalive to 5 or more "
+            "(docs/lambda-web-adapter.md)."
+        )
+    if cfg.timeout:
+        yield (
+            f"timeout is {cfg.timeout} s, and this is AWS Lambda: a frozen environment looks like "
+            "a worker that hangs, which may be killed when it thaws; set timeout to 0 "
+            "(docs/lambda-web-adapter.md)."
         )
 
 
