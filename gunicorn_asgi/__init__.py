@@ -26,7 +26,10 @@ def _import_late(name: str) -> object:
     if name == "worker":  # named by mistake: its `setup` tells
         return import_module(f"{__name__}.worker")
     if name == "LambdaWorker":
-        from .aws_lambda.worker import LambdaWorker  # noqa: PLC0415 # see above
+        from .process.garbage import few_collections  # noqa: PLC0415 # see above
+
+        with few_collections():
+            from .aws_lambda.worker import LambdaWorker  # noqa: PLC0415 # see above
 
         return LambdaWorker
     if name == "JSONFormatter":

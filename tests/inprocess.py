@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from gunicorn_asgi.asgi.scope import Application
 from gunicorn_asgi.config.gunicorn_settings import STAND_INS
 from gunicorn_asgi.config.options import OPTIONS
 from gunicorn_asgi.config.settings import Settings
+from gunicorn_asgi.frozen import replace
 from gunicorn_asgi.net.balance import WorkerRow
 from gunicorn_asgi.net.transport import LINGER_SECONDS, LOST, OPEN, Handler, Transport
 from gunicorn_asgi.server import Server

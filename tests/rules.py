@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from gunicorn.config import Config
 
 from gunicorn_asgi.config.settings import Settings
+from gunicorn_asgi.frozen import replace
 from gunicorn_asgi.http.request import Rules
 from gunicorn_asgi.http.trust import peer_rules
 from gunicorn_asgi.http1 import parser as parsers

@@ -10,7 +10,6 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +38,7 @@ from process import (
     free_address,
 )
 
+from gunicorn_asgi.frozen import replace
 from gunicorn_asgi.net.accept import FULL_SECONDS
 from gunicorn_asgi.net.acceptor import BATCH, ignore_syn
 from gunicorn_asgi.net.balance import LEEWAY, WorkerRow, WorkerTable

@@ -262,6 +262,7 @@ PURE = (
     | {
         "config.bind_address",
         "errors",
+        "frozen",
         "metrics.catalog",
         "metrics.exposition",
         "net.deadlines",
@@ -435,3 +436,47 @@ def test_what_serves_websockets_is_loaded_before_the_first_one_and_only_where_th
         assert not [module for module in loaded if module.startswith("websockets")]
     else:
         assert own <= loaded
+
+
+LOADED_ON_LAMBDA = """
+import asyncio, os, sys
+from types import SimpleNamespace
+from gunicorn import glogging, util
+from gunicorn.arbiter import Arbiter
+from gunicorn.config import Config
+loaded = set(sys.modules)
+worker_class = util.load_class("gunicorn_asgi.LambdaWorker")
+cfg = Config()
+for name, value in {"timeout": 0, "asgi_loop": "asyncio"}.items():
+    cfg.set(name, value)
+settings = worker_class.read_settings(cfg, {"AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9001"})
+worker_class.load_modules(settings)
+print(*set(sys.modules) - loaded)
+"""
+"""Prints the modules that Gunicorn with a LambdaWorker has loaded, and that it has not without one."""
+
+
+def test_a_worker_on_aws_lambda_loads_nothing_that_serves_connections() -> None:
+    """A cold start waits for every import. What remains of HTTP/1.1 encodes the fields of a response to the Runtime API, and chooses a parser that is not loaded."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED_ON_LAMBDA], check=True, capture_output=True, text=True
+    )
+    loaded = set(done.stdout.split())
+    own = {name.removeprefix(f"{NAME}.") for name in loaded if name.startswith(f"{NAME}.")}
+    assert {"aws_lambda.worker", "aws_lambda.invocations", "asgi.http"} <= own
+    assert {room for room in own if room.startswith(("http1.", "net."))} == {
+        "http1.encode",
+        "http1.parser",
+    }
+    unused = inside("http2", "metrics") | SERVES_WEBSOCKETS - {"websocket", "websocket.limits"}
+    unused |= {"asgi.linux_calls", "config.tls_context", "protocol_detection", "server", "worker"}
+    assert not own & unused
+    libraries = {name.partition(".")[0] for name in loaded}
+    slow = {"ctypes", "dataclasses", "difflib", "http", "multiprocessing"}
+    assert not libraries & (slow | {"uvloop", "httptools", "h11", "hpack", "trio", "websockets"})
+
+
+def test_a_worker_that_serves_connections_loads_nothing_of_aws_lambda() -> None:
+    assert importers(f"{NAME}.aws_lambda") - inside("aws_lambda") == {"__init__"}
+    loaded = modules_of_worker("auto", "auto")
+    assert not [module for module in loaded if module.startswith(f"{NAME}.aws_lambda")]

@@ -20,11 +20,11 @@ from gunicorn_asgi.http.fields import CONNECTION_CLOSE, DATE, SERVER, read_trail
 from gunicorn_asgi.http1.encode import (
     KNOWN_FIELDS,
     MAX_KNOWN_VALUE,
-    STATUS_LINES,
     body_framing,
     chunk,
     encode_fields,
 )
+from gunicorn_asgi.http1.status_line import STATUS_LINES
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -24,6 +23,7 @@ from ws import handshake
 
 from gunicorn_asgi.config.settings import Settings
 from gunicorn_asgi.errors import RequestError
+from gunicorn_asgi.frozen import replace
 from gunicorn_asgi.http.fields import VISIBLE
 from gunicorn_asgi.http.forwarded import MAX_NODES, client_element, read_list
 from gunicorn_asgi.http.request import Fields, Rules

@@ -8,7 +8,8 @@ takes, and what it receives is what was sent.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from dataclasses import replace as replace_fields
 from importlib.metadata import version
 from typing import Any
 
@@ -39,6 +40,7 @@ from h2tables import GET, MALFORMED, REFUSED, WEBSOCKET, having
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gunicorn_asgi.frozen import replace
 from gunicorn_asgi.http2 import frames
 from gunicorn_asgi.http2.events import (
     Failed,
@@ -277,7 +279,7 @@ class Oracle:
             and is_short
             and sent.stream not in self.answered
         ):
-            sent = replace(sent, fault=sent.fault or "malformed")
+            sent = replace_fields(sent, fault=sent.fault or "malformed")
         right = self._put_right(sent, state, error, verdict)
         self.is_over = error is not None or right is not verdict or sent.kind == GOAWAY
         return right

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -30,6 +29,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from gunicorn_asgi.frozen import replace
 from gunicorn_asgi.http2 import frames
 from gunicorn_asgi.http2.budget import CAPACITY
 from gunicorn_asgi.http2.closed_streams import MAX_RESETS, MAX_SKIPPED_RANGES

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,6 +27,7 @@ from rules import SECURE, make_rules, rules_for
 from tables import AUTHORITIES, NO_AUTHORITIES, each
 
 from gunicorn_asgi.errors import RequestError
+from gunicorn_asgi.frozen import replace
 from gunicorn_asgi.http.request import UNKNOWN_LENGTH, Fields, Request, Rules, join_cookies
 from gunicorn_asgi.http1.request import read_head
 from gunicorn_asgi.http2.blocks import ENTRY_SIZE, Block, BlockReader

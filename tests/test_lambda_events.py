@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -29,6 +28,7 @@ from gunicorn_asgi.aws_lambda.events import (
 )
 from gunicorn_asgi.config.settings import Settings
 from gunicorn_asgi.errors import EventError, RequestError
+from gunicorn_asgi.frozen import replace
 from gunicorn_asgi.http.request import Fields, Rules
 from gunicorn_asgi.http.trust import PeerRules, peer_rules
 

@@ -140,7 +140,9 @@ def test_the_images_compile_all_of_python_and_start_gunicorn_with_its_file() -> 
         text = (EXAMPLES / directory / "Dockerfile").read_text()
         assert text.count("-m compileall -q --invalidation-mode unchecked-hash ") == 2
         assert f"COPY app.py {source} ./\n" in text
-        assert entry_point(directory) == ["gunicorn", "-c", "gunicorn.conf.py"]
+        python, *arguments = entry_point(directory)
+        assert python == "python"
+        assert arguments == ["-m", "gunicorn_asgi", "-c", "gunicorn.conf.py"]
         for name in re.findall(r"^COPY (?!--)(.*) \./$", text, re.MULTILINE):
             assert all((EXAMPLES / part).is_file() for part in name.split())
 
@@ -211,7 +213,7 @@ def bootstrap(root: Path) -> list[str]:
 
 @pytest.mark.gunicorn
 def test_the_image_serves_streamed_responses(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", *entry_point()]
+    command = [sys.executable, *entry_point()[1:]]
     with (
         RuntimeAPI() as api,
         started(api, tmp_path, command, GUNICORN_ASGI_LAMBDA_RESPONSE_MODE="streaming") as process,

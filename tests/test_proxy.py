@@ -8,7 +8,6 @@ import re
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -23,6 +22,7 @@ from rules import UNTRUSTED, rules_for
 from ways import serving
 
 from gunicorn_asgi.errors import ConfigError, RequestError
+from gunicorn_asgi.frozen import replace
 from gunicorn_asgi.http.forwarded import NOTHING, ForwardedInfo
 from gunicorn_asgi.http.request import Rules
 from gunicorn_asgi.http1.request import read_head

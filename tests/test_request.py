@@ -8,7 +8,6 @@ RFC 9112, 2 to 6; RFC 9110, 5 to 10; docs/asgi.md, 21 to 33 and 40.
 from __future__ import annotations
 
 import base64
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from rules import SECURE, make_rules
 from tables import AUTHORITIES, NO_AUTHORITIES, each
 
 from gunicorn_asgi.errors import RequestError
+from gunicorn_asgi.frozen import replace
 from gunicorn_asgi.http.forwarded import NOTHING
 from gunicorn_asgi.http.request import (
     MAX_LINE,

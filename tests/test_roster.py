@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -342,7 +341,6 @@ def test_a_worker_that_leaves_anyway_is_not_replaced_for_a_limit() -> None:
 def test_no_limit_is_infinity() -> None:
     settings = Settings.read(Config(), {}, {})
     assert settings.max_rss == settings.max_lifetime_s == math.inf
-    assert dataclasses.is_dataclass(settings)
 
 
 # stop_delay.

@@ -6,7 +6,6 @@ import importlib.util
 import math
 import re
 import signal
-from dataclasses import FrozenInstanceError, asdict, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -27,6 +26,7 @@ from gunicorn_asgi.config.read_options import read_options
 from gunicorn_asgi.config.rows import Option
 from gunicorn_asgi.config.settings import RESPONSE_EXTENSIONS, Settings
 from gunicorn_asgi.errors import ConfigError
+from gunicorn_asgi.frozen import Frozen
 from gunicorn_asgi.http1 import parser
 
 
@@ -110,9 +110,9 @@ def test_the_typed_options_are_those_of_the_tables_in_the_same_order() -> None:
     ids=["options", "Gunicorn's settings"],
 )
 def test_every_attribute_of_a_table_has_a_row_that_no_other_has(
-    table: type, rows: dict[str, Any]
+    table: type[Frozen], rows: dict[str, Any]
 ) -> None:
-    assert list(rows) == list(get_type_hints(table))
+    assert list(rows) == list(table.defaults)
     assert len({row.name for row in rows.values()}) == len(rows)
 
 
@@ -443,7 +443,7 @@ def test_configure_returns_a_subclass_that_adds_its_options_to_those_of_its_base
 
 
 def test_settings_cannot_be_changed() -> None:
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError, match=r"Settings\.http cannot be changed"):
         read().http = "h11"  # type: ignore[misc]
 
 
@@ -522,11 +522,16 @@ def test_settings_of_gunicorn_are_taken_over() -> None:
 @pytest.mark.parametrize("name", NEWER_DEFAULTS)
 def test_a_gunicorn_that_lacks_a_setting_gets_the_default_of_the_newest(name: str) -> None:
     cfg = Config()
-    newest = asdict(Settings.read(cfg, {}, {}))
+
+    def attributes() -> dict[str, object]:
+        settings = Settings.read(cfg, {}, {})
+        return {**vars(settings), "websocket": vars(settings.websocket)}
+
+    newest = attributes()
     if name in cfg.settings:
         assert cfg.settings[name].default == NEWER_DEFAULTS[name]
         del cfg.settings[name]
-    assert asdict(Settings.read(cfg, {}, {})) == newest
+    assert attributes() == newest
 
 
 @pytest.mark.skipif("root_path" not in SETTINGS, reason="this Gunicorn has no root_path")
@@ -652,9 +657,9 @@ def test_the_parser_is_httptools_where_it_is_installed(monkeypatch: pytest.Monke
 
 def test_every_duration_has_its_unit_in_its_name() -> None:
     names = [
-        field.name
-        for field in fields(Settings)
-        if "timeout" in field.name or "grace" in field.name or "keepalive" in field.name
+        name
+        for name in Settings.defaults
+        if "timeout" in name or "grace" in name or "keepalive" in name
     ]
     assert names
     assert all(name.endswith("_s") for name in names)

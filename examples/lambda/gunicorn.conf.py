@@ -1,4 +1,4 @@
-"""Gunicorn on AWS Lambda: gunicorn -c gunicorn.conf.py. See docs/lambda.md."""
+"""Gunicorn on AWS Lambda: python -m gunicorn_asgi -c gunicorn.conf.py. See docs/lambda.md."""
 
 import os
 

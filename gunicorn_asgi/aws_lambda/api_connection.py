@@ -44,6 +44,7 @@ class APIConnection(asyncio.Protocol):
         self._reader = ResponseReader()
         self.answer: asyncio.Future[Response] = loop.create_future()
         """The answer to the current request, or RuntimeAPIError."""
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def is_open(self) -> bool:
@@ -67,6 +68,15 @@ class APIConnection(asyncio.Protocol):
         """Write a further part of a request."""
         if self._transport is not None:
             self._transport.write(data)
+
+    def limit(self, seconds: float) -> None:
+        """Have the answer fail, and close, unless it comes within `seconds`."""
+        if not self.answer.done():
+            self._timer = self._loop.call_later(seconds, self._expire, seconds)
+
+    def _expire(self, seconds: float) -> None:
+        self._lose(RuntimeAPIError(f"there was no answer within {seconds:.0f} s"))
+        self.close()
 
     def close(self) -> None:
         """Close at once. A current request has no answer."""
@@ -106,15 +116,18 @@ class APIConnection(asyncio.Protocol):
             self.close()
         if not self.answer.done():
             self.answer.set_result(answer)
-        self._end_body()
+        self._end()
 
     def _lose(self, error: RuntimeAPIError) -> None:
         if not self.answer.done():
             self.answer.set_exception(error)
             self.answer.exception()  # perhaps nobody waits for it any more
-        self._end_body()
+        self._end()
 
-    def _end_body(self) -> None:
+    def _end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self.listener is not None:
             self.listener.connection_lost()
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ..config.checks import refusal
 from ..config.settings import Settings
 from ..errors import ConfigError
+from ..frozen import Frozen
 
 if TYPE_CHECKING:
     from gunicorn.config import Config
@@ -21,7 +22,7 @@ MOST_CONCURRENCY = 10000
 """More than AWS Lambda allows, and fewer than would fill the memory with waiting connections."""
 
 
-class LambdaEnvironment(NamedTuple):
+class LambdaEnvironment(Frozen):
     """The variables that AWS Lambda sets."""
 
     runtime_api: str

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import traceback
-from typing import NamedTuple
+
+from ..frozen import Frozen
 
 MAX_FIELD = 1024
 """Characters of the longest value of a field."""
 
 
-class Failure(NamedTuple):
+class Failure(Frozen):
     """A failed invocation or a failed boot, as the Runtime API wants it."""
 
     type: str

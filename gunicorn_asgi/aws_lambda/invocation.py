@@ -5,10 +5,10 @@ https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html, "Next invocation
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from ..frozen import Frozen
 
 
-class Invocation(NamedTuple):
+class Invocation(Frozen):
     """One invocation. Each text is the value of a header field, or empty without that field."""
 
     payload: bytes

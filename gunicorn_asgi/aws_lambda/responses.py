@@ -9,7 +9,6 @@ import base64
 import json
 import re
 from collections.abc import Container, Iterable, Mapping
-from http import HTTPStatus
 from typing import Any
 
 from ..errors import ApplicationError
@@ -205,6 +204,8 @@ def _spell(number: int) -> str:
 
 
 def _phrase(status: int) -> str:
+    from http import HTTPStatus  # noqa: PLC0415 # for load balancers only, and slow to make
+
     try:
         return HTTPStatus(status).phrase
     except ValueError:

@@ -90,15 +90,12 @@ class RuntimeAPI:
     ) -> None:
         head = result_head(invocation, kind, self._address, fields, len(body))
         try:
-            answer = await asyncio.wait_for(self._request(head, body), ANSWER_SECONDS)
-        except asyncio.TimeoutError:
-            self.close()
-            raise Rejected(f"the result was not answered within {ANSWER_SECONDS:.0f} s") from None
+            answer = await self._request(head + body)
         except RuntimeAPIError as error:
             raise Rejected(str(error)) from None  # the next poll finds out whether it is gone
         check_accepted(answer)
 
-    async def _request(self, head: bytes, body: bytes = b"") -> Response:
+    async def _request(self, data: bytes) -> Response:
         """Send a request and return its answer.
 
         If the Runtime API has closed a connection that was kept, the request is sent once more.
@@ -107,19 +104,19 @@ class RuntimeAPI:
         connection = self._connection
         if connection is not None and connection.is_open:
             try:
-                return await self._exchange(connection, head, body)
+                return await self._exchange(connection, data)
             except RuntimeAPIError:
                 if connection.has_answer_begun:
                     raise
         self._connection = connection = await connect(self._address, self._loop)
-        return await self._exchange(connection, head, body)
+        return await self._exchange(connection, data)
 
-    async def _exchange(self, connection: APIConnection, head: bytes, body: bytes) -> Response:
+    async def _exchange(self, connection: APIConnection, data: bytes) -> Response:
         if self._is_polling and self._is_stopped:
             raise RuntimeAPIError("the worker stops")
-        connection.begin(head)
-        if body:
-            connection.write(body)
+        connection.begin(data)
+        if not self._is_polling:
+            connection.limit(ANSWER_SECONDS)
         return await connection.answer
 
     def close(self) -> None:

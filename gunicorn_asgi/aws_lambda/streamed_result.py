@@ -78,9 +78,8 @@ class StreamedResult:
         try:
             await self._connecting
             assert self._connection is not None
-            answer = await asyncio.wait_for(self._connection.answer, seconds)
-        except asyncio.TimeoutError:
-            raise Rejected("the streamed result was not taken in time") from None
+            self._connection.limit(seconds)
+            answer = await self._connection.answer
         except RuntimeAPIError as error:
             raise Rejected(str(error)) from None
         finally:

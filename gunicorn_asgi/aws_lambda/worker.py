@@ -14,6 +14,7 @@ from ..base_worker import BaseWorker
 from ..config.settings import Settings
 from ..errors import ConfigError, LifespanError
 from ..process.boot import log_boot
+from ..process.garbage import few_collections
 from .environment import read_environment, read_runtime_api, refuse, refuse_outside
 from .event_function import Function, load_function
 from .failure import Failure
@@ -60,9 +61,10 @@ class LambdaWorker(BaseWorker):
         self._environment = read_environment({**os.environ, **self.cfg.env})
 
     def load_wsgi(self) -> None:
-        super().load_wsgi()
         name = self.settings.lambda_event_function
-        self._function: Function | None = load_function(name) if name else None
+        with few_collections():
+            super().load_wsgi()
+            self._function: Function | None = load_function(name) if name else None
 
     def make_server(self, app: Application) -> Invocations:
         self._invocations = Invocations(

@@ -6,7 +6,7 @@ import re
 
 BindAddress = tuple[str, int] | str
 """Host and port, or the path of a unix socket."""
-HOST_AND_PORT = re.compile(r"(?:\[([0-9A-Fa-f:.%]+[\w.]*)\]|([^\s:/\[\]]+)):([0-9]{1,5})", re.ASCII)
+HOST_AND_PORT = r"(?a:(?:\[([0-9A-Fa-f:.%]+[\w.]*)\]|([^\s:/\[\]]+)):([0-9]{1,5}))"
 MAX_PORT = 65535
 UNIX = "unix:"
 
@@ -23,7 +23,7 @@ def read_bind(text: str) -> BindAddress | None:
         if not path.startswith("/") or path.endswith("/") or "\0" in path:
             raise ValueError(text)
         return path
-    found = HOST_AND_PORT.fullmatch(text)
+    found = re.fullmatch(HOST_AND_PORT, text)
     if found is None or int(found[3]) > MAX_PORT:
         raise ValueError(text)
     return found[1] or found[2], int(found[3])

@@ -10,11 +10,11 @@ import importlib.util
 import platform
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote
 
 from ..errors import ConfigError
+from ..frozen import Frozen
 from .checks import refusal
 from .rows import Option, Setting, choice, count, no_limit, read_rows
 
@@ -35,7 +35,7 @@ MAX_WINDOW_SETTING = 2**31 - 1
 """RFC 9113, 6.5.2, SETTINGS_INITIAL_WINDOW_SIZE."""
 MAX_FRAME_SETTING = 2**24 - 1
 """RFC 9113, 6.5.2, SETTINGS_MAX_FRAME_SIZE."""
-STRAY_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
+STRAY_PERCENT = "%(?![0-9A-Fa-f]{2})"
 PATH_CHARACTERS = "/%:@!$&'()*+,;="
 """RFC 3986, 3.3: allowed in a path, besides the characters never encoded by `quote`."""
 
@@ -134,7 +134,7 @@ def _root_path(value: str | None) -> str:
     if not path:
         return ""
     # Encoded characters stay as they are, and so mean the same here as in a request.
-    path = STRAY_PERCENT.sub("%25", begin_with_slash(path))
+    path = re.sub(STRAY_PERCENT, "%25", begin_with_slash(path))
     return quote(path, safe=PATH_CHARACTERS, errors="surrogateescape")
 
 
@@ -142,8 +142,7 @@ def begin_with_slash(path: str) -> str:
     return path if path.startswith("/") else f"/{path}"
 
 
-@dataclass(frozen=True, init=False, repr=False, eq=False)  # `Settings` has these methods
-class GunicornSettings:
+class GunicornSettings(Frozen):
     """The attributes of `Settings` set by Gunicorn's settings.
 
     Names ending in ``_s`` are in seconds.

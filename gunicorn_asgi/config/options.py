@@ -6,10 +6,10 @@ with each other and with the table in the README.
 
 # No `from __future__ import annotations`: the annotations are the table, and are evaluated.
 
-from dataclasses import dataclass
 from typing import Annotated, Literal, TypedDict
 
 from ..errors import ConfigError
+from ..frozen import Frozen
 from ..http1 import parser
 from .bind_address import BindAddress
 from .rows import (
@@ -109,8 +109,7 @@ def _choose_parser(name: str) -> str:
     return available if name == "auto" else name
 
 
-@dataclass(frozen=True, init=False, repr=False, eq=False)  # `Settings` has these methods
-class OptionSettings:
+class OptionSettings(Frozen):
     """The attributes of `Settings` set by options, in the order of the README.
 
     Names ending in ``_s`` are in seconds.

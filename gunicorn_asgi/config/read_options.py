@@ -16,7 +16,7 @@ from .gunicorn_settings import NEWER_DEFAULTS
 from .options import OPTIONS
 from .rows import ENVIRONMENT_PREFIX, Option
 
-KUBERNETES = re.compile(
+KUBERNETES = (
     ENVIRONMENT_PREFIX
     + r"(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
 )
@@ -51,7 +51,7 @@ def _read_configured(values: Mapping[str, Any], known: Mapping[str, Option]) -> 
 def _read_environment(texts: Mapping[str, str], known: Mapping[str, Option]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for variable, text in texts.items():
-        if not variable.startswith(ENVIRONMENT_PREFIX) or KUBERNETES.fullmatch(variable):
+        if not variable.startswith(ENVIRONMENT_PREFIX) or re.fullmatch(KUBERNETES, variable):
             continue
         if variable not in known:
             hint = _name_nearest(variable, known)

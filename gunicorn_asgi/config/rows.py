@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
+from ..frozen import Frozen
 from .bind_address import is_bind, read_bind
 
 ENVIRONMENT_PREFIX = "GUNICORN_ASGI_"
@@ -20,7 +21,7 @@ def unchanged(value: Any) -> Any:
     return value
 
 
-class Option(NamedTuple):
+class Option(Frozen):
     """An option of this package, given by ``Worker.configure()`` or an environment variable."""
 
     name: str
@@ -46,7 +47,7 @@ class Option(NamedTuple):
         return ENVIRONMENT_PREFIX + self.name.upper()
 
 
-class Setting(NamedTuple):
+class Setting(Frozen):
     """A setting of Gunicorn, read by this package."""
 
     name: str
@@ -189,7 +190,7 @@ def request_path(name: str, description: str) -> Option:
     allowed = "a path as in a request, such as /healthz, without a query; or empty for none"
 
     def check(value: str) -> bool:
-        return _REQUEST_PATH.fullmatch(value) is not None
+        return re.fullmatch(_REQUEST_PATH, value) is not None
 
     return _text(name, description, allowed, check, convert=str.encode)
 
@@ -199,7 +200,7 @@ def base_path(name: str, description: str) -> Option:
     allowed = "auto, a path as in a request, such as /prod, or empty for none"
 
     def check(value: str) -> bool:
-        return value == "auto" or _REQUEST_PATH.fullmatch(value) is not None
+        return value == "auto" or re.fullmatch(_REQUEST_PATH, value) is not None
 
     def convert(value: str) -> str:
         return value.rstrip("/")
@@ -215,7 +216,7 @@ def media_types(name: str, description: str) -> Option:
         return frozenset(part.strip().lower() for part in value.split(",") if part.strip())
 
     def check(value: str) -> bool:
-        return all(_MEDIA_TYPE.fullmatch(part) for part in convert(value))
+        return all(re.fullmatch(_MEDIA_TYPE, part) for part in convert(value))
 
     return _text(name, description, allowed, check, convert=convert)
 
@@ -225,7 +226,7 @@ def function_name(name: str, description: str) -> Option:
     allowed = "module:function, such as tasks:handle, or empty for none"
 
     def check(value: str) -> bool:
-        return _FUNCTION.fullmatch(value) is not None
+        return re.fullmatch(_FUNCTION, value) is not None
 
     return _text(name, description, allowed, check)
 
@@ -279,12 +280,13 @@ def _seconds_or_no_limit(seconds: float) -> float:
     return no_limit(float(seconds))
 
 
-_REQUEST_PATH = re.compile(r"(?:/[!\"$->@-~]*)?")
+# Texts: few values need them, and the others need not wait until they are compiled.
+_REQUEST_PATH = r"(?:/[!\"$->@-~]*)?"
 """Printable ASCII from a slash on, without ``?`` and ``#``; or nothing."""
 
-_MEDIA_TYPE = re.compile(r"[!#$&^_.+a-z0-9-]+/[!#$&^_.+a-z0-9-]+")
+_MEDIA_TYPE = r"[!#$&^_.+a-z0-9-]+/[!#$&^_.+a-z0-9-]+"
 """RFC 6838, 4.2."""
-_FUNCTION = re.compile(r"(?:[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*)?")
+_FUNCTION = r"(?:[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*(?:\.[^\W\d]\w*)*)?"
 """Python's names with dots, on both sides of a colon; or nothing."""
 
 _BOOLS = {

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from ..frozen import computed
 from . import checks
 from .gunicorn_settings import (
     GunicornSettings,
@@ -28,11 +28,10 @@ if TYPE_CHECKING:
 
 RESPONSE_EXTENSIONS = ("pathsend", "zerocopysend", "early_hint", "trailers")
 """Options for the extensions ``http.response.pathsend`` and so on."""
-PRINTABLE = re.compile("[!-~]+")
+PRINTABLE = "[!-~]+"
 """ASCII, without the space."""
 
 
-@dataclass(frozen=True, repr=False, eq=False)  # unused, and slow to make
 class Settings(GunicornSettings, OptionSettings):
     """The whole configuration of this package."""
 
@@ -42,24 +41,24 @@ class Settings(GunicornSettings, OptionSettings):
     """Files may go to a socket without passing through this process."""
 
     # Made from the attributes above.
-    http2: bool = field(init=False)
+    http2: bool = computed(init=False)
     """HTTP/2 is served, at least in some way."""
-    switched_off: Mapping[str, str] = field(init=False)
+    switched_off: Mapping[str, str] = computed(init=False)
     """The response extensions switched off by options, each with the reason for people."""
-    websocket: WebSocketLimits | None = field(init=False)
+    websocket: WebSocketLimits | None = computed(init=False)
     """The limits of a WebSocket; None if WebSockets are not served."""
 
-    def __post_init__(self) -> None:
+    def compute(self) -> Mapping[str, Any]:
         # Attributes and not properties, since requests read them.
-        self.__dict__.update(
-            http2="h2" in self.http_protocols,
-            switched_off={
+        return {
+            "http2": "h2" in self.http_protocols,
+            "switched_off": {
                 f"http.response.{name}": f"it is switched off by the option {name}"
                 for name in RESPONSE_EXTENSIONS
                 if not getattr(self, name)
             },
-            websocket=_websocket_limits(self) if self.ws != "none" else None,
-        )
+            "websocket": _websocket_limits(self) if self.ws != "none" else None,
+        }
 
     @classmethod
     def read(
@@ -114,7 +113,7 @@ def _convert_options(cfg: Config, options: Mapping[str, Any]) -> dict[str, Any]:
 def _read_script_name(path: str) -> bytes | None:
     if not path:
         return None
-    if PRINTABLE.fullmatch(path) is None or checks.NO_PATH.search(path):
+    if re.fullmatch(PRINTABLE, path) is None or checks.NO_PATH.search(path):
         raise ConfigError(
             f"Invalid value for SCRIPT_NAME in the environment: {path!r} must be a path as in a "
             "request, such as /app or /caf%C3%A9."

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv6Address
 from typing import Any, Literal, Protocol
 from urllib.parse import unquote_to_bytes
 
 from ..errors import RequestError
+from ..frozen import Frozen, computed
 from .forwarded import NOTHING, ForwardedInfo, Node, client_element, read_list
 from .grammar import TOKEN, Header
 from .memory import Memory
@@ -65,8 +65,7 @@ class FieldReader(Protocol):
     def read(self, lines: Sequence[bytes], pattern: Pattern) -> tuple[list[Header], Pattern]: ...
 
 
-@dataclass(frozen=True, repr=False, eq=False)  # unused, and slow to make
-class Rules:
+class Rules(Frozen):
     """The rules for requests of one kind of peer: Gunicorn's settings, and the peer's trust."""
 
     field_lines: FieldReader
@@ -99,12 +98,12 @@ class Rules:
     """From a trusted peer: all proxies append to lists (``forwarded_lists``)."""
     health_path: bytes = b""
     """The option: the server answers it also where it is outside of `script_name`."""
-    proxy_names: frozenset[bytes] = field(init=False)
+    proxy_names: frozenset[bytes] = computed(init=False)
     """The names of all these headers, so that requests without them cost nothing."""
-    known_sections: Mapping[str, Memory[Pattern, KnownSection]] = field(init=False)
+    known_sections: Mapping[str, Memory[Pattern, KnownSection]] = computed(init=False)
     """For each version of HTTP/1.x: field sections whose remembered lines had the same fields."""
 
-    def __post_init__(self) -> None:
+    def compute(self) -> Mapping[str, Any]:
         names = set(self.secure_scheme)
         if self.takes_script_name:
             names.add(b"script_name")
@@ -112,11 +111,10 @@ class Rules:
             names |= {b"x-forwarded-for", b"forwarded"}
         if self.host_name:
             names.add(self.host_name)
-        object.__setattr__(self, "proxy_names", frozenset(names))
         known: dict[str, Memory[Pattern, KnownSection]] = {
             version: Memory(MAX_KNOWN_SECTIONS) for version in ("1.0", "1.1")
         }
-        object.__setattr__(self, "known_sections", known)
+        return {"proxy_names": frozenset(names), "known_sections": known}
 
 
 class Fields:

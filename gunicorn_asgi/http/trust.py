@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Literal
 
 from ..asgi.scope import Address
 from ..config.settings import Settings
 from ..errors import ConfigError
+from ..frozen import replace
 from .forwarded import FORWARDED_READERS
 from .request import MAX_LINE, FieldReader, Rules
 

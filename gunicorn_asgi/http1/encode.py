@@ -1,11 +1,9 @@
-"""Pure: the head of a response as bytes, checked (RFC 9112, 4 and 5; RFC 9110, 5.5)."""
+"""Pure: the fields and the framing of a response as bytes, checked (RFC 9112; RFC 9110, 5.5)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from http import HTTPStatus
 
-from ..errors import RequestError
 from ..http.fields import (
     CHECKED_NAMES,
     CODING,
@@ -21,15 +19,6 @@ from ..http.fields import (
 )
 from ..http.grammar import Header
 from ..http.memory import Memory
-
-STATUS_LINES = {status: b"HTTP/1.1 %d \r\n" % status for status in range(100, 1000)}
-"""RFC 9112, 4: the space stays if there is no reason phrase."""
-STATUS_LINES.update(
-    {
-        status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
-        for status in HTTPStatus
-    }
-)
 
 EncodedFields = tuple[bytes, int, int]
 """(field lines except the framing's, ``content-length`` or -1, bit mask of `http.fields`)."""
@@ -152,24 +141,3 @@ def body_framing(
     if version == "1.0":
         return b"", False, True
     return b"transfer-encoding: chunked\r\n", True, False
-
-
-def informational(status: int, headers: Iterable[Header]) -> bytes:
-    """Encode a 1xx head (RFC 9110, 15.2). Raises ApplicationError."""
-    return b"".join((STATUS_LINES[status], encode_fields(headers)[0], b"\r\n"))
-
-
-def refusal(error: RequestError, head_only: bool, default_fields: bytes) -> tuple[bytes, int]:
-    """Encode the response that refuses a request, with ``connection: close``.
-
-    Returns it with the length of its body.
-    """
-    body = error.body
-    fields = (
-        b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
-        b"connection: close\r\n\r\n" % len(body)
-    )
-    own = b"".join(b"%b: %b\r\n" % field for field in error.fields)
-    if head_only:
-        body = b""
-    return b"".join((STATUS_LINES[error.status], default_fields, own, fields, body)), len(body)

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from ..errors import RequestError
 from ..http.contract import Header
 from ..http.fields import CONNECTION_CLOSE
-from .encode import STATUS_LINES, body_framing, chunk, encode_fields, refusal
+from .encode import body_framing, chunk, encode_fields
+from .status_line import STATUS_LINES
 
 SEPARATE_SIZE = 16384
 """Size in bytes from which a body is not copied after its head: two writes cost less then."""
@@ -127,3 +128,24 @@ class Response:
         data, self.sent = refusal(error, bodyless, default_fields)
         self.status, self.begun = error.status, True
         return data
+
+
+def informational(status: int, headers: Iterable[Header]) -> bytes:
+    """Encode a 1xx head (RFC 9110, 15.2). Raises ApplicationError."""
+    return b"".join((STATUS_LINES[status], encode_fields(headers)[0], b"\r\n"))
+
+
+def refusal(error: RequestError, head_only: bool, default_fields: bytes) -> tuple[bytes, int]:
+    """Encode the response that refuses a request, with ``connection: close``.
+
+    Returns it with the length of its body.
+    """
+    body = error.body
+    fields = (
+        b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n"
+        b"connection: close\r\n\r\n" % len(body)
+    )
+    own = b"".join(b"%b: %b\r\n" % field for field in error.fields)
+    if head_only:
+        body = b""
+    return b"".join((STATUS_LINES[error.status], default_fields, own, fields, body)), len(body)

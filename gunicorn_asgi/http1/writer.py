@@ -12,9 +12,8 @@ from ..http.exchange import BodyDeadline, ExchangeLog
 from ..http.request import Fields, takes_trailers
 from ..net.transport import CLOSING, LOST, Transport
 from ..net.turn import GATHER_SIZE, Turn
-from .encode import informational
 from .inbox import Inbox
-from .response import Response
+from .response import Response, informational
 from .states import RESPONDING, ReadState
 
 if TYPE_CHECKING:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from ..frozen import Frozen
 from .frames import DEFAULT_WINDOW_SIZE, MAX_WINDOW_SIZE
 
 
-@dataclass(frozen=True)
-class HTTP2Limits:
+class HTTP2Limits(Frozen):
     """The limits for a client: Gunicorn's ``http2_*`` settings."""
 
     max_streams: int

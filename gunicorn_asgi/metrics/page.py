@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 
 from gunicorn.config import Config
 
 from ..asgi.scope import Receive, Scope, Send
 from ..config.settings import Settings
+from ..frozen import replace
 from ..observe.log import Log
 from ..observe.running_requests import list_requests
 from ..server import Server

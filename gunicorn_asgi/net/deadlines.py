@@ -7,9 +7,9 @@ protocol has one table of `Deadline`: what it waits for, by which limit, and wha
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from ..frozen import Frozen
 from ..http.contract import NEVER
 from ..http.exchange import RATE_SECONDS
 
@@ -19,8 +19,7 @@ UNKNOWN = -1
 """In place of a count: the first look counts as progress."""
 
 
-@dataclass(frozen=True, repr=False, eq=False)  # unused, and slow to make
-class Deadline(Generic[T]):
+class Deadline(Frozen, Generic[T]):
     """One kind of deadline."""
 
     source: str

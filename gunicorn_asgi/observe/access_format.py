@@ -13,9 +13,7 @@ from .record import LoggedResponse, Record
 
 MakeLine = Callable[[Record, LoggedResponse], str]
 
-CONVERSION = re.compile(
-    r"%(?:%|\((?P<name>[^()]*)\)(?P<rest>[#0 +-]*\d*(?:\.\d*)?[hlL]?[diouxXeEfFgGcrsa]))"
-)
+CONVERSION = r"%(?:%|\((?P<name>[^()]*)\)(?P<rest>[#0 +-]*\d*(?:\.\d*)?[hlL]?[diouxXeEfFgGcrsa]))"
 """A literal percent sign, or the conversion of a named atom (Python: printf-style formatting)."""
 
 
@@ -25,16 +23,16 @@ def compile_format(text: str, log: Logger) -> MakeLine | None:
     The function returns the same as ``text % Atoms(...)``, and raises the same errors, but reads
     only the atoms of the format. None: `text` has a percent sign of another meaning.
     """
-    if "%" in CONVERSION.sub("", text):
+    if "%" in re.sub(CONVERSION, "", text):
         return None
-    names = [found["name"] for found in CONVERSION.finditer(text) if found["name"] is not None]
+    names = [found["name"] for found in re.finditer(CONVERSION, text) if found["name"] is not None]
     values = "".join(f"{atom_expression(name)}, " for name in names)
     make_line: MakeLine = eval(  # noqa: S307 # the expressions are those of the module `atoms`
         f"lambda record, response: template % ({values})",
         {
             **FUNCTIONS,
             "log": log,
-            "template": CONVERSION.sub(lambda found: "%" + (found["rest"] or "%"), text),
+            "template": re.sub(CONVERSION, lambda found: "%" + (found["rest"] or "%"), text),
             "now": _once_a_second(log),
         },
     )

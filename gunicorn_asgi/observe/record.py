@@ -19,7 +19,6 @@ from gunicorn import SERVER_SOFTWARE
 from ..asgi.scope import Address
 from ..http.contract import Header
 from ..http.request import decode_path
-from ..http1.encode import STATUS_LINES
 from .printable import printable
 from .request_wait import REQUEST_START_NAMES, read_wait_us
 
@@ -140,6 +139,9 @@ class LoggedResponse:
     @cached_property
     def status(self) -> str:
         """ "200 OK", as in a WSGI worker."""
+        # Few formats and hooks ask for it: without this import AWS Lambda starts sooner.
+        from ..http1.status_line import STATUS_LINES  # noqa: PLC0415
+
         return STATUS_LINES[self.status_code][len(b"HTTP/1.1 ") : -2].decode().rstrip()
 
     @cached_property

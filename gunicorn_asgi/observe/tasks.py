@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import chain
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+from ..frozen import Frozen
 from .printable import printable
 from .stacks import HasCoroutine, name_calls, read_awaits
 
@@ -14,7 +15,7 @@ MAX_CHILDREN = 10
 HOLDS = "which holds the loop"
 
 
-class NamedTask(NamedTuple):
+class NamedTask(Frozen):
     """A task of another library than asyncio."""
 
     name: str

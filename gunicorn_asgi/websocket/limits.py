@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from ..frozen import Frozen
 
 
-@dataclass(frozen=True, repr=False, eq=False)  # unused, and slow to make
-class WebSocketLimits:
+class WebSocketLimits(Frozen):
     """The limits of a WebSocket. Seconds are infinite if there is no limit."""
 
     max_message_size: float

@@ -13,7 +13,6 @@ import traceback
 import types
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +25,7 @@ from inprocess import Host, Listening, Log, make_settings
 
 from gunicorn_asgi.asgi import websocket as asgi_websocket
 from gunicorn_asgi.config.settings import Settings
+from gunicorn_asgi.frozen import replace
 from gunicorn_asgi.http1 import body
 from gunicorn_asgi.http1 import connection as h1_connection
 from gunicorn_asgi.http1.parser import available
