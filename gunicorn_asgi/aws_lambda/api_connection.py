@@ -6,6 +6,7 @@ import asyncio
 from typing import Protocol, cast
 
 from .api_response import InvalidResponse, Response, ResponseReader
+from .environment import split_address
 
 CONNECT_SECONDS = 5.0
 """Time limit for a connection to the Runtime API, which is on the same machine."""
@@ -134,10 +135,10 @@ class APIConnection(asyncio.Protocol):
 
 async def connect(address: str, loop: asyncio.AbstractEventLoop) -> APIConnection:
     """Connect to `address`, host and port. Raises RuntimeAPIError."""
-    host, _, port = address.rpartition(":")
+    host, port = split_address(address)
     try:
         _, connection = await asyncio.wait_for(
-            loop.create_connection(lambda: APIConnection(loop), host.strip("[]"), int(port)),
+            loop.create_connection(lambda: APIConnection(loop), host, port),
             CONNECT_SECONDS,
         )
     except (OSError, asyncio.TimeoutError) as error:

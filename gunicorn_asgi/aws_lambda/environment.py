@@ -46,11 +46,17 @@ def read_environment(environment: Mapping[str, str]) -> LambdaEnvironment:
 def read_runtime_api(environment: Mapping[str, str]) -> str:
     """Read the address of the Runtime API, empty outside of AWS Lambda. Raises ConfigError."""
     address = environment.get(RUNTIME_API, "")
-    if address and (ADDRESS.fullmatch(address) is None or int(address.rpartition(":")[2]) > 65535):
+    if address and (ADDRESS.fullmatch(address) is None or split_address(address)[1] > 65535):
         raise ConfigError(
             f"Invalid value for {RUNTIME_API} in the environment: {address!r} must be host:port."
         )
     return address
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return the host, without the brackets of an IPv6 address, and the port."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def refuse_outside(environment: LambdaEnvironment) -> None:

@@ -95,9 +95,8 @@ class EventFunction:
             if exit_error is not None:
                 self._leave(exit_error)
             else:
-                self._log.error(
-                    "Error in lambda_event_function", exc_info=reason
-                )  # `reason` may be a part of it
+                # Not `exception()`: `reason` may be a part of `error`, without the cancellations.
+                self._log.error("Error in lambda_event_function", exc_info=reason)
         _set_result(result, outcome)
 
 

@@ -15,6 +15,7 @@ from ..observe.printable import printable
 from ..version import __version__
 from .api_connection import APIConnection, Rejected, RuntimeAPIError, connect
 from .api_response import Response
+from .environment import split_address
 from .failure import Failure, field_value
 from .invocation import Invocation
 
@@ -171,9 +172,9 @@ def _read_invocation(answer: Response) -> Invocation:
     )
 
 
-def check_accepted(answer: Response | None) -> None:
+def check_accepted(answer: Response) -> None:
     """Raises Rejected unless a result was accepted, RuntimeAPIError for status 500."""
-    if answer is None or 200 <= answer.status < 300:
+    if 200 <= answer.status < 300:
         return
     reason = f"the result was answered with {_describe(answer)}"
     raise RuntimeAPIError(reason) if answer.status >= 500 else Rejected(reason)
@@ -192,10 +193,9 @@ def report_failed_boot(address: str, failure: Failure) -> None:
     """
     body = failure.encode()
     fields = (*failure.fields, ("Content-Length", str(len(body))), ("Connection", "close"))
-    host, _, port = address.rpartition(":")
     with (
-        suppress(OSError, ValueError),
-        socket.create_connection((host.strip("[]"), int(port)), INIT_ERROR_SECONDS) as sock,
+        suppress(OSError),
+        socket.create_connection(split_address(address), INIT_ERROR_SECONDS) as sock,
     ):
         sock.sendall(_head("POST", "/init/error", address, fields) + body)
         sock.recv(4096)
