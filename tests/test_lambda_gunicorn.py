@@ -455,6 +455,18 @@ def test_an_application_is_told_when_its_streamed_response_is_lost(streaming: Fu
     assert streaming.api.take_violations() == ["a request without its end"]
 
 
+def test_an_application_whose_streamed_response_is_lost_is_cancelled_after_the_grace_period(
+    streaming: Function,
+) -> None:
+    invocation = streaming.begin("/parts", timeout_s=600)
+    streaming.open("one")
+    invocation.wait_for(b"one")
+    invocation.hang_up()
+    assert invocation.wait().kind == "cut"
+    streaming.api.wait_for_pollers()  # long before the deadline, though its gate stays closed
+    assert streaming.api.take_violations() == ["a request without its end"]
+
+
 def test_one_connection_stays_after_streamed_responses(streaming: Function) -> None:
     for _ in range(10):
         assert streaming.is_well()
