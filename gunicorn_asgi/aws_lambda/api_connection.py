@@ -17,6 +17,10 @@ class RuntimeAPIError(Exception):
     """The Runtime API cannot be reached, or it does not answer as it should."""
 
 
+class NoAnswer(RuntimeAPIError):
+    """An answer has not come in time. The Runtime API may have taken the request."""
+
+
 class Rejected(Exception):
     """The Runtime API has not taken one result. It may go on to hand out invocations."""
 
@@ -76,7 +80,7 @@ class APIConnection(asyncio.Protocol):
             self._timer = self._loop.call_later(seconds, self._expire, seconds)
 
     def _expire(self, seconds: float) -> None:
-        self._lose(RuntimeAPIError(f"there was no answer within {seconds:.0f} s"))
+        self._lose(NoAnswer(f"there was no answer within {seconds:.0f} s"))
         self.close()
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from ..observe.printable import printable
 from ..version import __version__
-from .api_connection import APIConnection, Rejected, RuntimeAPIError, connect
+from .api_connection import APIConnection, NoAnswer, Rejected, RuntimeAPIError, connect
 from .api_response import Response
 from .environment import split_address
 from .failure import Failure, field_value
@@ -106,6 +106,8 @@ class RuntimeAPI:
         if connection is not None and connection.is_open:
             try:
                 return await self._exchange(connection, data)
+            except NoAnswer:
+                raise
             except RuntimeAPIError:
                 if connection.has_answer_begun:
                     raise
