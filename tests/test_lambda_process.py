@@ -250,3 +250,15 @@ def test_a_runtime_api_that_answers_no_poll_ends_gunicorn(
         assert word in ended(function)
         polls = [line for line in function.api.requests if line.endswith("next")]
         assert len(polls) <= 3, "it polls again and again"
+
+
+@pytest.mark.parametrize("mode", ["buffered", "streaming"])
+def test_a_runtime_api_that_answers_a_result_with_500_ends_gunicorn(
+    tmp_path: Path, mode: str
+) -> None:
+    """AWS, "Invocation response": a container error, after which the runtime should exit promptly."""
+    with Function(tmp_path, options={"lambda_response_mode": mode}) as function:
+        function.api.wait_for_pollers()
+        function.api.refuse("response", 500)
+        assert function.ask("/echo").kind == "lost"
+        assert "the result was answered with 500" in ended(function)
