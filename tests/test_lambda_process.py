@@ -262,3 +262,13 @@ def test_a_runtime_api_that_answers_a_result_with_500_ends_gunicorn(
         function.api.refuse("response", 500)
         assert function.ask("/echo").kind == "lost"
         assert "the result was answered with 500" in ended(function)
+
+
+def test_what_the_application_prints_is_in_the_log_before_the_environment_may_be_frozen(
+    tmp_path: Path,
+) -> None:
+    """AWS's own runtime does not buffer stdout either."""
+    with Function(tmp_path, env={"PYTHONUNBUFFERED": ""}) as function:
+        function.ask("/printing")
+        function.api.wait_for_pollers()
+        assert "printed by the application\n" in function.server.output

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -58,6 +60,9 @@ class LambdaWorker(BaseWorker):
             report_failed_boot(address, _describe(error))
 
     def prepare(self) -> None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # Printed lines would come late, or never: the environment is frozen, and killed.
+            sys.stdout.reconfigure(line_buffering=True)
         self._environment = read_environment({**os.environ, **self.cfg.env})
 
     def load_wsgi(self) -> None:

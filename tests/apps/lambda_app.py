@@ -163,6 +163,12 @@ async def background(scope, receive, send):
     note("background done")
 
 
+async def printing(scope, receive, send):
+    """Print after the response, and flush nothing."""
+    await answer(send, {})
+    print("printed by the application")
+
+
 async def gated(scope, receive, send):
     """Answer when the gate is open."""
     note("begun")
@@ -223,6 +229,7 @@ ROUTES = {
         large,
         file,
         background,
+        printing,
         gated,
         sleep,
         sleep_started,
