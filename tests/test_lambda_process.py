@@ -79,6 +79,36 @@ def test_graceful_timeout_limits_a_running_invocation(tmp_path: Path) -> None:
         assert function.server.events == ["startup", "cancelled", "shutdown"]
 
 
+def test_a_running_application_is_told_before_graceful_timeout_cancels_it(tmp_path: Path) -> None:
+    with Function(tmp_path, graceful_timeout=2) as function:
+        function.begin("/asked_to_end")
+        function.server.wait_for_event("begun")
+        function.server.kill(signal.SIGTERM)
+        assert function.server.wait() == 0
+        assert function.server.events == ["startup", "begun", "asked to end", "shutdown"]
+
+
+def test_request_timeout_limits_an_invocation(tmp_path: Path) -> None:
+    with Function(tmp_path, options={"request_timeout": 0.1}) as function:
+        result = function.ask("/gated", timeout_s=600)
+        assert (result.kind, result.status) == ("response", 503)
+        function.server.wait_for_event("gated cancelled")
+        assert function.is_well()
+
+
+@pytest.mark.parametrize("name", ["on_event", "on_event_async"])
+def test_a_function_that_ends_its_process_is_a_failure_and_the_worker_is_replaced(
+    tmp_path: Path, name: str
+) -> None:
+    options = {"lambda_event_function": f"lambda_app:{name}"}
+    with Function(tmp_path, options=options) as function:
+        first = function.server.workers()
+        result = function.api.invoke({"exit": True})
+        assert (result.kind, result.error_type) == ("error", "SystemExit")
+        poll(lambda: function.server.workers() not in ([], first))
+        assert function.is_well()
+
+
 def test_an_application_that_ends_its_process_is_answered_and_replaced(tmp_path: Path) -> None:
     with Function(tmp_path) as function:
         result = function.ask("/leave")

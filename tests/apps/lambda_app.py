@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 import os
+import sys
 import threading
 from pathlib import Path
 from urllib.parse import parse_qs
@@ -163,6 +164,15 @@ async def background(scope, receive, send):
     note("background done")
 
 
+async def asked_to_end(scope, receive, send):
+    """Answer when the client is said to have gone."""
+    note("begun")
+    await read_body(receive)
+    assert (await receive())["type"] == "http.disconnect"
+    note("asked to end")
+    await answer(send, {})
+
+
 async def printing(scope, receive, send):
     """Print after the response, and flush nothing."""
     await answer(send, {})
@@ -230,6 +240,7 @@ ROUTES = {
         file,
         background,
         printing,
+        asked_to_end,
         gated,
         sleep,
         sleep_started,
@@ -268,6 +279,8 @@ async def lifespan(scope, receive, send):
 def on_event(event, context):
     if event == {"raise": True}:
         raise ValueError("the function's own")
+    if event == {"exit": True}:
+        sys.exit("the function is at its end")
     is_main = threading.current_thread() is threading.main_thread()
     return {"event": event, "id": context.aws_request_id, "is_main_thread": is_main}
 
