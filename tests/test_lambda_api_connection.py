@@ -22,7 +22,7 @@ SECONDS = 30.0
 
 
 class Server:
-    """A server that gives each request, from a connection on, the next of its answers."""
+    """A server that gives each request the next of its answers, and closes after an incomplete one."""
 
     def __init__(self, *answers: bytes) -> None:
         self.answers = list(answers)
@@ -38,7 +38,9 @@ class Server:
                 if b"Content-Length: 2\r\n" in head:
                     await reader.readexactly(2)
                 if self.answers:
-                    writer.write(self.answers.pop(0))
+                    writer.write(answer := self.answers.pop(0))
+                    if not answer.endswith(b"\r\n\r\n"):
+                        return
         except (asyncio.IncompleteReadError, ConnectionError):
             self.has_closed.set()
         finally:
@@ -74,6 +76,18 @@ def test_a_result_without_an_answer_in_time_is_not_sent_again(
         api.close()
 
     run(hand_in_twice, lambda: Server(ACCEPTED))
+
+
+def test_a_result_whose_answer_breaks_off_is_not_sent_again() -> None:
+    async def hand_in_twice(server: Server) -> None:
+        api = RuntimeAPI(server.address, asyncio.get_running_loop())
+        await api.respond(INVOCATION, b"{}")
+        with pytest.raises(Rejected, match="the connection has ended"):
+            await api.respond(INVOCATION, b"{}")
+        assert len(server.requests) == 2
+        api.close()
+
+    run(hand_in_twice, lambda: Server(ACCEPTED, b"HTTP/1.1 202 Acc"))
 
 
 def test_a_connection_with_an_answer_that_nobody_has_asked_for_is_not_used_again() -> None:

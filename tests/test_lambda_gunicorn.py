@@ -556,6 +556,9 @@ def test_an_exception_of_the_function_is_an_error_with_its_traceback(
         assert result.error_body["errorMessage"] == "the function's own"
         assert "on_event" in "".join(result.error_body["stackTrace"])
         assert function.server.lines("ValueError: the function's own")
+        last = [line for line in function.api.requests if line.endswith("/error")][-1]
+        request_id = last.split("/")[-2]
+        assert function.server.lines(f"Error in lambda_event_function at invocation {request_id}")
         assert function.is_well()
 
 

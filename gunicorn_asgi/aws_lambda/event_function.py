@@ -96,7 +96,11 @@ class EventFunction:
                 self._leave(exit_error)
             else:
                 # Not `exception()`: `reason` may be a part of `error`, without the cancellations.
-                self._log.error("Error in lambda_event_function", exc_info=reason)
+                self._log.error(
+                    "Error in lambda_event_function at invocation %s",
+                    context.aws_request_id,
+                    exc_info=reason,
+                )
         _set_result(result, outcome)
 
 
