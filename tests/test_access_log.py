@@ -149,6 +149,7 @@ UNUSUAL_KEYS = [
     "{Remote_Addr}e",
     "{Client_Addr}e",
     "{REQUEST_WAIT}e",
+    "{AWS_Request_ID}e",
     "{Wsgi.Url_Scheme}e",
     "{x-ONE}o",
     "{nothing}i",

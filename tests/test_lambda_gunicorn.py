@@ -53,6 +53,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Function]:
         directory,
         config=HOOKS,
         accesslog=str(directory / "access.log"),
+        access_log_format='%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s %({aws_request_id}e)s',
         options={
             "lambda_event_function": "lambda_app:on_event_async",
             "lambda_text_types": "application/x-ours",
@@ -615,10 +616,11 @@ def test_an_application_that_ignores_its_cancellation_does_not_hold_the_next_inv
 
 def test_the_access_log_and_the_hooks_know_each_request(buffered: Function) -> None:
     path = buffered.server.directory / "access.log"
-    told(buffered.ask("/echo/logged", "rest_v1", query="a=b"))
+    request = told(buffered.ask("/echo/logged", "rest_v1", query="a=b"))
     (line,) = poll(lambda: [text for text in path.read_text().splitlines() if "logged" in text])
     assert line.startswith(events.SOURCE_IP)
     assert '"GET /prod/echo/logged?a=b HTTP/1.1" 200 ' in line
+    assert line.endswith(request["context"]["aws_request_id"])
     buffered.server.wait_for_event("pre_request GET /prod/echo/logged")
     buffered.server.wait_for_event("post_request /prod/echo/logged 200")
 

@@ -17,15 +17,23 @@ worker_tmp_dir = "/tmp"
 control_socket_disable = True
 # Standard output and standard error go to CloudWatch.
 accesslog = "-"
-access_log_format = '%({client_addr}e)s "%(r)s" %(s)s %(b)s %(D)sus'
+access_log_format = '%({aws_request_id}e)s %({client_addr}e)s "%(r)s" %(s)s %(b)s %(D)sus'
 
 # The function's log format, as set on Lambda.
 if os.environ.get("AWS_LAMBDA_LOG_FORMAT") == "JSON":
+    from gunicorn_asgi import JSONFormatter
+
     logconfig_dict = {
         "version": 1,
         "disable_existing_loggers": False,
-        # Lambda counts a line without a timestamp as INFO, whatever its level.
-        "formatters": {"json": {"()": "gunicorn_asgi.JSONFormatter", "time_name": "timestamp"}},
+        "formatters": {
+            "json": {
+                "()": JSONFormatter,
+                # Lambda counts a line without a timestamp as INFO, whatever its level.
+                "time_name": "timestamp",
+                "fields": {**JSONFormatter.FIELDS, "request_id": "{aws_request_id}e"},
+            }
+        },
         "handlers": {
             "json": {
                 "class": "logging.StreamHandler",

@@ -313,6 +313,7 @@ class Invocations:
             stream = InvocationStream(writer, scope, bool(body), False, self)
             if writer.log is not None:
                 writer.log.begin(request, fields.version, gateway)
+                writer.log.name_invocation(context.aws_request_id)
         writer.stream = stream
         if body:
             stream.feed_data(body)

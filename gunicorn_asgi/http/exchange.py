@@ -61,6 +61,11 @@ class ExchangeLog:
             peer.rules.takes_request_start,
         )
 
+    def name_invocation(self, aws_request_id: str) -> None:
+        """The exchange is this invocation of AWS Lambda."""
+        if self._record is not None:
+            self._record.aws_request_id = aws_request_id
+
     @property
     def is_open(self) -> bool:
         """Whether the end of an exchange has still to be logged."""

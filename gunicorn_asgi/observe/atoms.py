@@ -218,11 +218,12 @@ Whole days are missing in the duration, as in Gunicorn.
 VARIABLES: dict[str, str] = {
     "client_addr": "safe(record.found_client[0]) if record.found_client else '-'",
     "request_wait": "wait(record)",
+    "aws_request_id": "safe(record.aws_request_id) or '-'",
     "wsgi.url_scheme": "safe(record.scheme)",
 }
 """Variables of `make_environ` that are read without it, since usual formats have them.
 
-The first two are not Gunicorn's. As variables, they work with every logger, formatter and hook.
+The first three are not Gunicorn's. As variables, they work with every logger, formatter and hook.
 """
 
 

@@ -60,6 +60,8 @@ class Record:
         self._takes_request_start = takes_request_start
         self.server = server
         self.began = time.monotonic()
+        self.aws_request_id = ""
+        """The invocation of AWS Lambda that it is, or empty."""
         self.response_headers: Sequence[Header] = ()
 
     @cached_property
@@ -152,9 +154,10 @@ class LoggedResponse:
 def make_environ(record: Record) -> dict[str, Any]:
     """Return the environ that a WSGI worker of Gunicorn would have made of the same request.
 
-    For ``%({NAME}e)s``, ``post_request`` and other loggers. Two variables are this package's own:
-    ``CLIENT_ADDR`` and ``REQUEST_WAIT``. No header can take their names. An address that a unix
-    socket does not have is "-", as in Gunicorn's own ASGI worker, so that every logger writes "-".
+    For ``%({NAME}e)s``, ``post_request`` and other loggers. Three variables are this package's
+    own: ``CLIENT_ADDR``, ``REQUEST_WAIT`` and, on AWS Lambda, ``AWS_REQUEST_ID``. No header can
+    take their names. An address that a unix socket does not have is "-", as in Gunicorn's own ASGI
+    worker, so that every logger writes "-".
     """
     environ: dict[str, Any] = {
         "REQUEST_METHOD": record.method,
@@ -176,6 +179,8 @@ def make_environ(record: Record) -> dict[str, Any]:
     wait_us = record.wait_us
     if wait_us is not None:
         environ["REQUEST_WAIT"] = str(wait_us)
+    if record.aws_request_id:
+        environ["AWS_REQUEST_ID"] = record.aws_request_id
     _add_headers(environ, record)
     if "HTTP_AUTHORIZATION" in environ:
         environ["HTTP_AUTHORIZATION"] = _with_printable_user(environ["HTTP_AUTHORIZATION"])
