@@ -44,6 +44,7 @@ def test_what_lambda_gives_is_taken(concurrency: str, address: str) -> None:
         ({**LAMBDA, "AWS_LAMBDA_MAX_CONCURRENCY": "9" * 5000}, {}, {}, "must be an integer, 1 to 10000"),
         (LAMBDA, {}, {"timeout": 30}, "setting timeout: 30 must be 0 with gunicorn_asgi.LambdaWorker"),
         (LAMBDA, {}, {"workers": 2}, "setting workers: 2 must be 1 with gunicorn_asgi.LambdaWorker"),
+        (LAMBDA, {}, {"preload_app": True}, "setting preload_app: True must be False with gunicorn_asgi.LambdaWorker"),
         (LAMBDA, {"metrics_bind": "127.0.0.1:9100"}, {}, "option metrics_bind: it must be empty with gunicorn_asgi.LambdaWorker"),
         (LAMBDA, {"stall_warning": 5.0}, {}, "option stall_warning: 5 must be 0 or auto with gunicorn_asgi.LambdaWorker"),
         (LAMBDA, {"lambda_response_mode": "stream"}, {}, "lambda_response_mode: 'stream' must be one of buffered, streaming"),

@@ -85,6 +85,13 @@ def refuse(cfg: Config, settings: Settings, environment: LambdaEnvironment) -> N
             "must be 1 with gunicorn_asgi.LambdaWorker: one worker serves all concurrent "
             f"invocations ({MAX_CONCURRENCY})",
         )
+    if cfg.preload_app:
+        raise refusal(
+            "preload_app",
+            cfg.preload_app,
+            "must be False with gunicorn_asgi.LambdaWorker: its one worker has nothing to share, "
+            "and AWS Lambda is not told of an import that fails in the master",
+        )
     if settings.metrics_bind is not None:
         raise ConfigError(
             "Invalid value for option metrics_bind: it must be empty with "
