@@ -96,6 +96,7 @@ def test_an_end_before_the_last_byte_is_no_response(data: bytes) -> None:
         b"hello\r\n\r\n",
         OK + b"no colon\r\n\r\n",
         OK + b" folded: x\r\n\r\n",
+        OK + b"lambda-runtime-trace-id: a\0b\r\n\r\n",
         OK + b"content-length: -1\r\n\r\n",
         OK + b"content-length: 1\r\n\r\nab",
         OK + b"transfer-encoding: gzip\r\n\r\n",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from ..http.fields import VISIBLE
 from ..http.grammar import CONTENT_LENGTH, TOKEN
 
 MAX_HEAD = 1048576
@@ -91,7 +92,8 @@ class ResponseReader:
         fields: dict[str, str] = {}
         for line in lines:
             name, colon, value = line.partition(b":")
-            if not colon or TOKEN.fullmatch(name) is None:
+            is_valid = colon and TOKEN.fullmatch(name) and not value.translate(None, VISIBLE)
+            if not is_valid:
                 raise InvalidResponse(f"{line[:80]!r} is no field line")
             fields[name.decode().lower()] = value.strip(b" \t").decode("utf-8", "replace")
         if status >= 200:

@@ -110,7 +110,11 @@ def _set_result(
 
 def _encode(value: object) -> bytes:
     """Encode the result of the function. Raises TypeError or ValueError if it is no JSON."""
-    return json.dumps(value).encode()
+    try:
+        # Text in UTF-8 is never longer than with escapes, and the limits count bytes.
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:  # half of a character, which only an escape can stand for
+        return json.dumps(value, allow_nan=False).encode()
 
 
 def load_function(name: str) -> Function:

@@ -89,13 +89,18 @@ class RuntimeAPI:
         self, invocation: Invocation, kind: str, fields: Fields, body: bytes
     ) -> None:
         head = result_head(invocation, kind, self._address, fields, len(body))
+        request = self._loop.create_task(self._request(head, body))
         try:
-            answer = await asyncio.wait_for(self._request(head, body), ANSWER_SECONDS)
-        except asyncio.TimeoutError:
-            self.close()
-            raise Rejected(f"the result was not answered within {ANSWER_SECONDS:.0f} s") from None
+            # Not wait_for: see `StreamedResult.end`.
+            await asyncio.wait({request}, timeout=ANSWER_SECONDS)
+            if not request.done():
+                self.close()
+                raise Rejected(f"the result was not answered within {ANSWER_SECONDS:.0f} s")
+            answer = request.result()
         except RuntimeAPIError as error:
             raise Rejected(str(error)) from None  # the next poll finds out whether it is gone
+        finally:
+            request.cancel()
         check_accepted(answer)
 
     async def _request(self, head: bytes, body: bytes = b"") -> Response:

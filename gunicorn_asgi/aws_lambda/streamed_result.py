@@ -52,10 +52,10 @@ class StreamedResult:
                 self._listener.connection_lost()
             raise
         connection.listener = self._listener
+        if self._listener is not None:
+            self._listener.resume_writing()  # first, since the parts may fill the buffer again
         connection.begin(b"".join(self._unsent))
         self._unsent.clear()
-        if self._listener is not None:
-            self._listener.resume_writing()
 
     def write(self, data: bytes) -> None:
         """Write a part, in the chunked coding."""
@@ -66,6 +66,8 @@ class StreamedResult:
 
     def finish(self) -> None:
         """The last part is written: the listener has nothing to be told any more."""
+        if self._listener is not None:
+            self._listener.resume_writing()  # perhaps there is no connection yet
         self._listener = None
         if self._connection is not None:
             self._connection.listener = None
@@ -78,9 +80,13 @@ class StreamedResult:
         try:
             await self._connecting
             assert self._connection is not None
-            answer = await asyncio.wait_for(self._connection.answer, seconds)
-        except asyncio.TimeoutError:
-            raise Rejected("the streamed result was not taken in time") from None
+            pending = self._connection.answer
+            # Not wait_for: it drops an answer that comes in the same turn as its timeout, as both
+            # do where the process was frozen.
+            await asyncio.wait({pending}, timeout=seconds)
+            if not pending.done():
+                raise Rejected("the streamed result was not taken in time")
+            answer = pending.result()
         except RuntimeAPIError as error:
             raise Rejected(str(error)) from None
         finally:

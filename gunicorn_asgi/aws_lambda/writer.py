@@ -138,9 +138,13 @@ class InvocationWriter:
         exchange.refuse(self, error)
 
     def finish(self) -> None:
+        self.end_wait()
+        self.end_log()
+
+    def end_wait(self) -> None:
+        """Nothing more of the response is waited for."""
         if not self.finished.done():
             self.finished.set_result(None)
-        self.end_log()
 
     # For `exchange.refuse`.
 
@@ -164,8 +168,7 @@ class InvocationWriter:
     def give_up(self) -> None:
         if self.stream is not None:
             self.stream.connection_lost()
-        if not self.finished.done():
-            self.finished.set_result(None)
+        self.end_wait()
 
     # For subclasses.
 
