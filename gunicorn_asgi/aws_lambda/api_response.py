@@ -35,6 +35,8 @@ class ResponseReader:
     """Reads one response. `feed` returns it as soon as it is complete."""
 
     def __init__(self) -> None:
+        self.has_begun = False
+        """Whether anything has arrived, valid or not."""
         self._data = bytearray()
         self._status = 0
         self._fields: dict[str, str] = {}
@@ -43,13 +45,9 @@ class ResponseReader:
         self._is_chunked = False
         self._body = bytearray()
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether anything has arrived."""
-        return bool(self._data or self._status)
-
     def feed(self, data: bytes) -> Response | None:
         """Take received bytes. Raises InvalidResponse."""
+        self.has_begun = True
         self._data += data
         while not self._status:
             if not self._read_head():
