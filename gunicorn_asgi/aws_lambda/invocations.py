@@ -116,7 +116,10 @@ class InvocationStream(HTTPStream):
         super().connection_lost()
         assert isinstance(self.writer, InvocationWriter)
         self.writer.end_wait()
-        self.host.loop.call_later(self.host.grace_s, self.cancel)
+        if self.task is not None and not self.task.done():
+            timer = self.host.loop.call_later(self.host.grace_s, self.cancel)
+            # The timer holds the exchange, with its event, in memory.
+            self.task.add_done_callback(lambda _: timer.cancel())
 
     def application_exited(self) -> None:
         assert isinstance(self.writer, InvocationWriter)
@@ -206,7 +209,8 @@ class Invocations:
         except RuntimeAPIError as error:
             if not self._is_stopping:
                 self._is_stopping = True  # one sentence, also where several polls fail
-                self._host.fail(f"The Runtime API of AWS Lambda has failed: {error}")
+                address = self._environment.runtime_api
+                self._host.fail(f"The Runtime API of AWS Lambda at {address} has failed: {error}")
         except Exception as error:
             self.log.exception("Error while polling for invocations")
             self._host.fail(f"No more invocations can be served: {error!r}")
