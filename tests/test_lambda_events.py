@@ -655,6 +655,16 @@ def test_a_refused_request_is_described_for_the_log(name: str) -> None:
     assert client == (made.SOURCE_IP, 0)
 
 
+@EACH
+def test_the_method_of_a_refused_request_adds_nothing_to_the_log(name: str) -> None:
+    event = made.HTTP_EVENTS[name](method="G / HTTP/1.1\r\nuser-agent: evil\r\n\r\n")
+    with pytest.raises(RequestError):
+        read(event)
+    head, _ = describe_refused(event, FORMS[name])
+    assert head.startswith(b"- /")
+    assert b"evil" not in head
+
+
 # Wrong parts.
 
 V1, V2, ALB = made.rest_v1, made.http_v2, made.alb

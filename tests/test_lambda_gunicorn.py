@@ -202,8 +202,8 @@ def test_a_request_that_breaks_http_is_refused_without_the_application(
 ) -> None:
     for function in (buffered, streaming):
         before = len(function.server.log.splitlines())
-        result = function.ask("/echo", headers=[("host", "a b")])
-        assert result.status == 400
+        result = function.ask("/echo", method="HEAD", headers=[("host", "a b")])
+        assert (result.status, result.body) == (400, b"")
         (line,) = function.server.log.splitlines()[before:]
         assert "Invalid" in line
         assert events.SOURCE_IP in line
@@ -417,6 +417,46 @@ def test_trailers_tell_of_an_application_that_raises_after_a_part(streaming: Fun
     assert streaming.is_well()
 
 
+def test_an_exception_without_a_text_is_a_failure_like_any_other(
+    buffered: Function, streaming: Function
+) -> None:
+    before = len(buffered.server.lines("Error handling request"))
+    assert buffered.ask("/fail_textless").status == 500
+    assert len(buffered.server.lines("Error handling request")) == before + 1
+    result = streaming.ask("/fail_textless")
+    assert (result.body, result.error_type) == (b"one", "Textless")
+    assert result.error_body["errorMessage"]
+
+
+def test_a_long_message_fits_into_a_trailer(streaming: Function) -> None:
+    result = streaming.ask("/fail_long")
+    assert (result.body, result.error_type) == (b"one", "ValueError")
+    assert result.error_body["errorMessage"].startswith("\U0001f40d" * 1000)
+
+
+def test_an_application_goes_on_after_a_streamed_response_that_has_no_body(
+    streaming: Function,
+) -> None:
+    before = streaming.server.events.count("five sent 4")
+    begun = time.monotonic()
+    assert streaming.ask("/five", method="HEAD").status == 200
+    streaming.server.wait_for_event("five sent 4", before + 1)
+    # Without room for more, its send() would wait for asgi_disconnect_grace_period.
+    assert time.monotonic() - begun < 3
+
+
+def test_a_lost_streamed_response_ends_its_invocation_although_the_application_goes_on(
+    streaming: Function,
+) -> None:
+    invocation = streaming.begin("/endless", timeout_s=SOON_MS / 1000)
+    invocation.wait_for(b"part")
+    invocation.hang_up()
+    assert invocation.wait().kind == "cut"
+    assert streaming.is_well()
+    streaming.open("endless")
+    assert streaming.api.take_violations() == ["a request without its end"]
+
+
 def test_an_application_waits_while_its_response_is_not_read(streaming: Function) -> None:
     before = len(streaming.server.events)
     invocation = streaming.begin("/flood", reads=False)
@@ -565,7 +605,13 @@ def test_an_exception_of_the_function_is_an_error_with_its_traceback(
 
 def test_a_result_that_is_no_json_is_an_error(buffered: Function) -> None:
     assert buffered.api.invoke({"unserializable": True}).error_type == "TypeError"
+    assert buffered.api.invoke({"nan": True}).error_type == "ValueError"
     assert buffered.is_well()
+
+
+def test_a_result_is_no_longer_than_its_text(buffered: Function) -> None:
+    assert buffered.api.invoke({"text": True}).json == "\u6f22" * 2_000_000
+    assert buffered.api.invoke({"half": True}).json == "\ud800"
 
 
 # The deadline.
@@ -592,6 +638,33 @@ def test_the_deadline_ends_a_streamed_response_with_trailers(streaming: Function
     assert len(streaming.server.lines("deadline")[before:]) == 1
     assert streaming.ask("/sleep", timeout_s=SOON_MS / 1000).status == 503
     assert streaming.is_well()
+
+
+def test_a_stop_iteration_in_a_thread_is_a_failure_at_once(streaming: Function) -> None:
+    """A future cannot have it, so before Python 3.12 nobody would be told."""
+    result = streaming.api.invoke({"stop": True})
+    assert (result.kind, result.error_type) == ("error", "RuntimeError")
+    assert "StopIteration" in result.error_body["errorMessage"]
+
+
+@pytest.mark.parametrize("status", [600, 999])
+def test_a_status_that_no_gateway_takes_is_the_applications_mistake(
+    buffered: Function, streaming: Function, status: int
+) -> None:
+    for function in (buffered, streaming):
+        assert function.respond("function_url", status).status == 500
+        function.server.wait_for(
+            f"ApplicationError: 'status' must be an int from 200 to 599 on AWS Lambda, not {status}"
+        )
+
+
+def test_headers_that_are_longer_than_a_prelude_may_be_are_the_applications_mistake(
+    streaming: Function,
+) -> None:
+    fits, is_too_long = ([("x-long", "x" * count)] for count in (16_000, 16_400))
+    assert streaming.respond("function_url", 200, fits).status == 200
+    assert streaming.respond("function_url", 200, is_too_long).status == 500
+    streaming.server.wait_for("may have at most 16384 bytes as JSON on AWS Lambda, not 164")
 
 
 def test_the_deadline_cancels_the_function_for_other_events(buffered: Function) -> None:

@@ -255,10 +255,11 @@ def test_a_runtime_api_that_cannot_be_reached_ends_gunicorn(tmp_path: Path) -> N
             assert gone.address in ended(function)
 
 
-def test_a_runtime_api_that_has_gone_ends_gunicorn(tmp_path: Path) -> None:
-    with Function(tmp_path) as function:
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_a_runtime_api_that_has_gone_ends_gunicorn(tmp_path: Path, concurrency: int) -> None:
+    with Function(tmp_path, concurrency=concurrency) as function:
         assert function.is_well()
-        function.api.wait_for_pollers()
+        function.api.wait_for_pollers(concurrency)
         function.api.close()
         assert function.api.address in ended(function)
 

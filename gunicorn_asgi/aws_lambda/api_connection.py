@@ -10,6 +10,8 @@ from .environment import split_address
 
 CONNECT_SECONDS = 5.0
 """Time limit for a connection to the Runtime API, which is on the same machine."""
+READ_SECONDS = 0.05
+"""Time to read an answer that has arrived, after the time limit for it."""
 LOST = "the connection has ended before the answer"
 
 
@@ -80,6 +82,10 @@ class APIConnection(asyncio.Protocol):
             self._timer = self._loop.call_later(seconds, self._expire, seconds)
 
     def _expire(self, seconds: float) -> None:
+        # uvloop runs timers before it reads: where the process was frozen, the answer may be here.
+        self._timer = self._loop.call_later(READ_SECONDS, self._give_up, seconds)
+
+    def _give_up(self, seconds: float) -> None:
         self._lose(NoAnswer(f"there was no answer within {seconds:.0f} s"))
         self.close()
 

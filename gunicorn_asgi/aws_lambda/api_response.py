@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from ..http.fields import VISIBLE
 from ..http.grammar import CONTENT_LENGTH, TOKEN
 
 MAX_HEAD = 1048576
@@ -34,6 +35,8 @@ class ResponseReader:
     """Reads one response. `feed` returns it as soon as it is complete."""
 
     def __init__(self) -> None:
+        self.has_begun = False
+        """Whether anything has arrived, valid or not."""
         self._data = bytearray()
         self._status = 0
         self._fields: dict[str, str] = {}
@@ -42,13 +45,9 @@ class ResponseReader:
         self._is_chunked = False
         self._body = bytearray()
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether anything has arrived."""
-        return bool(self._data or self._status)
-
     def feed(self, data: bytes) -> Response | None:
         """Take received bytes. Raises InvalidResponse."""
+        self.has_begun = True
         self._data += data
         while not self._status:
             if not self._read_head():
@@ -91,7 +90,8 @@ class ResponseReader:
         fields: dict[str, str] = {}
         for line in lines:
             name, colon, value = line.partition(b":")
-            if not colon or TOKEN.fullmatch(name) is None:
+            is_valid = colon and TOKEN.fullmatch(name) and not value.translate(None, VISIBLE)
+            if not is_valid:
                 raise InvalidResponse(f"{line[:80]!r} is no field line")
             fields[name.decode().lower()] = value.strip(b" \t").decode("utf-8", "replace")
         if status >= 200:

@@ -84,7 +84,9 @@ class EventFunction:
                 value = await self._function(event, context)
             else:
                 run = self._context.copy().run
-                value = await self._loop.run_in_executor(None, run, self._function, event, context)
+                value = await self._loop.run_in_executor(
+                    None, run, _call, self._function, event, context
+                )
             outcome: bytes | Failure = value if isinstance(value, bytes) else _encode(value)
         except BaseException as error:
             reason = without_cancellations(error, self._library.cancelled)
@@ -104,6 +106,14 @@ class EventFunction:
         _set_result(result, outcome)
 
 
+def _call(function: Function, event: Any, context: LambdaContext) -> Any:
+    """Call `function` in a thread. A future cannot have a StopIteration (PEP 479)."""
+    try:
+        return function(event, context)
+    except StopIteration as error:
+        raise RuntimeError("the function raised StopIteration") from error
+
+
 def _set_result(
     result: asyncio.Future[bytes | Failure], outcome: bytes | Failure, _task: object = None
 ) -> None:
@@ -113,7 +123,11 @@ def _set_result(
 
 def _encode(value: object) -> bytes:
     """Encode the result of the function. Raises TypeError or ValueError if it is no JSON."""
-    return json.dumps(value).encode()
+    try:
+        # Text in UTF-8 is never longer than with escapes, and the limits count bytes.
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:  # half of a character, which only an escape can stand for
+        return json.dumps(value, allow_nan=False).encode()
 
 
 def load_function(name: str) -> Function:

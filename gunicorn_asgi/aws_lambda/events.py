@@ -161,7 +161,10 @@ def describe_refused(event: Mapping[str, Any], form: Form) -> tuple[bytes, Addre
     verb = http.text("method") if form is Form.V2 else whole.text("httpMethod")
     path, _ = _read_path(whole, context, form, "")
     headers = _read_headers(whole, form)
-    lines = [b"%b %b HTTP/1.1" % (verb.encode(), _encode_path(path))]
+    method = verb.encode()
+    if TOKEN.fullmatch(method) is None:  # it may have the end of a line
+        method = b"-"
+    lines = [b"%b %b HTTP/1.1" % (method, _encode_path(path))]
     lines += [b"%b: %b" % header for header in headers]
     return b"\r\n".join([*lines, b"\r\n"]), _read_client(http, headers, form)
 

@@ -10,6 +10,8 @@ from ..frozen import Frozen
 
 MAX_FIELD = 1024
 """Characters of the longest value of a field."""
+MAX_MESSAGE = 3000
+"""Characters of the longest message. In a trailer they are less than 64 KiB."""
 
 
 class Failure(Frozen):
@@ -25,7 +27,7 @@ class Failure(Frozen):
     def of(cls, error: BaseException, with_stack: bool = False) -> Failure:
         """The failure by an exception of the application. The log has its traceback in any case."""
         stack = traceback.format_tb(error.__traceback__) if with_stack else ()
-        return cls(type(error).__name__, str(error), tuple(stack))
+        return cls(type(error).__name__, _message(error), tuple(stack))
 
     def encode(self) -> bytes:
         """JSON."""
@@ -48,6 +50,15 @@ class Failure(Frozen):
             b"Lambda-Runtime-Function-Error-Body: %b\r\n\r\n"
             % (field_value(self.type).encode(), body)
         )
+
+
+def _message(error: BaseException) -> str:
+    """Return the text of an exception. It is the application's own code that makes it."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 # the failure of `error` is told, not that of its text
+        return "the exception has no text: its __str__ has raised"
+    return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}..."
 
 
 def field_value(text: str) -> str:

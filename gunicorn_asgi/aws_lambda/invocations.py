@@ -109,9 +109,17 @@ class InvocationStream(HTTPStream):
     __slots__ = ()
 
     def connection_lost(self) -> None:
-        """The Runtime API wants no more of the response."""
+        """The Runtime API wants no more of the response.
+
+        So the invocation is over, even if the application goes on.
+        """
         super().connection_lost()
-        self.host.loop.call_later(self.host.grace_s, self.cancel)
+        assert isinstance(self.writer, InvocationWriter)
+        self.writer.end_wait()
+        if self.task is not None and not self.task.done():
+            timer = self.host.loop.call_later(self.host.grace_s, self.cancel)
+            # The timer holds the exchange, with its event, in memory.
+            self.task.add_done_callback(lambda _: timer.cancel())
 
     def application_exited(self) -> None:
         assert isinstance(self.writer, InvocationWriter)
@@ -206,7 +214,9 @@ class Invocations:
                     await self._serve(api, invocation)
         except RuntimeAPIError as error:
             if not self._is_stopping:
-                self._host.fail(f"The Runtime API of AWS Lambda has failed: {error}")
+                self._is_stopping = True  # one sentence, also where several polls fail
+                address = self._environment.runtime_api
+                self._host.fail(f"The Runtime API of AWS Lambda at {address} has failed: {error}")
         except Exception as error:
             self.log.exception("Error while polling for invocations")
             self._host.fail(f"No more invocations can be served: {error!r}")
@@ -287,7 +297,10 @@ class Invocations:
             deadline.arm(partial(self._deadline_is_near, invocation, stream, writer))
         try:
             await writer.finished
-            await self._deliver(writer, api, invocation, deadline)
+            try:
+                await self._deliver(writer, api, invocation, deadline)
+            except Rejected as error:  # the application may go on all the same
+                self._log_failure(invocation, error)
             if writer.stream is not None and writer.stream.task is not None:
                 await self._until_ended(writer.stream, deadline)
         finally:
@@ -325,6 +338,7 @@ class Invocations:
     ) -> None:
         """Answer a request in place of the application, with one line in each log."""
         head, writer.client = describe_refused(event, writer.form)
+        writer.is_head = head.startswith(b"HEAD ")
         writer.refuse(error)
         if self._access is not None:
             self._access.refused(

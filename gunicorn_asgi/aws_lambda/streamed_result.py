@@ -52,10 +52,10 @@ class StreamedResult:
                 self._listener.connection_lost()
             raise
         connection.listener = self._listener
+        if self._listener is not None:
+            self._listener.resume_writing()  # first, since the parts may fill the buffer again
         connection.begin(b"".join(self._unsent))
         self._unsent.clear()
-        if self._listener is not None:
-            self._listener.resume_writing()
 
     def write(self, data: bytes) -> None:
         """Write a part, in the chunked coding."""
@@ -66,6 +66,8 @@ class StreamedResult:
 
     def finish(self) -> None:
         """The last part is written: the listener has nothing to be told any more."""
+        if self._listener is not None:
+            self._listener.resume_writing()  # perhaps there is no connection yet
         self._listener = None
         if self._connection is not None:
             self._connection.listener = None

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 NO_RESPONSE = Failure("Runtime.NoResponse", "the application has ended without a response")
 ABORTED = Failure("Runtime.ResponseAborted", "the response has ended before it was complete")
+MAX_STATUS = 599
+"""A gateway answers a higher one with 502."""
+MAX_PRELUDE = 16384
+"""Bytes within which API Gateway wants the end of the prelude."""
 INTERNAL_ERROR = RequestError(500, "Internal Server Error", is_logged=True)
 
 
@@ -67,6 +71,10 @@ class InvocationWriter:
     # For the stream: see `http.contract.ResponseWriter`.
 
     def start(self, status: int, headers: Iterable[Header]) -> int:
+        if status > MAX_STATUS:
+            raise ApplicationError(
+                f"'status' must be an int from 200 to {MAX_STATUS} on AWS Lambda, not {status}"
+            )
         _, declared, _ = encode_fields(headers)  # checked as for HTTP/1.1
         if not (self.is_head or status in (204, 304)):
             self.check_length(declared)
@@ -138,9 +146,13 @@ class InvocationWriter:
         exchange.refuse(self, error)
 
     def finish(self) -> None:
+        self.end_wait()
+        self.end_log()
+
+    def end_wait(self) -> None:
+        """Nothing more of the response is waited for."""
         if not self.finished.done():
             self.finished.set_result(None)
-        self.end_log()
 
     # For `exchange.refuse`.
 
@@ -164,8 +176,7 @@ class InvocationWriter:
     def give_up(self) -> None:
         if self.stream is not None:
             self.stream.connection_lost()
-        if not self.finished.done():
-            self.finished.set_result(None)
+        self.end_wait()
 
     # For subclasses.
 
@@ -260,6 +271,16 @@ class StreamedWriter(InvocationWriter):
         self._has_ended = False
         self.result: StreamedResult | None = None
         """The result, once the response has begun."""
+
+    def start(self, status: int, headers: Iterable[Header]) -> int:
+        declared = super().start(status, headers)
+        size = len(encode_prelude(self.form, status, self.headers))
+        if size > MAX_PRELUDE:
+            raise ApplicationError(
+                f"the headers of a streamed response may have at most {MAX_PRELUDE} bytes as JSON "
+                f"on AWS Lambda, not {size}"
+            )
+        return declared
 
     def begin(self, body: bytes | memoryview, end: bool) -> None:
         prelude = encode_prelude(self.form, self.status, self.headers)

@@ -118,6 +118,43 @@ async def fail_later(scope, receive, send):
     raise ValueError("the application's own")
 
 
+class Textless(Exception):
+    def __str__(self):
+        raise LookupError
+
+
+async def fail_textless(scope, receive, send):
+    await start(send)
+    await part(send, b"one")
+    raise Textless
+
+
+async def fail_long(scope, receive, send):
+    await start(send)
+    await part(send, b"one")
+    raise ValueError("\U0001f40d" * 100_000)
+
+
+async def endless(scope, receive, send):
+    """Send parts until the gate is open, whatever happens."""
+    await start(send)
+    while not Path(os.environ["TEST_EVENTS"]).with_name("endless").exists():
+        try:
+            await asyncio.sleep(0.01)
+            await part(send, b"part")
+        except (OSError, asyncio.CancelledError):
+            pass
+
+
+async def five(scope, receive, send):
+    """Send five parts, whether they are wanted or not."""
+    await start(send)
+    for count in range(5):
+        await part(send, b"part")
+        note("five sent", count)
+    await part(send, b"", more=False)
+
+
 async def parts(scope, receive, send):
     """Three parts; each waits for its gate."""
     await start(send)
@@ -234,6 +271,10 @@ ROUTES = {
         fail,
         fail_started,
         fail_later,
+        fail_textless,
+        fail_long,
+        endless,
+        five,
         parts,
         flood,
         large,
@@ -281,6 +322,8 @@ def on_event(event, context):
         raise ValueError("the function's own")
     if event == {"exit": True}:
         sys.exit("the function is at its end")
+    if event == {"stop": True}:
+        raise StopIteration
     is_main = threading.current_thread() is threading.main_thread()
     return {"event": event, "id": context.aws_request_id, "is_main_thread": is_main}
 
@@ -290,4 +333,10 @@ async def on_event_async(event, context):
         await sleep(None, None, None)
     if event == {"unserializable": True}:
         return {1, 2}
+    if event == {"nan": True}:
+        return float("nan")
+    if event == {"text": True}:
+        return "\u6f22" * 2_000_000
+    if event == {"half": True}:
+        return "\ud800"
     return on_event(event, context)
