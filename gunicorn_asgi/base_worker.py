@@ -173,7 +173,7 @@ class BaseWorker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
         if self.metrics is not None:
             self.metrics.start()
         try:
-            self._prepare()
+            self._make_parts()
             super().init_process()
         except BaseException as error:
             if self.booted:
@@ -182,8 +182,8 @@ class BaseWorker(base.Worker):  # type: ignore[misc]  # Gunicorn has no types
                 self._end_boot(error)
             raise
 
-    def _prepare(self) -> None:
-        """Read the settings and make the loop.
+    def _make_parts(self) -> None:
+        """Read the settings, and make the loop and what works in it.
 
         The application's import and hooks come later: they may ask for the current loop.
         """

@@ -17,12 +17,12 @@ from ..asgi.exchange import is_set_within
 from ..asgi.health import HealthCheck, answer_health_check
 from ..asgi.http import HTTPStream
 from ..asgi.request_timeout import cancel_overdue
-from ..asgi.scope import Address, Application, http_scope
+from ..asgi.scope import Application, http_scope
 from ..config.settings import Settings
 from ..errors import EventError, RequestError
 from ..http.contract import ApplicationTask, ASGIStream
 from ..http.exchange import ExchangeLog
-from ..http.request import Rules, decode_path, may_be_health_check
+from ..http.request import may_be_health_check
 from ..http.trust import make_rules, peer_rules
 from ..observe.access_log import Access
 from ..observe.log import Log
@@ -44,6 +44,7 @@ from .events import (
     unsupported,
 )
 from .failure import Failure
+from .gateway import Gateway, Site
 from .invocation import Invocation
 from .runtime_api import ANSWER_SECONDS, RuntimeAPI
 from .writer import BufferedWriter, InvocationWriter, StreamedWriter
@@ -79,28 +80,6 @@ class InvocationHost(Protocol):
 
     def fail(self, reason: str) -> None:
         """The Runtime API cannot be used any more: this execution environment is at its end."""
-
-
-class Site:
-    """The gateway of an event, in place of a listening socket: see `asgi.scope.Site`."""
-
-    def __init__(self, root_path: str) -> None:
-        self.scheme = "https"
-        self.raw_root_path = root_path.encode()
-        self.root_path = decode_path(self.raw_root_path)
-
-
-class Gateway:
-    """The peer of an event's client, in place of a connection: see `http.exchange.LoggedPeer`."""
-
-    def __init__(
-        self, listener: Site, client: Address | None, server: Address | None, rules: Rules
-    ) -> None:
-        self.listener = listener
-        self.client = client
-        self.server_address = server
-        self.rules = rules
-        self.tls: Mapping[str, Any] | None = None
 
 
 class InvocationStream(HTTPStream):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING, NoReturn
 
 from ..asgi.scope import Address
@@ -22,8 +22,6 @@ from .responses import encode_prelude, encode_response, max_body, too_large
 from .streamed_result import StreamedResult
 
 if TYPE_CHECKING:
-    from collections.abc import Container
-
     from ..asgi.http import HTTPStream
 
 NO_RESPONSE = Failure("Runtime.NoResponse", "the application has ended without a response")
@@ -64,7 +62,6 @@ class InvocationWriter:
         self._declared = -1
         self.has_begun = False
         """The head was given a body."""
-        self.is_complete = False
         self.sent = 0
         """Bytes of the body."""
 
@@ -96,12 +93,10 @@ class InvocationWriter:
             body, end = b"", True
         self.sent = len(body)
         self.begin(body, end)
-        self.is_complete = end
 
     def write(self, data: bytes | memoryview, end: bool) -> None:
         self.sent += len(data)
         self.add(data, end)
-        self.is_complete = end
 
     def set_length(self, length: int) -> None:
         if self._declared < 0:
