@@ -447,8 +447,9 @@ from gunicorn.config import Config
 loaded = set(sys.modules)
 worker_class = util.load_class("gunicorn_asgi.LambdaWorker")
 cfg = Config()
-for name, value in {"timeout": 0, "asgi_loop": "asyncio"}.items():
-    cfg.set(name, value)
+cfg.set("timeout", 0)
+if "asgi_loop" in cfg.settings:  # not before Gunicorn 24
+    cfg.set("asgi_loop", "asyncio")
 settings = worker_class.read_settings(cfg, {"AWS_LAMBDA_RUNTIME_API": "127.0.0.1:9001"})
 worker_class.load_modules(settings)
 print(*set(sys.modules) - loaded)
