@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import platform
 import sys
 from collections.abc import Callable, Collection, Coroutine
 from functools import partial
@@ -122,6 +121,8 @@ def load_trio() -> None:
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "trio":
             raise _no_trio("it is not installed") from None
+        import platform  # noqa: PLC0415 # a millisecond, for an error only
+
         python = f"{platform.python_implementation()} {platform.python_version()}"
         raise _no_trio(f"it cannot be imported on {python}: {printable(repr(error))}") from error
 

@@ -7,8 +7,8 @@ settings of HTTP/2 have a stand-in, an option of the same name: there would be n
 # No `from __future__ import annotations`: the annotations are the table, and are evaluated.
 
 import importlib.util
-import platform
 import re
+import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import quote
@@ -62,12 +62,12 @@ def _as_tuple(value: str | list[str]) -> tuple[str, ...]:
 
 
 def _choose_loop(name: str) -> Literal["asyncio", "uvloop"]:
+    if name == "asyncio":
+        return "asyncio"
     installed = importlib.util.find_spec("uvloop") is not None
     if name == "uvloop" and not installed:
         raise refusal("asgi_loop", name, "is not installed; allowed here are asyncio and auto")
-    if name == "asyncio" or not installed or platform.python_implementation() != "CPython":
-        return "asyncio"
-    return "uvloop"
+    return "uvloop" if installed and sys.implementation.name == "cpython" else "asyncio"
 
 
 def _split_protocols(value: object) -> tuple[str, ...]:

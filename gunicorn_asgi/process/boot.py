@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import platform
+import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -21,6 +21,8 @@ from ..version import __version__
 from .roster import RosterRow
 from .stop_request import StopRequest
 
+PYTHON_NAMES = {"cpython": "CPython", "pypy": "PyPy"}
+"""Python's implementations in the log. The module `platform` takes a millisecond to tell."""
 RESPAWN_PAUSE_SECONDS = 1.0
 """Pause of a failed replacement before its exit, since the arbiter replaces it at once."""
 
@@ -115,8 +117,8 @@ def log_boot(settings: Settings, service: str, log: Log) -> None:
         "gunicorn_asgi %s on Gunicorn %s, %s %s: loop %s, %s%s",
         __version__,
         gunicorn.__version__,
-        platform.python_implementation(),
-        platform.python_version(),
+        PYTHON_NAMES.get(sys.implementation.name, sys.implementation.name),
+        sys.version.partition(" ")[0],
         settings.asgi_loop,
         service,
         f", application on {settings.async_library}" if settings.async_library != "asyncio" else "",
