@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from gunicorn_asgi.aws_lambda.context import LambdaContext
 from gunicorn_asgi.aws_lambda.invocation import Invocation
 from gunicorn_asgi.errors import EventError
-from gunicorn_asgi.frozen import replace
 
 ENVIRON = {
     "AWS_LAMBDA_LOG_GROUP_NAME": "/aws/lambda/my-function",
@@ -41,12 +40,12 @@ IDENTITY = {"cognitoIdentityId": "us-east-1:1", "cognitoIdentityPoolId": "us-eas
 
 
 def invocation(**changes: Any) -> Invocation:
-    invocation = Invocation(
-        payload=b"{}",
-        request_id="8476a536-e9f4-11e8-9739-2dfe598c3fcd",
-        deadline_ms=int(time.time() * 1000) + 60_000,
-    )
-    return replace(invocation, **changes)
+    given: dict[str, Any] = {
+        "payload": b"{}",
+        "request_id": "8476a536-e9f4-11e8-9739-2dfe598c3fcd",
+        "deadline_ms": int(time.time() * 1000) + 60_000,
+    }
+    return Invocation(**given | changes)
 
 
 def test_the_context_has_the_headers_of_the_invocation() -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from ..http.fields import VISIBLE
-from ..http.grammar import CONTENT_LENGTH, TOKEN
+from ..http.grammar import CONTENT_LENGTH, TOKEN_PATTERN
 
 MAX_HEAD = 1048576
 """Bytes of the longest head. The client context of an invocation is in one of its fields."""
@@ -14,6 +13,7 @@ MAX_BODY = 33554432
 """Bytes of the longest body, several times the largest event (6 MB)."""
 MAX_CHUNK_LINE = 256
 STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: .*)?")
+FIELD_LINES = re.compile(rb"(?:%b:[\t\x20-\x7e\x80-\xff]*\r\n)*" % TOKEN_PATTERN)
 CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;.*)?")
 
 
@@ -81,19 +81,18 @@ class ResponseReader:
             if len(self._data) > MAX_HEAD:
                 raise InvalidResponse(f"the head is longer than {MAX_HEAD} bytes")
             return False
-        first, *lines = bytes(self._data[:end]).split(b"\r\n")
+        first, _, section = bytes(self._data[: end + 2]).partition(b"\r\n")
         del self._data[: end + 4]
         match = STATUS_LINE.fullmatch(first)
         if match is None:
             raise InvalidResponse(f"{first[:80]!r} is no status line")
         status = int(match[1])
+        if FIELD_LINES.fullmatch(section) is None:
+            raise InvalidResponse(f"{section[:80]!r} are no field lines")
         fields: dict[str, str] = {}
-        for line in lines:
-            name, colon, value = line.partition(b":")
-            is_valid = colon and TOKEN.fullmatch(name) and not value.translate(None, VISIBLE)
-            if not is_valid:
-                raise InvalidResponse(f"{line[:80]!r} is no field line")
-            fields[name.decode().lower()] = value.strip(b" \t").decode("utf-8", "replace")
+        for line in section.decode("utf-8", "replace").split("\r\n")[:-1]:
+            name, _, value = line.partition(":")
+            fields[name.lower()] = value.strip(" \t")
         if status >= 200:
             self._status, self._fields = status, fields
             self._read_framing()

@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
+from functools import lru_cache
 from typing import Any, NamedTuple
 from urllib.parse import quote_from_bytes, urlencode
 
@@ -56,6 +57,8 @@ UNKNOWN_PEER: Address = ("::", 0)
 The unspecified address is nobody's (RFC 4291, 2.5.2). None would be a trusted unix socket.
 """
 
+MAX_KNOWN_NAME = 64
+"""Characters of the longest name of a header that is remembered."""
 MAX_QUOTED = 64
 """Characters of the event that an error repeats in one place."""
 MAX_KEYS = 10
@@ -348,15 +351,26 @@ def _read_headers(event: Part, form: Form) -> list[Header]:
 
 
 def _read_header(name: str, value: str) -> Header:
+    key = _known_name(name) if len(name) <= MAX_KNOWN_NAME else _read_name(name)
+    try:
+        content = value.encode().strip(b" \t")
+        reason = "has a control character" if content.translate(None, VISIBLE) else ""
+    except UnicodeEncodeError:
+        reason = "is not valid Unicode"
+    if reason:
+        raise EventError(f"Invalid event: the value of header {_quoted(name)} {reason}")
+    return key, content
+
+
+def _read_name(name: str) -> bytes:
     key = _encode(name, "the name of a header").lower()
     if TOKEN.fullmatch(key) is None:
         raise EventError(f"Invalid event: the header name {_quoted(name)} is not a token")
-    content = _encode(value, f"the value of header {_quoted(name)}").strip(b" \t")
-    if content.translate(None, VISIBLE):
-        raise EventError(
-            f"Invalid event: the value of header {_quoted(name)} has a control character"
-        )
-    return key, content
+    return key
+
+
+_known_name = lru_cache(maxsize=1024)(_read_name)
+"""Most events have the same names."""
 
 
 def _read_client(http: Part, headers: Iterable[Header], form: Form) -> Address | None:

@@ -140,6 +140,8 @@ class Invocations:
         self.cancelled = library.cancelled
         self._spawn = library.spawn
         self._environment = environment
+        self._variables = dict(os.environ)
+        """The environment, for contexts: to read `os.environ` itself takes longer."""
         self._rules_for = peer_rules(make_rules(settings), settings)
         self._site = Site(settings.root_path)
         self._context = contextvars.copy_context()
@@ -237,7 +239,7 @@ class Invocations:
             event = parse_json(invocation.payload, "event")
             # A function may take any JSON.
             form = None if self._function and not isinstance(event, dict) else find_form(event)
-            context = LambdaContext(invocation)
+            context = LambdaContext(invocation, self._variables)
             if form is None and self._function is None:
                 raise unsupported(event)
             if form is not None:

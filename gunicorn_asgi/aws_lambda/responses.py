@@ -120,9 +120,12 @@ def too_large(form: Form, size: int) -> ApplicationError:
     )
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 def _encode_json(value: Mapping[str, Any]) -> bytes:
     # Text in UTF-8 is never longer than with escapes, and the limits count bytes.
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def _decode_fields(headers: Iterable[Header]) -> Fields:
