@@ -6,12 +6,13 @@ tests/test_lambda_gunicorn.py has the same with a whole worker, on the stand-in.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from gunicorn_asgi.aws_lambda import runtime_api
-from gunicorn_asgi.aws_lambda.api_connection import Rejected, connect
+from gunicorn_asgi.aws_lambda.api_connection import Rejected, RuntimeAPIError, connect
 from gunicorn_asgi.aws_lambda.invocation import Invocation
 from gunicorn_asgi.aws_lambda.runtime_api import RuntimeAPI
 from gunicorn_asgi.aws_lambda.streamed_result import StreamedResult
@@ -148,3 +149,37 @@ def test_a_streamed_result_without_a_connection_is_rejected_and_its_sender_is_to
             await result.end(SECONDS)
 
     run(stream)
+
+
+def test_an_invocation_without_a_deadline_has_the_longest_that_lambda_gives() -> None:
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nLambda-Runtime-Aws-Request-Id: id\r\n\r\n"
+
+    async def ask(server: Server) -> None:
+        api = RuntimeAPI(server.address, asyncio.get_running_loop())
+        now_ms = time.time() * 1000
+        invocation = await api.next()
+        assert invocation is not None
+        assert now_ms + 890_000 < invocation.deadline_ms < now_ms + 960_000
+        api.close()
+
+    run(ask, lambda: Server(answer))
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"",
+        b"Lambda-Runtime-Aws-Request-Id: a/b\r\nLambda-Runtime-Deadline-Ms: 1\r\n",
+        b"Lambda-Runtime-Aws-Request-Id: id\r\nLambda-Runtime-Deadline-Ms: soon\r\n",
+    ],
+)
+def test_an_invocation_without_a_usable_id_or_with_an_invalid_deadline_is_an_error(
+    field: bytes,
+) -> None:
+    async def ask(server: Server) -> None:
+        api = RuntimeAPI(server.address, asyncio.get_running_loop())
+        with pytest.raises(RuntimeAPIError, match="the next invocation has no valid"):
+            await api.next()
+        api.close()
+
+    run(ask, lambda: Server(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n%b\r\n" % field))

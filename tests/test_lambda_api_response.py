@@ -25,6 +25,13 @@ RESPONSES = {
         b"{}",
         False,
     ),
+    "old without a word": (b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}", 200, b"{}", False),
+    "old and kept": (
+        b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\n{}",
+        200,
+        b"{}",
+        True,
+    ),
     "close": (OK + b"connection: Close\r\ncontent-length: 2\r\n\r\n{}", 200, b"{}", False),
     "chunked": (
         OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nA ;x=y\r\n, world...\r\n0\r\n\r\n",

@@ -12,7 +12,7 @@ MAX_HEAD = 1048576
 MAX_BODY = 33554432
 """Bytes of the longest body, several times the largest event (6 MB)."""
 MAX_CHUNK_LINE = 256
-STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-9][0-9]{2})(?: .*)?")
+STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: .*)?")
 FIELD_LINES = re.compile(rb"(?:%b:[\t\x20-\x7e\x80-\xff]*\r\n)*" % TOKEN_PATTERN)
 CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;.*)?")
 
@@ -40,6 +40,7 @@ class ResponseReader:
         self._data = bytearray()
         self._status = 0
         self._fields: dict[str, str] = {}
+        self._keeps_connection = False
         self._length: int | None = None
         """Bytes of the body; None for a chunked body, and for one that ends with the connection."""
         self._is_chunked = False
@@ -64,7 +65,7 @@ class ResponseReader:
             return None
         if self._data or (self._length is not None and len(self._body) > self._length):
             raise InvalidResponse("there are bytes after the response")
-        return self._make(self._fields.get("connection", "").lower() != "close")
+        return self._make(self._keeps_connection)
 
     def feed_eof(self) -> Response | None:
         """The connection has ended. Returns a response that ends with it, or None."""
@@ -86,7 +87,7 @@ class ResponseReader:
         match = STATUS_LINE.fullmatch(first)
         if match is None:
             raise InvalidResponse(f"{first[:80]!r} is no status line")
-        status = int(match[1])
+        status = int(match[2])
         if FIELD_LINES.fullmatch(section) is None:
             raise InvalidResponse(f"{section[:80]!r} are no field lines")
         fields: dict[str, str] = {}
@@ -95,6 +96,11 @@ class ResponseReader:
             fields[name.lower()] = value.strip(" \t")
         if status >= 200:
             self._status, self._fields = status, fields
+            option = fields.get("connection", "").lower()
+            # RFC 9112, 9.3.
+            self._keeps_connection = (
+                option == "keep-alive" if match[1] == b"0" else option != "close"
+            )
             self._read_framing()
         return True
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 
@@ -22,6 +23,8 @@ from .invocation import Invocation
 PREFIX = "/2018-06-01/runtime"
 ANSWER_SECONDS = 10.0
 """Time limit for the answer to a result. An invocation itself is waited for without a limit."""
+MAX_SECONDS = 900.0
+"""The longest time that an invocation may take (AWS: "Lambda quotas")."""
 INIT_ERROR_SECONDS = 1.0
 """Time limit for each step of reporting a failed boot."""
 RESULT_FIELDS = (("Content-Type", "application/json"),)
@@ -152,11 +155,16 @@ def result_head(
     return _head("POST", f"/invocation/{invocation.request_id}/{kind}", address, own)
 
 
+def _latest_deadline_ms() -> int:
+    """The deadline of an invocation that has none: AWS Lambda gives no more time."""
+    return int((time.time() + MAX_SECONDS) * 1000)
+
+
 def _read_invocation(answer: Response) -> Invocation:
-    """Raises RuntimeAPIError if a field is missing that every invocation has."""
+    """Raises RuntimeAPIError if a field is missing or invalid that the worker cannot do without."""
     fields = answer.fields
     request_id = fields.get("lambda-runtime-aws-request-id", "")
-    deadline = fields.get("lambda-runtime-deadline-ms", "")
+    deadline = fields.get("lambda-runtime-deadline-ms") or str(_latest_deadline_ms())
     if REQUEST_ID.fullmatch(request_id) is None:
         raise RuntimeAPIError("the next invocation has no valid Lambda-Runtime-Aws-Request-Id")
     if DEADLINE.fullmatch(deadline) is None:
