@@ -788,7 +788,7 @@ def outcome(event: object, base_path: str, rules_for: PeerRules) -> None:
         if form is None:
             sentence = str(unsupported(event))  # type: ignore[arg-type]
         else:
-            request, body, _, _ = read_event(event, form, base_path, rules_for)  # type: ignore[arg-type]
+            request, body, *_ = read_event(event, form, base_path, rules_for)  # type: ignore[arg-type]
             _, path, raw_path, query, fields = request
             assert raw_path[:1] == b"/" == path.encode("utf-8", "replace")[:1]
             assert (raw_path + query).isascii()

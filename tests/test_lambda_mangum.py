@@ -132,7 +132,7 @@ def of_mangum(
 def of_this_package(event: made.Event) -> Seen:
     form = find_form(event)
     assert form is not None
-    request, body, client, server = read_event(event, form, "", lambda peer, proxied: RULES)
+    request, body, client, server, _ = read_event(event, form, "", lambda peer, proxied: RULES)
     method, path, _, query, fields = request
     assert client is not None
     assert server is not None

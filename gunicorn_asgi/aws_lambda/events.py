@@ -88,6 +88,8 @@ class HTTPEvent(NamedTuple):
     """The gateway's client, which is the peer; ``fields.client`` if a trusted peer names one."""
     server: Address | None
     """The host and the port that the client has asked for, or None without a host."""
+    rules: Rules
+    """The rules for requests of the client."""
 
 
 def parse_json(data: str | bytes, name: str) -> Any:
@@ -128,11 +130,7 @@ def read_event(
     Raises EventError for a missing or wrong part. Raises RequestError for a fault of the client.
     """
     whole = Part(event, "")
-    context = whole.part("requestContext")
-    http = context.part("http") if form is Form.V2 else context
-    verb = _encode(
-        http.text("method") if form is Form.V2 else whole.text("httpMethod"), "the method"
-    )
+    context, http, verb = _read_context(whole, form)
     path, base_path = _read_path(whole, context, form, base_path)
     headers = _read_headers(whole, form)
     client = _read_client(http, headers, form)
@@ -150,7 +148,7 @@ def read_event(
     method = METHODS.get(verb) or read_method(verb, rules)
     check_path(method, raw_path, fields, rules)
     request = method, decode_path(raw_path), raw_path, _read_query(whole, form), fields
-    return HTTPEvent(request, body, client, _read_server(fields))
+    return HTTPEvent(request, body, client, _read_server(fields), rules)
 
 
 def describe_refused(event: Mapping[str, Any], form: Form) -> tuple[bytes, Address | None]:
@@ -159,12 +157,9 @@ def describe_refused(event: Mapping[str, Any], form: Form) -> tuple[bytes, Addre
     To be called after `read_event` has raised RequestError: method, path and headers are there.
     """
     whole = Part(event, "")
-    context = whole.part("requestContext")
-    http = context.part("http") if form is Form.V2 else context
-    verb = http.text("method") if form is Form.V2 else whole.text("httpMethod")
+    context, http, method = _read_context(whole, form)
     path, _ = _read_path(whole, context, form, "")
     headers = _read_headers(whole, form)
-    method = verb.encode()
     if TOKEN.fullmatch(method) is None:  # it may have the end of a line
         method = b"-"
     lines = [b"%b %b HTTP/1.1" % (method, _encode_path(path))]
@@ -260,6 +255,15 @@ def _encode(text: str, what: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError:  # JSON may have "\ud800", half of a character
         raise EventError(f"Invalid event: {what} is not valid Unicode") from None
+
+
+def _read_context(event: Part, form: Form) -> tuple[Part, Part, bytes]:
+    """Return the request's context, the part of it about the client, and the method."""
+    context = event.part("requestContext")
+    if form is Form.V2:
+        http = context.part("http")
+        return context, http, _encode(http.text("method"), "the method")
+    return context, context, _encode(event.text("httpMethod"), "the method")
 
 
 def _read_path(event: Part, context: Part, form: Form, base_path: str) -> tuple[str, str]:

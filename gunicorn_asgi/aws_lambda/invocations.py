@@ -35,7 +35,6 @@ from .deadline import Deadline
 from .environment import LambdaEnvironment
 from .event_function import EventFunction, Function, FunctionCall
 from .events import (
-    UNKNOWN_PEER,
     Form,
     describe_refused,
     find_form,
@@ -291,12 +290,12 @@ class Invocations:
         self, writer: InvocationWriter, event: Mapping[str, Any], context: LambdaContext
     ) -> HTTPStream:
         """Make the exchange of a request. Raises EventError, RequestError."""
-        request, body, client, server = read_event(
+        request, body, client, server, rules = read_event(
             event, writer.form, self.settings.lambda_base_path, self._rules_for
         )
         method, _, raw_path, _, fields = request
         writer.is_head = method == "HEAD"
-        gateway = Gateway(self._site, client, server, self._rules_for(client or UNKNOWN_PEER, None))
+        gateway = Gateway(self._site, client, server, rules)
         scope = http_scope(request, gateway, self.state, self.switched_off)
         scope["aws.event"] = event
         scope["aws.context"] = context
