@@ -296,24 +296,6 @@ def function_url(**options: Any) -> Event:
     return http_v2(domain="id.lambda-url.us-west-2.on.aws", **options)
 
 
-def _alb(method: str, path: str, body: bytes | None) -> Event:
-    text, is_base64 = body_of(body)
-    arn = f"arn:aws:elasticloadbalancing:us-east-2:{ACCOUNT}:targetgroup/lambda-279XGJDqGZ5rsrHC2Fjr/49e9d65c45c6791a"
-    return {
-        "requestContext": {"elb": {"targetGroupArn": arn}},
-        "httpMethod": method,
-        "path": path,
-        "body": text or "",
-        "isBase64Encoded": is_base64,
-    }
-
-
-def _alb_fields(source_ip: str, headers: Fields, cookies: Sequence[str]) -> list[tuple[str, str]]:
-    usual = usual_headers("lambda-alb-123578498.us-east-2.elb.amazonaws.com", source_ip)
-    fields = with_cookie(merged(usual, headers), cookies)
-    return [(name.lower(), value) for name, value in fields]
-
-
 def alb(
     *,
     method: str = "GET",
@@ -323,29 +305,33 @@ def alb(
     cookies: Sequence[str] = (),
     body: bytes | None = None,
     source_ip: str = SOURCE_IP,
+    multi_value: bool = False,
 ) -> Event:
     """An event of a load balancer: the last value of each name, the query not decoded."""
-    event = _alb(method, path, body)
-    event["queryStringParameters"] = last_values(split_query(query))
-    event["headers"] = last_values(_alb_fields(source_ip, headers, cookies))
+    text, is_base64 = body_of(body)
+    arn = f"arn:aws:elasticloadbalancing:us-east-2:{ACCOUNT}:targetgroup/lambda-279XGJDqGZ5rsrHC2Fjr/49e9d65c45c6791a"
+    usual = usual_headers("lambda-alb-123578498.us-east-2.elb.amazonaws.com", source_ip)
+    fields = with_cookie(merged(usual, headers), cookies)
+    lines = [(name.lower(), value) for name, value in fields]
+    event: Event = {
+        "requestContext": {"elb": {"targetGroupArn": arn}},
+        "httpMethod": method,
+        "path": path,
+        "body": text or "",
+        "isBase64Encoded": is_base64,
+    }
+    if multi_value:
+        event["multiValueQueryStringParameters"] = all_values(split_query(query))
+        event["multiValueHeaders"] = all_values(lines)
+    else:
+        event["queryStringParameters"] = last_values(split_query(query))
+        event["headers"] = last_values(lines)
     return event
 
 
-def alb_multi_value(
-    *,
-    method: str = "GET",
-    path: str = "/my/path",
-    query: str = "",
-    headers: Fields = (),
-    cookies: Sequence[str] = (),
-    body: bytes | None = None,
-    source_ip: str = SOURCE_IP,
-) -> Event:
+def alb_multi_value(**options: Any) -> Event:
     """An event of a load balancer whose target group has ``lambda.multi_value_headers.enabled``."""
-    event = _alb(method, path, body)
-    event["multiValueQueryStringParameters"] = all_values(split_query(query))
-    event["multiValueHeaders"] = all_values(_alb_fields(source_ip, headers, cookies))
-    return event
+    return alb(**options, multi_value=True)
 
 
 HTTP_EVENTS: Mapping[str, MakeEvent] = {

@@ -5,13 +5,18 @@ from __future__ import annotations
 import base64
 import inspect
 import json
-from collections.abc import Mapping
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lambda_events as events
 from lambda_runtime import Invocation, Result, RuntimeAPI
-from process import LOOPS, SETTINGS, Gunicorn
+from process import DEADLINE, LOOPS, SETTINGS, Gunicorn, base_environment
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -95,6 +100,32 @@ class Function:
     def is_well(self) -> bool:
         """Whether the next invocation works."""
         return told(self.ask("/echo"))["path"] == "/echo"
+
+
+@contextmanager
+def run_runtime(
+    api: RuntimeAPI, command: list[str], folder: Path, output: Path, env: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run any runtime's command in `folder`, with its processes. Its output is shown with a failure."""
+    with output.open("wb") as out:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**base_environment(), "AWS_LAMBDA_RUNTIME_API": api.address, **env},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    except BaseException:
+        sys.stderr.write(output.read_text())
+        raise
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(DEADLINE)
 
 
 def told(result: Result) -> Any:

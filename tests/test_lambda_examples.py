@@ -21,8 +21,9 @@ from typing import Any
 import lambda_events as events
 import pytest
 from gunicorn.config import KNOWN_SETTINGS, Config
+from lambda_function import run_runtime
 from lambda_runtime import RuntimeAPI
-from process import DEADLINE, base_environment
+from process import DEADLINE
 
 from gunicorn_asgi.aws_lambda.events import AUTO, Form, find_form, read_event
 from gunicorn_asgi.config.gunicorn_settings import NEWER_DEFAULTS, STAND_INS
@@ -179,31 +180,9 @@ def started(
     """Run `command` in a folder with the files, as Lambda does."""
     root = directory / "task"
     shutil.copytree(EXAMPLES, root)
-    output = directory / "output"
-    with output.open("wb") as out:
-        process = subprocess.Popen(
-            command,
-            cwd=root,
-            env={
-                **base_environment(),
-                "AWS_LAMBDA_RUNTIME_API": api.address,
-                "LAMBDA_TASK_ROOT": str(root),
-                **environment,
-            },
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
-    try:
+    env = {"LAMBDA_TASK_ROOT": str(root), **environment}
+    with run_runtime(api, command, root, directory / "output", env) as process:
         yield process
-    except BaseException:
-        sys.stderr.write(output.read_text())
-        raise
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(DEADLINE)
 
 
 def bootstrap(root: Path) -> list[str]:

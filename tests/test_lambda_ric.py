@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,8 +15,9 @@ from pathlib import Path
 
 import lambda_events as events
 import pytest
+from lambda_function import run_runtime
 from lambda_runtime import FUNCTION_ARN, InitError, RuntimeAPI
-from process import APPS, DEADLINE, base_environment
+from process import APPS, DEADLINE
 
 pytest.importorskip("awslambdaric")
 pytest.importorskip("mangum")
@@ -28,30 +27,11 @@ pytest.importorskip("mangum")
 def ric(
     api: RuntimeAPI, directory: Path, handler: str, **env: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run awslambdaric. Its output is shown with a failure."""
-    output = directory / "output"
-    with output.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "awslambdaric", handler],
-            cwd=APPS,
-            env={
-                **base_environment(),
-                "AWS_LAMBDA_RUNTIME_API": api.address,
-                "TEST_EVENTS": str(directory / "events"),
-                "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH")])),
-                **env,
-            },
-            stdout=out,
-            stderr=out,
-        )
-    try:
+    """Run awslambdaric."""
+    command = [sys.executable, "-m", "awslambdaric", handler]
+    env = {"TEST_EVENTS": str(directory / "events"), **env}
+    with run_runtime(api, command, APPS, directory / "output", env) as process:
         yield process
-    except BaseException:
-        sys.stderr.write(output.read_text())
-        raise
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait(DEADLINE)
 
 
 @pytest.fixture(scope="module")
