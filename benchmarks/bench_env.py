@@ -108,6 +108,18 @@ def read_measuring(
     return options
 
 
+def add_write(parser: argparse.ArgumentParser, output: Path) -> None:
+    """The argument of a script that writes a page, to `output` unless it is told another file."""
+    parser.add_argument(
+        "--write",
+        nargs="?",
+        type=Path,
+        const=output,
+        metavar="FILE",
+        help=f"write the page, too (default: benchmarks/{output.name})",
+    )
+
+
 def add_parts(parser: argparse.ArgumentParser, parts: Sequence[str]) -> None:
     """The argument of a script that measures several things."""
     parser.add_argument(

@@ -55,14 +55,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--logs", type=Path, help="a folder that the logs of the servers are copied to"
     )
-    parser.add_argument(
-        "--write",
-        nargs="?",
-        type=Path,
-        const=OUTPUT,
-        metavar="FILE",
-        help="write the page, too (default: benchmarks/DEPLOYS.md)",
-    )
+    bench_env.add_write(parser, OUTPUT)
     parser.add_argument(
         "--quick",
         action="store_true",

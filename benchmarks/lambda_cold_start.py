@@ -179,14 +179,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="three rounds")
     parser.add_argument("--runtimes", help="these, separated by semicolons (default: all)")
-    parser.add_argument(
-        "--write",
-        nargs="?",
-        type=Path,
-        const=OUTPUT,
-        metavar="FILE",
-        help="write the page, too (default: benchmarks/LAMBDA.md)",
-    )
+    bench_env.add_write(parser, OUTPUT)
     bench_env.add_parts(parser, PARTS)
     options = parser.parse_args(arguments)
     bench_env.read_parts(parser, options, PARTS)

@@ -176,14 +176,7 @@ def read_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one round of one second")
     parser.add_argument("--scenarios", help="these, separated by commas (default: all)")
     parser.add_argument("--servers", help="these, separated by semicolons (default: all)")
-    parser.add_argument(
-        "--write",
-        nargs="?",
-        type=Path,
-        const=OUTPUT,
-        metavar="FILE",
-        help="write the page, too (default: benchmarks/TRIO.md)",
-    )
+    bench_env.add_write(parser, OUTPUT)
     bench_env.add_parts(parser, PARTS)
     options = parser.parse_args(arguments)
     bench_env.read_parts(parser, options, PARTS)
